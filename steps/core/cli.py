@@ -1,0 +1,93 @@
+"""Manners shared by all stage programs: common options, the opening line, and how a user's mistake is told."""
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one sentence (or a list, one problem a line); no traceback is shown."""
+
+    status = 1
+
+
+class MissingInput(UserError):
+    """A file that an earlier step should have made is not there (exit status 5)."""
+
+    status = 5
+
+
+class Interrupted(Exception):
+    """Training saved its state and left early. `status` is 75 (run me again), 130 (SIGINT) or 143."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+def make_parser(description):
+    """Argument parser whose help is the program's docstring, with exact option names only."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_common(parser, config=False, out=None, seed=False, device=False):
+    """Add the options that mean the same in every program.
+
+    Args: config, seed, device: whether to add that option.   out: help text of --out, or None for no such option.
+    """
+    if config:
+        parser.add_argument("--config", required=True, metavar="YAML", help="settings of this step")
+    if out:
+        parser.add_argument("--out", required=True, metavar="PATH", help=out)
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    if device:
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+        parser.add_argument("--num-threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+
+
+def parse_bool(text):
+    """Type of options that take `true` or `false`."""
+    if text in ("true", "false"):
+        return text == "true"
+    raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+
+
+def say(message):
+    """Print one line at once, so that a log can be followed."""
+    print(message, flush=True)
+
+
+def run_main(main):
+    """Run a program's `main()`: print its command line, turn user errors into one line, return the exit status to use.
+
+    Use as `if __name__ == "__main__": sys.exit(run_main(main))`.
+    """
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name if module else sys.argv[0]
+    if not any(word in ("-h", "--help") for word in sys.argv[1:]):
+        say("# python3 -m " + shlex.join([name, *sys.argv[1:]]))
+    start_s = time.monotonic()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        main()
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        return error.status
+    except Interrupted as stop:
+        print(f"{name}: {stop}", file=sys.stderr, flush=True)
+        return stop.status
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr, flush=True)
+        return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{name}: error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        return 1
+    say(f"# done in {time.monotonic() - start_s:.1f} s")
+    return 0

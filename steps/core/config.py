@@ -1,0 +1,170 @@
+"""Settings: YAML files that hold differences, read into dataclasses that check themselves.
+
+A file may name one other with `base: ../../conf/student.yaml` (relative to the naming file); mappings are merged key by key,
+everything else is replaced. A key no dataclass field knows is an error that names the file and the nearest key.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+
+import yaml
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.outdir import write_text
+
+
+class ConfigError(UserError):
+    """A settings file that cannot be used; the message names the file and the key."""
+
+
+def read_yaml(path):
+    """Read a YAML mapping (safe loader, no duplicate keys), with its `base:` merged underneath.
+
+    Returns: dict.   Raises: MissingInput, ConfigError.
+    """
+    path = Path(path)
+    data = _parse(path)
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: must be the name of a YAML file")
+    below = _parse(path.parent / base)
+    if "base" in below:
+        raise ConfigError(f"{path}: base: {base} has a base of its own; only one level is allowed")
+    return merge(below, data)
+
+
+def _parse(path):
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such settings file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of `key: value` lines")
+    return data
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe loader that refuses a key given twice and keys that are not text."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def merge(below, above):
+    """Merge two mappings: nested mappings key by key, any other value from `above`."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def load_config(cls, path):
+    """Read the settings file `path` into dataclass `cls`. Raises: MissingInput, ConfigError."""
+    return from_dict(cls, read_yaml(path), str(path))
+
+
+def from_dict(cls, data, where):
+    """Build dataclass `cls` from a mapping, checking keys and types; `where` names the source in messages.
+
+    Field types understood: bool, int, float, str, dict, list[X], tuple[X, ...], another dataclass, and X | None.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a mapping, not {data!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key in data:
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+    for name, field in fields.items():
+        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if no_default and name not in data:
+            raise ConfigError(f"{where}: key {name!r} is missing")
+    values = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in data.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def nearest(word, known):
+    """Return ' (did you mean X?)' for the closest known word, or the list of known words."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+
+
+def _convert(value, kind, where):
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (kind,) = [arg for arg in args if arg is not type(None)]
+        return _convert(value, kind, where)
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_dict(kind, value, where)
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, not {value!r}")
+        return origin(_convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, str):
+        value = _number(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if origin is dict:
+        kind = dict
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {kind.__name__}, not {value!r}")
+    if kind is float and value - value != 0.0:
+        raise ConfigError(f"{where}: {value} is not a finite number")
+    return value
+
+
+def _number(text):
+    """YAML 1.1 reads 1e-3 as text; people mean the number. Anything else stays text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def to_dict(config):
+    """The resolved settings as plain mappings and lists, ready for YAML or JSON."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def save_config(path, config):
+    """Write the resolved settings of a dataclass as YAML."""
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+
+
+def check(condition, message):
+    """Raise ValueError(message) unless the condition holds; for `__post_init__`."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,188 @@
+"""Kaldi tables: text files of `id value` lines in C-locale order, and folders of them.
+
+Standard library only: the tools in utils/ stand on this without any installation.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.outdir import write_text
+
+# The files of a data folder, by what their ids name. Other files are neither read nor carried along.
+UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
+RECORDING_FILES = ("wav.scp", "reco2dur")
+SPEAKER_FILES = ("spk2utt", "spk2gender")
+MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
+SHOWN = 20  # problems told one by one before the rest is only counted
+BLANK = re.compile(r"[ \t]+")
+
+
+class Table(dict):
+    """One file: id -> value (str -> str), with the line number of each id in `lines`."""
+
+    def __init__(self, path, values=()):
+        super().__init__(values)
+        self.path = Path(path)
+        self.lines = {}
+
+    def where(self, key):
+        """The place of an id, as `file:line`."""
+        return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a data folder; `utterance` is the one to leave out to be rid of it, if there is one."""
+
+    where: str
+    what: str
+    utterance: str | None = None
+
+    def __str__(self):
+        return f"{self.where}: {self.what}"
+
+
+def raise_problems(problems, remedy=""):
+    """Raise one UserError that lists the problems (the first 20, then a count); do nothing when there are none."""
+    if not problems:
+        return
+    lines = [str(problem) for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"... and {len(problems) - SHOWN} more")
+    head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found" + (f"; {remedy}" if remedy else "")
+    raise UserError("\n  ".join([head, *lines]))
+
+
+def byte_order(key):
+    """Sort key of the C locale: the UTF-8 bytes of the text."""
+    return key.encode()
+
+
+def parse_table(path, problems):
+    """Read one table as far as it goes; what is wrong is appended to `problems`.
+
+    Returns: Table; of a repeated id the first line counts, a line that is not UTF-8 or has no id is left out.
+    Raises: MissingInput when there is no such file.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file") from None
+    if data.startswith(b"\xef\xbb\xbf"):
+        problems.append(Problem(f"{path}:1", "starts with a byte order mark; save it as plain UTF-8"))
+        data = data[3:]
+    if not data:
+        problems.append(Problem(str(path), "the file is empty"))
+        return Table(path)
+    if not data.endswith(b"\n"):
+        problems.append(Problem(str(path), "the last line does not end; add a line end"))
+    rows = data.removesuffix(b"\n").split(b"\n")
+    if any(row.endswith(b"\r") for row in rows):
+        first = next(number for number, row in enumerate(rows, 1) if row.endswith(b"\r"))
+        problems.append(Problem(f"{path}:{first}", "DOS line ends (CR LF); convert the file to Unix line ends"))
+    table = Table(path)
+    _fill(table, rows, problems)
+    return table
+
+
+def _fill(table, rows, problems):
+    previous = b""
+    unsorted_told = False
+    for number, row in enumerate(rows, 1):
+        where = f"{table.path}:{number}"
+        try:
+            line = row.removesuffix(b"\r").decode()
+        except UnicodeDecodeError as error:
+            problems.append(Problem(where, f"not UTF-8 text (byte {error.start + 1} of the line)"))
+            continue
+        key, *value = BLANK.split(line.rstrip(" \t"), maxsplit=1)
+        if not key:
+            problems.append(Problem(where, "the line starts with a blank or is empty; expected `id value`"))
+        elif key in table:
+            problems.append(Problem(where, f"id {key!r} is there twice (first on line {table.lines[key]})"))
+        else:
+            if key.encode() < previous and not unsorted_told:
+                problems.append(Problem(where, "not in C-locale order from here on; sort with LC_ALL=C"))
+                unsorted_told = True
+            previous = key.encode()
+            table[key] = value[0] if value else ""
+            table.lines[key] = number
+
+
+def read_table(path):
+    """Read a table strictly: UTF-8 without byte order mark, Unix line ends, unique ids in C-locale order.
+
+    Returns: dict id -> value.   Raises: MissingInput; UserError listing everything wrong.
+    """
+    problems = []
+    table = parse_table(path, problems)
+    raise_problems(problems)
+    return table
+
+
+def write_table(path, values):
+    """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched."""
+    lines = [f"{key} {values[key]}".rstrip(" ") + "\n" for key in sorted(values, key=byte_order)]
+    write_text(path, "".join(lines))
+
+
+def read_folder(folder, problems):
+    """Read every known file of a data folder that is there.
+
+    Returns: dict file name -> Table.   Raises: MissingInput when there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingInput(f"{folder}: no such data folder")
+    names = [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]
+    return {name: parse_table(folder / name, problems) for name in names if (folder / name).exists()}
+
+
+def write_folder(folder, tables):
+    """Write the tables of a data folder, spk2utt made anew from utt2spk.
+
+    Known files that `tables` does not have are removed, and so are feats.scp and utt2num_frames once the audio, its
+    limits or its speed are others than before.
+    """
+    folder = Path(folder)
+    tables = {**tables, "spk2utt": spk2utt(tables["utt2spk"])}
+    for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
+        if name not in tables:
+            (folder / name).unlink(missing_ok=True)
+    for name, values in tables.items():
+        write_table(folder / name, values)
+
+
+def spk2utt(utt2spk):
+    """Turn utterance -> speaker into speaker -> `utterance utterance ...`, each list in C-locale order."""
+    speakers = {}
+    for utterance in sorted(utt2spk, key=byte_order):
+        speakers.setdefault(utt2spk[utterance], []).append(utterance)
+    return {speaker: " ".join(utterances) for speaker, utterances in speakers.items()}
+
+
+def recording_of(tables, utterance):
+    """The key of wav.scp an utterance stands on."""
+    fields = tables["segments"].get(utterance, "").split(" ") if "segments" in tables else [utterance]
+    return fields[0]
+
+
+def select(tables, utterances):
+    """The part of a data folder that belongs to the given utterances (a collection of ids), in every file."""
+    utterances = set(utterances)
+    recordings = {recording_of(tables, utterance) for utterance in utterances}
+    speakers = {tables["utt2spk"][utterance] for utterance in utterances}
+    chosen = {}
+    for name, table in tables.items():
+        keep = recordings if name in RECORDING_FILES else speakers if name in SPEAKER_FILES else utterances
+        chosen[name] = {key: value for key, value in table.items() if key in keep}
+    return chosen
+
+
+def show_counts(tables):
+    """One phrase for the end of a tool: `948 utterances, 74 speakers`."""
+    utt2spk = tables["utt2spk"]
+    return f"{len(utt2spk)} utterances, {len(set(utt2spk.values()))} speakers"

@@ -1,0 +1,1 @@
+"""From audio and text to batches: features, tokenizer, dataset, augmentation."""

@@ -1,0 +1,1 @@
+"""What ships: ONNX export, the runtimes that decode an exported folder, and their measurement."""

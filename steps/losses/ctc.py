@@ -1,0 +1,16 @@
+"""Connectionist temporal classification."""
+
+from torch.nn import functional
+
+
+def ctc_loss_sum(log_probs, lengths, tokens, token_lengths):
+    """Negative log-likelihood of the transcripts, summed over the batch. Unit 0 is the blank.
+
+    Args:    log_probs (N, T, V) float32; lengths (N,) int64 encoder frames; tokens (N, U) int64; token_lengths (N,) int64.
+    Returns: scalar, nats; infinite when a transcript does not fit its utterance (such utterances are dropped on loading).
+    Source:  Graves, Fernandez, Gomez, Schmidhuber, ICML 2006, section 4.
+    """
+    per_utterance = functional.ctc_loss(
+        log_probs.transpose(0, 1), tokens, lengths, token_lengths, blank=0, reduction="none", zero_infinity=False
+    )
+    return per_utterance.sum()

@@ -1,0 +1,136 @@
+"""Model folders: the one way a model is saved, checked and loaded, whatever compression it went through."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import from_dict, nearest, to_dict
+from steps.core.outdir import atomic_file, sha256_file, write_json
+from steps.models.ctc_model import KINDS, CtcModel
+from steps.models.low_rank import LowRankLinear
+from steps.models.quant_layers import quantized_like
+
+FORMAT = 1
+CARRIED = ("tokenizer.model", "tokens.txt", "features.yaml")
+
+
+def read_spec(folder):
+    """Read and check `model.json` of a model folder. Returns: dict.  Raises: MissingInput, UserError."""
+    path = Path(folder) / "model.json"
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file; {folder} is not a (finished) model folder")
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); make the model again") from None
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise UserError(f"{path}: not a model description of format {FORMAT}; make the model again")
+    return spec
+
+
+def new_spec(kind, model_config, feature_dim, vocab_size, step):
+    """Description of an uncompressed model. Args: model_config: a mapping as under `model:` in the settings.  step: verb that makes it."""
+    if kind not in KINDS:
+        raise UserError(f"model type: unknown {kind!r}{nearest(kind, KINDS)}")
+    config = from_dict(KINDS[kind][0], model_config, "model")
+    return {
+        "format": FORMAT,
+        "step": step,
+        "type": kind,
+        "model": describe_config(config),
+        "feature_dim": feature_dim,
+        "vocab_size": vocab_size,
+        "low_rank": {},
+        "quantization": None,
+        "sparsity": None,
+        "parent": None,
+    }
+
+
+def describe_config(config):
+    """A model config as plain values, the template fields that `blocks` replaces left out."""
+    return {key: value for key, value in to_dict(config).items() if key not in ("block", "num_blocks")}
+
+
+def build_model(spec):
+    """Build the model that `spec` (the content of model.json) describes, with fresh weights. Returns: CtcModel with `.spec`."""
+    try:
+        kind, sizes = spec["type"], spec["model"]
+        model = CtcModel(kind, from_dict(KINDS[kind][0], sizes, "model.json: model"), spec["feature_dim"], spec["vocab_size"])
+        for name, rank in spec["low_rank"].items():
+            dense = model.get_submodule(name)
+            thin = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None)
+            model.set_submodule(name, thin)
+        if spec["quantization"]:
+            for name in spec["quantization"]["layers"]:
+                model.set_submodule(name, quantized_like(model.get_submodule(name)))
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"model.json: does not describe a model: {error!r}; make the model again") from None
+    model.spec = spec
+    return model
+
+
+def load_model(folder, device="cpu"):
+    """Load a finished model folder, weights checked against the description. Returns: CtcModel in eval mode with `.spec`.
+
+    Raises: MissingInput, UserError.
+    """
+    folder = Path(folder)
+    spec = read_spec(folder)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise MissingInput(f"{weights}: no such file; make the model again")
+    if sha256_file(weights) != spec.get("weights_sha256"):
+        raise UserError(f"{weights}: content does not match model.json (damaged or from another model); make the model again")
+    model = build_model(spec)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{weights}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
+    return model.to(device).eval()
+
+
+def save_model(folder, model, carried_from, parent=None):
+    """Write a model folder: tensors, then the description last, so that a folder with model.json is whole.
+
+    Args: folder: where; made when missing.   model: CtcModel with `.spec` as it is now.
+          carried_from: {file name: path} of tokenizer.model, tokens.txt, features.yaml to copy in (the same file is left alone).
+          parent: model folder this one was made from, or None.
+    The folder is loaded again and one forward pass compared bit for bit. Raises: UserError when that fails.
+    """
+    folder = Path(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_file(folder / "model.safetensors", "wb") as file:
+        file.write(save(tensors))
+    for name in CARRIED:
+        content = Path(carried_from[name]).read_bytes()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            with atomic_file(folder / name, "wb") as file:
+                file.write(content)
+    parameters = [tensor for name, tensor in tensors.items() if name not in ("feature_mean", "feature_scale")]
+    model.spec = model.spec | {
+        "parent": parent and {"name": Path(parent).name, "weights_sha256": read_spec(parent)["weights_sha256"]},
+        "parameters": sum(tensor.numel() for tensor in parameters),
+        "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in parameters),
+        "weights_sha256": sha256_file(folder / "model.safetensors"),
+    }
+    write_json(folder / "model.json", model.spec)
+    _check_reload(folder, model)
+
+
+def _check_reload(folder, model):
+    device = model.feature_mean.device
+    was_training = model.training
+    model.eval()
+    frames = 50
+    feats = torch.linspace(-8.0, 4.0, frames * model.spec["feature_dim"], device=device).view(1, frames, -1)
+    lengths = torch.tensor([frames], device=device)
+    with torch.no_grad():
+        same = torch.equal(model(feats, lengths)[0], load_model(folder, device)(feats, lengths)[0])
+    model.train(was_training)
+    if not same:
+        raise UserError(f"{folder}: the saved model does not compute what the model in memory does; not usable")

@@ -1,0 +1,146 @@
+"""Conformer encoder blocks (Gulati et al. 2020, arXiv:2005.08100), every inner width free to differ per block."""
+
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+from torch.nn import functional
+
+from steps.core.config import check
+from steps.models.attention import SelfAttention
+from steps.models.axes import AxisGroup, Member
+
+
+@dataclass
+class ConformerBlockConfig:
+    """Inner sizes of one block: attention heads, the two feed-forward widths, convolution channels."""
+
+    heads: int = 4
+    ff1: int = 576
+    ff2: int = 576
+    conv_channels: int = 144
+
+    def __post_init__(self):
+        for name in ("heads", "ff1", "ff2", "conv_channels"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1")
+
+
+@dataclass
+class ConformerConfig:
+    """Sizes of a Conformer. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
+
+    d_model: width.  head_dim: channels per head, even.  kernel_size: of the depthwise convolution, odd, in 40 ms frames.
+    conv_norm: `layer` (exact under padding and several processes) or `batch` (folded at export).  dropout: 0..1.
+    subsampling_channels: of the two front-end convolutions.
+    """
+
+    d_model: int = 144
+    head_dim: int = 32
+    kernel_size: int = 15
+    conv_norm: str = "layer"
+    dropout: float = 0.1
+    subsampling_channels: list[int] = field(default_factory=lambda: [32, 32])
+    num_blocks: int = 4
+    block: ConformerBlockConfig | None = None
+    blocks: list[ConformerBlockConfig] = field(default_factory=list)
+
+    def __post_init__(self):
+        check(self.d_model >= 8, "d_model must be at least 8")
+        check(self.head_dim >= 2 and self.head_dim % 2 == 0, "head_dim must be even")
+        check(self.kernel_size % 2 == 1, "kernel_size must be odd")
+        check(self.conv_norm in ("layer", "batch"), "conv_norm must be layer or batch")
+        check(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+        check(len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels")
+        fill_blocks(self, ConformerBlockConfig)
+
+
+def fill_blocks(config, block_class):
+    """Turn `block` and `num_blocks` into one entry of `blocks` per block, which is what model folders hold."""
+    check(not (config.block and config.blocks), "give either block and num_blocks, or blocks, not both")
+    if not config.blocks:
+        check(config.num_blocks >= 1, "num_blocks must be at least 1")
+        config.blocks = [replace(config.block or block_class()) for _ in range(config.num_blocks)]
+    config.block, config.num_blocks = None, len(config.blocks)
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, Linear up, SiLU, Linear down."""
+
+    def __init__(self, d_model, width, dropout):
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.up = nn.Linear(d_model, width)
+        self.down = nn.Linear(width, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        """Args: x (N, T, d_model).  Returns: the same shape."""
+        return self.dropout(self.down(self.dropout(functional.silu(self.up(self.norm(x))))))
+
+    def axis_groups(self, config_key, kind="ff"):
+        """The inner channels."""
+        members = (Member("up.weight", 0), Member("up.bias", 0), Member("down.weight", 1))
+        return [AxisGroup("width", kind, self.up.out_features, (config_key,), members)]
+
+
+class ConvolutionModule(nn.Module):
+    """LayerNorm, pointwise + GLU, depthwise convolution, norm, SiLU, pointwise. Pointwise convolutions are Linear."""
+
+    def __init__(self, d_model, channels, kernel_size, conv_norm, dropout):
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.pointwise1 = nn.Linear(d_model, 2 * channels)
+        self.depthwise = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.conv_norm = nn.BatchNorm1d(channels) if conv_norm == "batch" else nn.LayerNorm(channels)
+        self.pointwise2 = nn.Linear(channels, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, is_pad):
+        """Args: x (N, T, d_model); is_pad (N, T) bool.  Returns: the same shape as x."""
+        gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
+        gated = gated.masked_fill(is_pad.unsqueeze(-1), 0.0).transpose(1, 2)  # (N, C, T), as if the utterance ended there
+        mixed = self.depthwise(gated)
+        if isinstance(self.conv_norm, nn.LayerNorm):
+            mixed = self.conv_norm(mixed.transpose(1, 2))
+        else:
+            mixed = self.conv_norm(mixed).transpose(1, 2)
+        return self.dropout(self.pointwise2(functional.silu(mixed)))
+
+    def axis_groups(self):
+        """The inner channels. With conv_norm: layer the norm of the small model sees only the channels that stay."""
+        names = ["depthwise.weight", "depthwise.bias", "conv_norm.weight", "conv_norm.bias"]
+        if isinstance(self.conv_norm, nn.BatchNorm1d):
+            names += ["conv_norm.running_mean", "conv_norm.running_var"]
+        members = [Member("pointwise1.weight", 0, chunks=2), Member("pointwise1.bias", 0, chunks=2)]
+        members += [Member(name, 0) for name in names] + [Member("pointwise2.weight", 1)]
+        return [AxisGroup("channels", "conv", self.depthwise.out_channels, ("conv_channels",), tuple(members))]
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm; residual around each."""
+
+    def __init__(self, config, block):
+        super().__init__()
+        self.ff1 = FeedForward(config.d_model, block.ff1, config.dropout)
+        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.attention = SelfAttention(config.d_model, block.heads, config.head_dim, config.dropout)
+        self.convolution = ConvolutionModule(
+            config.d_model, block.conv_channels, config.kernel_size, config.conv_norm, config.dropout
+        )
+        self.ff2 = FeedForward(config.d_model, block.ff2, config.dropout)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, is_pad, lengths):
+        """Args: x (N, T, d_model); is_pad (N, T) bool; lengths (N,) int64, unused here.  Returns: the same shape as x."""
+        x = x + 0.5 * self.ff1(x)
+        x = x + self.dropout(self.attention(self.attention_norm(x), is_pad))
+        x = x + self.convolution(x, is_pad)
+        x = x + 0.5 * self.ff2(x)
+        return self.norm(x)
+
+    def axis_groups(self):
+        """Heads, both feed-forward widths, convolution channels."""
+        groups = [group.prefixed("ff1", ()) for group in self.ff1.axis_groups("ff1")]
+        groups += [group.prefixed("attention", ()) for group in self.attention.axis_groups()]
+        groups += [group.prefixed("convolution", ()) for group in self.convolution.axis_groups()]
+        return groups + [group.prefixed("ff2", ()) for group in self.ff2.axis_groups("ff2")]

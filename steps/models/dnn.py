@@ -1,0 +1,74 @@
+"""Feed-forward encoder over spliced frames: no attention, no recurrence, the cheapest model to run and to port."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from steps.core.config import check
+from steps.models.axes import AxisGroup, Member
+from steps.models.conformer import fill_blocks
+
+
+@dataclass
+class DnnBlockConfig:
+    """units: hidden units of the block.  splice: neighbours (40 ms frames, this many steps away) joined on each side, 0: none."""
+
+    units: int = 512
+    splice: int = 1
+
+    def __post_init__(self):
+        check(self.units >= 1, "units must be at least 1")
+        check(self.splice >= 0, "splice must be 0 or more")
+
+
+@dataclass
+class DnnConfig:
+    """Sizes of a feed-forward encoder. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
+
+    d_model: width between blocks.  context: feature frames (10 ms) on each side of every 4th frame.  dropout: 0..1.
+    """
+
+    d_model: int = 192
+    context: int = 7
+    dropout: float = 0.1
+    num_blocks: int = 4
+    block: DnnBlockConfig | None = None
+    blocks: list[DnnBlockConfig] = field(default_factory=list)
+
+    def __post_init__(self):
+        check(self.d_model >= 8, "d_model must be at least 8")
+        check(self.context >= 0, "context must be 0 or more")
+        check(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+        fill_blocks(self, DnnBlockConfig)
+
+
+class DnnBlock(nn.Module):
+    """LayerNorm, splice of frames t - s, t, t + s, Linear up, ReLU, Linear down, residual.
+
+    Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015, with a bottleneck and a residual of ours.
+    """
+
+    def __init__(self, config, block):
+        super().__init__()
+        self.splice = block.splice
+        self.norm = nn.LayerNorm(config.d_model)
+        self.up = nn.Linear(config.d_model * (3 if block.splice else 1), block.units)
+        self.down = nn.Linear(block.units, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, is_pad, lengths):
+        """Args: x (N, T, d_model); is_pad (N, T) bool; lengths unused here.  Returns: the same shape as x."""
+        joined = self.norm(x)
+        if self.splice:
+            joined = joined.masked_fill(is_pad.unsqueeze(-1), 0.0)
+            padded = functional.pad(joined, (0, 0, self.splice, self.splice))
+            frames = x.shape[1]
+            joined = torch.cat([padded[:, i * self.splice : i * self.splice + frames] for i in range(3)], dim=-1)
+        return x + self.dropout(self.down(self.dropout(functional.relu(self.up(joined)))))
+
+    def axis_groups(self):
+        """The hidden units."""
+        members = (Member("up.weight", 0), Member("up.bias", 0), Member("down.weight", 1))
+        return [AxisGroup("units", "units", self.up.out_features, ("units",), members)]

@@ -1,0 +1,2 @@
+def quantized_like(layer):
+    raise NotImplementedError

@@ -1,0 +1,100 @@
+"""Recurrent encoder blocks in the manner of Deep Speech 2 (Amodei et al. 2015, arXiv:1512.02595): bidirectional LSTMs."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from steps.core.config import check
+from steps.models.axes import AxisGroup, Member
+from steps.models.conformer import fill_blocks
+
+
+@dataclass
+class RnnBlockConfig:
+    """LSTM cells of one block: forward, and backward (0: a one-way block)."""
+
+    cells_forward: int = 128
+    cells_backward: int = 128
+
+    def __post_init__(self):
+        check(self.cells_forward >= 1, "cells_forward must be at least 1")
+        check(self.cells_backward >= 0, "cells_backward must be 0 or more")
+
+
+@dataclass
+class RnnConfig:
+    """Sizes of a recurrent encoder. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
+
+    d_model: width between blocks.  dropout: 0..1.  subsampling_channels: of the two front-end convolutions.
+    """
+
+    d_model: int = 192
+    dropout: float = 0.1
+    subsampling_channels: list[int] = field(default_factory=lambda: [32, 32])
+    num_blocks: int = 3
+    block: RnnBlockConfig | None = None
+    blocks: list[RnnBlockConfig] = field(default_factory=list)
+
+    def __post_init__(self):
+        check(self.d_model >= 8, "d_model must be at least 8")
+        check(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+        check(len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels")
+        fill_blocks(self, RnnBlockConfig)
+
+
+def flip_by_length(x, lengths):
+    """Reverse each utterance in time and leave its padding where it is. Args: x (N, T, C); lengths (N,) int64."""
+    time = torch.arange(x.shape[1], device=x.device).unsqueeze(0)  # (1, T)
+    mirrored = lengths.unsqueeze(1) - 1 - time
+    index = torch.where(mirrored >= 0, mirrored, time)
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+
+
+class ProjectedLstm(nn.Module):
+    """A one-way LSTM and a Linear back to the model width."""
+
+    def __init__(self, d_model, cells):
+        super().__init__()
+        self.lstm = nn.LSTM(d_model, cells, batch_first=True)
+        self.proj = nn.Linear(cells, d_model)
+
+    def forward(self, x):
+        """Args: x (N, T, d_model).  Returns: the same shape."""
+        return self.proj(self.lstm(x)[0])
+
+    def axis_groups(self, config_key):
+        """The cells: rows of the four gates, columns of the recurrent matrix, inputs of the projection."""
+        gates = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        members = [Member(f"lstm.{name}", 0, chunks=4) for name in gates]
+        members += [Member("lstm.weight_hh_l0", 1), Member("proj.weight", 1)]
+        return [AxisGroup("cells", "cells", self.lstm.hidden_size, (config_key,), tuple(members))]
+
+
+class RnnBlock(nn.Module):
+    """LayerNorm, a forward and a backward LSTM summed after projection, residual.
+
+    The backward LSTM runs over the utterance flipped by its length, so that padding never enters it.
+    """
+
+    def __init__(self, config, block):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.d_model)
+        self.forwards = ProjectedLstm(config.d_model, block.cells_forward)
+        self.backwards = ProjectedLstm(config.d_model, block.cells_backward) if block.cells_backward else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, is_pad, lengths):
+        """Args: x (N, T, d_model); is_pad unused here; lengths (N,) int64.  Returns: the same shape as x."""
+        normed = self.norm(x)
+        out = self.forwards(normed)
+        if self.backwards is not None:
+            out = out + flip_by_length(self.backwards(flip_by_length(normed, lengths)), lengths)
+        return x + self.dropout(out)
+
+    def axis_groups(self):
+        """The cells of each direction."""
+        groups = [group.prefixed("forwards", ()) for group in self.forwards.axis_groups("cells_forward")]
+        if self.backwards is not None:
+            groups += [group.prefixed("backwards", ()) for group in self.backwards.axis_groups("cells_backward")]
+        return groups

@@ -1,0 +1,87 @@
+"""Front ends that turn 10 ms feature frames into 40 ms encoder frames.
+
+No output frame looks at padding: frame counts are floored, so a padded batch and a single utterance give the same numbers.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from steps.models.axes import AxisGroup, Member
+
+
+class Conv2dSubsampling(nn.Module):
+    """Two 3x3 convolutions of stride 2 over time and frequency, then a Linear to the model width.
+
+    Args: feature_dim: D.   channels: output channels of the two convolutions.   out_dim: model width.
+    Source: the front end of ESPnet's and WeNet's Conformers, with narrow channels: wide ones cost most of a small model.
+    """
+
+    factor = 4
+    min_frames = 7
+
+    def __init__(self, feature_dim, channels, out_dim):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, channels[0], 3, stride=2)
+        self.conv2 = nn.Conv2d(channels[0], channels[1], 3, stride=2)
+        self.bins = _halve(_halve(feature_dim))
+        self.linear = nn.Linear(channels[1] * self.bins, out_dim)
+
+    def output_lengths(self, lengths):
+        """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
+        return _halve(_halve(lengths))
+
+    def forward(self, features):
+        """Args: features (N, T, D).  Returns: (N, T', out_dim) with T' = ((T-1)//2 - 1)//2."""
+        maps = functional.relu(self.conv1(features.unsqueeze(1)))
+        maps = functional.relu(self.conv2(maps))
+        return self.linear(maps.transpose(1, 2).flatten(2))
+
+    def axis_groups(self):
+        """The two channel axes."""
+        sizes = (self.conv1.out_channels, self.conv2.out_channels)
+        first = (Member("conv1.weight", 0), Member("conv1.bias", 0), Member("conv2.weight", 1))
+        second = (Member("conv2.weight", 0), Member("conv2.bias", 0), Member("linear.weight", 1, unit=self.bins))
+        return [
+            AxisGroup("conv1", "subsampling", sizes[0], ("subsampling_channels", 0), first),
+            AxisGroup("conv2", "subsampling", sizes[1], ("subsampling_channels", 1), second),
+        ]
+
+
+def _halve(size):
+    """Outputs of a width-3, stride-2 convolution without padding; at least 0 for tensors of lengths."""
+    half = (size - 1) // 2
+    return half.clamp(min=0) if isinstance(half, torch.Tensor) else half
+
+
+class SpliceSubsampling(nn.Module):
+    """Every 4th frame with `context` neighbours on each side, through one Linear.
+
+    Args: feature_dim: D.   context: frames on each side; those beyond either end count as mean frames (zeros).
+          out_dim: model width.
+    """
+
+    factor = 4
+    min_frames = 4
+
+    def __init__(self, feature_dim, context, out_dim):
+        super().__init__()
+        self.context = context
+        self.linear = nn.Linear((2 * context + 1) * feature_dim, out_dim)
+
+    def output_lengths(self, lengths):
+        """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
+        return lengths // self.factor
+
+    def forward(self, features):
+        """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T // 4, out_dim)."""
+        width = 2 * self.context + 1
+        padded = functional.pad(features, (0, 0, self.context, self.context))
+        frames = features.shape[1] // self.factor
+        starts = torch.arange(frames, device=features.device).unsqueeze(1) * self.factor
+        windows = padded[:, starts + torch.arange(width, device=features.device)]  # (N, T', width, D)
+        return self.linear(windows.flatten(2))
+
+    def axis_groups(self):
+        """Nothing here can be removed."""
+        return []

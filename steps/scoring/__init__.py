@@ -1,0 +1,1 @@
+"""Word error rates, their uncertainty, and the one results schema."""

@@ -1,0 +1,88 @@
+"""What went wrong, for reading: aligned utterances, the commonest confusions, a table of speakers."""
+
+import collections
+
+import jiwer
+
+from steps.scoring.wer import ErrorCounts, format_wer_line, normalise, pool
+
+_OPS = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
+
+
+def align(ref, hyp):
+    """Align two texts word by word.
+
+    Returns: list of (op, reference word, hypothesis word), op one of "", "S", "D", "I"; "" stands for a missing word.
+    """
+    ref, hyp = normalise(ref), normalise(hyp)
+    output = jiwer.process_words(ref, hyp)
+    rows = []
+    for chunk in output.alignments[0]:
+        ref_words = ref.split()[chunk.ref_start_idx : chunk.ref_end_idx]
+        hyp_words = hyp.split()[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for i in range(max(len(ref_words), len(hyp_words))):
+            ref_word = ref_words[i] if i < len(ref_words) else ""
+            hyp_word = hyp_words[i] if i < len(hyp_words) else ""
+            rows.append((_OPS[chunk.type], ref_word, hyp_word))
+    return rows
+
+
+def format_errors(refs, hyps, speakers, counts):
+    """Text of the errors file: utterances with errors in their order, then the commonest confusions.
+
+    Args:   refs, hyps: id -> text.   speakers: id -> speaker.   counts: list of UtteranceErrors (words) in that order.
+    """
+    parts = [f"{format_wer_line(pool(counts))}\n{sum(c.errors == 0 for c in counts)} of {len(counts)} right; the others:\n"]
+    confusions = collections.Counter()
+    for count in counts:
+        if count.errors == 0:
+            continue
+        rows = align(refs[count.utt_id], hyps[count.utt_id])
+        confusions.update(row for row in rows if row[0])
+        parts.append(f"{count.utt_id} (speaker {speakers[count.utt_id]}): {count.errors} errors\n{_format_rows(rows)}")
+    if confusions:
+        parts.append(_format_confusions(confusions))
+    return "\n".join(parts)
+
+
+def _format_rows(rows):
+    """REF, HYP and OP lines in columns; *** stands for a missing word."""
+    cells = [(ref or "***", hyp or "***", op) for op, ref, hyp in rows]
+    widths = [max(map(len, column)) for column in cells]
+    lines = []
+    for index, name in enumerate(("REF", "HYP", "OP ")):
+        words = [column[index].ljust(width) for column, width in zip(cells, widths, strict=True)]
+        lines.append(f"{name}: {' '.join(words)}".rstrip() + "\n")
+    return "".join(lines)
+
+
+def _format_confusions(confusions, most=50):
+    ordered = sorted(confusions.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{n:5d}  {op}  {ref or '***'} -> {hyp or '***'}\n" for (op, ref, hyp), n in ordered[:most]]
+    rest = len(ordered) - most
+    return "count op  reference -> hypothesis\n" + "".join(lines) + (f"and {rest} more kinds\n" if rest > 0 else "")
+
+
+def format_speakers(counts, speakers):
+    """Text of the per-speaker table; the last row is all of them.
+
+    Args:   counts: list of UtteranceErrors (words).   speakers: id -> speaker.
+    """
+    groups = collections.defaultdict(list)
+    for count in counts:
+        groups[speakers[count.utt_id]].append(count)
+    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", "%WER", "%SER")]
+    rows += [_speaker_row(name, pool(groups[name])) for name in sorted(groups, key=str.encode)]
+    rows.append(_speaker_row("all", pool(counts)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]) + "\n")
+    return "".join(lines)
+
+
+def _speaker_row(name, pooled: ErrorCounts):
+    numbers = (pooled.sentences, pooled.reference_length, pooled.errors, pooled.insertions, pooled.deletions)
+    rates = (f"{pooled.percent:.2f}", f"{pooled.sentence_percent:.2f}")
+    return (name, *map(str, numbers), str(pooled.substitutions), *rates)

@@ -1,0 +1,135 @@
+"""Counting recognition errors: words, characters, sentences; per utterance, pooled by counts.
+
+Words are what lies between white space. Characters count the single space between two words as one character, as most
+toolkits do, so that a missed word boundary is an error too. Nothing is normalised: case and punctuation are scored as they are.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jiwer
+
+from steps.core.cli import MissingInput, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class UtteranceErrors:
+    """Errors of one utterance; lengths and errors are numbers of units (words or characters)."""
+
+    utt_id: str
+    reference_length: int
+    insertions: int
+    deletions: int
+    substitutions: int
+
+    @property
+    def errors(self):
+        return self.insertions + self.deletions + self.substitutions
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorCounts:
+    """Errors pooled over utterances; `sentence_errors` of `sentences` have at least one."""
+
+    errors: int
+    reference_length: int
+    insertions: int
+    deletions: int
+    substitutions: int
+    sentence_errors: int
+    sentences: int
+
+    @property
+    def percent(self):
+        return percent(self.errors, self.reference_length)
+
+    @property
+    def sentence_percent(self):
+        return percent(self.sentence_errors, self.sentences)
+
+
+def percent(errors, total):
+    """100 * errors / total; NaN without a reference, since any rate would be made up."""
+    return 100.0 * errors / total if total else math.nan
+
+
+def count_utterances(refs, hyps, unit="word"):
+    """Align each hypothesis with its reference (least number of edits) and count.
+
+    Args:   refs, hyps: utterance id -> text; either text may be empty.   unit: "word" or "char".
+    Returns: list of UtteranceErrors in the order of `refs`.
+    Raises:  UserError listing utterances that are in one of the two only.
+    """
+    check_same_ids(refs, hyps)
+    process = {"word": jiwer.process_words, "char": jiwer.process_characters}[unit]
+    counts = []
+    for utt_id, ref in refs.items():
+        output = process(normalise(ref), normalise(hyps[utt_id]))
+        length = output.hits + output.deletions + output.substitutions
+        counts.append(UtteranceErrors(utt_id, length, output.insertions, output.deletions, output.substitutions))
+    return counts
+
+
+def pool(utterances):
+    """Pool counts over utterances. Returns: ErrorCounts."""
+    totals = {
+        name: sum(getattr(item, name) for item in utterances)
+        for name in ("errors", "reference_length", "insertions", "deletions", "substitutions")
+    }
+    return ErrorCounts(**totals, sentence_errors=sum(item.errors > 0 for item in utterances), sentences=len(utterances))
+
+
+def count_errors(refs, hyps, unit="word"):
+    """Counts pooled over all utterances; arguments and errors as in `count_utterances`. Returns: ErrorCounts."""
+    return pool(count_utterances(refs, hyps, unit))
+
+
+def normalise(text):
+    """Single spaces between words, none at the ends."""
+    return " ".join(text.split())
+
+
+def check_same_ids(refs, hyps):
+    """Raise UserError unless references and hypotheses are of the same utterances."""
+    problems = []
+    for there, other, what in ((refs, hyps, "without a hypothesis"), (hyps, refs, "without a reference")):
+        ids = [utt_id for utt_id in there if utt_id not in other]
+        if ids:
+            more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+            problems.append(f"{len(ids)} utterances {what}: {' '.join(ids[:10])}{more}")
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def read_hypotheses(path):
+    """Read `id text` lines, where the text may be missing (nothing was recognised). Returns: dict id -> text.
+
+    Raises: MissingInput; UserError naming file and line for a line without id or an id given twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file; run steps.decode first") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); decode again") from None
+    hyps = {}
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
+        utt_id, _, text = line.partition(" ")
+        if not utt_id or utt_id in hyps:
+            raise UserError(f"{path}:{number}: {'id given twice' if utt_id else 'no utterance id'}; decode again")
+        hyps[utt_id] = normalise(text)
+    return hyps
+
+
+def format_wer_line(counts, name="WER"):
+    """One line as Kaldi writes it: `%WER 7.54 [ 123 / 1631, 9 ins, 40 del, 74 sub ]`."""
+    return (
+        f"%{name} {counts.percent:.2f} [ {counts.errors} / {counts.reference_length}, {counts.insertions} ins, "
+        f"{counts.deletions} del, {counts.substitutions} sub ]"
+    )
+
+
+def format_ser_line(counts):
+    """`%SER 40.00 [ 52 / 130 ]`: sentences with at least one word error."""
+    return f"%SER {counts.sentence_percent:.2f} [ {counts.sentence_errors} / {counts.sentences} ]"

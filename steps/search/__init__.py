@@ -1,0 +1,1 @@
+"""Decoding: functions on log-probabilities."""
