@@ -2,11 +2,12 @@
 
     python3 local/synth_espeak.py --jobs data/home/jobs.tsv --nj 2
 
-Each line of the list holds eight fields parted by tabs: utterance id, voice (`en-us+m3`), rate (words a minute), pitch (0-100),
-pitch range (0-100), word gap (units of 10 ms), text, WAV file to write. Lines of one voice are spoken in the order of the list.
+Each line of the list holds eight fields parted by tabs: utterance id, voice (`en-us+m3`), rate (words a minute),
+pitch (0-100), pitch range (0-100), word gap (units of 10 ms), text, WAV file to write. Lines of one voice are spoken
+in their order.
 
-espeak-ng keeps hidden state from one sentence to the next, so every voice is spoken by a freshly forked process of its own:
-the files are then byte-identical in every run and for every --nj.
+espeak-ng keeps hidden state from one sentence to the next, so every voice is spoken by a freshly forked process of its
+own: the files are then byte-identical in every run and for every --nj.
 
 Licence: espeak-ng is under the GPL, version 3. This program loads it as a library, at run time, from the package
 espeakng-loader; it stands alone: it imports nothing of this project, nothing imports it, it exchanges files only.
@@ -55,13 +56,13 @@ class Engine:
         return 0
 
     def set_voice(self, voice):
-        """Choose a voice such as `en-us+m3`. Raises: SynthesisError when this espeak-ng has no such voice or variant."""
+        """Choose a voice such as `en-us+m3`. Raises: SynthesisError when this espeak-ng does not have it."""
         import espeakng_loader
 
         variant = voice.partition("+")[2]
         path = os.path.join(espeakng_loader.get_data_path(), "voices", "!v", variant)
         if not os.path.exists(path) or self.library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise SynthesisError(f"espeak-ng has no voice {voice!r}; install the espeakng-loader of requirements-home.txt")
+            raise SynthesisError(f"espeak-ng has no voice {voice!r}; run pip install -r requirements-home.txt")
 
     def speak(self, text, rate, pitch, pitch_range, gap):
         """Speak one sentence. Returns: bytes, 16-bit samples at `rate_hz`."""
@@ -71,7 +72,7 @@ class Engine:
         data = text.encode() + b"\0"
         status = self.library.espeak_Synth(data, len(data), 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None)
         samples = b"".join(self.chunks)
-        loudest = max(map(abs, memoryview(samples).cast("h")), default=0)
+        loudest = max(memoryview(samples).cast("h"), default=0)
         if status != 0 or loudest < SILENCE_LEVEL:
             raise SynthesisError(f"espeak-ng said nothing for {text!r}")
         return samples
@@ -79,16 +80,16 @@ class Engine:
 
 def read_jobs(path):
     """Read the list. Returns: {voice: [(text, (rate, pitch, range, gap), file)]}, in the order of the list."""
-    voices, files = {}, set()
+    voices, files, expected = {}, set(), f"{len(FIELDS)} fields parted by tabs: {', '.join(FIELDS)}"
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\n").split("\t")
             if len(fields) != len(FIELDS) or not all(fields):
-                raise SynthesisError(f"{path}:{number}: expected {len(FIELDS)} fields parted by tabs: {', '.join(FIELDS)}")
+                raise SynthesisError(f"{path}:{number}: expected {expected}")
             job = dict(zip(FIELDS, fields, strict=True))
             for name, (low, high) in SPEAKING_LIMITS.items():
                 if not job[name].isdecimal() or not low <= int(job[name]) <= high:
-                    raise SynthesisError(f"{path}:{number}: {name} {job[name]!r} is not a whole number from {low} to {high}")
+                    raise SynthesisError(f"{path}:{number}: {name} {job[name]!r} is no whole number in {low}..{high}")
             if job["file"] in files:
                 raise SynthesisError(f"{path}:{number}: {job['file']} is written twice")
             files.add(job["file"])
@@ -170,8 +171,10 @@ def main():
         voices = read_jobs(args.jobs)
         speak_all(voices, args.nj)
     except ImportError:
-        print("synth_espeak.py: error: espeakng_loader is missing; run pip install -r requirements-home.txt", file=sys.stderr)
+        print("synth_espeak.py: error: no espeakng_loader; pip install -r requirements-home.txt", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except (SynthesisError, OSError) as error:
         print(f"synth_espeak.py: error: {error}", file=sys.stderr)
         return 1

@@ -1,1 +1,1 @@
-"""Compression: what to remove (importance), how to remove it (surgery, lowrank), how to store it (quantizer), what it costs (footprint)."""
+"""Compression: what goes (importance, plan), how (surgery, lowrank, sparsity), in how many bits (quantizer)."""

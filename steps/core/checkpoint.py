@@ -61,7 +61,11 @@ def _damage(path):
     checksum = _checksum_path(path)
     if not checksum.is_file():
         return "has no checksum (the write was cut off)"
-    return None if sha256_file(path) == checksum.read_text().strip() else "does not match its checksum (truncated or damaged)"
+    return (
+        None
+        if sha256_file(path) == checksum.read_text().strip()
+        else "does not match its checksum (truncated or damaged)"
+    )
 
 
 def _checksum_path(path):

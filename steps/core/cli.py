@@ -70,7 +70,7 @@ def run_main(main):
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = module.name if module else sys.argv[0]
     if not any(word in ("-h", "--help") for word in sys.argv[1:]):
-        say("# python3 -m " + shlex.join([name, *sys.argv[1:]]))
+        say(("# python3 -m " if module else "# python3 ") + shlex.join([name, *sys.argv[1:]]))
     start_s = time.monotonic()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

@@ -3,6 +3,7 @@
 Standard library only: the tools in utils/ stand on this without any installation.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,11 @@ class Table(dict):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a data folder; `utterance` is the one to leave out to be rid of it, if there is one."""
+    """One thing wrong in a data folder; without the `utterances` it names, the folder would be rid of it."""
 
     where: str
     what: str
-    utterance: str | None = None
+    utterances: tuple[str, ...] = ()
 
     def __str__(self):
         return f"{self.where}: {self.what}"
@@ -57,7 +58,7 @@ def raise_problems(problems, remedy=""):
 
 def byte_order(key):
     """Sort key of the C locale: the UTF-8 bytes of the text."""
-    return key.encode()
+    return key.encode(errors="surrogatepass")
 
 
 def parse_table(path, problems):
@@ -137,23 +138,35 @@ def read_folder(folder, problems):
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such data folder")
-    names = [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]
-    return {name: parse_table(folder / name, problems) for name in names if (folder / name).exists()}
+    tables = {}
+    for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
+        with contextlib.suppress(MissingInput):
+            tables[name] = parse_table(folder / name, problems)
+    return tables
 
 
 def write_folder(folder, tables):
     """Write the tables of a data folder, spk2utt made anew from utt2spk.
 
-    Known files that `tables` does not have are removed, and so are feats.scp and utt2num_frames once the audio, its
-    limits or its speed are others than before.
+    Known files that `tables` does not have are removed, except features made from the very same audio.
     """
     folder = Path(folder)
     tables = {**tables, "spk2utt": spk2utt(tables["utt2spk"])}
-    for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
-        if name not in tables:
-            (folder / name).unlink(missing_ok=True)
+    before = _audio_facts(folder)
     for name, values in tables.items():
         write_table(folder / name, values)
+    for name in {*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES} - set(tables):
+        if name not in MADE_FROM_AUDIO:
+            (folder / name).unlink(missing_ok=True)
+    if _audio_facts(folder) != before:
+        for name in set(MADE_FROM_AUDIO) - set(tables):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _audio_facts(folder):
+    """What features depend on: the content of these files, None for one that is not there."""
+    paths = [folder / name for name in ("utt2spk", "wav.scp", "segments", "utt2speed")]
+    return [path.read_bytes() if path.is_file() else None for path in paths]
 
 
 def spk2utt(utt2spk):
@@ -165,9 +178,8 @@ def spk2utt(utt2spk):
 
 
 def recording_of(tables, utterance):
-    """The key of wav.scp an utterance stands on."""
-    fields = tables["segments"].get(utterance, "").split(" ") if "segments" in tables else [utterance]
-    return fields[0]
+    """The key of wav.scp an utterance stands on; empty when segments does not know the utterance."""
+    return BLANK.split(tables["segments"].get(utterance, ""))[0] if "segments" in tables else utterance
 
 
 def select(tables, utterances):

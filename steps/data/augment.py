@@ -19,7 +19,10 @@ class SpecAugmentConfig:
     time_share: float = 0.15
 
     def __post_init__(self):
-        check(min(self.freq_masks, self.freq_width, self.time_masks, self.time_width) >= 0, "masks and widths must be >= 0")
+        check(
+            min(self.freq_masks, self.freq_width, self.time_masks, self.time_width) >= 0,
+            "masks and widths must be >= 0",
+        )
         check(0 <= self.time_share <= 1, "time_share must be in [0, 1]")
 
 

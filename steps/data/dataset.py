@@ -52,13 +52,17 @@ class SpeechDataset:
     def _count_frames(self):
         if self.where is None:
             if any(utt.duration_s is None for utt in self.utterances):
-                raise MissingInput(f"{self.folder}/utt2dur: needed to plan batches on the fly; utils/validate_data_dir.py tells more")
+                raise MissingInput(
+                    f"{self.folder}/utt2dur: needed to plan batches on the fly; utils/validate_data_dir.py tells more"
+                )
             shift_s = self.feature_config.frame_shift_ms / 1000
             return [max(1, round(utt.duration_s / shift_s)) for utt in self.utterances]
         counts = read_table(self.folder / "utt2num_frames")
         missing = [utt.utt_id for utt in self.utterances if utt.utt_id not in self.where or utt.utt_id not in counts]
         if missing:
-            raise UserError(f"{self.folder}/feats.scp: {len(missing)} utterances have no features, e.g. {missing[0]}; run stage 1 again")
+            raise UserError(
+                f"{self.folder}/feats.scp: {len(missing)} utterances have no features, e.g. {missing[0]}; run stage 1 again"
+            )
         return [int(counts[utt.utt_id]) for utt in self.utterances]
 
     def _drop_short(self, output_lengths):
@@ -125,7 +129,11 @@ def plan_batches(num_frames, max_frames, seed, epoch):
 
 
 class BatchLoader:
-    """Makes the planned batches of one epoch; `augment` is a SpecAugmentConfig or None. Used by a DataLoader, batch by batch."""
+    """The batches of one epoch, made when asked for, so that a DataLoader's workers can share the work.
+
+    Args: dataset: SpeechDataset.   batches: list of (indices, weight).   augment: SpecAugmentConfig or None.
+          fill: (D,) float32, what a masked bin holds.   seed, epoch: of the augmentation.
+    """
 
     def __init__(self, dataset, batches, augment, fill, seed, epoch):
         self.dataset, self.batches, self.augment = dataset, batches, augment
@@ -135,19 +143,15 @@ class BatchLoader:
         return len(self.batches)
 
     def __getitem__(self, position):
-        """Batch at a position of the plan; a negative index -(i+1) in the plan is utterance list i with weight 0."""
+        """Read, augment and pad the batch at this position of the plan. Returns: Batch."""
         indices, weight = self.batches[position]
-        return self.make(indices, weight)
-
-    def make(self, indices, weight=1.0):
-        """Read, augment and pad the utterances at `indices`. Returns: Batch."""
         rows, tokens = [], []
         for index in indices:
             feats = self.dataset.features(index)
             if self.augment is not None:
                 rng = utterance_rng(self.seed, self.epoch, self.dataset.utterances[index].utt_id)
                 feats = spec_augment(feats, self.augment, self.fill, rng)
-            rows.append(torch.from_numpy(np.ascontiguousarray(feats, dtype=np.float32)))
+            rows.append(torch.tensor(feats, dtype=torch.float32))
             tokens.append(torch.tensor(self.dataset.tokens[index], dtype=torch.int64))
         pad = torch.nn.utils.rnn.pad_sequence
         return Batch(

@@ -24,17 +24,16 @@ def rotate(heads, angles):
 class SelfAttention(nn.Module):
     """Full-context attention; positions enter by rotating queries and keys.
 
-    Args: d_model: width.   heads: number of heads.   head_dim: channels per head, even.   dropout: of the weights, 0..1.
+    Args: d_model: width.   heads: number of heads.   head_dim: channels per head, even.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; Su et al. 2021 (arXiv:2104.09864), section 3.2. Rotary
             positions instead of the Conformer paper's relative ones: no second score matrix, and a head is removed by index.
     """
 
-    def __init__(self, d_model, heads, head_dim, dropout):
+    def __init__(self, d_model, heads, head_dim):
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.qkv = nn.Linear(d_model, 3 * heads * head_dim)
         self.out = nn.Linear(heads * head_dim, d_model)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, is_pad):
         """Args: x (N, T, d_model); is_pad (N, T) bool, True on padding.  Returns: (N, T, d_model)."""
@@ -44,7 +43,7 @@ class SelfAttention(nn.Module):
         angles = rotary_angles(frames, self.head_dim, x.device)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
         scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
-        mixed = self.dropout(scores.softmax(dim=-1)) @ value
+        mixed = scores.softmax(dim=-1) @ value
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def axis_groups(self):

@@ -60,7 +60,9 @@ def build_model(spec):
     """Build the model that `spec` (the content of model.json) describes, with fresh weights. Returns: CtcModel with `.spec`."""
     try:
         kind, sizes = spec["type"], spec["model"]
-        model = CtcModel(kind, from_dict(KINDS[kind][0], sizes, "model.json: model"), spec["feature_dim"], spec["vocab_size"])
+        model = CtcModel(
+            kind, from_dict(KINDS[kind][0], sizes, "model.json: model"), spec["feature_dim"], spec["vocab_size"]
+        )
         for name, rank in spec["low_rank"].items():
             dense = model.get_submodule(name)
             thin = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None)
@@ -85,7 +87,9 @@ def load_model(folder, device="cpu"):
     if not weights.is_file():
         raise MissingInput(f"{weights}: no such file; make the model again")
     if sha256_file(weights) != spec.get("weights_sha256"):
-        raise UserError(f"{weights}: content does not match model.json (damaged or from another model); make the model again")
+        raise UserError(
+            f"{weights}: content does not match model.json (damaged or from another model); make the model again"
+        )
     model = build_model(spec)
     try:
         model.load_state_dict(load_file(weights))

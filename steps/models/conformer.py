@@ -29,7 +29,8 @@ class ConformerConfig:
     """Sizes of a Conformer. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
 
     d_model: width.  head_dim: channels per head, even.  kernel_size: of the depthwise convolution, odd, in 40 ms frames.
-    conv_norm: `layer` (exact under padding and several processes) or `batch` (folded at export).  dropout: 0..1.
+    conv_norm: `layer` (exact under padding and several processes) or `batch` (folded at export).
+    dropout: 0..1, of what each module adds to the residual; none inside modules, where it costs most time on a CPU.
     subsampling_channels: of the two front-end convolutions.
     """
 
@@ -49,7 +50,9 @@ class ConformerConfig:
         check(self.kernel_size % 2 == 1, "kernel_size must be odd")
         check(self.conv_norm in ("layer", "batch"), "conv_norm must be layer or batch")
         check(0 <= self.dropout < 1, "dropout must be in [0, 1)")
-        check(len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels")
+        check(
+            len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels"
+        )
         fill_blocks(self, ConformerBlockConfig)
 
 
@@ -74,7 +77,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x):
         """Args: x (N, T, d_model).  Returns: the same shape."""
-        return self.dropout(self.down(self.dropout(functional.silu(self.up(self.norm(x))))))
+        return self.dropout(self.down(functional.silu(self.up(self.norm(x)))))
 
     def axis_groups(self, config_key, kind="ff"):
         """The inner channels."""
@@ -97,7 +100,9 @@ class ConvolutionModule(nn.Module):
     def forward(self, x, is_pad):
         """Args: x (N, T, d_model); is_pad (N, T) bool.  Returns: the same shape as x."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
-        gated = gated.masked_fill(is_pad.unsqueeze(-1), 0.0).transpose(1, 2)  # (N, C, T), as if the utterance ended there
+        gated = gated.masked_fill(is_pad.unsqueeze(-1), 0.0).transpose(
+            1, 2
+        )  # (N, C, T), as if the utterance ended there
         mixed = self.depthwise(gated)
         if isinstance(self.conv_norm, nn.LayerNorm):
             mixed = self.conv_norm(mixed.transpose(1, 2))
@@ -122,7 +127,7 @@ class ConformerBlock(nn.Module):
         super().__init__()
         self.ff1 = FeedForward(config.d_model, block.ff1, config.dropout)
         self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = SelfAttention(config.d_model, block.heads, config.head_dim, config.dropout)
+        self.attention = SelfAttention(config.d_model, block.heads, config.head_dim)
         self.convolution = ConvolutionModule(
             config.d_model, block.conv_channels, config.kernel_size, config.conv_norm, config.dropout
         )

@@ -66,7 +66,7 @@ class DnnBlock(nn.Module):
             padded = functional.pad(joined, (0, 0, self.splice, self.splice))
             frames = x.shape[1]
             joined = torch.cat([padded[:, i * self.splice : i * self.splice + frames] for i in range(3)], dim=-1)
-        return x + self.dropout(self.down(self.dropout(functional.relu(self.up(joined)))))
+        return x + self.dropout(self.down(functional.relu(self.up(joined))))
 
     def axis_groups(self):
         """The hidden units."""

@@ -39,7 +39,9 @@ class RnnConfig:
     def __post_init__(self):
         check(self.d_model >= 8, "d_model must be at least 8")
         check(0 <= self.dropout < 1, "dropout must be in [0, 1)")
-        check(len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels")
+        check(
+            len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels"
+        )
         fill_blocks(self, RnnBlockConfig)
 
 

@@ -32,7 +32,8 @@ def format_errors(refs, hyps, speakers, counts):
 
     Args:   refs, hyps: id -> text.   speakers: id -> speaker.   counts: list of UtteranceErrors (words) in that order.
     """
-    parts = [f"{format_wer_line(pool(counts))}\n{sum(c.errors == 0 for c in counts)} of {len(counts)} right; the others:\n"]
+    right = sum(count.errors == 0 for count in counts)
+    parts = [f"{format_wer_line(pool(counts))}\n{right} of {len(counts)} utterances right; the others:\n"]
     confusions = collections.Counter()
     for count in counts:
         if count.errors == 0:

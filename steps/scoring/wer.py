@@ -1,16 +1,16 @@
 """Counting recognition errors: words, characters, sentences; per utterance, pooled by counts.
 
 Words are what lies between white space. Characters count the single space between two words as one character, as most
-toolkits do, so that a missed word boundary is an error too. Nothing is normalised: case and punctuation are scored as they are.
+toolkits do, so that a missed word boundary is an error too. Nothing is normalised: case and punctuation count.
 """
 
 import dataclasses
 import math
-from pathlib import Path
 
 import jiwer
 
-from steps.core.cli import MissingInput, UserError
+from steps.core.cli import UserError
+from steps.core.tables import read_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,21 +105,9 @@ def check_same_ids(refs, hyps):
 def read_hypotheses(path):
     """Read `id text` lines, where the text may be missing (nothing was recognised). Returns: dict id -> text.
 
-    Raises: MissingInput; UserError naming file and line for a line without id or an id given twice.
+    Raises: MissingInput; UserError listing everything wrong.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such file; run steps.decode first") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); decode again") from None
-    hyps = {}
-    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
-        utt_id, _, text = line.partition(" ")
-        if not utt_id or utt_id in hyps:
-            raise UserError(f"{path}:{number}: {'id given twice' if utt_id else 'no utterance id'}; decode again")
-        hyps[utt_id] = normalise(text)
-    return hyps
+    return {utt_id: normalise(text) for utt_id, text in read_table(path).items()}
 
 
 def format_wer_line(counts, name="WER"):

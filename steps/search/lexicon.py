@@ -1,34 +1,13 @@
-"""Lexicon decoding: beam search over CTC log-probabilities that can only put out words of a list, all equally likely."""
+"""Lexicon decoding: the most likely sequence of words of a list, all words equally likely, no language model.
 
-import dataclasses
-import importlib.util
+Without a language model the best path through the words can be found exactly, by dynamic programming over the prefix
+tree of their spellings; no beam, nothing to tune. The work per frame grows with the tree: meant for up to 10,000 words.
+"""
 
 import numpy as np
 
 SPACE = "\u2581"
-UNAVAILABLE = "flashlight-text is not installed (it has no wheel for Python 3.13 and later)"
-
-
-@dataclasses.dataclass
-class LexiconConfig:
-    """Settings of the beam search."""
-
-    beam_size: int = 100  # hypotheses kept after each frame, >= 1
-    beam_size_token: int = 50  # best tokens tried in each frame, >= 1; more than there are means all
-    beam_threshold: float = 50.0  # nats; hypotheses this far below the best are dropped, > 0
-    word_score: float = 0.0  # nats added for each word; below 0 gives fewer words
-    log_add: bool = False  # add the probabilities of alignments that meet, instead of keeping the best one
-
-    def __post_init__(self):
-        if self.beam_size < 1 or self.beam_size_token < 1:
-            raise ValueError("beam_size and beam_size_token must be at least 1")
-        if not self.beam_threshold > 0:
-            raise ValueError("beam_threshold must be above 0")
-
-
-def is_available():
-    """Whether the package behind `LexiconDecoder` is installed; nothing is imported."""
-    return importlib.util.find_spec("flashlight") is not None
+_ROOT, _NO_WORD = 0, -1
 
 
 def has_single_characters(pieces, special_ids=(0, 1)):
@@ -40,15 +19,17 @@ def spell_words(words, pieces, encode=None, special_ids=(0, 1)):
     """Spell each word in token ids.
 
     Args:   words: words, none twice.   pieces: text of each token id, U+2581 standing for a space.
-            encode: text -> token ids, with its own word boundaries; None: character by character, a space at the end.
+            encode: text -> token ids, with its own word boundaries; None: character by character, with the space (when
+                    it is a piece) at the end.
             special_ids: ids no word may use (blank, unknown).
     Returns: list of lists of ids, in the order of `words`.
     Raises:  ValueError listing the words that cannot be spelled.
     """
     ids = {piece: i for i, piece in enumerate(pieces) if i not in special_ids}
+    end = SPACE if SPACE in ids else ""
     spellings, bad = [], []
     for word in words:
-        spelling = [ids.get(char) for char in word + SPACE] if encode is None else list(encode(word))
+        spelling = [ids.get(char) for char in word + end] if encode is None else list(encode(word))
         good = all(i is not None and i not in special_ids for i in spelling)
         if good and "".join(pieces[i] for i in spelling).replace(SPACE, "") == word:
             spellings.append(spelling)
@@ -56,49 +37,55 @@ def spell_words(words, pieces, encode=None, special_ids=(0, 1)):
             bad.append(word)
     if bad:
         more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
-        raise ValueError(f"{len(bad)} of {len(words)} words cannot be spelled with the tokens: {' '.join(bad[:20])}{more}")
+        some = " ".join(bad[:20])
+        raise ValueError(f"{len(bad)} of {len(words)} words cannot be spelled with the tokens: {some}{more}")
     return spellings
 
 
 class LexiconDecoder:
-    """Viterbi beam search over the words of a list (flashlight-text; no language model).
+    """Exact Viterbi search over the words of a list.
 
     Args:   words: the words that may come out; repeats are ignored.   pieces: text of each token id.
-            blank_id: index of the CTC blank.   encode, special_ids: see `spell_words`.   config: LexiconConfig.
-    Raises: ValueError when the list is empty or a word cannot be spelled; ImportError when `is_available()` is False.
-    Source: Collobert, Puhrsch, Synnaeve 2016 (arXiv:1609.03193), section 3.3, as built in flashlight-text.
+            blank_id: index of the CTC blank.   encode, special_ids: see `spell_words`.
+            word_score: nats added for each word; below 0 gives fewer words.
+    Raises: ValueError when the list is empty or a word cannot be spelled.
+    Source: token passing, Young, Russell, Thornton 1989, over CTC states (Graves et al. 2006, section 4.1).
     """
 
-    def __init__(self, words, pieces, blank_id=0, encode=None, special_ids=(0, 1), config=None):
-        from flashlight.lib.text import decoder as flashlight
-
-        self.config = config or LexiconConfig()
+    def __init__(self, words, pieces, blank_id=0, encode=None, special_ids=(0, 1), word_score=0.0):
         self.words = list(dict.fromkeys(words))
-        self.num_tokens = len(pieces)
-        # Between words a trained character model may repeat the space; subword models have nothing there but blanks.
-        self.space_id = list(pieces).index(SPACE) if encode is None and SPACE in pieces else None
         if not self.words:
             raise ValueError("the word list is empty")
-        trie = flashlight.Trie(self.num_tokens, blank_id)
+        self.num_tokens, self.blank_id, self.word_score = len(pieces), blank_id, word_score
         spellings = spell_words(self.words, pieces, encode, special_ids)
-        for label, spelling in enumerate(spellings):
-            trie.insert(spelling, label, 0.0)
-        self._language_model = flashlight.ZeroLM()
-        between = blank_id if self.space_id is None else self.space_id
-        options = flashlight.LexiconDecoderOptions(
-            beam_size=self.config.beam_size,
-            beam_size_token=min(self.config.beam_size_token, self.num_tokens),
-            beam_threshold=self.config.beam_threshold,
-            lm_weight=0.0,
-            word_score=self.config.word_score,
-            unk_score=-float("inf"),
-            sil_score=0.0,
-            log_add=self.config.log_add,
-            criterion_type=flashlight.CriterionType.CTC,
-        )
-        self._decoder = flashlight.LexiconDecoder(
-            options, trie, self._language_model, between, blank_id, -1, [], False
-        )
+        # Characters: spaces of their own may stand anywhere between words, and the last word needs none to end.
+        self.space_id = list(pieces).index(SPACE) if encode is None and SPACE in pieces else None
+        self._build_tree(spellings)
+
+    def _build_tree(self, spellings):
+        """Node 0 is the root; every other has a token and a parent, and a word when a spelling ends there."""
+        children, tokens, parents, ends = {}, [self.blank_id], [_ROOT], {}
+        labelled = list(enumerate(spellings))
+        if self.space_id is not None:
+            labelled.append((_NO_WORD, [self.space_id]))
+        for label, spelling in labelled:
+            node = _ROOT
+            for token in spelling:
+                if (node, token) not in children:
+                    children[node, token] = len(tokens)
+                    tokens.append(token)
+                    parents.append(node)
+                node = children[node, token]
+            ends[node] = label
+        self._tokens, self._parents = np.array(tokens), np.array(parents)
+        self._end_nodes, self._end_labels = np.array(list(ends)), np.array(list(ends.values()))
+        self._end_tokens = self._tokens[self._end_nodes]
+        self._end_scores = np.where(self._end_labels == _NO_WORD, 0.0, self.word_score)
+        self._repeats = (
+            self._tokens == self._tokens[self._parents]
+        )  # same token as the parent: a blank must lie between
+        self._repeats[_ROOT] = True
+        self._first = np.flatnonzero(self._parents == _ROOT)[1:]  # first tokens of words
 
     def decode(self, log_probs):
         """The most likely word sequence of one utterance.
@@ -107,19 +94,65 @@ class LexiconDecoder:
         Returns: words joined by single spaces; "" when silence is the most likely.
         Raises:  ValueError when the shape does not fit the tokens.
         """
-        log_probs = np.asarray(log_probs, dtype=np.float32)
+        log_probs = np.asarray(log_probs, dtype=np.float64)
         if log_probs.ndim != 2 or log_probs.shape[1] != self.num_tokens:
             raise ValueError(f"expected (T, {self.num_tokens}) log-probabilities, not {log_probs.shape}")
-        if len(log_probs) == 0:
-            return ""
         if self.space_id is not None:
-            log_probs = np.concatenate([log_probs, self._space_frame()])
-        log_probs = np.ascontiguousarray(log_probs)
-        best = self._decoder.decode(log_probs.ctypes.data, *log_probs.shape)[0]
-        return " ".join(self.words[label] for label in best.words if label >= 0)
+            surely_space = np.where(np.arange(self.num_tokens) == self.space_id, 0.0, -np.inf)
+            log_probs = np.concatenate([log_probs, surely_space[None]])
+        history = self._search(log_probs)
+        labels = []
+        while history is not None:
+            history, label = history
+            labels.append(label)
+        return " ".join(self.words[label] for label in reversed(labels) if label != _NO_WORD)
 
-    def _space_frame(self):
-        """(1, V): one frame that is surely a space, so that the last word can end."""
-        frame = np.full((1, self.num_tokens), -1e4, dtype=np.float32)
-        frame[0, self.space_id] = 0.0
-        return frame
+    def _search(self, log_probs):
+        """Pass tokens through the tree, frame by frame.
+
+        `spoken[n]` is the score of having just emitted node n's token, `silent[n]` of having emitted blanks since then;
+        at the root: a word has just ended, and blanks since then. Each state carries the index of its history.
+
+        Returns: the best history, as (earlier history, label), or None.
+        """
+        shape = len(self._tokens)
+        spoken, silent = np.full(shape, -np.inf), np.full(shape, -np.inf)
+        spoken_from, silent_from = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        silent[_ROOT] = 0.0
+        histories = [None]
+        for frame in log_probs:
+            ended, (token, *other) = self._end_words(spoken, spoken_from, histories)
+            spoken[_ROOT], spoken_from[_ROOT] = ended
+            onward = np.where(self._repeats, -np.inf, spoken[self._parents])
+            onward_from = spoken_from[self._parents]
+            same = self._first[self._tokens[self._first] == token]  # words that begin as the best one ended
+            onward[same], onward_from[same] = other
+            scores = np.stack([spoken, silent[self._parents], onward])
+            scores[0, _ROOT] = scores[1, _ROOT] = -np.inf
+            origins = np.stack([spoken_from, silent_from[self._parents], onward_from])
+            silent_from = np.where(spoken > silent, spoken_from, silent_from)
+            silent = np.maximum(spoken, silent) + frame[self.blank_id]
+            best = scores.argmax(axis=0)[None]
+            spoken = np.take_along_axis(scores, best, axis=0)[0] + frame[self._tokens]
+            spoken_from = np.take_along_axis(origins, best, axis=0)[0]
+        (score, history), _ = self._end_words(spoken, spoken_from, histories)
+        return histories[history if score > silent[_ROOT] else silent_from[_ROOT]]
+
+    def _end_words(self, spoken, spoken_from, histories):
+        """End the best word, and the best of those with another last token.
+
+        Returns: (score, history index) of the best, and (last token of the best, score, history index of the other).
+        """
+        scores = spoken[self._end_nodes] + self._end_scores
+        first = int(scores.argmax())
+        best = self._record(first, scores, spoken_from, histories)
+        token = self._end_tokens[first]
+        others = np.where(self._end_tokens == token, -np.inf, scores)
+        return best, (token, *self._record(int(others.argmax()), others, spoken_from, histories))
+
+    def _record(self, end, scores, spoken_from, histories):
+        if scores[end] == -np.inf:
+            return -np.inf, 0
+        earlier = histories[spoken_from[self._end_nodes[end]]]
+        histories.append((earlier, int(self._end_labels[end])))
+        return float(scores[end]), len(histories) - 1

@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# From a corpus to small, measured speech recognisers: numbered stages that go on from the files on disk.
+#
+#   ./run.sh                                         the default recipe, set-up included
+#   ./run.sh --recipe an4 --corpus-dir DIR --nj 8    another one
+#   ./run.sh --stage 5 --stop-stage 5 --dry-run      what one stage would do, and why
+set -euo pipefail
+called_from=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=utils/env.sh
+. utils/env.sh
+. utils/parse_options.sh
+. utils/tasks.sh
+
+# Settings. Every one is an option; recipe.sh may set them too; the command line wins.
+stage=0                  # first stage to look at
+stop_stage=9             # last stage to look at
+recipe=home              # a name in recipes/, or a folder that holds recipe.sh
+corpus_dir=              # where the corpus is, for recipes that read one
+workdir=                 # data/ and exp/ go below it; empty: here, or in the recipe's folder when that lies elsewhere
+force=false              # redo the stages looked at; finished models are moved to <name>.old-1, never deleted
+dry_run=false            # only print what would run, and why
+cmd=utils/run.py         # job runner, with options for every job
+nj=$(nproc)              # jobs at a time
+num_threads=2            # CPU threads of a training; results are the same bytes only with the same number
+device=auto              # auto, cpu or cuda
+ngpu=1                   # GPUs of a training; a machine without any does without
+seed=0                   # of everything random
+# What a recipe sets:
+prepare=                 # command that writes the data sets; `--out data/<recipe>` is put behind it
+train_set=train          # its sets
+dev_set=dev              # held-out training speakers: settings are chosen on it
+test_sets="test"         # one or more; only scored
+speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
+lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
+features=features.yaml   # settings files: in the recipe's conf/, else in conf/
+tokenizer=tokenizer.yaml # units of text, looked for in the same places
+decode=decode.yaml       # beam of the lexicon column, in the same places
+teachers=teacher         # models that teach pruned ones while they recover; several are averaged
+chain=                   # lines `name parent step conf`: the models, each made from earlier ones
+compare=                 # more differences in the report: A:B,C:D
+after_prepare=           # commands run like stages, behind stage 0
+after_tokenizer=         # behind stage 2
+after_score=             # behind stage 8
+extra_requirements=      # more requirements files to install
+# End of settings
+
+parse_options run.sh "$@"
+find_recipe "$recipe"
+read_recipe
+apply_options
+read_chain
+[[ -n $workdir || $recipe_dir != /* ]] || workdir=$recipe_dir
+data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
+features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
+read -ra tests <<<"$test_sets"
+sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
+word_list=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
+[[ $device != cpu ]] || ngpu=0
+common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
+[[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
+
+# 0 prepare     corpus -> data/<recipe>/<set>/{wav.scp,text,utt2spk,...}, checked
+expand "$prepare"
+task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} \
+  --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${word_list[@]}" -- \
+  "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py "${sets[@]}"
+extra_task 0 after_prepare "${sets[@]/%//text}"
+
+# 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation
+features() { # NAME DIR SOURCE, commands that come before
+  task 1 "features_$1" --needs "$3/wav.scp" "$3/text" ${after_prepare:+@after_prepare} --conf "$features" \
+    --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" -- "${@:4}" \
+    "JOB=1:{nj}" python3 -m steps.extract_features --data "$2" --config "$features" --out "$2/feats" \
+    --shard JOB --num-shards "{nj}" :then: \
+    python3 -m steps.combine_features --data "$2" --feats "$2/feats" --num-shards "{nj}" --cmvn "$2/cmvn.json"
+}
+features train "$train" "${sets[0]}" \
+  python3 utils/perturb_data_dir_speed.py --speeds "$speeds" "${sets[0]}" "$train" :then:
+for set in "${sets[@]:1}"; do features "${set##*/}" "$set" "$set"; done
+
+# 2 tokenizer   training transcripts -> characters or subwords
+task 2 tokenizer --needs "${sets[0]}/text" ${after_prepare:+@after_prepare} --conf "$tokenizer" \
+  --makes "$data/tokenizer/tokenizer.model" "$data/tokenizer/tokens.txt" -- \
+  python3 -m steps.train_tokenizer --data "${sets[0]}" --config "$tokenizer" --out "$data/tokenizer"
+extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
+
+# 3 teacher     labelled data -> teacher
+# 4 student     the same small net twice: alone, and with the teacher
+# 5 prune       structured, low rank, sparse; then recovery
+# 6 quantize    int8
+make_model() { # STAGE INDEX PARENTS, options of the step
+  local dir=$exp/${models[$2]} needs=() settings=("${confs[$2]}") options=("${@:4}")
+  model_files "$3"
+  if (($1 < 6)); then # it trains
+    needs+=("$train/feats.scp" "$train/cmvn.json" "$dev/feats.scp" "$data/tokenizer/tokens.txt")
+    needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features")
+    options+=(--data "$train" --dev "$dev" --tokenizer "$data/tokenizer" --features "$features" "${common[@]}")
+  fi
+  task "$1" "${models[$2]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
+    --replaces "$dir" --log "$dir/train.log" --runner "--num-threads $num_threads --gpu $(($1 < 6 ? ngpu : 0))" -- \
+    python3 -m "steps.${steps[$2]}" "${options[@]}" --config "${confs[$2]}" --out "$dir"
+}
+for i in "${!models[@]}"; do
+  parent=${parents[i]#-}
+  case ${steps[i]} in
+    train_teacher) make_model 3 "$i" "" ;;
+    distill_student) make_model 4 "$i" "$parent" ${parent:+--teacher "$(model_dirs "$parent")"} ;;
+    prune_model) make_model 5 "$i" "$parent,$teachers" --model "$exp/$parent" \
+      ${teachers:+--teacher "$(model_dirs "$teachers")"} ;;
+    quantize_model) make_model 6 "$i" "$parent" --model "$exp/$parent" ;;
+  esac
+done
+
+# 7 export      every model folder -> an ONNX file and its tokens, compared with the model
+for model in "${models[@]}"; do
+  dir=$exp/$model/export
+  task 7 "export_$model" --needs "$exp/$model/model.json" --makes "$dir"/{model.onnx,tokens.txt,features.yaml} \
+    --parallel -- python3 -m steps.export_model --model "$exp/$model" --out "$dir"
+done
+
+# 8 score       every model folder and every exported file, on every test set
+scores=()
+score() { # NAME DIR NEEDED_FILE SET OUT
+  scores+=("$5/score_greedy.json")
+  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
+    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
+    python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
+    --out "$5" --device "$device" --num-threads 1 :then: python3 -m steps.score --decode "$5" --data "$data/$4"
+}
+for model in "${models[@]}"; do
+  for set in "${tests[@]}"; do
+    score "decode_${model}_$set" "$exp/$model" model.json "$set" "$exp/$model/decode_$set"
+    score "decode_${model}_${set}_onnx" "$exp/$model/export" model.onnx "$set" "$exp/$model/decode_${set}_onnx"
+  done
+done
+extra_task 8 after_score "${scores[@]}"
+
+# 9 report      speed and memory of every exported file; one table, one page with plots
+exports=("${models[@]/#/$exp/}") && exports=("${exports[@]/%//export}")
+task 9 benchmark --needs "${exports[@]/%//model.onnx}" "$data/${tests[0]}/feats.scp" --makes "$exp/benchmark.json" -- \
+  python3 -m steps.benchmark --models "${exports[@]}" --data "$data/${tests[0]}" --out "$exp/benchmark.json"
+task 9 report --needs "${scores[@]}" "$exp/benchmark.json" ${after_score:+@after_score} \
+  --makes "$exp/report"/{report.md,RESULTS.md,results.json} -- \
+  python3 -m steps.report --exp "$exp" --models "${models[@]}" --sets "${tests[@]}" --benchmark "$exp/benchmark.json" \
+  ${compare:+--compare "$compare"} --recipe "$name" --seed "$seed" --out "$exp/report"
+
+exec python3 -I -S utils/stage.py --exp "$exp" --workdir "$workdir" --cmd "$cmd" --nj "$nj" --stage "$stage" \
+  --stop-stage "$stop_stage" --force "$force" --dry-run "$dry_run" --show "$exp/report/report.md" "${plan[@]}"

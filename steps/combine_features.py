@@ -1,0 +1,105 @@
+"""Put the parts that `steps.extract_features` wrote together, and measure mean and deviation over all frames.
+
+    python3 -m steps.combine_features --data data/an4/test --feats data/an4/test/feats --num-shards 4 \\
+        --cmvn data/an4/test/cmvn.json
+
+Writes feats.scp and utt2num_frames to the data folder, after checking that every utterance is there exactly once. The
+numbers in --cmvn do not depend on the number of parts.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from steps.core.cli import UserError, make_parser, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import write_json
+from steps.core.tables import Problem, byte_order, parse_table, raise_problems, write_table
+from steps.data.features import load_feature_matrix
+
+STD_FLOOR = 0.1  # a bin that never changes in training must not blow up one that does later (natural log units)
+
+
+def merge_shards(feats, num_shards, utt_ids):
+    """Merge the tables of all parts.
+
+    Args:    utt_ids: the ids that must be there.
+    Returns: (id -> `file:offset`, id -> number of frames as text).   Raises: UserError, MissingInput.
+    """
+    places, frames, problems = {}, {}, []
+    for shard in range(1, num_shards + 1):
+        for merged, path in ((places, feats / f"feats.{shard}.scp"), (frames, feats / f"utt2num_frames.{shard}")):
+            if path.is_file() and path.stat().st_size == 0:  # a part without utterances
+                continue
+            table = parse_table(path, problems)
+            twice = sorted(table.keys() & merged, key=byte_order)
+            problems += [Problem(table.where(key), f"id {key!r} is in an earlier part, too") for key in twice]
+            merged.update(table)
+    for name, merged in (("feats.*.scp", places), ("utt2num_frames.*", frames)):
+        problems += [Problem(f"{feats}/{name}", f"id {key!r} is missing") for key in utt_ids if key not in merged]
+        extra = sorted(set(merged) - set(utt_ids), key=byte_order)
+        problems += [Problem(f"{feats}/{name}", f"id {key!r} is not in the data folder") for key in extra]
+    raise_problems(problems, "run steps.extract_features again for every part")
+    return places, frames
+
+
+def global_stats(matrices):
+    """Mean and deviation of each column over the rows of all matrices, in double precision and in the order given.
+
+    Args:    matrices: iterable of (T, D) arrays.
+    Returns: (number of rows, mean (D,), std (D,) of at least 0.1).
+    Source:  Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for matrix in matrices:
+        rows = np.asarray(matrix, dtype=np.float64)
+        own_mean = rows.mean(axis=0)
+        delta, total = own_mean - mean, count + len(rows)
+        squares = squares + ((rows - own_mean) ** 2).sum(axis=0) + delta**2 * (count * len(rows) / total)
+        mean = mean + delta * (len(rows) / total)
+        count = total
+    return count, mean, np.maximum(np.sqrt(squares / count), STD_FLOOR)
+
+
+def read_matrices(places, frames):
+    """Read all matrices in C-locale order of their ids, checking their numbers of frames."""
+    dim = None
+    for utt_id in sorted(places, key=byte_order):
+        matrix = load_feature_matrix(places[utt_id])
+        dim = dim or matrix.shape[1]
+        if matrix.shape != (int(frames[utt_id]), dim):
+            what = f"{utt_id} has shape {matrix.shape}, expected ({frames[utt_id]}, {dim})"
+            raise UserError(f"{places[utt_id]}: {what}; extract features again")
+        yield matrix
+
+
+def remove_stale_shards(feats, num_shards):
+    """Remove parts beyond the last, left by a run with more of them."""
+    known = {f"{shard}" for shard in range(1, num_shards + 1)}
+    for path in [*feats.glob("feats.*.ark"), *feats.glob("feats.*.scp"), *feats.glob("utt2num_frames.*")]:
+        if path.name.split(".")[1].isdigit() and path.name.split(".")[1] not in known:
+            path.unlink()
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
+    parser.add_argument("--feats", required=True, metavar="DIR", help="folder of the feature files")
+    parser.add_argument("--num-shards", type=int, default=1, metavar="N", help="number of parts (default: 1)")
+    parser.add_argument("--cmvn", metavar="JSON", help="write mean and deviation over all frames here")
+    args = parser.parse_args()
+    data, feats = Path(args.data), Path(args.feats)
+    utt_ids = [utt.utt_id for utt in read_data_dir(data, check_audio=False, need_text=False)]
+    places, frames = merge_shards(feats, args.num_shards, utt_ids)
+    if args.cmvn:
+        count, mean, std = global_stats(read_matrices(places, frames))
+        write_json(args.cmvn, {"frames": count, "mean": mean.tolist(), "std": std.tolist()})
+    write_table(data / "utt2num_frames", frames)
+    write_table(data / "feats.scp", places)
+    remove_stale_shards(feats, args.num_shards)
+    say(f"{len(places)} utterances, {sum(map(int, frames.values()))} frames: {data}/feats.scp")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,82 @@
+"""What a model costs: parameters, non-zero parameters, multiply-accumulates per second of audio."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from steps.models.build import build_model
+
+FRAMES_PER_SECOND = 100
+CODES = (torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """parameters: count.   macs_per_second: multiply-accumulates per second of audio."""
+
+    parameters: int
+    macs_per_second: float
+
+
+def weights_of(model):
+    """What counts as parameters: trainable tensors and integer codes; not running statistics, scales or CMVN."""
+    yield from model.parameters()
+    yield from (buffer for buffer in model.buffers() if buffer.dtype in CODES)
+
+
+def count_parameters(model):
+    """Number of parameters; a quantized weight counts as one whatever its bits. Returns: int."""
+    return sum(tensor.numel() for tensor in weights_of(model))
+
+
+def count_nonzero(model):
+    """Number of parameters that are not exactly zero. Returns: int."""
+    return sum(int(tensor.count_nonzero()) for tensor in weights_of(model))
+
+
+class _CountLstm(TorchFunctionMode):
+    """Counts LSTM calls by formula, one multiply-accumulate per matrix entry and frame, and skips the recurrence.
+
+    The dispatcher's counter sees nothing of a fused CPU LSTM, and thousands of small products on the meta device.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.macs = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.lstm:
+            return func(*args, **(kwargs or {}))
+        inputs, state, weights, _, _, _, _, bidirectional, _ = args
+        self.macs += inputs.shape[0] * inputs.shape[1] * sum(weight.numel() for weight in weights if weight.dim() == 2)
+        width = weights[1].shape[1] * (2 if bidirectional else 1)
+        return inputs.new_empty(*inputs.shape[:2], width), *state
+
+
+def macs_per_second(model, seconds=10.0):
+    """Multiply-accumulates of the whole graph (Linear, convolution, LSTM, attention products), batch 1.
+
+    Args:    model: CtcModel on any device; nothing of it is changed.
+             seconds: length of the utterance; attention grows with its square.
+    Returns: float, multiply-accumulates per second of audio at 100 feature frames per second.
+    """
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
+    frames = round(seconds * FRAMES_PER_SECOND)
+    feats = torch.empty(1, frames, model.feature_mean.numel(), device="meta")
+    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, _CountLstm() as lstm:
+        torch.func.functional_call(model, state, (feats, lengths))
+    return (flops.get_total_flops() / 2 + lstm.macs) / seconds
+
+
+def predict(spec, macs=True):
+    """Footprint of the model that `spec` describes, without weights or arithmetic.
+
+    Args:    spec: content of model.json.   macs: False leaves `macs_per_second` at 0, which is much faster.
+    Returns: Footprint.
+    """
+    with torch.device("meta"):
+        model = build_model(spec).eval()
+    return Footprint(count_parameters(model), macs_per_second(model) if macs else 0.0)

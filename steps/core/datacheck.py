@@ -1,0 +1,204 @@
+"""What can be wrong in a Kaldi data folder: one function lists it all, with file and line.
+
+Standard library only, except that looking into sound files needs soundfile.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from steps.core.cli import UserError
+from steps.core.tables import (
+    BLANK,
+    RECORDING_FILES,
+    SPEAKER_FILES,
+    UTTERANCE_FILES,
+    Problem,
+    Table,
+    byte_order,
+    recording_of,
+    spk2utt,
+)
+
+OVERSHOOT_S = 0.5  # a segment may end this much after its file does, and is cut there (as Kaldi's extract-segments)
+NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
+REFUSED_WORDS = {"<s>", "</s>", "#0"}  # words with a meaning of their own in Kaldi's tools
+
+
+def find_problems(path, tables, allow_pipes=False, check_audio=True, need_text=True, spk_sort=True):
+    """Everything wrong between and within the tables of a data folder, beyond what reading them told.
+
+    Returns: list of Problem.
+    """
+    path = Path(path)
+    needed = ["utt2spk", "spk2utt", "wav.scp", *(["text"] if need_text else [])]
+    missing = [Problem(str(path / name), "no such file") for name in needed if name not in tables]
+    if "utt2spk" not in tables or "wav.scp" not in tables:
+        return missing
+    problems = [*missing, *_id_problems(tables), *_speaker_problems(tables, spk_sort)]
+    problems += _text_problems(tables) if "text" in tables else []
+    problems += _number_problems(tables)
+    problems += _segment_problems(tables) if "segments" in tables else []
+    return [*problems, *_audio_path_problems(tables, allow_pipes, check_audio)]
+
+
+def _where(table, key):
+    """The place of an id: `file:line` in a table that was read, else the id itself."""
+    return table.where(key) if isinstance(table, Table) else key
+
+
+def _id_problems(tables):
+    """Ids that one file has and another lacks."""
+    utterances = {utt: [utt] for utt in tables["utt2spk"]}
+    speakers = dict.fromkeys(tables["utt2spk"].values(), ())
+    origin = "segments" if "segments" in tables else "utt2spk"
+    yield from _compare_ids(tables, UTTERANCE_FILES, utterances, "utt2spk")
+    yield from _compare_ids(tables, RECORDING_FILES, recording_users(tables), origin)
+    yield from _compare_ids(tables, SPEAKER_FILES, speakers, "utt2spk")
+
+
+def _compare_ids(tables, names, users, origin):
+    """Ids of the files `names` against the keys of `users` (id -> utterances that need it), which `origin` lists."""
+    for name in [name for name in names if name in tables]:
+        for key in sorted(set(tables[name]) - set(users), key=byte_order):
+            yield Problem(_where(tables[name], key), f"id {key!r} is not in {origin}")
+        for key in sorted(set(users) - set(tables[name]), key=byte_order):
+            where = _where(tables[origin], users[key][0]) if users[key] else getattr(tables[name], "path", name)
+            yield Problem(str(where), f"id {key!r} is not in {name}", tuple(users[key]))
+
+
+def _speaker_problems(tables, spk_sort):
+    utt2spk = tables["utt2spk"]
+    for utt, speaker in utt2spk.items():
+        if not speaker or BLANK.search(speaker):
+            yield Problem(_where(utt2spk, utt), f"expected `utterance-id speaker-id`, not {utt} {speaker}", (utt,))
+    told = {speaker: BLANK.sub(" ", utts) for speaker, utts in tables.get("spk2utt", {}).items()}
+    for speaker, utts in spk2utt(utt2spk).items():
+        if speaker in told and told[speaker] != utts:
+            what = f"the utterances of {speaker!r} are not those of utt2spk, in order"
+            yield Problem(_where(tables["spk2utt"], speaker), what)
+    by_utt = sorted(utt2spk, key=byte_order)
+    by_speaker = sorted(utt2spk, key=lambda utt: (utt2spk[utt].encode(), utt.encode()))
+    if spk_sort and by_utt != by_speaker:
+        first = next(a for a, b in zip(by_utt, by_speaker, strict=True) if a != b)
+        what = "Kaldi wants the same order when sorted by speaker: let utterance ids start with the speaker id"
+        yield Problem(_where(utt2spk, first), what)
+
+
+def _text_problems(tables):
+    for utt, text in tables["text"].items():
+        where = _where(tables["text"], utt)
+        if not text:
+            yield Problem(where, f"the transcript of {utt!r} is empty", (utt,))
+        elif re.search(r"[^\S \t]", text):
+            yield Problem(where, "white space other than blank and tab in the transcript", (utt,))
+        elif refused := REFUSED_WORDS.intersection(text.split()):
+            yield Problem(where, f"Kaldi does not allow the word {min(refused)} in a transcript", (utt,))
+
+
+def _number_problems(tables):
+    users = recording_users(tables)
+    for name in ("utt2dur", "utt2speed", "reco2dur", "utt2num_frames"):
+        for key, value in tables.get(name, {}).items():
+            whole = name == "utt2num_frames"
+            if not NUMBER.fullmatch(value) or not 0 < float(value) < 1e9 or (whole and not value.isdigit()):
+                kind = "whole number" if whole else "number"
+                drop = users.get(key, ()) if name == "reco2dur" else (key,)
+                yield Problem(_where(tables[name], key), f"expected a {kind} above 0, not {value!r}", tuple(drop))
+
+
+def _segment_problems(tables):
+    """Limits that are no numbers, reversed, or beyond the end of a recording whose length is known."""
+    for utt, value in tables["segments"].items():
+        where = _where(tables["segments"], utt)
+        fields = BLANK.split(value)
+        if len(fields) != 3 or not all(NUMBER.fullmatch(field) and float(field) < 1e9 for field in fields[1:]):
+            what = f"expected `utterance-id recording-id start end` in seconds, not {utt} {value}"
+            yield Problem(where, what, (utt,))
+            continue
+        start_s, end_s = map(float, fields[1:])
+        if end_s <= start_s:
+            yield Problem(where, f"{utt!r} ends at {end_s} s, not after its start at {start_s} s", (utt,))
+        length = tables.get("reco2dur", {}).get(fields[0], "")
+        if NUMBER.fullmatch(length) and end_s > float(length) + OVERSHOOT_S:
+            yield Problem(where, f"{utt!r} ends at {end_s} s, but its recording after {length} s", (utt,))
+        yield from _duration_problem(tables, utt, end_s - start_s)
+
+
+def _duration_problem(tables, utt, seconds):
+    """The length an utterance has (before the change of speed) against the one utt2dur tells."""
+    told, speed = tables.get("utt2dur", {}).get(utt, ""), tables.get("utt2speed", {}).get(utt, "1")
+    if NUMBER.fullmatch(told) and NUMBER.fullmatch(speed) and float(speed) > 0:
+        heard_s = seconds / float(speed)
+        if seconds > 0 and abs(heard_s - float(told)) > OVERSHOOT_S:
+            yield Problem(_where(tables["utt2dur"], utt), f"{utt!r} lasts {heard_s:.2f} s, not {told} s", (utt,))
+
+
+def _audio_path_problems(tables, allow_pipes, check_audio):
+    users = recording_users(tables)
+    for recording, audio in tables["wav.scp"].items():
+        pipe = audio.endswith("|") or audio.startswith("|")
+        if not audio:
+            what = f"no sound file is named for {recording!r}"
+        elif pipe and not allow_pipes:
+            what = "a command is not run here; make the sound files once and list those"
+        elif audio.startswith("~"):
+            what = "~ is not a path; write the folder out"
+        elif check_audio and not pipe and not os.path.isfile(audio):
+            what = f"no such sound file: {audio}"
+        else:
+            continue
+        yield Problem(_where(tables["wav.scp"], recording), what, tuple(users.get(recording, ())))
+
+
+def recording_users(tables):
+    """Recording -> the utterances that stand on it."""
+    users = {}
+    for utt in tables["utt2spk"]:
+        if recording := recording_of(tables, utt):
+            users.setdefault(recording, []).append(utt)
+    return users
+
+
+def audio_info(path):
+    """Length of a sound file from its header.
+
+    Returns: (seconds, rate_hz, channels).   Raises: UserError for a file that cannot be read or is empty.
+    """
+    import soundfile  # only here: whoever does not look into sound files needs no installation
+
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        reason = getattr(error, "error_string", error)
+        raise UserError(f"{path}: not a readable sound file ({reason})") from None
+    if info.frames <= 0:
+        raise UserError(f"{path}: the sound file is empty")
+    return info.frames / info.samplerate, info.samplerate, info.channels
+
+
+def audio_problems(tables, skip=()):
+    """Sound files whose header cannot be read or does not fit the folder's times. Returns: list of Problem."""
+    problems, skip = [], set(skip)
+    for recording, utterances in recording_users(tables).items():
+        audio = tables["wav.scp"].get(recording, "|")
+        if audio.endswith("|") or skip.issuperset(utterances):
+            continue
+        try:
+            seconds, _, _ = audio_info(audio)
+        except UserError as error:
+            problems.append(Problem(_where(tables["wav.scp"], recording), str(error), tuple(utterances)))
+            continue
+        for utt in [utt for utt in utterances if utt not in skip]:
+            problems += _length_problems(tables, utt, seconds)
+    return problems
+
+
+def _length_problems(tables, utt, seconds):
+    if "segments" not in tables:
+        return list(_duration_problem(tables, utt, seconds))
+    end_s = float(BLANK.split(tables["segments"][utt])[2])
+    if end_s <= seconds + OVERSHOOT_S:
+        return []
+    what = f"{utt!r} ends at {end_s} s, but its sound file after {seconds:.2f} s"
+    return [Problem(_where(tables["segments"], utt), what, utt)]

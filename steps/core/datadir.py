@@ -1,0 +1,180 @@
+"""Kaldi data folders: wav.scp, text, utt2spk, spk2utt; optionally segments, utt2dur, utt2num_frames, feats.scp.
+
+Everything in them is data: paths may hold blanks, quotes or `$(...)`, and no shell ever sees them. Relative paths in
+wav.scp are relative to the working directory, as in Kaldi. One file is ours: `utt2speed` (`utterance-id factor`), for
+copies of an utterance that are to be played faster or slower when features are computed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from steps.core.cli import UserError
+from steps.core.datacheck import audio_info, audio_problems, find_problems
+from steps.core.tables import (
+    BLANK,
+    Problem,
+    byte_order,
+    raise_problems,
+    read_folder,
+    read_table,
+    recording_of,
+    spk2utt,
+    write_folder,
+)
+
+__all__ = [
+    "Utterance",
+    "audio_info",
+    "read_data_dir",
+    "read_table",
+    "show_number",
+    "validate_data_dir",
+    "write_data_dir",
+]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of speech.
+
+    Args: utt_id, speaker: ids without blanks.   text: transcript, words separated by single spaces.
+          audio: path of the sound file.   start_s, end_s: limits in that file in seconds; end_s None: to its end.
+          duration_s: seconds as heard, that is after the change of speed; None: not known.
+          speed: factor of the change of speed, 1.0 for none.
+    """
+
+    utt_id: str
+    speaker: str
+    text: str
+    audio: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    duration_s: float | None = None
+    speed: float = 1.0
+
+
+def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True):
+    """Read a data folder.
+
+    Args:    allow_pipes: accept commands in wav.scp (the programs here never run them).
+             check_audio: look whether every sound file is there.   need_text: False: `text` may be missing.
+    Returns: list of Utterance in C-locale order of their ids.
+    Raises:  MissingInput; UserError that lists every problem as `file:line: what is wrong`.
+    """
+    problems = []
+    tables = read_folder(path, problems)
+    problems += find_problems(path, tables, allow_pipes, check_audio, need_text, spk_sort=False)
+    raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
+    return [_utterance(tables, utt_id) for utt_id in sorted(tables["utt2spk"], key=byte_order)]
+
+
+def _utterance(tables, utt_id):
+    limits = {}
+    if "segments" in tables:
+        _, start, end = BLANK.split(tables["segments"][utt_id])
+        limits = {"start_s": float(start), "end_s": float(end)}
+    return Utterance(
+        utt_id=utt_id,
+        speaker=tables["utt2spk"][utt_id],
+        text=" ".join(BLANK.split(tables["text"][utt_id])) if "text" in tables else "",
+        audio=tables["wav.scp"][recording_of(tables, utt_id)],
+        duration_s=float(tables["utt2dur"][utt_id]) if "utt2dur" in tables else None,
+        speed=float(tables["utt2speed"][utt_id]) if "utt2speed" in tables else 1.0,
+        **limits,
+    )
+
+
+def write_data_dir(path, utterances):
+    """Write a data folder that Kaldi's utils/validate_data_dir.sh accepts: whole files only, each by rename.
+
+    Args:   utterances: iterable of Utterance; the speaker should prefix the utterance id (`spk-utt`).
+            segments is written when any utterance has limits, utt2dur when all durations are known, utt2speed when any
+            speed is not 1.
+    Raises: UserError listing every utterance that cannot be written.
+    """
+    utterances = sorted(utterances, key=lambda utt: byte_order(utt.utt_id))
+    if not utterances:
+        raise UserError(f"{path}: there are no utterances to write")
+    tables = {"utt2spk": {}, "text": {}, "wav.scp": {}}
+    problems = [Problem(utt.utt_id, "this utterance id is there twice") for utt in _repeated(utterances)]
+    problems += [Problem(repr(utt.utt_id), what) for utt in utterances for what in _not_writable(utt)]
+    raise_problems(problems, f"{path} is not written")
+    with_limits = any(utt.start_s or utt.end_s is not None for utt in utterances)
+    recordings = _recording_ids(utterances) if with_limits else {}
+    for utt in utterances:
+        tables["utt2spk"][utt.utt_id] = utt.speaker
+        tables["text"][utt.utt_id] = utt.text
+        tables["wav.scp"][recordings.get(utt.audio, utt.utt_id)] = utt.audio
+    if with_limits:
+        tables["segments"] = {utt.utt_id: f"{recordings[utt.audio]} {_limits(utt)}" for utt in utterances}
+    if all(utt.duration_s is not None for utt in utterances):
+        tables["utt2dur"] = {utt.utt_id: show_number(utt.duration_s) for utt in utterances}
+    if any(utt.speed != 1.0 for utt in utterances):
+        tables["utt2speed"] = {utt.utt_id: show_number(utt.speed) for utt in utterances}
+    tables["spk2utt"] = spk2utt(tables["utt2spk"])
+    raise_problems(find_problems(path, tables, check_audio=False), f"{path} is not written")
+    write_folder(path, tables)
+
+
+def _repeated(utterances):
+    return [later for earlier, later in zip(utterances, utterances[1:], strict=False) if earlier.utt_id == later.utt_id]
+
+
+def _not_writable(utt):
+    """What would not survive being written as a line of text."""
+    fields = {"utterance id": utt.utt_id, "speaker": utt.speaker, "text": utt.text, "path": utt.audio}
+    for name, value in fields.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield f"its {name} is not valid Unicode text"
+        if value != value.strip() or re.search(r"[\r\n]", value) or not value:
+            yield f"its {name} {value!r} is empty, starts or ends with a blank, or has a line end in it"
+        elif name in ("utterance id", "speaker") and re.search(r"\s", value):
+            yield f"its {name} has a blank in it"
+    if utt.end_s is None and utt.start_s and utt.duration_s is None:
+        yield "it starts within its file, so its end_s or duration_s must be given"
+
+
+def _recording_ids(utterances):
+    """Sound file -> recording id: the file's name without suffix, numbered where two files share it."""
+    ids, used = {}, set()
+    for audio in sorted({utt.audio for utt in utterances}, key=byte_order):
+        stem = re.sub(r"\s", "_", Path(audio).stem)
+        name, count = stem, 1
+        while name in used:
+            count += 1
+            name = f"{stem}-{count}"
+        used.add(name)
+        ids[audio] = name
+    return ids
+
+
+def _limits(utt):
+    end_s = utt.end_s
+    if end_s is None:
+        if utt.duration_s is None:
+            raise UserError(f"{utt.utt_id}: other utterances have limits, so its end_s or duration_s must be given")
+        end_s = utt.start_s + utt.duration_s * utt.speed
+    return f"{show_number(utt.start_s)} {show_number(end_s)}"
+
+
+def show_number(value):
+    """A number of seconds or a factor as text: at most six decimals, no trailing zeros."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def validate_data_dir(path, allow_pipes=False, audio=False, need_text=True, spk_sort=True):
+    """Check everything about a data folder.
+
+    Args:    audio: also read the header of every sound file.   spk_sort: also demand what Kaldi does of speaker ids.
+    Returns: dict file name -> Table, the checked content.   Raises: MissingInput; UserError listing every problem.
+    """
+    problems = []
+    tables = read_folder(path, problems)
+    problems += find_problems(path, tables, allow_pipes, True, need_text, spk_sort)
+    if audio:
+        problems += audio_problems(tables, {utt for problem in problems for utt in problem.utterances})
+    raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
+    return tables

@@ -1,0 +1,193 @@
+"""Filterbank features: the one definition used for training, offline extraction, on-the-fly computation and export."""
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+
+import kaldiio.matio
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import check
+from steps.core.datacheck import OVERSHOOT_S
+from steps.core.datadir import Utterance
+from steps.core.tables import read_table
+
+LOUDEST = 8.0  # beyond this, samples are surely not meant to lie in [-1, 1]
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Kaldi's fbank or MFCC, of samples in [-1, 1], without dither."""
+
+    kind: str = "fbank"  # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these
+    sample_rate_hz: int = 16000  # 8000 or more; sound files of another rate are resampled
+    num_mel_bins: int = 80  # 4 or more
+    num_ceps: int = 40  # mfcc only; at most num_mel_bins
+    frame_length_ms: float = 25.0  # at least 1
+    frame_shift_ms: float = 10.0  # at least 1
+    low_freq_hz: float = 20.0  # lower edge of the first mel bin
+    high_freq_hz: float = -400.0  # upper edge of the last mel bin; 0 or below: that much under half the sample rate
+    window: str = "povey"  # povey, hanning, hamming, blackman or rectangular
+    snip_edges: bool = False  # False: one frame per shift, mirrored at the ends; True: only frames that fit whole
+
+    def __post_init__(self):
+        check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
+        check(self.sample_rate_hz >= 8000, f"sample_rate_hz must be 8000 or more, not {self.sample_rate_hz}")
+        check(self.num_mel_bins >= 4, f"num_mel_bins must be 4 or more, not {self.num_mel_bins}")
+        check(self.num_ceps >= 1, f"num_ceps must be at least 1, not {self.num_ceps}")
+        fits = self.kind == "fbank" or self.num_ceps <= self.num_mel_bins
+        check(fits, f"num_ceps ({self.num_ceps}) must not exceed num_mel_bins ({self.num_mel_bins})")
+        check(self.frame_length_ms >= 1 and self.frame_shift_ms >= 1, "frame_length_ms and frame_shift_ms start at 1")
+        check(self.window in WINDOWS, f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
+        nyquist = self.sample_rate_hz / 2
+        high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
+        inside = 0 <= self.low_freq_hz < high <= nyquist
+        check(inside, f"low_freq_hz and high_freq_hz must satisfy 0 <= {self.low_freq_hz} < {high} <= {nyquist}")
+
+    @property
+    def dim(self):
+        """Numbers per frame, D."""
+        return self.num_mel_bins if self.kind == "fbank" else self.num_ceps
+
+
+WINDOWS = ("povey", "hanning", "hamming", "blackman", "rectangular")
+
+
+def load_audio(path, sample_rate_hz, start_s=0.0, end_s=None):
+    """Read one stretch of a sound file; of several channels the first is taken.
+
+    Args:    path: any file libsndfile reads (WAV, FLAC, NIST SPHERE, Ogg, ...); commands are refused.
+             sample_rate_hz: rate of the result; a file of another rate is resampled.
+             start_s, end_s: limits in seconds; end_s None: to the end. Up to 0.5 s beyond the end is cut off.
+    Returns: (S,) float32, within [-1, 1] but for overshoot.
+    Raises:  UserError for a file that is missing, unreadable, empty, cut short, or holds anything but finite samples.
+    """
+    if path.endswith("|") or path.startswith("|"):
+        raise UserError(f"{path}: commands in wav.scp are not run; make the sound files once and list those")
+    samples, rate_hz = _read_samples(path, start_s, end_s)
+    loudest = float(np.abs(samples).max())
+    if not loudest <= LOUDEST:  # also true for NaN
+        what = "not scaled to [-1, 1]" if np.isfinite(samples).all() else "not finite"
+        raise UserError(f"{path}: samples are {what} (largest: {loudest:g})")
+    return _resample(torch.from_numpy(samples), Fraction(rate_hz, sample_rate_hz))
+
+
+def _read_samples(path, start_s, end_s):
+    """Returns: ((S,) float32 array with S > 0, rate in Hz)."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate_hz, total = file.samplerate, file.frames
+            first = round(start_s * rate_hz)
+            last = total if end_s is None else round(end_s * rate_hz)
+            if total <= 0 or last > total + OVERSHOOT_S * rate_hz or first >= min(last, total):
+                limits = "" if end_s is None and not start_s else f"; {start_s} s to {end_s} s was asked for"
+                raise UserError(f"{path}: the sound file has {total / rate_hz:.2f} s{limits}")
+            file.seek(first)
+            wanted = min(last, total) - first
+            samples = file.read(wanted, dtype="float32", always_2d=True)[:, 0]
+    except (soundfile.SoundFileError, OSError) as error:
+        if not os.path.exists(path):
+            raise MissingInput(f"{path}: no such sound file") from None
+        reason = getattr(error, "error_string", error)
+        raise UserError(f"{path}: not a readable sound file ({reason})") from None
+    if len(samples) != wanted:
+        raise UserError(f"{path}: cut short: {len(samples)} of {wanted} samples are there")
+    return np.ascontiguousarray(samples), rate_hz
+
+
+def _resample(samples, ratio):
+    """Resample (S,) by a Fraction of old to new rate; torchaudio's windowed sinc."""
+    if ratio == 1:
+        return samples
+    return torchaudio.functional.resample(samples, ratio.numerator, ratio.denominator)
+
+
+def change_speed(samples, factor):
+    """Play samples faster (factor above 1) or slower, pitch included, as `sox speed` does.
+
+    Args:    samples: (S,) float.   factor: > 0; taken as the nearest fraction with a denominator up to 100.
+    Returns: (about S / factor,) float.
+    """
+    return _resample(samples, Fraction(factor).limit_denominator(100))
+
+
+def compute_features(samples, config):
+    """Compute the features of one stretch of speech.
+
+    Args:    samples: (S,) float32 in [-1, 1] at config.sample_rate_hz.
+    Returns: (T, D) float32; T = round(S / shift) unless snip_edges.
+    Raises:  ValueError when the samples do not fill one frame.
+    Source:  Kaldi's feat/feature-fbank.cc and feature-mfcc.cc as torchaudio.compliance.kaldi redoes them.
+    """
+    if samples.dim() != 1 or len(samples) < config.frame_length_ms / 1000 * config.sample_rate_hz:
+        shape = tuple(samples.shape)
+        raise ValueError(f"expected (S,) samples filling a frame of {config.frame_length_ms} ms, not {shape}")
+    options = {
+        "sample_frequency": float(config.sample_rate_hz),
+        "num_mel_bins": config.num_mel_bins,
+        "frame_length": config.frame_length_ms,
+        "frame_shift": config.frame_shift_ms,
+        "low_freq": config.low_freq_hz,
+        "high_freq": config.high_freq_hz,
+        "window_type": config.window,
+        "snip_edges": config.snip_edges,
+        "dither": 0.0,
+    }
+    waveform = samples.unsqueeze(0)  # (1, S)
+    if config.kind == "fbank":
+        return torchaudio.compliance.kaldi.fbank(waveform, **options)
+    return torchaudio.compliance.kaldi.mfcc(waveform, num_ceps=config.num_ceps, **options)
+
+
+def utterance_features(utt: Utterance, config):
+    """Read, cut, change the speed of, and analyse one utterance: what is stored offline and computed on the fly.
+
+    Returns: (T, D) float32.   Raises: UserError naming the utterance or its file.
+    """
+    samples = load_audio(utt.audio, config.sample_rate_hz, utt.start_s, utt.end_s)
+    if utt.speed != 1.0:
+        samples = change_speed(samples, utt.speed)
+    try:
+        return compute_features(samples, config)
+    except ValueError:
+        seconds = len(samples) / config.sample_rate_hz
+        raise UserError(f"{utt.audio}: utterance {utt.utt_id} has {seconds:.3f} s, less than one frame") from None
+
+
+def read_feats_scp(path):
+    """Read a feats.scp. Returns: dict utterance id -> `file:offset`.   Raises: MissingInput, UserError."""
+    return read_table(path)
+
+
+def load_feature_matrix(place):
+    """Read one matrix written by Kaldi or by `python3 -m steps.extract_features`.
+
+    Args:    place: `file:offset`; pipes and ranges are refused.
+    Returns: (T, D) float32 array.
+    Raises:  MissingInput; UserError for a place that holds no finite matrix.
+    """
+    path, _, offset = place.rpartition(":")
+    if not path or not offset.isdigit():
+        raise UserError(f"{place}: expected `file:offset`; commands and ranges in feats.scp are not run")
+    try:
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            if file.read(2) != b"\0B":
+                raise UserError(f"{place}: no Kaldi matrix starts here; extract features again")
+            file.seek(int(offset))
+            matrix = kaldiio.matio.read_kaldi(file)
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such feature file; extract features again") from None
+    except UserError:
+        raise
+    except (ValueError, AssertionError, OSError, EOFError, MemoryError, OverflowError) as error:
+        raise UserError(
+            f"{place}: damaged feature file ({error or type(error).__name__}); extract features again"
+        ) from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+        raise UserError(f"{place}: not a matrix of finite numbers; extract features again")
+    return np.asarray(matrix, dtype=np.float32)

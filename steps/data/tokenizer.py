@@ -1,0 +1,161 @@
+"""Text to token ids and back: SentencePiece characters, BPE or unigram pieces, with the CTC blank in front.
+
+Ids: 0 `<blk>`, 1 `<unk>`, then the pieces. SentencePiece knows no blank: its ids are ours minus one, and `_SHIFT` is
+the only place that says so. U+2581 in a piece stands for a space. Kind char: a space is a token of its own, between
+words only. BPE and unigram: it leads every word, the first one too. Text is taken as it is: no case folding, no NFKC.
+"""
+
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import check
+from steps.core.outdir import atomic_file, write_text
+
+BLANK, UNKNOWN, SPACE = "<blk>", "<unk>", "\u2581"
+KINDS = ("char", "bpe", "unigram")
+_SHIFT = 1  # id here = id in SentencePiece + 1
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Settings of tokenizer training."""
+
+    kind: str = "char"  # char, bpe or unigram
+    vocab_size: int | None = (
+        None  # bpe, unigram: size of the output layer, blank and unknown counted; char: from the text
+    )
+
+    def __post_init__(self):
+        check(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.kind == "char":
+            check(self.vocab_size is None, "vocab_size follows from the text for kind char; leave it out")
+        else:
+            check(self.vocab_size is not None, f"vocab_size must be given for kind {self.kind}")
+            check(self.vocab_size >= 4, f"vocab_size must be 4 or more, not {self.vocab_size}")
+
+
+class Tokenizer:
+    """A trained tokenizer; make one with `Tokenizer.load` or `train_tokenizer`.
+
+    Attributes: pieces: text of each id.   blank_id: 0.   unknown_id: 1.   vocab_size: number of ids, V.
+    """
+
+    blank_id, unknown_id = 0, 1
+
+    def __init__(self, model_bytes, name="tokenizer.model"):
+        self._model_bytes = model_bytes
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+            count = self._processor.get_piece_size()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{name}: not a SentencePiece model ({error})") from None
+        own = [self._processor.id_to_piece(i) for i in range(count)]
+        self.pieces = [BLANK, *own]
+        if own[:1] != [UNKNOWN] or len(set(self.pieces)) != len(self.pieces):
+            raise UserError(f"{name}: expected a SentencePiece model with <unk> as id 0 and without <blk>, <s>, </s>")
+
+    @classmethod
+    def load(cls, path):
+        """Read a tokenizer from a folder with tokenizer.model and tokens.txt, or from a model file.
+
+        Raises: MissingInput; UserError when the two files disagree (a model file alone is taken as it is).
+        """
+        path = Path(path)
+        model = path / "tokenizer.model" if path.is_dir() else path
+        tokens = model.with_name("tokens.txt")
+        if not model.is_file():
+            raise MissingInput(f"{model}: no such tokenizer; stage 2 (steps.train_tokenizer) makes it")
+        tokenizer = cls(model.read_bytes(), str(model))
+        if not tokens.is_file() and path.is_dir():
+            raise MissingInput(f"{tokens}: missing beside tokenizer.model")
+        if tokens.is_file() and tokens.read_text(encoding="utf-8") != tokenizer.tokens_text():
+            raise UserError(f"{tokens}: does not belong to {model.name} beside it; one of them was replaced")
+        return tokenizer
+
+    @property
+    def vocab_size(self):
+        return len(self.pieces)
+
+    def tokens_text(self):
+        """The content of tokens.txt, `symbol id` lines, as sherpa-onnx reads it."""
+        return "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
+
+    def encode(self, text):
+        """Turn text into ids; blanks at its ends do not count. Returns: list of int, none of them the blank."""
+        return [i + _SHIFT for i in self._processor.encode(text)]
+
+    def decode(self, ids):
+        """Turn ids into text: pieces joined, blanks left out. Returns: str without spaces at its ends."""
+        return "".join(self.pieces[i] for i in ids if i != self.blank_id).replace(SPACE, " ").strip(" ")
+
+    def unknown_characters(self, texts):
+        """Count the characters of `texts` that no piece has (they become `<unk>`). Returns: Counter of characters."""
+        counts = Counter()
+        for text in texts:
+            counts.update(text)
+        lacking = [char for char in counts if char != " " and self.unknown_id in self.encode(char)]
+        return Counter({char: counts[char] for char in lacking})
+
+    def save(self, folder):
+        """Write tokenizer.model and tokens.txt."""
+        with atomic_file(Path(folder) / "tokenizer.model", "wb") as file:
+            file.write(self._model_bytes)
+        write_text(Path(folder) / "tokens.txt", self.tokens_text())
+
+
+def train_tokenizer(texts, kind="char", vocab_size=None):
+    """Train a tokenizer; the same texts in the same order give the same bytes.
+
+    Args:   texts: transcripts.   kind, vocab_size: see TokenizerConfig.
+    Raises: UserError for texts without a word, with U+2581, <unk> or <blk> in them, or that do not allow vocab_size.
+    Source: Kudo, Richardson 2018 (arXiv:1808.06226); single characters are all kept (character coverage 1).
+    """
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise UserError("there is no text to train a tokenizer on")
+    for symbol in (SPACE, UNKNOWN, BLANK):
+        if count := sum(symbol in text for text in texts):
+            raise UserError(
+                f"{count} transcripts contain {symbol!r}, a token with a meaning of its own; replace it there"
+            )
+    if kind == "char":
+        vocab_size = _SHIFT + 1 + len(set("".join(texts)) - {" "}) + any(" " in text.strip() for text in texts)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size - _SHIFT,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            add_dummy_prefix=kind != "char",
+            max_sentence_length=max(4192, *(len(text.encode()) + 1 for text in texts)),
+            shuffle_input_sentence=False,
+            num_threads=1,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(str(error), kind, vocab_size)) from None
+    return Tokenizer(model.getvalue())
+
+
+def _explain(message, kind, vocab_size):
+    """Say what sizes are possible, from SentencePiece's own message."""
+    if most := re.search(r"value <= (\d+)", message):
+        most = int(most[1]) + _SHIFT
+        return f"vocab_size {vocab_size} is too large for this text: {kind} allows {most} at most"
+    if least := re.search(r"required_chars.*?(\d+) vs (\d+)", message):
+        need = max(int(least[1]), int(least[2])) + _SHIFT
+        return f"vocab_size {vocab_size} is too small for this text: its characters alone take {need}"
+    return f"SentencePiece could not train a {kind} tokenizer of size {vocab_size}: {message}"

@@ -1,0 +1,119 @@
+"""Write what a model recognises in a data folder, one utterance at a time, so that no number depends on batching.
+
+    python3 -m steps.decode --model exp/an4/student/export --data data/an4/test --config conf/decode.yaml \\
+        --words data/an4/words.txt --out exp/an4/student/decode_test_onnx
+
+--model is a model folder (runs in torch) or an exported folder (runs in onnxruntime). Writes greedy.txt and, with
+--words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json.
+"""
+
+import importlib.metadata
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.config import load_config, to_dict
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import sha256_file, write_json
+from steps.core.tables import write_table
+from steps.data.features import load_feature_matrix, read_feats_scp, utterance_features
+from steps.deploy.recognition import DecodeConfig, is_exported, open_lexicon, recognise
+from steps.deploy.runtimes import load_recogniser
+from steps.training.distributed import choose_device
+
+
+def main():
+    args = parse_args()
+    config = load_config(DecodeConfig, args.config)
+    exported = is_exported(args.model)
+    device = "cpu" if exported else str(choose_device(args.device))
+    utterances = read_data_dir(args.data, check_audio=not (Path(args.data) / "feats.scp").is_file(), need_text=False)
+    recogniser = load_recogniser(args.model, device=device, num_threads=args.num_threads)
+    decoder = None
+    if args.words and config.lexicon:
+        decoder = open_lexicon(args.words, args.model, recogniser, config.word_score)
+    features = open_features(args.data, utterances, recogniser.features)
+    say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} on {device}")
+    hyps, frames = decode_all(recogniser, utterances, features, decoder)
+    facts = {
+        "utterances": len(hyps["greedy"]),
+        "audio_seconds": round(frames * recogniser.features.frame_shift_ms / 1000, 2),
+        "runtime": versions("onnxruntime" if exported else "torch", "numpy"),
+        "device": device,
+        "num_threads": args.num_threads,
+        "settings": to_dict(config),
+        "words": decoder and {"count": len(decoder.words), "sha256": sha256_file(args.words)},
+    }
+    write_results(Path(args.out), hyps, facts)
+    say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder or exported folder")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
+    parser.add_argument("--words", metavar="FILE", help="word list, one per line, for the lexicon column")
+    add_common(parser, config=True, out="folder of the hypotheses", device=True)
+    return parser.parse_args()
+
+
+def versions(*packages):
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def open_features(data_dir, utterances, config):
+    """Function from Utterance to (T, D) float32: reads feats.scp when the data folder has one, else the audio.
+
+    Raises: UserError listing utterances that feats.scp lacks.
+    """
+    scp = Path(data_dir) / "feats.scp"
+    if not scp.is_file():
+        return lambda utt: utterance_features(utt, config).numpy()
+    table = read_feats_scp(scp)
+    missing = [utt.utt_id for utt in utterances if utt.utt_id not in table]
+    if missing:
+        some = " ".join(missing[:10])
+        raise UserError(f"{scp}: {len(missing)} utterances are missing: {some}; extract features again")
+    return lambda utt: load_feature_matrix(table[utt.utt_id])
+
+
+def decode_all(recogniser, utterances, features, decoder=None, every_s=10.0):
+    """Decode utterances one by one.
+
+    Args:   features: Utterance -> (T, D) array.   every_s: seconds between progress lines.
+    Returns: ({"greedy": {id: text}[, "lexicon": {id: text}]}, number of frames read).
+    Raises:  UserError naming the utterance for features that do not fit or log-probabilities that are not finite.
+    """
+    hyps = {"greedy": {}} if decoder is None else {"greedy": {}, "lexicon": {}}
+    frames, told_s = 0, time.monotonic()
+    for number, utt in enumerate(utterances, start=1):
+        feats = np.ascontiguousarray(features(utt), dtype=np.float32)
+        if feats.ndim != 2 or feats.shape[1] != recogniser.features.dim:
+            raise UserError(f"{utt.utt_id}: features {feats.shape}, the model wants (T, {recogniser.features.dim})")
+        greedy, words = recognise(recogniser, feats, utt.utt_id, decoder)
+        hyps["greedy"][utt.utt_id] = greedy
+        if decoder is not None:
+            hyps["lexicon"][utt.utt_id] = words
+        frames += len(feats)
+        if time.monotonic() - told_s >= every_s:
+            told_s = time.monotonic()
+            say(f"utterance {number}/{len(utterances)}")
+    if len(hyps["greedy"]) != len(utterances):
+        raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id is given twice")
+    return hyps, frames
+
+
+def write_results(out, hyps, facts):
+    """Write one text file per kind and decode.json last; a lexicon.txt of an earlier run does not stay."""
+    if "lexicon" not in hyps:
+        (out / "lexicon.txt").unlink(missing_ok=True)
+    for kind, texts in hyps.items():
+        write_table(out / f"{kind}.txt", texts)
+    write_json(out / "decode.json", facts)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

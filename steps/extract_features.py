@@ -1,0 +1,122 @@
+"""Compute the features of one part of a data folder.
+
+    python3 -m steps.extract_features --data data/an4/test --config conf/features.yaml --out data/an4/test/feats \\
+        --shard 1 --num-shards 4
+
+Writes feats.1.ark, feats.1.scp and utt2num_frames.1 to --out (shards count from 1). The parts are runs of utterances of
+like total length; `python3 -m steps.combine_features` puts them together. The folder's feats.scp, if there is one, is
+removed first, because it would no longer tell the truth. Compressed features take a quarter of the space and lose a
+little precision.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import kaldiio.matio
+import numpy as np
+import torch
+
+from steps.core.cli import UserError, add_common, make_parser, parse_bool, run_main, say
+from steps.core.config import load_config, save_config
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import atomic_file, write_text
+from steps.core.tables import Problem, raise_problems
+from steps.data.features import FeatureConfig, utterance_features
+
+REPORT_EVERY_S = 5.0
+SPEECH_FEATURE = 2  # Kaldi's compression method for speech features: one byte a number, scaled per column
+
+
+def plan_shards(seconds, num_shards):
+    """Cut a list of utterances into runs of like total length; a run may be empty.
+
+    Args:    seconds: length of each utterance, or None where unknown (then all count the same).
+    Returns: num_shards (first, last + 1) pairs that cover the list in order.
+    """
+    if any(length is None for length in seconds):
+        seconds = [1.0] * len(seconds)
+    middles = np.cumsum(seconds) - np.asarray(seconds) / 2
+    edges = np.sum(seconds) * np.arange(1, num_shards) / num_shards
+    cuts = [0, *np.searchsorted(middles, edges).tolist(), len(seconds)]
+    return list(zip(cuts, cuts[1:], strict=False))
+
+
+def write_shard(utterances, config, out, shard, compress):
+    """Write the features of some utterances; every one that fails is told at the end, and then nothing is left.
+
+    Returns: number of frames.
+    """
+    ark = Path(out).absolute() / f"feats.{shard}.ark"
+    for stale in ark.parent.glob(f".{ark.name}.*.tmp"):  # of a run that was killed
+        stale.unlink()
+    places, frames, problems = [], [], []
+    progress = Progress(len(utterances), config)
+    with atomic_file(ark, "wb") as file:
+        for utt in utterances:
+            try:
+                matrix = utterance_features(utt, config).numpy()
+            except UserError as error:
+                problems.append(Problem(utt.utt_id, str(error)))
+                continue
+            file.write(f"{utt.utt_id} ".encode())
+            places.append(f"{utt.utt_id} {ark}:{file.tell()}\n")
+            frames.append(f"{utt.utt_id} {len(matrix)}\n")
+            kaldiio.matio.write_array(file, matrix, compression_method=SPEECH_FEATURE if compress else None)
+            progress.add(len(matrix))
+        raise_problems(problems, "mend these sound files or leave the utterances out (utils/subset_data_dir.py)")
+    if len(places) != len(utterances):
+        raise UserError(f"{ark}: {len(utterances)} utterances went in, {len(places)} came out")
+    write_text(ark.with_suffix(".scp"), "".join(places))
+    write_text(ark.with_name(f"utt2num_frames.{shard}"), "".join(frames))
+    return progress.frames
+
+
+class Progress:
+    """Says every few seconds how far the work has come."""
+
+    def __init__(self, total, config):
+        self.total, self.done, self.frames = total, 0, 0
+        self.shift_s = config.frame_shift_ms / 1000
+        self.start_s = self.told_s = time.monotonic()
+
+    def add(self, frames):
+        """Count one utterance."""
+        self.done += 1
+        self.frames += frames
+        now_s = time.monotonic()
+        if now_s - self.told_s >= REPORT_EVERY_S or self.done == self.total:
+            self.told_s = now_s
+            hours = self.frames * self.shift_s / 3600
+            rate = hours * 3600 / max(now_s - self.start_s, 1e-6)
+            say(f"utterance {self.done}/{self.total} {hours:.2f} h, {rate:.0f} x real time")
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
+    add_common(parser, config=True, out="folder of the feature files")
+    parser.add_argument("--shard", type=int, default=1, metavar="J", help="part to compute, 1 to N (default: 1)")
+    parser.add_argument("--num-shards", type=int, default=1, metavar="N", help="number of parts (default: 1)")
+    parser.add_argument(
+        "--compress", type=parse_bool, default=False, help="true: lossy, one byte a number (default: false)"
+    )
+    args = parser.parse_args()
+    if not 1 <= args.shard <= args.num_shards:
+        parser.error(f"--shard must be 1 to {args.num_shards}, not {args.shard}")
+    torch.set_num_threads(1)  # the parts run side by side
+    config = load_config(FeatureConfig, args.config)
+    utterances = read_data_dir(args.data, need_text=False)
+    first, last = plan_shards([utt.duration_s for utt in utterances], args.num_shards)[args.shard - 1]
+    say(f"{args.data}: {len(utterances)} utterances, {last - first} of them in part {args.shard} of {args.num_shards}")
+    for name in ("feats.scp", "utt2num_frames"):
+        (Path(args.data) / name).unlink(missing_ok=True)
+    frames = write_shard(utterances[first:last], config, args.out, args.shard, args.compress)
+    save_config(Path(args.out) / "features.yaml", config)
+    path = os.path.join(args.out, f"feats.{args.shard}.ark")
+    say(f"{last - first} utterances, {frames} frames, {os.path.getsize(path) / 1e6:.1f} MB: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,136 @@
+"""Make a model smaller and let it recover: structured pruning, low rank, or unstructured sparsity.
+
+    python3 -m steps.prune_model --model exp/an4/teacher --teacher exp/an4/teacher --data data/an4/train_sp --dev data/an4/dev \\
+        --tokenizer data/an4/tokenizer --features conf/features.yaml --config recipes/an4/conf/teacher_prune.yaml \\
+        --out exp/an4/teacher_prune
+
+The cut is made in `rounds` portions with training between them; the last training is the recovery.
+"""
+
+import dataclasses
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steps.compress import lowrank, plan, sparsity
+from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second
+from steps.core.cli import run_main, say
+from steps.core.config import check, load_config
+from steps.data.augment import SpecAugmentConfig
+from steps.models.build import load_model, read_spec
+from steps.training.loop import LoopConfig
+from steps.training.objectives import DistillConfig
+from steps.training.optim import OptimConfig
+from steps.training.setup import Setup, training_parser
+
+
+@dataclass
+class PruneConfig:
+    """Settings of a cut and its recovery. method: structured, low_rank or sparse, set up under the key of that name.
+
+    rounds: portions the cut is made in.  round_epochs: of training after each portion but the last.
+    """
+
+    method: str
+    structured: plan.StructuredConfig = field(default_factory=plan.StructuredConfig)
+    low_rank: lowrank.LowRankConfig = field(default_factory=lowrank.LowRankConfig)
+    sparse: sparsity.SparsityConfig = field(default_factory=sparsity.SparsityConfig)
+    rounds: int = 1
+    round_epochs: int = 3
+    source: str = "ark"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self):
+        check(self.method in ("structured", "low_rank", "sparse"), "method must be structured, low_rank or sparse")
+        check(self.method != "low_rank" or self.rounds == 1, "method low_rank is made in one round")
+        check(min(self.rounds, self.round_epochs) >= 1, "rounds and round_epochs must be at least 1")
+        check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
+
+
+def main():
+    """Cut, recover, save; finished rounds are found on disk."""
+    parser = training_parser(__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder to make smaller")
+    parser.add_argument(
+        "--teacher", metavar="DIR[,DIR...]", help="model folders that teach the recovery; default: CTC alone"
+    )
+    args = parser.parse_args()
+    config = load_config(PruneConfig, args.config)
+    setup = Setup(args, config, "prune_model")
+    if setup.already_done(model=args.model, teacher=args.teacher):
+        return
+    rounds = Path(args.out) / "rounds"
+    parent = args.model
+    for number in range(1, config.rounds + 1):
+        last = number == config.rounds
+        cut = rounds / f"{number}-cut"
+        if not (cut / "model.json").is_file():
+            report_cut(parent, cut_model(setup, parent, cut, number / config.rounds))
+        out = args.out if last else rounds / str(number)
+        if last or not (out / "model.json").is_file():
+            recover(setup, cut, out, config.loop.epochs if last else config.round_epochs)
+        parent = out
+    shutil.rmtree(rounds)
+
+
+def cut_model(setup, parent, out, progress):
+    """Take away `progress` (0..1) of what the settings ask for. Writes folder `out`. Returns: the cut model."""
+    config, model = setup.config, setup.load(parent)
+    if config.method == "sparse":
+        sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
+        small = model
+    elif config.method == "low_rank":
+        ranks, left_out = lowrank.plan_ranks(model, config.low_rank)
+        for name in left_out:
+            say(f"{name}: left as it is, two factors would not be smaller")
+        small = lowrank.factorise(model, ranks)
+    else:
+        small = cut_structure(setup, model, config.structured, progress)
+    setup.save(out, small, setup.args.model)
+    return small
+
+
+def cut_structure(setup, model, structured, progress):
+    """Shrink towards the share of the first model that may stay by now; whole blocks go in the first round. Returns: CtcModel."""
+    original = read_spec(setup.args.model)
+    keep = structured.keep**progress * plan.cost(original, structured.target) / plan.cost(model.spec, structured.target)
+    blocks = structured.drop_blocks if len(model.spec["model"]["blocks"]) == len(original["model"]["blocks"]) else 0
+    wanted = dataclasses.replace(structured, keep=min(keep, 1.0), drop_blocks=blocks)
+    batches, loss_fn = setup.calibration(model, structured.batches) if wanted.needs_batches else ((), None)
+    small, record = plan.prune_structured(model, wanted, batches, loss_fn)
+    if record["dropped_blocks"]:
+        say(f"dropped blocks: {record['dropped_blocks']}")
+    for name, (before, after) in record["sizes"].items():
+        say(f"{name}: {before} -> {after}")
+    return small
+
+
+def report_cut(parent, small):
+    """Say what the cut took away."""
+    before = load_model(parent)
+    say(
+        f"cut: parameters {count_parameters(before):,} -> {count_parameters(small):,}, non-zero {count_nonzero(small):,}, "
+        f"MACs per second {macs_per_second(before) / 1e6:.1f} M -> {macs_per_second(small) / 1e6:.1f} M"
+    )
+
+
+def recover(setup, cut, out, epochs):
+    """Train the cut model, taught by the teachers if any; zeros of a sparse model stay zeros."""
+    model = setup.load(cut)
+    keep_zeros = None
+    if setup.config.method == "sparse":
+        masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
+
+        def keep_zeros(trained):
+            sparsity.apply_masks_(trained, masks)
+
+    objective = setup.objective(model, setup.args.teacher)
+    setup.train(model, objective, out, parent=setup.args.model, after_update=keep_zeros, epochs=epochs)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,111 @@
+"""Score hypotheses against the transcripts of a data folder: word, character and sentence error rates.
+
+    python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
+
+For each of greedy.txt and lexicon.txt that is there, writes beside it wer_KIND (the rates), errors_KIND.txt (aligned),
+per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too).
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from steps.core.cli import MissingInput, UserError, make_parser, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import sha256_file, write_json, write_text
+from steps.scoring.errors import format_errors, format_speakers
+from steps.scoring.significance import wer_interval
+from steps.scoring.wer import count_utterances, format_ser_line, format_wer_line, pool, read_hypotheses
+
+KINDS = ("greedy", "lexicon")
+
+
+def main():
+    args = parse_args()
+    folder = Path(args.decode)
+    kinds = [kind for kind in KINDS if (folder / f"{kind}.txt").is_file()]
+    if not kinds:
+        raise MissingInput(f"{folder}: no greedy.txt or lexicon.txt; run steps.decode first")
+    utterances = read_data_dir(args.data, check_audio=False)
+    for kind in KINDS:
+        if kind in kinds:
+            score(folder, kind, utterances, Path(args.data).name)
+        else:
+            remove_old(folder, kind)
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--decode", required=True, metavar="DIR", help="folder with greedy.txt, lexicon.txt")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the transcripts")
+    return parser.parse_args()
+
+
+def score(folder, kind, utterances, set_name):
+    """Score one hypothesis file and write its four results; score_KIND.json comes last."""
+    path = folder / f"{kind}.txt"
+    hyps = read_hypotheses(path)
+    refs = {utt.utt_id: utt.text for utt in utterances}
+    speakers = {utt.utt_id: utt.speaker for utt in utterances}
+    try:
+        words, chars = count_utterances(refs, hyps, "word"), count_utterances(refs, hyps, "char")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not pool(words).reference_length:
+        raise UserError(f"{path}: the transcripts hold no words to score against")
+    interval = wer_interval(
+        [c.errors for c in words], [c.reference_length for c in words], [speakers[c.utt_id] for c in words]
+    )
+    lines = rate_lines(pool(words), pool(chars), interval)
+    write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
+    write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words))
+    write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers))
+    write_json(
+        folder / f"score_{kind}.json",
+        {
+            "kind": kind,
+            "set": set_name,
+            "hypotheses_sha256": sha256_file(path),
+            "words": dataclasses.asdict(pool(words)),
+            "chars": dataclasses.asdict(pool(chars)),
+            "wer_interval_95": dataclasses.asdict(interval),
+            "utterances": by_utterance(words, chars, speakers),
+        },
+    )
+    say(f"{kind}: {lines[0]}")
+
+
+def rate_lines(words, chars, interval):
+    """The lines of wer_KIND."""
+    over = f"bootstrap over {interval.groups} {interval.drawn}"
+    return [
+        format_wer_line(words),
+        format_wer_line(chars, "CER"),
+        format_ser_line(words),
+        f"95 % interval of WER: {interval.low:.2f} to {interval.high:.2f} ({over})",
+    ]
+
+
+def by_utterance(words, chars, speakers):
+    """Counts as columns of equal length, in the order of the data folder."""
+    return {
+        "ids": [c.utt_id for c in words],
+        "speakers": [speakers[c.utt_id] for c in words],
+        "words": [c.reference_length for c in words],
+        "errors": [c.errors for c in words],
+        "insertions": [c.insertions for c in words],
+        "deletions": [c.deletions for c in words],
+        "substitutions": [c.substitutions for c in words],
+        "chars": [c.reference_length for c in chars],
+        "char_errors": [c.errors for c in chars],
+    }
+
+
+def remove_old(folder, kind):
+    """Remove scores whose hypotheses are no longer there."""
+    for name in (f"wer_{kind}", f"errors_{kind}.txt", f"per_spk_{kind}", f"score_{kind}.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,26 @@
+"""Train a model on labelled data with CTC.
+
+    python3 -m steps.train_teacher --data data/an4/train_sp --dev data/an4/dev --tokenizer data/an4/tokenizer \\
+        --features conf/features.yaml --config recipes/an4/conf/teacher.yaml --out exp/an4/teacher
+
+Stopped at any moment, the same command goes on from the last checkpoint and ends with the same model.
+"""
+
+import sys
+
+from steps.core.cli import run_main
+from steps.core.config import load_config
+from steps.training.objectives import CtcObjective
+from steps.training.setup import Setup, TrainConfig, training_parser
+
+
+def main():
+    """Read, build, train, save."""
+    args = training_parser(__doc__).parse_args()
+    setup = Setup(args, load_config(TrainConfig, args.config), "train_teacher")
+    if not setup.already_done():
+        setup.train(setup.new_model(), CtcObjective(), args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

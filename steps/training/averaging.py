@@ -1,0 +1,36 @@
+"""Running mean of the weights after the last epochs (checkpoint averaging, as in Vaswani et al. 2017, section 6.1)."""
+
+import torch
+
+
+class WeightAverage:
+    """Mean of a model's floating tensors over the epochs it is shown."""
+
+    def __init__(self):
+        self.count, self.mean = 0, {}
+
+    def add(self, model):
+        """Include the model's weights as they are now."""
+        self.count += 1
+        for name, tensor in model.state_dict().items():
+            if name not in self.mean:
+                self.mean[name] = tensor.detach().clone()
+            elif tensor.is_floating_point():
+                self.mean[name].lerp_(tensor, 1.0 / self.count)
+            else:
+                self.mean[name].copy_(tensor)
+
+    def copy_to_(self, model):
+        """Put the mean into the model; with nothing added yet, leave it as it is."""
+        if self.count:
+            with torch.no_grad():
+                model.load_state_dict(self.mean)
+
+    def state_dict(self):
+        """For the checkpoint."""
+        return {"count": self.count, "mean": self.mean}
+
+    def load_state_dict(self, state, device):
+        """From the checkpoint."""
+        self.count = state["count"]
+        self.mean = {name: tensor.to(device) for name, tensor in state["mean"].items()}

@@ -1,0 +1,84 @@
+"""Devices and processes: one process as the plain case, several through torchrun."""
+
+import os
+
+import torch
+from torch import distributed
+
+from steps.core.cli import UserError
+
+
+def start(device_name, num_threads):
+    """Set CPU threads, join the processes torchrun started (if any) and choose this one's device.
+
+    Args: device_name: auto, cpu, cuda or cuda:N.   num_threads: CPU threads of this process.
+    Returns: torch.device.   Raises: UserError when the device is not there.
+    """
+    torch.set_num_threads(num_threads)
+    device = choose_device(device_name)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def choose_device(name):
+    """Turn --device into a torch.device; `auto` is CUDA when there is one. Raises: UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"--device {name}: no such CUDA device here; use --device cpu")
+    return device
+
+
+def rank():
+    """Number of this process, 0 for the one that writes files."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size():
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def sum_over_processes(values, device):
+    """Add up a list of numbers over all processes. Returns: list of floats."""
+    if world_size() == 1:
+        return [float(value) for value in values]
+    total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return total.tolist()
+
+
+def sum_gradients_(parameters):
+    """Add up gradients over all processes, in place; a parameter without one counts as zero."""
+    if world_size() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    distributed.all_reduce(flat)
+    offset = 0
+    for parameter in parameters:
+        parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
+        offset += parameter.numel()
+
+
+def barrier():
+    """Wait for the other processes."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def max_over_processes(values, device):
+    """Largest of each number over all processes. Returns: list of floats."""
+    largest = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return largest.tolist()

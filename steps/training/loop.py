@@ -1,0 +1,233 @@
+"""The training loop: teacher training, distillation and recovery after pruning differ only in the objective and the first weights."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from steps.core.checkpoint import load_checkpoint, save_checkpoint
+from steps.core.cli import Interrupted, UserError, say
+from steps.core.config import check
+from steps.training import distributed
+from steps.training.averaging import WeightAverage
+from steps.training.data import epoch_groups, load_groups
+from steps.training.interrupt import StopRequest
+from steps.training.monitor import Monitor, score_dev
+from steps.training.optim import learning_rate, make_optimizer
+
+
+@dataclass
+class LoopConfig:
+    """How long and in what portions to train.
+
+    epochs: passes over the data.  max_batch_frames: padded feature frames (10 ms) per batch.  accumulate: batches per update
+    and process.  average_last: epochs whose final weights are averaged into the result.  dev_every: epochs between looks at
+    dev.  patience: stop after this many looks without a better dev loss and keep the best weights; 0: off, as models that
+    are compared must be.  save_every_s: seconds between checkpoints.  loader_workers: processes that read ahead.
+    bf16: matrix products in bfloat16 on CUDA.
+    """
+
+    epochs: int = 60
+    max_batch_frames: int = 12000
+    accumulate: int = 1
+    average_last: int = 5
+    dev_every: int = 5
+    patience: int = 0
+    save_every_s: float = 60.0
+    loader_workers: int = 0
+    bf16: bool = True
+
+    def __post_init__(self):
+        for name in ("epochs", "max_batch_frames", "accumulate", "average_last", "dev_every"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1")
+        check(self.patience >= 0, "patience must be >= 0")
+        check(self.save_every_s >= 0, "save_every_s must be >= 0")
+        check(self.loader_workers >= 0, "loader_workers must be >= 0")
+
+
+class Trainer:
+    """One training run, resumable to the bit on a CPU.
+
+    Args: model: CtcModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
+          tokenizer: for dev word errors.   loop, optim, augment: LoopConfig, OptimConfig, SpecAugmentConfig or None.
+          out: folder for checkpoints/ and tensorboard/.   seed: of everything random.   device: torch.device.
+          after_update: called with the model after each update, e.g. to keep pruned weights at zero; or None.
+    """
+
+    def __init__(
+        self,
+        model,
+        objective,
+        train_data,
+        dev_data,
+        tokenizer,
+        loop,
+        optim,
+        augment,
+        out,
+        seed,
+        device,
+        after_update=None,
+    ):
+        self.model, self.objective = model.to(device), objective.to(device)
+        self.train_data, self.dev_data, self.tokenizer = train_data, dev_data, tokenizer
+        self.loop, self.optim, self.augment = loop, optim, augment
+        self.checkpoints = Path(out) / "checkpoints"
+        self.seed, self.device, self.after_update = seed, device, after_update
+        self.parameters = [*self.model.parameters(), *self.objective.parameters()]
+        self.optimizer = make_optimizer(self.parameters, optim)
+        self.average = WeightAverage()
+        self.step = self.epoch = self.group = 0  # updates done; position in the data
+        self.best = {"loss": float("inf"), "epoch": -1, "weights": {}}
+        self.dev = {}
+        self.seconds_before = 0.0
+        self.monitor = Monitor(out, loop.epochs)
+
+    def train(self):
+        """Train to the end, or save and raise Interrupted. Afterwards the model holds the weights to ship. Returns: dev scores."""
+        self.stop = StopRequest()
+        self.resume()
+        self.monitor.start(self.step)
+        while self.epoch < self.loop.epochs and not self.out_of_patience():
+            groups = epoch_groups(self.train_data, self.loop, self.seed, self.epoch)
+            for batches in load_groups(
+                self.train_data, groups, self.group, self.loop, self.augment, self.fill(), self.seed, self.epoch
+            ):
+                self.update(batches, progress=(self.epoch + self.group / len(groups)) / self.loop.epochs)
+                self.save_if_due()
+            self.end_epoch()
+        self.finish()
+        return self.dev
+
+    def update(self, batches, progress):
+        """One optimizer step on a group of batches: loss = sum over the group / encoder frames of the group, in all processes."""
+        self.model.train()
+        rate = learning_rate(progress, self.optim)
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = rate
+        frames = sum(batch.weight * int(self.model.output_lengths(batch.lengths).sum()) for batch in batches)
+        (total_frames,) = distributed.sum_over_processes([frames], self.device)
+        sums = {}
+        for index, batch in enumerate(batches):
+            self.seed_dropout(index)
+            with self.autocast():
+                terms = self.objective(self.model, batch.to(self.device))
+            loss = batch.weight * sum(terms.values()) / total_frames
+            loss.backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + batch.weight * value.item()
+        distributed.sum_gradients_(self.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm).item()
+        if norm - norm != 0:
+            raise UserError(
+                f"step {self.step}: the gradient is not finite ({batches[0].utt_ids[0]}, ...); lower optim.peak_lr"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.after_update:
+            self.after_update(self.model)
+        self.step, self.group = self.step + 1, self.group + 1
+        self.monitor.update(
+            self.step, self.epoch, sums, frames, rate, norm, sum(int(batch.lengths.sum()) for batch in batches)
+        )
+
+    def seed_dropout(self, index):
+        """Dropout depends on (seed, step, micro-batch) alone, so that it needs no saving and does not notice the number of processes."""
+        micro = index * distributed.world_size() + distributed.rank()
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * 4096 + micro)
+
+    def autocast(self):
+        """bfloat16 on CUDA when asked for; plain float32 otherwise."""
+        use = self.loop.bf16 and self.device.type == "cuda"
+        return torch.autocast("cuda", dtype=torch.bfloat16) if use else nullcontext()
+
+    def fill(self):
+        """Corpus mean of each bin, which masked features are set to. Returns: (D,) array."""
+        return self.model.feature_mean.cpu().numpy()
+
+    def end_epoch(self):
+        """Average, look at dev, move on to the next epoch."""
+        self.epoch, self.group = self.epoch + 1, 0
+        if self.epoch > self.loop.epochs - self.loop.average_last:
+            self.average.add(self.model)
+        if self.epoch % self.loop.dev_every == 0:
+            self.dev = self.look_at_dev(f"epoch {self.epoch}/{self.loop.epochs}")
+            if self.loop.patience and self.dev["loss"] < self.best["loss"]:
+                weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self.best = {"loss": self.dev["loss"], "epoch": self.epoch, "weights": weights}
+
+    def out_of_patience(self):
+        """Whether early stopping is on and dev has not improved for long enough."""
+        looks = (self.epoch - max(self.best["epoch"], 0)) // self.loop.dev_every
+        return bool(self.loop.patience) and self.group == 0 and looks >= self.loop.patience
+
+    def look_at_dev(self, when):
+        """Loss and greedy word errors on dev with the weights as they are. Returns: dict."""
+        dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
+        self.monitor.dev(self.step, when, dev)
+        return dev
+
+    def finish(self):
+        """Put the averaged (or, with early stopping, the best) weights into the model and look at dev once more."""
+        if self.best["weights"]:
+            self.model.load_state_dict(self.best["weights"])
+            when = f"best epoch {self.best['epoch']}"
+        else:
+            self.average.copy_to_(self.model)
+            when = f"average of the last {self.average.count} epochs"
+        if self.after_update:
+            self.after_update(self.model)
+        self.dev = self.look_at_dev(when)
+        self.monitor.close()
+
+    def save_if_due(self):
+        """Save when the interval is over; save and leave when asked to stop. All processes decide alike."""
+        asked, due = self.stop.poll(), self.monitor.seconds_since_save() > self.loop.save_every_s
+        if distributed.world_size() > 1:
+            asked, due = map(int, distributed.max_over_processes([asked, due], self.device))
+        if not (asked or due):
+            return
+        if distributed.rank() == 0:
+            began_s = time.monotonic()
+            save_checkpoint(self.checkpoints, self.step, self.state_dict())
+            self.monitor.saved(time.monotonic() - began_s)
+        distributed.barrier()
+        if asked:
+            raise Interrupted(asked, f"saved at step {self.step}; the same command goes on from there")
+
+    def state_dict(self):
+        """Everything an exact resume needs: tensors and plain values."""
+        return {
+            "seed": self.seed,
+            "position": [self.step, self.epoch, self.group],
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "dev": self.dev,
+            "seconds": self.seconds(),
+        }
+
+    def seconds(self):
+        """Wall time of the training so far, earlier runs included."""
+        return self.seconds_before + self.monitor.seconds()
+
+    def resume(self):
+        """Go on from the newest whole checkpoint, if there is one."""
+        state = load_checkpoint(self.checkpoints)
+        if state is None:
+            return
+        if state["seed"] != self.seed:
+            raise UserError(
+                f"{self.checkpoints}: made with seed {state['seed']}, not {self.seed}; remove the folder to start anew"
+            )
+        self.step, self.epoch, self.group = state["position"]
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"], self.device)
+        self.best, self.dev, self.seconds_before = state["best"], state["dev"], state["seconds"]
+        say(f"resumed at step {self.step} (epoch {self.epoch + 1}) from {self.checkpoints}")

@@ -1,0 +1,127 @@
+"""What a training shows of itself: progress lines, TensorBoard, and its score on dev."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from steps.core.cli import say
+from steps.data.dataset import BatchLoader
+from steps.losses.ctc import ctc_loss_sum
+from steps.scoring.wer import count_errors
+from steps.search.greedy import greedy_search
+from steps.training import distributed
+
+LOG_EVERY_S = 10.0
+
+
+class Monitor:
+    """Progress lines every few seconds (one line rewritten in place on a terminal) and TensorBoard curves, from process 0 only."""
+
+    def __init__(self, out, epochs):
+        self.folder, self.epochs = Path(out) / "tensorboard", epochs
+        self.writer = None
+        self.save_s = 0.0
+        self.saved_s = self.began_s = time.monotonic()
+        self._fresh()
+
+    def _fresh(self):
+        self.sums, self.frames, self.audio_frames, self.updates = {}, 0.0, 0, 0
+        self.since_s = time.monotonic()
+
+    def start(self, step):
+        """Open TensorBoard; events after `step`, from a run that was cut off, are hidden."""
+        if distributed.rank() == 0:
+            self.writer = SummaryWriter(self.folder, purge_step=step)
+        self.saved_s = self.began_s = time.monotonic()
+
+    def update(self, step, epoch, sums, frames, rate, norm, audio_frames):
+        """Take in one update: term sums and encoder frames of this process, learning rate, gradient norm, feature frames."""
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.frames, self.audio_frames, self.updates = (
+            self.frames + frames,
+            self.audio_frames + audio_frames,
+            self.updates + 1,
+        )
+        elapsed_s = time.monotonic() - self.since_s
+        if self.writer is None or elapsed_s < LOG_EVERY_S:
+            return
+        terms = {name: value / max(self.frames, 1.0) for name, value in self.sums.items()}
+        shown = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        speed = self.audio_frames / 100 / elapsed_s
+        say(
+            f"step {step} epoch {epoch + 1}/{self.epochs} loss {sum(terms.values()):.4f} {shown} lr {rate:.2e} "
+            f"grad {norm:.3f} {elapsed_s / self.updates:.3f} s/step {speed:.0f} s of audio/s"
+        )
+        scalars = {f"train/{name}": value for name, value in terms.items()}
+        scalars |= {
+            "train/loss": sum(terms.values()),
+            "train/lr": rate,
+            "train/grad_norm": norm,
+            "train/audio_s_per_s": speed,
+        }
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        self._fresh()
+
+    def dev(self, step, when, dev):
+        """Show a look at dev."""
+        if self.writer is None:
+            return
+        say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} %  {dev['example']}")
+        self.writer.add_scalar("dev/loss", dev["loss"], step)
+        self.writer.add_scalar("dev/wer", dev["wer"], step)
+        self.writer.add_text("dev/example", dev["example"], step)
+        self.writer.flush()
+
+    def seconds(self):
+        """Since this run of the program began to train."""
+        return time.monotonic() - self.began_s
+
+    def seconds_since_save(self):
+        """Since the last checkpoint or the start."""
+        return time.monotonic() - self.saved_s
+
+    def saved(self, took_s):
+        """Note that a checkpoint was written, and how long training stood still for it."""
+        self.saved_s = time.monotonic()
+        self.save_s += took_s
+
+    def close(self):
+        """Say what checkpoints cost, close TensorBoard."""
+        if self.writer is not None:
+            say(f"checkpoints took {self.save_s:.2f} s of {self.seconds():.1f} s of training")
+            self.writer.close()
+
+
+@torch.no_grad()
+def score_dev(model, dataset, tokenizer, max_frames, device):
+    """CTC loss and greedy word error rate of a data set.
+
+    Returns: {"loss": nats per encoder frame, "wer": percent, "example": reference and hypothesis of one utterance}.
+    """
+    model.eval()
+    order = sorted(range(len(dataset)), key=lambda index: (dataset.num_frames[index], index))
+    batches, width = [[]], 0
+    for index in order:
+        width = max(width, dataset.num_frames[index])
+        if batches[-1] and width * (len(batches[-1]) + 1) > max_frames:
+            batches.append([])
+            width = dataset.num_frames[index]
+        batches[-1].append(index)
+    loader = BatchLoader(dataset, [(indices, 1.0) for indices in batches], None, None, 0, 0)
+    loss, frames, hyps = 0.0, 0, {}
+    for position in range(len(loader)):
+        batch = loader[position].to(device)
+        log_probs, lengths = model(batch.feats, batch.lengths)
+        loss += ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths).item()
+        frames += int(lengths.sum())
+        paths = greedy_search(log_probs, lengths, tokenizer.blank_id)
+        hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
+    refs = {utt.utt_id: utt.text for utt in dataset.utterances}
+    counts = count_errors(refs, hyps)
+    first = min(refs)
+    wer = 100.0 * counts.errors / max(counts.reference_length, 1)
+    return {"loss": loss / max(frames, 1), "wer": wer, "example": f"ref: {refs[first]} | hyp: {hyps[first]}"}

@@ -1,0 +1,119 @@
+"""What the training loop minimises: CTC alone, or mixed with distillation from one or several teachers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from steps.core.cli import UserError
+from steps.core.config import check
+from steps.losses.ctc import ctc_loss_sum
+from steps.losses.distill import frame_kl_sum, hidden_match_sum, mean_teacher, select_frames
+
+
+@dataclass
+class DistillConfig:
+    """How a student is taught.
+
+    kl_weight: share of the frame-wise KL, the rest is CTC, 0..1.  temperature: softens both posteriors, > 0.
+    frames: `all`, `spikes` (teacher not blank) or `window` (spikes and `window` frames around them).
+    hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
+    from 0 (last: -1); default: the last of each.
+    """
+
+    kl_weight: float = 0.5
+    temperature: float = 1.0
+    frames: str = "all"
+    window: int = 2
+    hidden_weight: float = 0.0
+    hidden_layers: list[list[int]] | None = None
+
+    def __post_init__(self):
+        check(0 <= self.kl_weight <= 1, "kl_weight must be in [0, 1]")
+        check(self.temperature > 0, "temperature must be > 0")
+        check(self.frames in ("all", "spikes", "window"), "frames must be all, spikes or window")
+        check(self.window >= 0, "window must be >= 0")
+        check(self.hidden_weight >= 0, "hidden_weight must be >= 0")
+        check(
+            self.kl_weight > 0 or self.hidden_weight > 0, "kl_weight and hidden_weight are both 0: nothing is distilled"
+        )
+        check(
+            all(len(pair) == 2 for pair in self.hidden_layers or []), "hidden_layers must be pairs [student, teacher]"
+        )
+
+
+class CtcObjective(nn.Module):
+    """CTC alone."""
+
+    def forward(self, model, batch):
+        """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
+        log_probs, lengths = model(batch.feats, batch.lengths)
+        return {"ctc": ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths)}
+
+
+class DistillObjective(nn.Module):
+    """CTC mixed with frame-wise KL from the teachers' mean posterior and, if asked, hidden-layer matching.
+
+    Args: config: DistillConfig.   student, teachers: CtcModel and a list of them, same frame rate and vocabulary; the
+          teachers see the same (augmented) features as the student, in eval mode.
+    Raises: UserError when they do not fit together.
+    """
+
+    def __init__(self, config, student, teachers):
+        super().__init__()
+        for teacher in teachers:
+            if teacher.spec["vocab_size"] != student.spec["vocab_size"]:
+                raise UserError("teacher and student have different vocabularies; train both with one tokenizer")
+            if teacher.spec["feature_dim"] != student.spec["feature_dim"]:
+                raise UserError("teacher and student take different features; use one features.yaml for both")
+            frames = torch.arange(1, 200)
+            if not torch.equal(teacher.output_lengths(frames), student.output_lengths(frames)):
+                raise UserError(
+                    "teacher and student have different frame rates; frame-wise distillation needs equal ones"
+                )
+        self.config = config
+        self.teachers = tuple(
+            teacher.requires_grad_(False).eval() for teacher in teachers
+        )  # a tuple: not saved with us
+        self.pairs = self._layer_pairs(student) if config.hidden_weight else []
+        width = student.config.d_model
+        self.projections = nn.ModuleList(nn.Linear(width, self.teachers[0].config.d_model) for _ in self.pairs)
+
+    def _layer_pairs(self, student):
+        counts = len(student.blocks), len(self.teachers[0].blocks)
+        pairs = []
+        for pair in self.config.hidden_layers or [[-1, -1]]:
+            for block, count in zip(pair, counts, strict=True):
+                if not -count <= block < count:
+                    raise UserError(
+                        f"distill: hidden_layers: there is no block {block}; the student has {counts[0]}, the teacher {counts[1]}"
+                    )
+            pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])  # 0 is the front end
+        return pairs
+
+    def forward(self, model, batch):
+        """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
+        config = self.config
+        hidden, lengths = model.encode(model.normalise(batch.feats, batch.lengths), batch.lengths)
+        log_probs = model.classify(hidden[-1])  # (N, T', V)
+        time = torch.arange(log_probs.shape[1], device=log_probs.device)
+        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)  # (N, T')
+        with torch.no_grad():
+            taught = [
+                teacher.encode(teacher.normalise(batch.feats, batch.lengths), batch.lengths)[0]
+                for teacher in self.teachers
+            ]
+            targets = [teacher.classify(states[-1]) for teacher, states in zip(self.teachers, taught, strict=True)]
+            target = mean_teacher(targets, config.temperature)
+            selected = select_frames(target, is_pad, config.frames, config.window)
+        terms = {}
+        if config.kl_weight < 1:
+            ctc = ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths)
+            terms["ctc"] = (1 - config.kl_weight) * ctc
+        if config.kl_weight:
+            share = (~is_pad).sum() / selected.sum().clamp(min=1)  # the mean is over the frames that are taught
+            terms["kl"] = config.kl_weight * share * frame_kl_sum(log_probs, target, selected, config.temperature)
+        for (own, other), projection in zip(self.pairs, self.projections, strict=True):
+            match = hidden_match_sum(projection(hidden[own]).float(), taught[0][other].float(), is_pad)
+            terms["hidden"] = terms.get("hidden", 0.0) + config.hidden_weight / len(self.pairs) * match
+        return terms

@@ -1,0 +1,45 @@
+"""AdamW with warm-up and cosine decay; the learning rate is a pure function of how much of the training is done."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from steps.core.config import check
+
+
+@dataclass
+class OptimConfig:
+    """peak_lr: highest learning rate.  warmup: share of the training that climbs to it, 0..1.  final_lr: at the end, as a
+    share of peak_lr.  weight_decay: on matrices and kernels only.  clip_norm: of the whole gradient, nats per frame."""
+
+    peak_lr: float = 2e-3
+    warmup: float = 0.1
+    final_lr: float = 0.01
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        check(self.peak_lr > 0, "peak_lr must be > 0")
+        check(0 <= self.warmup < 1, "warmup must be in [0, 1)")
+        check(0 <= self.final_lr <= 1, "final_lr must be in [0, 1]")
+        check(self.weight_decay >= 0, "weight_decay must be >= 0")
+        check(self.clip_norm > 0, "clip_norm must be > 0")
+
+
+def make_optimizer(parameters, config):
+    """AdamW (Loshchilov, Hutter 2017, arXiv:1711.05101); biases and norms, which are vectors, do not decay."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr)
+
+
+def learning_rate(progress, config):
+    """Learning rate at `progress` (share of the training done, 0..1): linear climb, then half a cosine to final_lr."""
+    if progress < config.warmup:
+        return config.peak_lr * max(progress / config.warmup, 1e-3)
+    fall = (progress - config.warmup) / (1 - config.warmup)
+    return config.peak_lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0))))

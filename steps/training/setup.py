@@ -1,0 +1,182 @@
+"""What the training programs share: their options, reading the inputs, and finishing a model folder."""
+
+import dataclasses
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+
+from steps.core.cli import MissingInput, UserError, add_common, make_parser, say
+from steps.core.config import check, from_dict, read_yaml, save_config, to_dict
+from steps.core.outdir import write_text
+from steps.core.provenance import write_run_record
+from steps.data.augment import SpecAugmentConfig
+from steps.data.cmvn import read_cmvn
+from steps.data.dataset import BatchLoader, SpeechDataset, plan_batches, report_dataset
+from steps.data.features import FeatureConfig
+from steps.data.tokenizer import Tokenizer
+from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
+from steps.training import distributed
+from steps.training.loop import LoopConfig, Trainer
+from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
+from steps.training.optim import OptimConfig
+
+
+@dataclass
+class TrainConfig:
+    """Settings of a training. type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.
+    source: `ark` (features of stage 1) or `on_the_fly`.  augment: null switches SpecAugment off."""
+
+    type: str = "conformer"
+    model: dict = field(default_factory=dict)
+    source: str = "ark"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+    def __post_init__(self):
+        check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
+
+
+def training_parser(description):
+    """Parser with the options of every program that trains."""
+    parser = make_parser(description)
+    parser.add_argument("--data", required=True, metavar="DIR", help="training data folder (holds cmvn.json, too)")
+    parser.add_argument("--dev", required=True, metavar="DIR", help="data folder that progress is measured on")
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder made by steps.train_tokenizer")
+    parser.add_argument(
+        "--features", required=True, metavar="YAML", help="feature settings the data was extracted with"
+    )
+    add_common(parser, config=True, out="model folder to write", seed=True, device=True)
+    return parser
+
+
+class Setup:
+    """Inputs of one training program, checked before anything is computed.
+
+    Args: args: parsed options of `training_parser`.   config: TrainConfig or a class with the same loop, optim, augment,
+          distill and source.   step: name of the program, noted in the model.
+    """
+
+    def __init__(self, args, config, step):
+        self.args, self.config, self.step = args, config, step
+        self.out = Path(args.out)
+        self.device = distributed.start(args.device, args.num_threads)
+        self.tokenizer = Tokenizer.load(args.tokenizer)
+        self.features = from_dict(FeatureConfig, read_yaml(args.features), args.features)
+        self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
+
+    def already_done(self, **inputs):
+        """Claim --out for these settings. Returns: True when the finished model is there already.
+
+        Raises: UserError when --out holds a model, or a beginning of one, made with other settings.
+        """
+        args = self.args
+        claim = {"step": self.step, "seed": args.seed, "num_threads": args.num_threads, **inputs} | to_dict(self.config)
+        path = self.out / "conf.yaml"
+        if path.is_file():
+            there = read_yaml(path)
+            changed = sorted(key for key in {*claim, *there} if claim.get(key) != there.get(key))
+            if changed:
+                raise UserError(
+                    f"{path}: {self.out} was begun with other settings ({', '.join(changed)}); choose another --out"
+                )
+            if (self.out / "model.json").is_file():
+                say(f"{self.out} is finished already")
+                return True
+        elif distributed.rank() == 0:
+            write_text(path, yaml.safe_dump(claim, sort_keys=False, allow_unicode=True))
+        distributed.barrier()
+        return False
+
+    def new_model(self):
+        """A model with fresh weights drawn from the seed and the corpus mean and deviation set."""
+        torch.manual_seed(self.args.seed)
+        config = self.config
+        spec = new_spec(config.type, config.model, self.features.dim, self.tokenizer.vocab_size, self.step)
+        model = build_model(spec)
+        model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
+        return model
+
+    def load(self, folder):
+        """A finished model for --init, --model or --teacher, its vocabulary checked against the tokenizer."""
+        tokens = Path(folder) / "tokens.txt"
+        if not tokens.is_file():
+            raise MissingInput(f"{tokens}: no such file; {folder} is not a (finished) model folder")
+        if tokens.read_bytes() != (Path(self.args.tokenizer) / "tokens.txt").read_bytes():
+            raise UserError(
+                f"{tokens}: differs from {self.args.tokenizer}/tokens.txt; all models of a chain share one tokenizer"
+            )
+        return load_model(folder, self.device)
+
+    def objective(self, model, teachers):
+        """CTC, or CTC and distillation. Args: teachers: comma-separated folders, or None."""
+        if not teachers:
+            return CtcObjective()
+        return DistillObjective(self.config.distill, model, [self.load(folder) for folder in teachers.split(",")])
+
+    def calibration(self, model, count):
+        """The first `count` batches of training data in a fixed order, and the CTC loss on them.
+
+        Returns: list of Batch on the device; function (model, batch) -> scalar, nats per encoder frame.
+        """
+        data = SpeechDataset(self.args.data, self.tokenizer, self.features, self.config.source, model.output_lengths)
+        plan = plan_batches(data.num_frames, self.config.loop.max_batch_frames, self.args.seed, 0)[:count]
+        loader = BatchLoader(data, [(indices, 1.0) for indices in plan], None, None, 0, 0)
+
+        def loss_fn(model, batch):
+            return CtcObjective()(model, batch)["ctc"] / model.output_lengths(batch.lengths).sum()
+
+        return [loader[i].to(self.device) for i in range(len(loader))], loss_fn
+
+    def train(self, model, objective, out, parent=None, after_update=None, epochs=None):
+        """Train (or go on training) and write the finished folder `out`; its checkpoints are removed then.
+
+        Args: parent: folder of the model this one comes from.   after_update: see Trainer.   epochs: instead of loop.epochs.
+        """
+        args, config = self.args, self.config
+        loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
+        train_data = SpeechDataset(args.data, self.tokenizer, self.features, config.source, model.output_lengths)
+        dev_data = SpeechDataset(args.dev, self.tokenizer, self.features, config.source, model.output_lengths)
+        if distributed.rank() == 0:
+            report_dataset("train", train_data)
+            report_dataset("dev", dev_data)
+            say(f"model: {model.kind}, {sum(p.numel() for p in model.parameters()):,} parameters, on {self.device}")
+        trainer = Trainer(
+            model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
+            out, args.seed, self.device, after_update,
+        )  # fmt: skip
+        dev = trainer.train()
+        if distributed.rank() == 0:
+            self.save(
+                out,
+                model,
+                parent,
+                dev_loss=dev["loss"],
+                dev_wer=dev["wer"],
+                seconds=round(trainer.seconds(), 1),
+                steps=trainer.step,
+            )
+            shutil.rmtree(trainer.checkpoints, ignore_errors=True)
+        distributed.barrier()
+
+    def save(self, out, model, parent=None, **facts):
+        """Write a model folder with its feature definition and tokenizer, and say what it weighs."""
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(out / "features.yaml", self.features)
+        carried = {name: Path(self.args.tokenizer) / name for name in ("tokenizer.model", "tokens.txt")}
+        model.spec = model.spec | {"step": self.step}
+        write_run_record(out, device=str(self.device), torch=torch.__version__, **facts)
+        save_model(out, model, carried | {"features.yaml": out / "features.yaml"}, parent)
+        say(summary(out))
+
+
+def summary(folder):
+    """One line about a finished model folder."""
+    spec = read_spec(folder)
+    size = (Path(folder) / "model.safetensors").stat().st_size
+    return f"{folder}: {spec['type']}, {spec['parameters']:,} parameters, {size:,} bytes"

@@ -1,0 +1,63 @@
+"""Print what is said in audio files: one `file<TAB>text` line each.
+
+    python3 -m steps.transcribe exp/an4/student/export one.wav two.flac
+
+The folder is an exported folder or a model folder. Any sample rate and any format libsndfile reads. With --words
+only words of that list come out. A file that is no audio is reported, the others are done, and the exit status is 1.
+"""
+
+import contextlib
+import sys
+
+from steps.core.cli import UserError, make_parser, run_main
+from steps.core.datadir import Utterance
+from steps.data.features import utterance_features
+from steps.deploy.recognition import is_exported, open_lexicon, recognise
+from steps.deploy.runtimes import load_recogniser
+
+
+def main(results=None):
+    """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
+    args = parse_args()
+    is_exported(args.model)
+    recogniser = load_recogniser(args.model, device="cpu", num_threads=args.num_threads)
+    decoder = None
+    if args.words:
+        decoder = open_lexicon(args.words, args.model, recogniser, args.word_score)
+    failed = transcribe(recogniser, args.audio, decoder, results or sys.stdout)
+    if failed:
+        raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("model", metavar="DIR", help="exported folder or model folder")
+    parser.add_argument("audio", nargs="+", metavar="FILE", help="audio files")
+    parser.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
+    parser.add_argument("--word-score", type=float, default=0.0, metavar="X", help="nats added for each such word")
+    parser.add_argument("--num-threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    return parser.parse_args()
+
+
+def transcribe(recogniser, paths, decoder, results):
+    """Write one result line per file; problems go to standard error. Returns: number of files that failed."""
+    failed = 0
+    for path in paths:
+        try:
+            utterance = Utterance(path, speaker="", text="", audio=path)
+            features = utterance_features(utterance, recogniser.features).numpy()
+            greedy, words = recognise(recogniser, features, path, decoder)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        print(f"{path}\t{greedy if decoder is None else words}", file=results, flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    # Standard output carries the result lines and nothing else, so that it can be piped.
+    results_stream = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        status = run_main(lambda: main(results_stream))
+    sys.exit(status)

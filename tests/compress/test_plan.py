@@ -1,0 +1,163 @@
+"""Plans meet their budget and waste little of it."""
+
+import pytest
+import torch
+
+from steps.compress.footprint import predict
+from steps.compress.importance import magnitude
+from steps.compress.plan import StructuredConfig, allowed_size, cost, local_sizes, plan_kept, prune_structured
+from steps.compress.surgery import shrink, shrunk_spec
+from steps.core.cli import UserError
+
+KINDS = ["conformer", "rnn", "dnn"]
+
+
+def config(**values):
+    return StructuredConfig(**({"importance": "magnitude"} | values))
+
+
+def random_scores(model, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return {group.name: torch.rand(group.size, generator=random) for group in model.axis_groups()}
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("target", ["macs", "parameters"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_budget_is_met_and_one_step_more_would_break_it(make, kind, target, scope):
+    model = make(kind)
+    scores = random_scores(model)
+    kept = plan_kept(model, scores, config(target=target, scope=scope, keep=0.7))
+    budget = 0.7 * cost(model.spec, target)
+    small = shrink(model, kept)
+    assert cost(small.spec, target) <= budget
+    groups = {group.name: group for group in model.axis_groups()}
+    dearer = []
+    for name, indices in kept.items():
+        group = groups[name]
+        assert len(indices) == group.size or len(indices) % group.multiple == 0
+        assert indices
+        more = min(group.size, len(indices) + group.multiple)
+        if more > len(indices):
+            dearer.append(cost(shrunk_spec(model, kept | {name: list(range(more))}), target))
+    assert max(dearer) > budget
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_the_best_parts_of_each_axis_stay(make, scope):
+    model = make("dnn")
+    scores = random_scores(model)
+    kept = plan_kept(model, scores, config(scope=scope, keep=0.6))
+    assert any(len(indices) < len(scores[name]) for name, indices in kept.items())
+    for name, indices in kept.items():
+        assert indices == sorted(scores[name].argsort(descending=True)[: len(indices)].tolist())
+
+
+def test_local_keeps_about_the_same_share_everywhere(make):
+    model = make("conformer")
+    for ratio in (0.3, 0.5, 0.8):
+        groups = model.axis_groups()
+        sizes = local_sizes(groups, ratio, 0.01)
+        assert all(abs(sizes[g.name] - ratio * g.size) <= g.multiple for g in groups)
+    assert all(local_sizes(groups, 2.0, 0.01)[g.name] == g.size for g in groups)
+
+
+def test_global_takes_from_the_axis_that_matters_least(make):
+    model = make("dnn")
+    scores = {group.name: torch.ones(group.size) for group in model.axis_groups()}
+    scores["blocks.1.units"] = torch.linspace(0.01, 0.5, 40)
+    kept = plan_kept(model, scores, config(keep=0.85, importance="taylor", scope="global"))
+    assert len(kept["blocks.1.units"]) < 40
+    assert len(kept["blocks.0.units"]) == len(kept["blocks.2.units"]) == 40
+
+
+def test_taylor_weighs_the_loss_against_what_a_part_costs(make):
+    blocks = [{"units": 64, "splice": 1}, {"units": 64, "splice": 0}]  # a unit of the first reads three frames
+    model = make("dnn", num_blocks=1, block=None, blocks=blocks)
+    scores = {f"blocks.{block}.units": torch.linspace(0.5, 1.5, 64) for block in (0, 1)}
+    by_cost = plan_kept(model, scores, config(keep=0.7, importance="taylor", scope="global"))
+    by_rank = plan_kept(model, scores, config(keep=0.7, importance="magnitude", scope="global"))
+    assert len(by_cost["blocks.0.units"]) < len(by_cost["blocks.1.units"])
+    assert len(by_rank["blocks.0.units"]) == len(by_rank["blocks.1.units"])
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_keep_one_keeps_everything(make, scope):
+    model = make("conformer", block={"heads": 3, "ff1": 50, "ff2": 30, "conv_channels": 20})
+    kept = plan_kept(model, random_scores(model), config(keep=1.0, scope=scope))
+    assert all(kept[group.name] == list(range(group.size)) for group in model.axis_groups())
+
+
+def test_only_the_kinds_named_shrink(make):
+    model = make("conformer")
+    kept = plan_kept(model, random_scores(model), config(keep=0.9, kinds=["ff"]))
+    assert set(kept) == {g.name for g in model.axis_groups() if g.kind == "ff"}
+    with pytest.raises(UserError, match="no axis of kind cells"):
+        plan_kept(model, random_scores(model), config(kinds=["cells"]))
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_unreachable_budget_names_the_least(make, scope):
+    model = make("dnn")
+    settings = config(keep=0.1, min_fraction=0.4, scope=scope)
+    least = shrink(model, {group.name: list(range(16)) for group in model.axis_groups()})
+    share = cost(least.spec, "macs") / cost(model.spec, "macs")
+    with pytest.raises(UserError, match=r"0\.\d+ is the least") as error:
+        plan_kept(model, random_scores(model), settings)
+    told = float(str(error.value).split(" is the least")[0].split()[-1])
+    assert share <= told <= share + 0.001
+    reachable = config(keep=told, min_fraction=0.4, scope=scope)
+    assert all(len(indices) == 16 for indices in plan_kept(model, random_scores(model), reachable).values())
+
+
+def test_allowed_sizes():
+    assert [allowed_size(20, count, 8, 1) for count in (0, 7, 8, 15, 16, 19, 20, 30)] == [8, 8, 8, 8, 16, 16, 20, 20]
+    assert allowed_size(4, 0, 1, 0) == 1
+    assert allowed_size(4, 2, 8, 1) == 4
+    assert allowed_size(64, 0, 8, 0.3 * 64) == 24
+
+
+def test_a_plan_repeats(make):
+    model = make("conformer")
+    settings = config(keep=0.6, scope="global")
+    assert plan_kept(model, magnitude(model), settings) == plan_kept(model, magnitude(model), settings)
+
+
+@pytest.mark.parametrize(("kind", "target"), [("conformer", "macs"), ("rnn", "parameters")])
+def test_whole_pruning(make, batches, loss_fn, kind, target):
+    model = make(kind)
+    settings = StructuredConfig(target=target, keep=0.45, drop_blocks=1, scope="global", importance="taylor")
+    small, record = prune_structured(model, settings, batches, loss_fn)
+    before, after = predict(model.spec), predict(small.spec)
+    assert record["parameters"] == [before.parameters, after.parameters]
+    assert record["macs_per_second"] == [before.macs_per_second, after.macs_per_second]
+    assert cost(small.spec, target) <= 0.45 * cost(model.spec, target)
+    assert len(record["dropped_blocks"]) == 1 and len(small.blocks) == 1
+    assert record["sizes"] == {g.name: [record["sizes"][g.name][0], g.size] for g in small.axis_groups()}
+
+
+def test_dropping_too_many_blocks_is_refused(make, batches, loss_fn):
+    with pytest.raises(UserError, match="at least one must stay"):
+        prune_structured(make("dnn"), StructuredConfig(drop_blocks=3), batches, loss_fn)
+    with pytest.raises(ValueError, match="batches"):
+        prune_structured(make("dnn"), StructuredConfig())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"target": "bytes"},
+        {"keep": 0.0},
+        {"keep": 1.5},
+        {"scope": "x"},
+        {"importance": "x"},
+        {"kinds": []},
+        {"kinds": ["x"]},
+        {"min_fraction": 0.0},
+        {"drop_blocks": -1},
+        {"batches": 0},
+    ],
+)
+def test_settings_are_checked(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        StructuredConfig(**bad)

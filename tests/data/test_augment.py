@@ -1,0 +1,49 @@
+"""SpecAugment: what is masked, how much, and that it depends on nothing but seed, epoch and utterance."""
+
+import numpy as np
+import pytest
+
+from steps.data.augment import SpecAugmentConfig, spec_augment, utterance_rng
+
+FEATS = np.random.default_rng(0).normal(size=(120, 40)).astype(np.float32)
+FILL = np.full(40, 7.0, np.float32)
+
+
+def masked(seed=0, epoch=0, utt_id="a", **settings):
+    return spec_augment(FEATS, SpecAugmentConfig(**settings), FILL, utterance_rng(seed, epoch, utt_id))
+
+
+def test_the_same_seed_epoch_and_utterance_give_the_same_masks():
+    before = FEATS.copy()
+    assert np.array_equal(masked(), masked())
+    assert np.array_equal(before, FEATS)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"utt_id": "b"}])
+def test_anything_else_gives_others(other):
+    assert not np.array_equal(masked(), masked(**other))
+
+
+def test_values_are_kept_or_filled_in_whole_bands_and_spans():
+    for epoch in range(30):
+        result = masked(epoch=epoch, freq_masks=1, time_masks=1, freq_width=10, time_width=20)
+        changed = result != FEATS
+        assert np.all(result[changed] == 7.0)
+        bins, frames = changed.all(axis=0), changed.all(axis=1)
+        assert np.array_equal(changed, bins[None, :] | frames[:, None])
+        assert bins.sum() <= 10
+        assert frames.sum() <= 0.15 * 120
+
+
+def test_nothing_to_mask_changes_nothing():
+    assert np.array_equal(masked(freq_masks=0, time_masks=0), FEATS)
+
+
+def test_short_utterances_survive():
+    config = SpecAugmentConfig(time_width=50, time_share=1.0, freq_width=200)
+    assert spec_augment(FEATS[:2], config, FILL, utterance_rng(0, 0, "x")).shape == (2, 40)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="time_share"):
+        SpecAugmentConfig(time_share=1.5)

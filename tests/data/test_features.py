@@ -1,0 +1,340 @@
+"""Features: Kaldi's numbers, the same offline and on the fly, whatever the number of parts; faulty audio is refused."""
+
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+from fractions import Fraction
+from pathlib import Path
+from unittest import mock
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from steps import combine_features, extract_features
+from steps.combine_features import STD_FLOOR, global_stats
+from steps.core.cli import MissingInput, UserError, run_main
+from steps.core.config import ConfigError, from_dict, load_config, save_config
+from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
+from steps.data.features import (
+    FeatureConfig,
+    change_speed,
+    compute_features,
+    load_audio,
+    load_feature_matrix,
+    read_feats_scp,
+    utterance_features,
+)
+from steps.extract_features import plan_shards
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = FeatureConfig()
+
+
+def noise(seconds, rate_hz=16000, seed=0):
+    """Noise with a slow swell, (S,) float32 within [-1, 1]."""
+    count = round(seconds * rate_hz)
+    samples = np.random.default_rng(seed).normal(size=count) * np.sin(np.arange(count) / 3000) * 0.1
+    return samples.clip(-1, 1).astype(np.float32)
+
+
+def tone(hertz, seconds, rate_hz):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+
+
+def loudest_hertz(samples, rate_hz):
+    spectrum = np.abs(np.fft.rfft(np.asarray(samples) * np.hanning(len(samples))))
+    return spectrum.argmax() * rate_hz / len(samples)
+
+
+def kaldi_native(samples, config):
+    """The same features by kaldi-native-fbank, which ships them."""
+    knf = pytest.importorskip("kaldi_native_fbank")
+    options = knf.FbankOptions() if config.kind == "fbank" else knf.MfccOptions()
+    options.frame_opts.samp_freq = config.sample_rate_hz
+    options.frame_opts.dither = 0.0
+    options.frame_opts.snip_edges = config.snip_edges
+    options.mel_opts.num_bins = config.num_mel_bins
+    options.mel_opts.low_freq, options.mel_opts.high_freq = config.low_freq_hz, config.high_freq_hz
+    if config.kind == "mfcc":
+        options.num_ceps, options.use_energy = config.num_ceps, False
+    engine = knf.OnlineFbank(options) if config.kind == "fbank" else knf.OnlineMfcc(options)
+    engine.accept_waveform(config.sample_rate_hz, samples.tolist())
+    engine.input_finished()
+    return np.stack([engine.get_frame(i) for i in range(engine.num_frames_ready)])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        FeatureConfig(snip_edges=True),
+        FeatureConfig(sample_rate_hz=8000, num_mel_bins=40, high_freq_hz=3600.0),
+        FeatureConfig(kind="mfcc"),
+        FeatureConfig(kind="mfcc", num_mel_bins=23, num_ceps=13),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seconds", [0.0251, 0.3333, 2.5])
+def test_same_numbers_as_kaldi_native_fbank(config, seconds):
+    samples = noise(seconds, config.sample_rate_hz)
+    mine = compute_features(torch.from_numpy(samples), config).numpy()
+    theirs = kaldi_native(samples, config)
+    assert mine.shape == theirs.shape and mine.shape[1] == config.dim and mine.dtype == np.float32
+    assert np.abs(mine - theirs).max() <= (2e-3 if config.kind == "fbank" else 1e-2)
+
+
+@pytest.mark.skipif("AN4_DIR" not in os.environ, reason="AN4_DIR does not name a copy of AN4")
+def test_same_numbers_as_kaldi_native_fbank_on_real_speech():
+    paths = sorted(Path(os.environ["AN4_DIR"]).rglob("an4test_clstk/*/cen[12]*.*"))
+    assert len(paths) >= 15
+    for path in paths:
+        samples = load_audio(str(path), 16000)
+        difference = compute_features(samples, CONFIG).numpy() - kaldi_native(samples.numpy(), CONFIG)
+        assert np.abs(difference).max() <= 2e-3, path
+
+
+def test_digital_silence_has_finite_features():
+    feats = compute_features(torch.zeros(16000), CONFIG)
+    assert feats.shape == (100, 80) and torch.isfinite(feats).all()
+
+
+@pytest.mark.parametrize("shape", [(399,), (0,), (1, 16000)])
+def test_too_few_samples_or_a_wrong_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="filling a frame"):
+        compute_features(torch.zeros(shape), CONFIG)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"kind": "plp"}, {"window": "hann"}, {"num_mel_bins": 2}, {"sample_rate_hz": 100}, {"frame_shift_ms": 0.0},
+        {"kind": "mfcc", "num_ceps": 90}, {"low_freq_hz": -1.0}, {"high_freq_hz": 9000.0}, {"high_freq_hz": -7990.0},
+        {"num_bins": 80},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_faulty_settings_are_refused(data):
+    with pytest.raises(ConfigError):
+        from_dict(FeatureConfig, data, "features.yaml")
+
+
+def test_settings_round_trip_and_the_shipped_ones_are_the_default(tmp_path):
+    config = FeatureConfig(kind="mfcc", num_ceps=13)
+    save_config(tmp_path / "features.yaml", config)
+    assert load_config(FeatureConfig, tmp_path / "features.yaml") == config
+    assert load_config(FeatureConfig, ROOT / "conf" / "features.yaml") == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"), [("a.wav", "PCM_16"), ("a.flac", "PCM_16"), ("a.sph", "PCM_16"), ("b.wav", "FLOAT")]
+)
+def test_formats_read_as_the_same_samples(tmp_path, name, subtype):
+    samples = np.round(noise(0.5) * 32768) / 32768
+    soundfile.write(tmp_path / name, samples, 16000, subtype, format="NIST" if name.endswith("sph") else None)
+    read = load_audio(str(tmp_path / name), 16000)
+    assert read.dtype == torch.float32 and np.abs(read.numpy() - samples).max() == 0
+
+
+def test_limits_cut_exactly_and_a_small_overshoot_is_dropped(tmp_path):
+    samples = noise(1.0)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, "FLOAT")
+    path = str(tmp_path / "a.wav")
+    assert np.array_equal(load_audio(path, 16000, 0.25, 0.5), samples[4000:8000])
+    assert np.array_equal(load_audio(path, 16000, 0.5), samples[8000:])
+    assert np.array_equal(load_audio(path, 16000, 0.5, 1.4), samples[8000:])
+    for limits in ((0.0, 1.6), (1.0, 1.2), (0.5, 0.5)):
+        with pytest.raises(UserError, match="the sound file has 1.00 s"):
+            load_audio(path, 16000, *limits)
+
+
+def test_the_first_of_several_channels_is_taken(tmp_path):
+    left, right = noise(0.5, seed=1), noise(0.5, seed=2)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000, "FLOAT")
+    assert np.array_equal(load_audio(str(tmp_path / "a.wav"), 16000), left)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 22050, 44100, 48000])
+def test_other_rates_are_resampled(tmp_path, rate_hz):
+    soundfile.write(tmp_path / "a.wav", tone(1000, 1.0, rate_hz), rate_hz, "FLOAT")
+    samples = load_audio(str(tmp_path / "a.wav"), 16000)
+    assert abs(len(samples) - 16000) <= 1
+    assert np.abs(samples.numpy()[1000:15000] - tone(1000, 1.0, 16000)[1000:15000]).max() < 0.02
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 0.97, 1.5])
+def test_speed_changes_length_and_pitch_as_sox_does(factor):
+    samples = change_speed(torch.from_numpy(tone(1000, 2.0, 16000)), factor)
+    assert abs(len(samples) - 32000 / factor) <= 1
+    assert abs(loudest_hertz(samples, 16000) - 1000 * factor) < 2
+    assert Fraction(factor).limit_denominator(100) == Fraction(str(factor))
+
+
+def test_faulty_audio_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "a.wav"
+    with pytest.raises(MissingInput, match="no such sound file"):
+        load_audio(str(path), 16000)
+    for bad in (np.array([0.1, np.nan, 0.1]), np.array([0.1, np.inf])):
+        soundfile.write(path, bad, 16000, "FLOAT")
+        with pytest.raises(UserError, match="samples are not finite"):
+            load_audio(str(path), 16000)
+    soundfile.write(path, noise(0.1) * 32768, 16000, "FLOAT")
+    with pytest.raises(UserError, match=r"not scaled to \[-1, 1\]"):
+        load_audio(str(path), 16000)
+    soundfile.write(path, np.zeros(0), 16000)
+    with pytest.raises(UserError, match="has 0.00 s"):
+        load_audio(str(path), 16000)
+    path.write_bytes(b"not a sound file")
+    with pytest.raises(UserError, match="not a readable sound file"):
+        load_audio(str(path), 16000)
+    soundfile.write(path.with_suffix(".flac"), noise(1.0), 16000)
+    whole = path.with_suffix(".flac").read_bytes()
+    path.with_suffix(".flac").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError):
+        load_audio(str(path.with_suffix(".flac")), 16000)
+    soundfile.write(path, noise(0.02), 16000)
+    with pytest.raises(UserError, match="utterance u has 0.020 s"):
+        utterance_features(Utterance("u", "s", "X", str(path)), CONFIG)
+
+
+def test_commands_are_never_run(tmp_path):
+    for place in (f"touch {tmp_path}/owned |", f"| touch {tmp_path}/owned", f"touch {tmp_path}/owned |:0"):
+        with pytest.raises(UserError):
+            load_audio(place, 16000)
+        with pytest.raises(UserError):
+            load_feature_matrix(place)
+    assert not (tmp_path / "owned").exists()
+
+
+def make_data(folder, count=9):
+    rows = []
+    for number in range(count):
+        path = folder / f"{number}.wav"
+        soundfile.write(path, noise(0.3 + 0.17 * (number % 4), seed=number), 16000)
+        seconds = soundfile.info(path).duration
+        speed = (0.9, 1.0, 1.1)[number % 3]
+        rows.append(
+            Utterance(f"s{number % 2}-{number}", f"s{number % 2}", "A", str(path), 0.0, None, seconds / speed, speed)
+        )
+    write_data_dir(folder / "data", rows)
+    return folder / "data"
+
+
+def run(program, *options):
+    """Run a program within this process. Returns: (exit status, what it wrote to stderr)."""
+    stderr = io.StringIO()
+    argv = [f"steps/{program.__name__}.py", *map(str, options)]
+    with mock.patch.object(sys, "argv", argv), contextlib.redirect_stderr(stderr):
+        return run_main(program.main), stderr.getvalue()
+
+
+def extract(data, num_shards, *options, shards=None):
+    results = []
+    for shard in shards or range(1, num_shards + 1):
+        common = ("--data", data, "--config", ROOT / "conf" / "features.yaml", "--out", data / "feats")
+        results.append(run(extract_features, *common, "--shard", shard, "--num-shards", num_shards, *options))
+    common = ("--data", data, "--feats", data / "feats", "--num-shards", num_shards)
+    return [*results, run(combine_features, *common, "--cmvn", data / "cmvn.json")]
+
+
+def test_stored_features_are_those_computed_on_the_fly_whatever_the_number_of_parts(tmp_path):
+    data = make_data(tmp_path)
+    contents = []
+    for num_shards in (3, 1):
+        results = extract(data, num_shards)
+        assert [status for status, _ in results] == [0] * (num_shards + 1), results[-1]
+        contents.append([(data / name).read_bytes() for name in ("cmvn.json", "utt2num_frames")])
+        places, frames = read_feats_scp(data / "feats.scp"), read_table(data / "utt2num_frames")
+        for utt in read_data_dir(data):
+            stored = load_feature_matrix(places[utt.utt_id])
+            assert np.array_equal(stored, utterance_features(utt, CONFIG).numpy())
+            assert np.array_equal(stored, kaldiio.load_mat(places[utt.utt_id]))
+            assert len(stored) == int(frames[utt.utt_id])
+    assert contents[0] == contents[1]
+    assert not (data / "feats" / "feats.2.ark").exists(), "parts of the run with more of them are left"
+    stats = json.loads((data / "cmvn.json").read_text())
+    rows = np.concatenate([load_feature_matrix(place) for place in places.values()]).astype(np.float64)
+    assert stats["frames"] == len(rows)
+    assert np.allclose(stats["mean"], rows.mean(0), rtol=1e-12) and np.allclose(stats["std"], rows.std(0), rtol=1e-9)
+
+
+def test_more_parts_than_utterances_and_compression(tmp_path):
+    data = make_data(tmp_path, count=2)
+    results = extract(data, 4, "--compress", "true")
+    assert results[-1][0] == 0, results[-1]
+    for utt in read_data_dir(data):
+        exact = utterance_features(utt, CONFIG).numpy()
+        stored = load_feature_matrix(read_feats_scp(data / "feats.scp")[utt.utt_id])
+        assert 0 < np.abs(stored - exact).max() < 0.2
+    size = sum(path.stat().st_size for path in (data / "feats").glob("*.ark"))
+    assert size < 0.4 * 4 * 80 * sum(map(int, read_table(data / "utt2num_frames").values()))
+
+
+def test_a_missing_part_is_noticed_and_old_features_do_not_stay(tmp_path):
+    data = make_data(tmp_path)
+    assert extract(data, 2)[-1][0] == 0
+    extract(data, 3, shards=[1])
+    assert not (data / "feats.scp").exists()
+    status, message = run(combine_features, "--data", data, "--feats", data / "feats", "--num-shards", 3)
+    assert status == 5 and "feats.3.scp: no such file" in message
+    (data / "feats" / "feats.3.scp").write_text("")
+    (data / "feats" / "utt2num_frames.3").write_text("")
+    status, message = run(combine_features, "--data", data, "--feats", data / "feats", "--num-shards", 3)
+    assert status == 1 and "is missing" in message and not (data / "feats.scp").exists()
+    (data / "feats" / "feats.3.scp").write_bytes((data / "feats" / "feats.1.scp").read_bytes())
+    status, message = run(combine_features, "--data", data, "--feats", data / "feats", "--num-shards", 3)
+    assert status == 1 and "is in an earlier part, too" in message and not (data / "feats.scp").exists()
+
+
+def test_all_faulty_files_are_told_and_nothing_is_left(tmp_path):
+    data = make_data(tmp_path)
+    for number in (3, 5):
+        soundfile.write(tmp_path / f"{number}.wav", np.full(9000, np.nan), 16000, "FLOAT")
+    status, message = extract(data, 1)[0]
+    assert status == 1 and "2 problems found" in message
+    assert f"{tmp_path}/3.wav" in message and f"{tmp_path}/5.wav" in message
+    assert list((data / "feats").iterdir()) == []
+
+
+def test_damaged_feature_files_are_refused(tmp_path):
+    data = make_data(tmp_path)
+    extract(data, 1)
+    places = list(read_feats_scp(data / "feats.scp").values())
+    ark = Path(places[0].rpartition(":")[0])
+    with pytest.raises(UserError, match="no Kaldi matrix starts here"):
+        load_feature_matrix(f"{ark}:0")
+    content = ark.read_bytes()
+    ark.write_bytes(content[:-1000])
+    with pytest.raises(UserError, match="damaged feature file"):
+        load_feature_matrix(places[-1])
+    ark.write_bytes(content[:-4] + np.float32(np.nan).tobytes())
+    with pytest.raises(UserError, match="not a matrix of finite numbers"):
+        load_feature_matrix(places[-1])
+    with pytest.raises(MissingInput):
+        load_feature_matrix(f"{ark}.gone:5")
+
+
+def test_parts_cover_the_list_in_order_and_are_balanced():
+    rng = random.Random(0)
+    for count, num_shards in ((1, 1), (2, 5), (100, 7), (1000, 4)):
+        seconds = [rng.uniform(0.5, 10) for _ in range(count)]
+        shards = plan_shards(seconds, num_shards)
+        assert [index for first, last in shards for index in range(first, last)] == list(range(count))
+        assert len(shards) == num_shards
+        for first, last in shards:
+            assert abs(sum(seconds[first:last]) - sum(seconds) / num_shards) <= 10
+    assert plan_shards([None] * 4, 2) == [(0, 2), (2, 4)]
+
+
+def test_global_stats_are_exact_far_from_zero_and_floored():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(1e4, [1.0, 1e-6], size=(5000, 2)).astype(np.float32)
+    count, mean, std = global_stats(np.split(rows, [1, 10, 2000]))
+    exact = rows.astype(np.float64)
+    assert count == 5000 and np.allclose(mean, exact.mean(0), rtol=1e-13)
+    assert np.isclose(std[0], exact[:, 0].std(), rtol=1e-9) and std[1] == STD_FLOOR

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up like run.sh, with the test tools, then runs everything: style, shell scripts, tests. Options go to pytest.
+#
+#   tests/run.sh
+#   tests/run.sh -m 'not slow' -x tests/utils
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. utils/env.sh
+ensure_python requirements.txt requirements-home.txt requirements-test.txt
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+python3 -m ruff check .
+find . \( -path ./.venv -o -path ./.git -o -path ./data -o -path ./exp \) -prune -o -name '*.sh' -print0 |
+  xargs -0 shellcheck --external-sources run.sh .ci/run
+exec python3 -m pytest -q "$@"

@@ -1,0 +1,151 @@
+"""The results schema: numbers in the table are the numbers in the folders, on made-up score folders."""
+
+import dataclasses
+import json
+
+import pytest
+
+from steps import report as program
+from steps.core.cli import MissingInput, UserError
+from steps.core.datadir import Utterance
+from steps.score import score
+from steps.scoring.plot import plot_wer_bytes
+from steps.scoring.report import collect_rows, compare, compare_scores, parent_pairs
+from steps.scoring.tables import comparison_table, markdown_table, result_table
+
+UTTERANCES = [
+    Utterance(f"s{s}-u{u}", f"s{s}", " ".join(["one", "two", "three"][: 1 + (s + u) % 3]), "x.wav")
+    for s in range(6)
+    for u in range(4)
+]
+
+
+def make_model(exp, name, wrong=0, parent=None, size=1000, sets=("test",), lexicon=False, **spec):
+    """A finished model folder whose first `wrong` utterances are misrecognised; torch has one text more wrong."""
+    export = exp / name / "export"
+    export.mkdir(parents=True)
+    for file, length in (("model.onnx", size), ("tokens.txt", 20), ("features.yaml", 30)):
+        (export / file).write_bytes(b"x" * length)
+    content = {"parameters": 500, "nonzero_parameters": 400, "sparsity": None, "quantization": None}
+    content |= {"parent": parent and {"name": parent}, **spec}
+    (exp / name / "model.json").write_text(json.dumps(content))
+    for set_name in sets:
+        for suffix, more in (("_onnx", 0), ("", 1)):
+            folder = exp / name / f"decode_{set_name}{suffix}"
+            folder.mkdir()
+            texts = [(u.utt_id, "bad" if i < wrong + more else u.text) for i, u in enumerate(UTTERANCES)]
+            for kind in ("greedy", "lexicon") if lexicon else ("greedy",):
+                (folder / f"{kind}.txt").write_text("".join(f"{utt_id} {text}\n" for utt_id, text in texts))
+                score(folder, kind, UTTERANCES, set_name)
+
+
+@pytest.fixture
+def exp(tmp_path):
+    make_model(tmp_path, "teacher", wrong=2, size=9000, lexicon=True)
+    make_model(tmp_path, "student", wrong=9, parent="teacher", lexicon=True, macs_per_second=5e6)
+    make_model(tmp_path, "student_int8", wrong=10, parent="student", size=400, quantization={"bits": 8})
+    return tmp_path
+
+
+MODELS = ["teacher", "student", "student_int8"]
+
+
+def test_rows_hold_what_the_folders_hold(exp):
+    benchmark = {"models": {"teacher": {"rtf": 0.01, "rtf_with_features": 0.02, "macs_per_second": 7e6}}}
+    teacher, student, int8 = collect_rows(exp, MODELS, ["test"], benchmark)
+    assert (teacher.bytes_shipped, teacher.bytes_onnx) == (9050, 9000)
+    assert (teacher.rtf, teacher.macs_per_second, student.rtf, student.macs_per_second) == (0.01, 7e6, None, 5e6)
+    assert (student.parent, int8.quantization_bits, teacher.parent) == ("teacher", 8, None)
+    assert set(student.scores) == {"greedy", "lexicon"} and set(int8.scores) == {"greedy"}
+    assert student.torch_differs == {"greedy": 1, "lexicon": 1}
+    greedy = student.scores["greedy"]
+    assert greedy.errors == greedy.insertions + greedy.deletions + greedy.substitutions
+    assert greedy.words == sum(len(utt.text.split()) for utt in UTTERANCES)
+    assert greedy.interval.low <= greedy.wer_percent <= greedy.interval.high
+    assert greedy.errors < student.torch_scores["greedy"].errors
+
+
+def test_every_missing_file_is_listed(exp):
+    (exp / "student" / "export" / "model.onnx").unlink()
+    (exp / "teacher" / "decode_test_onnx" / "score_greedy.json").unlink()
+    with pytest.raises(MissingInput, match="(?s)2 files.*export/model.onnx.*score_greedy.json"):
+        collect_rows(exp, MODELS, ["test"])
+
+
+def test_scores_of_other_hypotheses_are_refused(exp):
+    path = exp / "teacher" / "decode_test_onnx" / "greedy.txt"
+    path.write_text(path.read_text().replace("one", "two"))
+    with pytest.raises(UserError, match="run steps.score again"):
+        collect_rows(exp, MODELS, ["test"])
+
+
+def test_comparisons_are_paired(exp):
+    rows = collect_rows(exp, MODELS, ["test"])
+    pairs = parent_pairs(rows)
+    assert pairs == [("student", "teacher"), ("student_int8", "student")]
+    found = compare(exp, pairs, ["test"])
+    assert [(c.a, c.b, c.kind) for c in found] == [
+        ("student", "teacher", "greedy"), ("student", "teacher", "lexicon"), ("student_int8", "student", "greedy")
+    ]  # fmt: skip
+    by_model = {row.model: row.scores["greedy"].wer_percent for row in rows}
+    assert found[0].difference.percent == pytest.approx(by_model["student"] - by_model["teacher"])
+    assert found[0].difference.drawn == "speakers"
+
+
+def test_different_test_sets_are_not_compared(exp, tmp_path):
+    make_model(exp, "other", sets=("dev",))
+    content = json.loads((exp / "other" / "decode_dev_onnx" / "score_greedy.json").read_text())
+    content["utterances"]["ids"][0] = "s0-new"
+    (exp / "other" / "decode_dev_onnx" / "score_greedy.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="not scored on the same utterances"):
+        compare_scores(exp / "other" / "decode_dev_onnx", exp / "teacher" / "decode_test_onnx", "greedy")
+
+
+def test_tables_line_up(exp):
+    rows = collect_rows(exp, MODELS, ["test"])
+    for text in (result_table(rows), comparison_table(compare(exp, parent_pairs(rows), ["test"]))):
+        lines = text.splitlines()
+        assert len({len(line) for line in lines}) == 1
+        assert len({tuple(i for i, char in enumerate(line) if char == "|") for line in lines}) == 1
+        assert len(lines[0]) < 150
+    greedy = rows[1].scores["greedy"]
+    assert f"{greedy.wer_percent:.2f} ({greedy.errors}/{greedy.words})" in result_table(rows)
+    assert markdown_table(["a", "b"], [["x|y", 1]]).count("\\|") == 1
+
+
+def test_picture_is_the_same_for_the_same_numbers(exp):
+    rows = collect_rows(exp, MODELS, ["test"])
+    files = [exp / f"{name}.{kind}" for name in ("a", "b") for kind in ("svg", "png")]
+    plot_wer_bytes(rows, "title", *files[:2])
+    plot_wer_bytes(rows, "title", *files[2:])
+    assert files[0].read_bytes() == files[2].read_bytes()
+    assert files[1].read_bytes() == files[3].read_bytes()
+    assert all(f">{model}<" in files[0].read_text() for model in MODELS)
+
+
+def test_program_writes_every_file(exp, monkeypatch, capsys):
+    make_model(exp, "tiny", wrong=4, sets=("test", "dev"))
+    out = exp / "report"
+    command = ["report", "--exp", str(exp), "--models", "tiny", "--sets", "test", "dev", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", command)
+    program.main()
+    results = json.loads((out / "results.json").read_text())
+    assert {"recipe", "commit", "date", "command", "seed", "device", "versions", "rows"} <= set(results)
+    assert [(row["model"], row["set"]) for row in results["rows"]] == [("tiny", "test"), ("tiny", "dev")]
+    page = (out / "report.md").read_text()
+    assert page.count("| tiny ") == 2 and "greedy 1" in page and "wer_bytes_dev.svg" in page
+    assert (out / "wer_bytes_dev.svg").is_file() and (out / "wer_bytes_test.png").is_file()
+    assert "## Where the rows come from" in (out / "RESULTS.md").read_text()
+    assert "| tiny " in capsys.readouterr().out
+
+
+def test_pairs_are_checked():
+    assert program.parse_pairs("a:b,b:c", ["a", "b", "c"]) == [("a", "b"), ("b", "c")]
+    for text, what in (("a", "A:B"), ("a:studnet", "did you mean 'student'")):
+        with pytest.raises(UserError, match=what):
+            program.parse_pairs(text, ["a", "student"])
+
+
+def test_rows_are_plain_data(exp):
+    (row,) = collect_rows(exp, ["student"], ["test"])
+    assert json.loads(json.dumps(dataclasses.asdict(row)))["scores"]["greedy"]["interval"]["groups"] == 6

@@ -1,0 +1,47 @@
+"""Greedy search: what CTC's collapsing rule promises."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from steps.search.greedy import greedy_search
+
+
+def one_hot(path, num_tokens=5):
+    """(T, V) scores whose best path is `path`."""
+    return np.eye(num_tokens, dtype=np.float32)[list(path)].reshape(len(path), num_tokens)
+
+
+def collapse(path, blank):
+    return [token for token, _ in itertools.groupby(path) if token != blank]
+
+
+@pytest.mark.parametrize("blank", [0, 3])
+def test_collapses_any_path(blank):
+    for path in itertools.product(range(4), repeat=4):
+        assert greedy_search(one_hot(path)[None], [4], blank) == [collapse(path, blank)]
+
+
+def test_padding_changes_nothing():
+    rng = np.random.default_rng(0)
+    log_probs, lengths = rng.normal(size=(6, 20, 5)), [20, 0, 7, 1, 13, 19]
+    batch = greedy_search(log_probs, lengths)
+    for row, length, found in zip(log_probs, lengths, batch, strict=True):
+        assert greedy_search(row[None, :length], [length]) == [found]
+    assert batch[1] == []
+
+
+def test_tensors_and_arrays_agree():
+    torch = pytest.importorskip("torch")
+    log_probs = np.random.default_rng(1).normal(size=(3, 9, 5)).astype(np.float32)
+    tensor = torch.tensor(log_probs, requires_grad=True)
+    assert greedy_search(tensor, torch.tensor([9, 5, 2])) == greedy_search(log_probs, [9, 5, 2])
+    assert greedy_search(tensor.bfloat16(), [9, 5, 2]) is not None
+
+
+@pytest.mark.parametrize("shape, lengths, blank", [((2, 3), [3, 3], 0), ((2, 3, 4), [3], 0), ((1, 3, 4), [4], 0),
+                                                  ((1, 3, 4), [-1], 0), ((1, 3, 4), [3], 4)])  # fmt: skip
+def test_refuses_what_does_not_fit(shape, lengths, blank):
+    with pytest.raises(ValueError):
+        greedy_search(np.zeros(shape), lengths, blank)

@@ -1,0 +1,206 @@
+"""decode -> score -> report, and transcribe, around a made-up recogniser that reads the tokens off the features."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+
+from steps import decode, score, transcribe
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import save_config
+from steps.core.datadir import Utterance, write_data_dir
+from steps.data.features import FeatureConfig, utterance_features
+from steps.deploy.recognition import DecodeConfig, open_lexicon, read_words, recognise
+
+TOKENS = ["<blk>", "<unk>", "\u2581", *"ABCDE"]
+TEXTS = {"s1-a": "AB CAD", "s1-b": "CAD", "s2-a": "BAD DAB", "s2-b": "A BED"}
+RATE = 16000
+
+
+class FakeRecogniser:
+    """One token per four frames: the one whose id is the largest bin of the first of them."""
+
+    features = FeatureConfig()
+    tokens = TOKENS
+    blank_id = 0
+
+    def log_probs(self, features):
+        best = features[::4, : len(TOKENS)].argmax(axis=1)
+        log_probs = np.full((len(best), len(TOKENS)), np.log(0.1 / (len(TOKENS) - 1)), dtype=np.float32)
+        log_probs[np.arange(len(best)), best] = np.log(0.9)
+        return log_probs
+
+    def text(self, ids):
+        return "".join(TOKENS[i] for i in ids).replace("\u2581", " ").strip()
+
+
+def features_of(text):
+    """(T, 80) features that `FakeRecogniser` reads as `text`."""
+    ids = [0]
+    for char in text.replace(" ", "\u2581"):
+        ids += [TOKENS.index(char), 0]
+    return np.repeat(np.eye(80, dtype=np.float32)[ids], 4, axis=0)
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """A data folder with features, a word list, settings, and an exported folder with the made-up recogniser."""
+    data, model = tmp_path / "data" / "test", tmp_path / "exp" / "m" / "export"
+    model.mkdir(parents=True)
+    (model / "model.onnx").write_bytes(b"x")
+    audio = tmp_path / "a.wav"
+    soundfile.write(audio, np.sin(np.arange(RATE // 2)) * 0.1, RATE)
+    write_data_dir(data, [Utterance(u, u[:2], text, str(audio), duration_s=0.5) for u, text in TEXTS.items()])
+    spoken = TEXTS | {"s2-a": "BAE DAB"}
+    kaldiio.save_ark(str(data / "f.ark"), {u: features_of(t) for u, t in spoken.items()}, scp=str(data / "feats.scp"))
+    (tmp_path / "words.txt").write_text("AB\nCAD\nBAD\nDAB\nA\nBED\n")
+    save_config(tmp_path / "decode.yaml", DecodeConfig())
+    monkeypatch.setattr(decode, "load_recogniser", lambda *args, **kwargs: FakeRecogniser())
+    return SimpleNamespace(root=tmp_path, data=data, model=model, out=tmp_path / "exp" / "m" / "decode_test_onnx")
+
+
+def run(monkeypatch, program, *args):
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, args)])
+    program.main()
+
+
+def run_decode(monkeypatch, setup, *more):
+    args = ["--model", setup.model, "--data", setup.data, "--config", setup.root / "decode.yaml", "--out", setup.out]
+    run(monkeypatch, decode, *args, *more)
+
+
+def test_decode_writes_what_was_spoken(setup, monkeypatch):
+    run_decode(monkeypatch, setup, "--words", setup.root / "words.txt")
+    assert (setup.out / "greedy.txt").read_text() == "s1-a AB CAD\ns1-b CAD\ns2-a BAE DAB\ns2-b A BED\n"
+    words = [line.split()[1:] for line in (setup.out / "lexicon.txt").read_text().splitlines()]
+    assert set(sum(words, [])) <= set((setup.root / "words.txt").read_text().split())
+    assert words[0] == ["AB", "CAD"] and words[3] == ["A", "BED"]
+    facts = json.loads((setup.out / "decode.json").read_text())
+    assert facts["utterances"] == 4 and facts["words"]["count"] == 6 and "onnxruntime" in facts["runtime"]
+
+
+def test_decode_again_gives_the_same_bytes_and_drops_an_old_lexicon_column(setup, monkeypatch):
+    run_decode(monkeypatch, setup, "--words", setup.root / "words.txt")
+    before = {path.name: path.read_bytes() for path in setup.out.iterdir()}
+    run_decode(monkeypatch, setup, "--words", setup.root / "words.txt")
+    assert {path.name: path.read_bytes() for path in setup.out.iterdir()} == before
+    run_decode(monkeypatch, setup)
+    assert not (setup.out / "lexicon.txt").exists() and (setup.out / "greedy.txt").read_bytes() == before["greedy.txt"]
+
+
+def test_decode_reads_audio_when_there_are_no_features(setup, monkeypatch):
+    (setup.data / "feats.scp").unlink()
+    seen = []
+    monkeypatch.setattr(FakeRecogniser, "log_probs", lambda self, f: seen.append(f) or np.log(np.full((2, 8), 0.125)))
+    run_decode(monkeypatch, setup)
+    utt = Utterance("u", "s", "", str(setup.root / "a.wav"))
+    np.testing.assert_array_equal(seen[0], utterance_features(utt, FeatureConfig()).numpy())
+    assert len(seen) == len(TEXTS)
+
+
+def test_broken_log_probs_name_the_utterance():
+    class Broken(FakeRecogniser):
+        def log_probs(self, features):
+            return super().log_probs(features) + np.float32("nan")
+
+    utts = [Utterance("s1-a", "s1", "", "x")]
+    with pytest.raises(UserError, match="s1-a.*not finite"):
+        decode.decode_all(Broken(), utts, lambda utt: features_of("AB"))
+    with pytest.raises(UserError, match=r"s1-a.*\(4, 40\).*80"):
+        decode.decode_all(FakeRecogniser(), utts, lambda utt: np.zeros((4, 40)))
+    with pytest.raises(UserError, match="2 utterances in, 1 hypotheses out"):
+        decode.decode_all(FakeRecogniser(), utts * 2, lambda utt: features_of("AB"))
+
+
+def test_missing_features_are_listed(setup, monkeypatch):
+    scp = setup.data / "feats.scp"
+    scp.write_text("".join(scp.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match="s2-b"):
+        run_decode(monkeypatch, setup)
+
+
+def test_a_folder_without_a_model_is_told(setup, monkeypatch):
+    (setup.model / "model.onnx").unlink()
+    with pytest.raises(MissingInput, match="neither model.json nor model.onnx"):
+        run_decode(monkeypatch, setup)
+
+
+def test_word_lists_are_checked(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("AB\n\nAB\n CAD \n")
+    assert read_words(path) == ["AB", "CAD"]
+    for content, what in (("A B\n", "line 1"), ("\n", "empty")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=what):
+            read_words(path)
+    path.write_text("AB\nXYZ\n")
+    with pytest.raises(UserError, match="words.txt: 1 of 2 words.*XYZ"):
+        open_lexicon(path, tmp_path, FakeRecogniser())
+    recogniser = SimpleNamespace(tokens=["<blk>", "<unk>", "\u2581AB"], blank_id=0)
+    path.write_text("AB\n")
+    with pytest.raises(MissingInput, match="tokenizer.model"):
+        open_lexicon(path, tmp_path, recogniser)
+
+
+def test_score_writes_all_four_files_per_kind(setup, monkeypatch):
+    run_decode(monkeypatch, setup, "--words", setup.root / "words.txt")
+    run(monkeypatch, score, "--decode", setup.out, "--data", setup.data)
+    lines = (setup.out / "wer_greedy").read_text().splitlines()
+    assert lines[0] == "%WER 14.29 [ 1 / 7, 0 ins, 0 del, 1 sub ]"
+    assert lines[1].startswith("%CER ") and lines[2] == "%SER 25.00 [ 1 / 4 ]"
+    assert "S  BAD -> BAE" in (setup.out / "errors_greedy.txt").read_text()
+    assert (setup.out / "per_spk_greedy").read_text().splitlines()[-1].startswith("all")
+    content = json.loads((setup.out / "score_greedy.json").read_text())
+    columns = content["utterances"]
+    assert columns["ids"] == sorted(TEXTS) and sum(columns["errors"]) == content["words"]["errors"] == 1
+    assert {len(column) for column in columns.values()} == {4}
+    assert (setup.out / "score_lexicon.json").is_file()
+    (setup.out / "lexicon.txt").unlink()
+    run(monkeypatch, score, "--decode", setup.out, "--data", setup.data)
+    assert not (setup.out / "score_lexicon.json").exists()
+
+
+def test_score_refuses_hypotheses_of_other_utterances(setup, monkeypatch):
+    with pytest.raises(MissingInput, match="run steps.decode"):
+        run(monkeypatch, score, "--decode", setup.out, "--data", setup.data)
+    run_decode(monkeypatch, setup)
+    path = setup.out / "greedy.txt"
+    path.write_text(path.read_text().replace("s2-b", "s3-b"))
+    with pytest.raises(UserError, match="greedy.txt.*s2-b.*s3-b"):
+        run(monkeypatch, score, "--decode", setup.out, "--data", setup.data)
+
+
+def test_transcribe_goes_on_after_a_bad_file(tmp_path, capsys):
+    good, bad, short = tmp_path / "a b.flac", tmp_path / "notes.txt", tmp_path / "short.wav"
+    soundfile.write(good, np.sin(np.arange(44100)) * 0.1, 44100)
+    soundfile.write(short, np.zeros(10), RATE)
+    bad.write_text("no audio")
+    results = io.StringIO()
+    paths = [str(path) for path in (bad, good, tmp_path / "none.wav", short, good)]
+    assert transcribe.transcribe(FakeRecogniser(), paths, None, results) == 3
+    lines = results.getvalue().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(good)] * 2 and lines[0] == lines[1]
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("notes.txt", "none.wav", "short.wav"))
+
+
+def test_any_sample_rate_is_brought_to_the_models(tmp_path):
+    """Two seconds stay two seconds, whatever the file's rate."""
+    frames = []
+    recogniser = FakeRecogniser()
+    recogniser.log_probs = lambda features: frames.append(len(features)) or np.log(np.full((1, 8), 0.125))
+    for rate in (8000, 16000, 44100, 48000):
+        soundfile.write(tmp_path / "a.wav", np.sin(np.arange(2 * rate)) * 0.1, rate)
+        transcribe.transcribe(recogniser, [str(tmp_path / "a.wav")], None, io.StringIO())
+    assert frames == [200] * 4
+
+
+def test_utterances_too_short_for_the_network_are_empty():
+    recogniser = FakeRecogniser()
+    recogniser.log_probs = lambda features: np.zeros((0, len(TOKENS)), dtype=np.float32)
+    assert recognise(recogniser, np.zeros((1, 80), dtype=np.float32), "u") == ("", None)

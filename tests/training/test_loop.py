@@ -1,0 +1,210 @@
+"""The training loop: resume to the bit, accumulation, early stopping, masks, and refusals."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from steps.core.cli import Interrupted, UserError
+from steps.core.config import load_config
+from steps.data.augment import SpecAugmentConfig
+from steps.data.cmvn import read_cmvn
+from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.features import FeatureConfig
+from steps.data.tokenizer import Tokenizer
+from steps.models.build import build_model, new_spec
+from steps.training.data import epoch_groups
+from steps.training.loop import LoopConfig, Trainer
+from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
+from steps.training.optim import OptimConfig
+
+SIZES = {
+    "d_model": 16,
+    "head_dim": 8,
+    "kernel_size": 3,
+    "subsampling_channels": [4, 4],
+    "num_blocks": 1,
+    "block": {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16},
+}
+LOOP = LoopConfig(epochs=3, max_batch_frames=700, average_last=2, dev_every=1, save_every_s=1000.0)
+
+
+@pytest.fixture(scope="module")
+def data(corpus):
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.load(corpus.tokenizer)
+    features = load_config(FeatureConfig, corpus.features)
+    train = SpeechDataset(corpus.train, tokenizer, features)
+    dev = SpeechDataset(corpus.dev, tokenizer, features)
+    return tokenizer, features, train, dev, read_cmvn(corpus.train / "cmvn.json", features.dim)
+
+
+def make_model(data, seed=0):
+    tokenizer, features, _, _, cmvn = data
+    torch.manual_seed(seed)
+    model = build_model(new_spec("conformer", SIZES, features.dim, tokenizer.vocab_size, "test"))
+    model.set_cmvn_(cmvn["mean"], cmvn["std"])
+    return model
+
+
+def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None):
+    tokenizer, _, train, dev, _ = data
+    model = make_model(data)
+    kd = DistillConfig(hidden_weight=0.5, frames="window")
+    objective = CtcObjective() if teacher is None else DistillObjective(kd, model, [teacher])
+    optim = OptimConfig(peak_lr=3e-3)
+    augment = SpecAugmentConfig(freq_width=4, time_width=4)
+    return Trainer(model, objective, train, dev, tokenizer, loop, optim, augment, out, 0, torch.device("cpu"), after_update)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+class StopAt:
+    """A stop request at a given update."""
+
+    def __init__(self, trainer, step):
+        self.trainer, self.step = trainer, step
+
+    def poll(self):
+        return 75 if self.trainer.step == self.step else 0
+
+
+def train_interrupted(data, out, stops, monkeypatch, **options):
+    for step in stops:
+        trainer = make_trainer(data, out, **options)
+        monkeypatch.setattr("steps.training.loop.StopRequest", lambda trainer=trainer, step=step: StopAt(trainer, step))
+        with pytest.raises(Interrupted) as left:
+            trainer.train()
+        assert left.value.status == 75
+    monkeypatch.undo()
+    trainer = make_trainer(data, out, **options)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_resume_is_exact_to_the_bit(data, tmp_path, monkeypatch, distilled):
+    teacher = make_model(data, seed=1) if distilled else None
+    whole = make_trainer(data, tmp_path / "whole", teacher=teacher)
+    whole.train()
+    per_epoch = len(epoch_groups(data[2], LOOP, 0, 0))
+    stops = [1, per_epoch, 2 * per_epoch + 1]
+    pieces = train_interrupted(data, tmp_path / "pieces", stops, monkeypatch, teacher=teacher)
+    assert pieces.step == whole.step
+    assert torch.equal(weights(pieces.model), weights(whole.model))
+    assert pieces.dev == whole.dev
+
+
+def test_number_of_loader_workers_changes_nothing(data, tmp_path, monkeypatch):
+    loop = dataclasses.replace(LOOP, epochs=1)
+    whole = make_trainer(data, tmp_path / "a", loop=loop)
+    whole.train()
+    trainer = make_trainer(data, tmp_path / "b", loop=dataclasses.replace(loop, loader_workers=2))
+    trainer.train()
+    assert torch.equal(weights(trainer.model), weights(whole.model))
+
+
+def test_a_damaged_newest_checkpoint_costs_no_exactness(data, tmp_path, monkeypatch, capsys):
+    whole = make_trainer(data, tmp_path / "whole")
+    whole.train()
+    trainer = make_trainer(data, tmp_path / "pieces", loop=dataclasses.replace(LOOP, save_every_s=0.0))
+    monkeypatch.setattr("steps.training.loop.StopRequest", lambda: StopAt(trainer, 4))
+    with pytest.raises(Interrupted):
+        trainer.train()
+    monkeypatch.undo()
+    newest = sorted((tmp_path / "pieces/checkpoints").glob("*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    again = make_trainer(data, tmp_path / "pieces")
+    again.train()
+    said = capsys.readouterr().out
+    assert "does not match its checksum" in said
+    assert "resumed at step 3" in said
+    assert torch.equal(weights(again.model), weights(whole.model))
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_group(data, tmp_path):
+    """The mean over frames of a group is the same however it is cut into micro-batches (dropout off)."""
+    gradients = []
+    for cut in (1, 2):
+        trainer = make_trainer(data, tmp_path / str(cut))
+        trainer.optim.clip_norm = 1e9
+        for layer in trainer.model.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+        indices = list(range(8))
+        size = len(indices) // cut
+        plan = [(indices[start : start + size], 1.0) for start in range(0, len(indices), size)]
+        loader = BatchLoader(data[2], plan, None, None, 0, 0)
+        kept = {}
+        trainer.optimizer.step = lambda kept=kept, trainer=trainer: kept.update(
+            {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+        )
+        trainer.update([loader[i] for i in range(len(loader))], progress=0.5)
+        gradients.append(kept)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_of_weight_zero_adds_nothing(data, tmp_path):
+    results = []
+    for extra in ([], [([5], 0.0)]):
+        trainer = make_trainer(data, tmp_path / str(len(extra)))
+        loader = BatchLoader(data[2], [([0, 1, 2], 1.0), *extra], None, None, 0, 0)
+        trainer.update([loader[i] for i in range(len(loader))], progress=0.5)
+        results.append(weights(trainer.model))
+    assert torch.equal(*results)
+
+
+def test_learning_happens(data, tmp_path):
+    trainer = make_trainer(data, tmp_path, loop=dataclasses.replace(LOOP, epochs=4))
+    before = trainer.look_at_dev("before")["loss"]
+    assert trainer.train()["loss"] < 0.5 * before
+
+
+def test_after_update_keeps_zeros(data, tmp_path):
+    def zero(model):
+        with torch.no_grad():
+            model.output.weight[3].zero_()
+
+    trainer = make_trainer(data, tmp_path, loop=dataclasses.replace(LOOP, epochs=1), after_update=zero)
+    trainer.train()
+    assert trainer.model.output.weight[3].abs().max() == 0
+    assert trainer.model.output.weight[2].abs().min() > 0
+
+
+def test_early_stopping_ships_the_best_epoch(data, tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 0.0])
+    trainer = make_trainer(data, tmp_path, loop=dataclasses.replace(LOOP, epochs=50, patience=2))
+    seen = []
+
+    def look(*_args):
+        seen.append(weights(trainer.model))
+        return {"loss": next(losses), "wer": 0.0, "example": ""}
+
+    monkeypatch.setattr("steps.training.loop.score_dev", look)
+    trainer.train()
+    assert trainer.epoch == 4
+    assert trainer.best["epoch"] == 2
+    assert torch.equal(weights(trainer.model), seen[1])
+
+
+def test_a_checkpoint_of_another_seed_is_refused(data, tmp_path, monkeypatch):
+    trainer = make_trainer(data, tmp_path)
+    monkeypatch.setattr("steps.training.loop.StopRequest", lambda: StopAt(trainer, 1))
+    with pytest.raises(Interrupted):
+        trainer.train()
+    monkeypatch.undo()
+    other = make_trainer(data, tmp_path)
+    other.seed = 1
+    with pytest.raises(UserError, match="made with seed 0, not 1"):
+        other.train()
+
+
+def test_every_utterance_is_in_one_group_once(data):
+    train = data[2]
+    for epoch in range(3):
+        groups = epoch_groups(train, dataclasses.replace(LOOP, accumulate=2), 0, epoch)
+        assert sorted(i for group in groups for indices, _ in group for i in indices) == list(range(len(train)))
+        assert all(len(group) == 2 for group in groups[:-1])

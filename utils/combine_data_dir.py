@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Put several data folders into one; ids must not clash.
+
+    python3 utils/combine_data_dir.py data/all data/an4/train data/mine/train
+
+A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Folders with and without
+segments do not mix.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from steps.core.cli import UserError, make_parser, run_main, say
+from steps.core.datadir import validate_data_dir
+from steps.core.tables import Problem, raise_problems, show_counts, write_folder
+
+SHARED = ("spk2utt", "spk2gender", "wav.scp", "reco2dur")  # the same key may come again with the same value
+
+
+def combine(folders):
+    """Merge the tables of several data folders.
+
+    Args:    folders: list of dict file name -> Table.
+    Returns: (tables, names of files left out).   Raises: UserError listing all clashes.
+    """
+    if len({"segments" in tables for tables in folders}) > 1:
+        raise UserError("some of the folders have a segments file and some have none; they cannot be combined")
+    names = {name for tables in folders for name in tables}
+    common = {name for name in names if all(name in tables for tables in folders)}
+    merged, problems = {name: {} for name in common}, []
+    if "utt2speed" in names - common:
+        raise UserError("some of the folders have utt2speed and some have none; change speeds after combining")
+    for tables in folders:
+        for name in common - {"spk2utt"}:
+            for key, value in tables[name].items():
+                if key in merged[name] and not (name in SHARED and merged[name][key] == value):
+                    problems.append(Problem(tables[name].where(key), f"id {key!r} is in an earlier folder, too"))
+                merged[name][key] = value
+    raise_problems(problems, "ids must be unique; utt2spk sorted by speaker must stay so")
+    return merged, names - common
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("dest", metavar="DEST", help="folder to write")
+    parser.add_argument("sources", nargs="+", metavar="SRC", help="data folders")
+    args = parser.parse_args()
+    if Path(args.dest).resolve() in [Path(source).resolve() for source in args.sources]:
+        parser.error("DEST is one of the folders to combine")
+    folders = [validate_data_dir(path, allow_pipes=True, need_text=False, spk_sort=False) for path in args.sources]
+    merged, left_out = combine(folders)
+    for name in sorted(left_out):
+        say(f"left out {name}: not every folder has it")
+    write_folder(args.dest, merged)
+    say(f"{args.dest}: {show_counts(merged)}, from {len(folders)} folders")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Copies a recipe so that it can be changed freely: settings with their base files, and where it came from.
+#
+#   utils/fork_recipe.sh home kitchen              -> recipes/kitchen, same corpus
+#   utils/fork_recipe.sh home /data/asr/kitchen    -> a folder elsewhere, with a reader to fit to your own corpus
+set -euo pipefail
+called_from=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. utils/parse_options.sh
+. utils/tasks.sh
+
+[[ $# -eq 2 && $1 != -* && $2 != -* ]] ||
+  usage_error "usage: utils/fork_recipe.sh FROM TO (a name, or a folder with a / in it)"
+find_recipe "$1"
+case $2 in
+  /*) to=$2 ;;
+  */*) to=$called_from/$2 ;;
+  *) to=recipes/$2 ;;
+esac
+to=${to%/}
+[[ ${to##*/} =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ ]] || usage_error "$2: the name may have letters, digits, _ . and -"
+[[ ! -e $to ]] || usage_error "$to exists already; nothing was changed"
+
+# Everything is written beside the target and renamed at the end.
+new=$to.new.$$
+trap 'rm -rf "$new"' EXIT
+mkdir -p "$new/conf"
+for file in "$recipe_dir"/*; do
+  case ${file##*/} in
+    conf | data | exp | README.md | RESULTS.md | results.json | __pycache__ | FORKED_FROM) ;;
+    *) cp -R "$file" "$new/" ;;
+  esac
+done
+
+# Settings files of the recipe, then those here that its recipe.sh names or that are the defaults of run.sh.
+cp "$recipe_dir"/conf/*.yaml "$new/conf/" 2>/dev/null || true
+[[ ! -d $recipe_dir/conf/base ]] || cp -R "$recipe_dir/conf/base" "$new/conf/"
+for file in conf/*.yaml; do
+  settings=${file##*/}
+  if [[ ! -e $new/conf/$settings ]]; then
+    case $settings in
+      features.yaml | tokenizer.yaml | decode.yaml) cp "$file" "$new/conf/" ;;
+      *) ! grep -qwF "$settings" "$recipe_dir/recipe.sh" || cp "$file" "$new/conf/" ;;
+    esac
+  fi
+done
+for file in "$new"/conf/*.yaml; do
+  [[ -f $file ]] || continue
+  base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^\"'#]*[^\"'#[:space:]]).*/\1/p" "$file")
+  if [[ $base == */* && $base != base/* ]]; then
+    mkdir -p "$new/conf/base"
+    cp "$recipe_dir/conf/$base" "$new/conf/base/"
+    sed -i -E "s|^base:.*|base: base/${base##*/}|" "$file"
+  fi
+done
+
+sed -i -E "s/^recipe_name=.*/recipe_name=${to##*/}/" "$new/recipe.sh"
+commit=$(git describe --always --abbrev=40 --match= --dirty=' (with local changes)' 2>/dev/null) || commit=unknown
+printf 'recipe %s\ncommit %s\n' "$recipe_dir" "$commit" >"$new/FORKED_FROM"
+
+if [[ $2 == */* ]]; then
+  mkdir -p "$new/local"
+  cp utils/prepare_template.py "$new/local/prepare.py"
+  sed -i -E '/^(prepare|extra_requirements|corpus_dir)=/d' "$new/recipe.sh"
+  cat >>"$new/recipe.sh" <<'LINES'
+
+# Your corpus: local/prepare.py reads train.tsv, dev.tsv and test.tsv in this folder (or what you change it to).
+corpus_dir=$recipe_dir/corpus
+prepare='python3 $recipe_dir/local/prepare.py --corpus-dir $corpus_dir'
+LINES
+fi
+mkdir -p "$(dirname "$to")"
+mv "$new" "$to"
+cat <<TEXT
+$to is made from $recipe_dir. Next:
+  its settings:   $to/recipe.sh, $to/conf/
+  what would run: ./run.sh --recipe ${2} --dry-run
+TEXT

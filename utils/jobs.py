@@ -1,0 +1,169 @@
+"""What the job runners share: command line, quoting, JOB, logs, how failures are told. Standard library only.
+
+    utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import shlex
+import signal
+import socket
+import time
+
+OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "2>&1", "(", ")"}
+NUMBERS = {"--num-threads": 1, "--gpu": 0, "--max-jobs-run": 0, "--nodes": 1}
+NUMBERS.update({"--max-restarts": 20, "--deadline-margin": 180})
+FLAGS = ("--fail-fast", "--dry-run")
+TRY_AGAIN = 75
+JOB = re.compile(r"(?<![A-Za-z0-9])JOB(?![A-Za-z0-9])")
+
+
+class UsageError(Exception):
+    """A command line that cannot be used (exit status 2)."""
+
+
+class Work:
+    """A parsed command line.
+
+    Attributes: options (name -> value), other (options of the cluster, name -> value), indexes (list of job numbers),
+    is_array, log (path, with JOB in an array), words (the command).
+    """
+
+    def __init__(self, words):
+        words = list(words)
+        self.options = {**NUMBERS, **dict.fromkeys(FLAGS, False), "--pick": "all"}
+        self.other = {}
+        while words and words[0].startswith("--"):
+            self._take_option(words)
+        match = re.fullmatch(r"JOB=(\d+)(?::(\d+))?", words[0]) if words else None
+        self.is_array = bool(match)
+        if words and words[0].startswith("JOB=") and not match:
+            raise UsageError(f"expected JOB=first:last, not {words[0]!r}")
+        first, last = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (1, 1)
+        if last < first:
+            raise UsageError(f"{words[0]}: the range is empty")
+        if match:
+            words.pop(0)
+        if len(words) < 2:
+            raise UsageError("usage: [options] [JOB=1:n] LOG COMMAND [ARGS...]")
+        self.indexes, self.log, self.words = list(range(first, last + 1)), words[0], words[1:]
+        if self.is_array and not JOB.search(self.log):
+            raise UsageError(f"the log of an array needs JOB in its name: {self.log!r}")
+
+    def _take_option(self, words):
+        name, equals, value = words.pop(0).partition("=")
+        if name in FLAGS:
+            self.options[name] = True
+            return
+        if not equals:
+            if not words:
+                raise UsageError(f"{name} needs a value")
+            value = words.pop(0)
+        if name in NUMBERS:
+            if not value.isdigit():
+                raise UsageError(f"{name} needs a whole number, not {value!r}")
+            self.options[name] = int(value)
+        elif name == "--pick":
+            if value not in ("all", "failed"):
+                raise UsageError(f"--pick is all or failed, not {value!r}")
+            self.options[name] = value
+        else:
+            self.other[name] = value
+
+    def log_of(self, index):
+        return JOB.sub(str(index), self.log) if self.is_array else self.log
+
+    def line_of(self, index):
+        """The command of one job as a line for bash: every word quoted, except words that are wholly an operator."""
+        words = [JOB.sub(str(index), word) for word in self.words] if self.is_array else self.words
+        return " ".join(word if word in OPERATORS else shlex.quote(word) for word in words)
+
+    def has_operators(self):
+        return any(word in OPERATORS for word in self.words)
+
+    def state_folder(self):
+        """Folder of the array's status files `done.<i>`: it carries a hash of the work, so other work finds others."""
+        parts = self.log.split("/")
+        depth = next(place for place, part in enumerate(parts) if JOB.search(part) or place == len(parts) - 1)
+        work = "\0".join([os.getcwd(), str(self.indexes), self.log, *self.words])
+        key = hashlib.sha256(work.encode()).hexdigest()[:12]
+        return "/".join([*parts[:depth], "q", f"{parts[depth]}.{key}"])
+
+    def status_of(self, index):
+        """Exit status that the job left in its status file, or None."""
+        try:
+            with open(f"{self.state_folder()}/done.{index}", encoding="utf-8") as file:
+                return int(file.read().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def name_of(self, index):
+        return f"JOB {index}" if self.is_array else "job"
+
+
+def write_status(work, index, status, restart):
+    """Leave `status restart host` in the job's status file, by rename."""
+    path = f"{work.state_folder()}/done.{index}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(f"{status} {restart} {socket.gethostname()}\n")
+    os.replace(path + ".tmp", path)
+
+
+def log_header(line, job_id, restart):
+    started = f"# Started {time.strftime('%F %T')} on {socket.gethostname()}, {job_id}, restart {restart}"
+    return "# " + line.replace("\n", "\n# ") + f"\n{started}\n#\n"
+
+
+def log_footer(status, seconds):
+    return f"# Ended with status {status} at {time.strftime('%F %T')} after {seconds:.1f} seconds\n"
+
+
+def last_lines(path, count):
+    """The last lines of a log, footer and blank lines left out; of a progress bar the newest state."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
+    lines = [line for line in lines if line and not line.startswith("# Ended with status")]
+    return lines[-count:]
+
+
+def reason(status, restarts):
+    """A job's exit status in words."""
+    if status == TRY_AGAIN:
+        return f"saved its state but did not finish in {restarts} restarts; run again"
+    words = {126: "cannot be executed", 127: "command not found", 137: "killed; out of memory?", 139: "crashed"}
+    return f"status {status}" + (f", {words[status]}" if status in words else "")
+
+
+def failure_report(program, work, failed, restarts):
+    """What a failed run says: one line with up to five jobs, then the last log lines of the first.
+
+    Args:   failed: {index: status}.   restarts: allowed restarts of one job.
+    """
+    total = len(work.indexes)
+    shown = [f"{work.name_of(i)}: {reason(failed[i], restarts)} ({work.log_of(i)})" for i in sorted(failed)[:5]]
+    more = [f"and {len(failed) - 5} more"] if len(failed) > 5 else []
+    head = f"{len(failed)} of {total} jobs failed: " if work.is_array else ""
+    first = work.log_of(min(failed))
+    tail = last_lines(first, 6)
+    tail = tail[tail.index("#") + 1 :] if "#" in tail else tail
+    return "\n".join([f"{program}: {head}{', '.join(shown + more)}", *("    " + line for line in tail)])
+
+
+def die_with_parent(number=signal.SIGKILL):
+    """Return a function for a child to call right after fork: it gets `number` when the process that forked it dies."""
+    parent, libc = os.getpid(), ctypes.CDLL(None, use_errno=True)
+
+    def call():
+        libc.prctl(1, int(number), 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)
+
+    return call

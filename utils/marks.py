@@ -1,0 +1,175 @@
+"""Stage marks: what a finished task was made from, and what has changed since. Standard library only.
+
+A mark is `<exp>/.stages/NN_name.done` (`.started` while the work is under way), one JSON object. Its fingerprint holds
+the words of the commands, the text of the settings files, the marks of inputs that other tasks made, and size and time
+of all other inputs. Job counts, runners, log paths, the code and the place of the work folder are left out on purpose.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+from plan import StageError
+
+
+def digest(value):
+    """Short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Marks:
+    """The marks of one experiment.
+
+    Args:   exp: the experiment's folder.
+            places: folders whose names are left out of fingerprints (work folder, repository).
+    """
+
+    def __init__(self, exp, places):
+        self.folder = os.path.join(exp, ".stages")
+        self.places = [place.rstrip("/") + "/" for place in places if place.strip("/")]
+
+    def path(self, task, state):
+        return os.path.join(self.folder, f"{task.stage:02d}_{task.name}.{state}")
+
+    def read(self, task, state):
+        """The mark as a dict, or None when there is none (or an unreadable one)."""
+        try:
+            with open(self.path(task, state), encoding="utf-8") as file:
+                mark = json.load(file)
+        except (OSError, ValueError):
+            return None
+        return mark if isinstance(mark, dict) and {"id", "fingerprint", "generation"} <= mark.keys() else None
+
+    def write(self, task, state, mark):
+        """Write a mark by rename; a task is started or done, never both."""
+        os.makedirs(self.folder, exist_ok=True)
+        path = self.path(task, state)
+        with open(path + ".tmp", "w", encoding="utf-8") as file:
+            json.dump(mark, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".tmp", path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(task, "done" if state == "started" else "started"))
+
+    def plain(self, word):
+        """A word with the names of the work folder and the repository taken out, so that a moved folder stays valid."""
+        for place in self.places:
+            word = word.replace(place, "")
+        return word
+
+    def fingerprint(self, task, makers):
+        """What the task depends on, now.
+
+        Args:   task: with commands, conf, needs.   makers: path or "@name" -> the task that makes it.
+        """
+        inputs = {}
+        for need in task.needs:
+            mark = self.read(makers[need], "done") if need in makers else None
+            inputs[self.plain(need)] = f"made {mark['id']}" if mark else foreign_state(need)
+        return {
+            "command": [[self.plain(word) for word in command] for command in task.commands],
+            "conf": {self.plain(path): settings_text(path) for path in task.conf},
+            "inputs": inputs,
+        }
+
+
+def foreign_state(path):
+    """State of a file or folder that no task made: size and time, of a folder those of everything right below it."""
+    if not os.path.isdir(path):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return "absent"
+        return f"{status.st_size} bytes, {status.st_mtime_ns}"
+    rows = []
+    for entry in os.scandir(path):
+        with contextlib.suppress(FileNotFoundError):
+            status = entry.stat()
+            rows.append([entry.name, None] if entry.is_dir() else [entry.name, status.st_size, status.st_mtime_ns])
+    return f"folder {digest(sorted(rows, key=lambda row: row[0]))}"
+
+
+def settings_text(path):
+    """Text of a YAML file and of the one its `base:` line names, without blank lines and comment lines."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip() for line in file]
+    except FileNotFoundError:
+        return "absent"
+    lines = [line for line in lines if line and not line.lstrip().startswith("#")]
+    for index, line in enumerate(lines):
+        match = re.match(r"""base:\s*["']?([^"'#]+?)["']?\s*(#.*)?$""", line)
+        if match:
+            base = os.path.join(os.path.dirname(path), match.group(1))
+            lines[index : index + 1] = ["base:", *("  " + text for text in settings_text(base).splitlines())]
+            break
+    return "\n".join(lines)
+
+
+def changes(old, new):
+    """Say in a few words each what differs between two fingerprints; an empty list when nothing does."""
+    found = _command_changes(old["command"], new["command"]) if old["command"] != new["command"] else []
+    for kind in ("conf", "inputs"):
+        for path in sorted({*old[kind], *new[kind]}):
+            before, after = old[kind].get(path), new[kind].get(path)
+            if before == after:
+                continue
+            if before is None or after is None:
+                found.append(f"{path} is {'new' if before is None else 'no longer used'}")
+            elif kind == "conf":
+                found.append(f"{path}: {_line_changes(before.splitlines(), after.splitlines())}")
+            else:
+                found.append(f"{path} {'was made anew' if after.startswith('made') else 'changed'}")
+    return found
+
+
+def _line_changes(old, new):
+    words = [f"-{line.strip()}" for line in old if line not in new]
+    words += [f"+{line.strip()}" for line in new if line not in old]
+    return "; ".join(words[:6]) + (" ..." if len(words) > 6 else "") if words else "order of lines"
+
+
+def _command_changes(old, new):
+    old, new = ([word for command in commands for word in [*command, ";"]] for commands in (old, new))
+    if len(old) != len(new):
+        gone, added = [word for word in old if word not in new], [word for word in new if word not in old]
+        return ["the command: " + " ".join([f"-{word}" for word in gone] + [f"+{word}" for word in added])]
+    found = []
+    for index in range(len(old)):
+        if old[index] != new[index]:
+            option = old[index - 1] + " " if index and old[index - 1].startswith("-") else ""
+            found.append(f"{option}{old[index]} -> {new[index]}")
+    return found
+
+
+def take_lock(exp):
+    """Hold the experiment: an open, locked file that the runners inherit. Raises: StageError (4), naming who has it."""
+    os.makedirs(exp, exist_ok=True)
+    handle = os.open(os.path.join(exp, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode(errors="replace").strip() or "another run"
+        raise StageError(4, f"{exp} is in use by {holder}") from None
+    except OSError as error:
+        print(f"run.sh: warning: cannot lock {exp} ({error.strerror}); start no second run on it", file=sys.stderr)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}\n".encode(), 0)
+    return handle
+
+
+def commit():
+    """The repository's commit, with a `+` when files differ from it; empty outside git."""
+    git = ["git", "describe", "--always", "--abbrev=40", "--match=", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""

@@ -1,0 +1,285 @@
+"""Judge and run the tasks of run.sh: skip what is up to date, say why something is redone, keep one run per experiment.
+
+    python3 -I -S utils/stage.py --exp exp/x --cmd utils/run.py [options] \\
+        :: 2 tokenizer --needs data/x/train/text --conf conf/tokenizer.yaml --makes data/x/tokenizer/tokens.txt -- ...
+
+A task is `:: STAGE NAME [fields] -- COMMAND... [:then: COMMAND...]`. Fields: --needs FILES, --makes FILES, --conf FILES
+(compared by content), --replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE,
+--runner 'OPTIONS', --parallel (may run beside its neighbours of the same stage). A need `@name` is a whole task.
+`{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array.
+
+Exit status: 0 good, 1 a job failed, 2 usage, 3 cannot submit, 4 locked, 5 missing input, 6 missing output,
+130/143 interrupted.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
+
+from jobs import die_with_parent
+from marks import Marks, changes, commit, digest, take_lock
+from plan import TITLES, StageError, read_plan
+
+
+def say(message):
+    print(message, flush=True)
+
+
+class Verdict:
+    """What to do with a task.
+
+    Args:   redo: why it has to run, None when up to date.   mark: its new mark.
+            resume: the same work was done or begun before, so its partial outputs may be gone on with.
+    """
+
+    def __init__(self, redo, mark, resume):
+        self.redo, self.mark, self.resume = redo, mark, resume
+
+
+class Experiment:
+    """One plan on one experiment folder."""
+
+    def __init__(self, options, tasks, makers):
+        self.options, self.makers = options, makers
+        self.tasks = [task for task in tasks if options.stage <= task.stage <= options.stop_stage]
+        self.marks = Marks(options.exp, [options.workdir, os.getcwd()])
+        self.running, self.fresh = [], []
+        self.signals, self.lock = [], None
+
+    # --- judging ---
+
+    def check_inputs(self):
+        """Before anything runs: every input is there or is made by an earlier selected task."""
+        made = set()
+        for task in self.tasks:
+            for path in (*task.needs, *task.conf):
+                self.check_input(task, path, made)
+            made.update(task.makes, ["@" + task.name])
+
+    def check_input(self, task, path, made=()):
+        maker = self.makers.get(path)
+        there = self.marks.read(maker, "done") if path[:1] == "@" and maker else os.path.exists(path)
+        if path not in made and not there:
+            who = f"stage {maker.stage} ({maker.name}) makes it" if maker else "no stage makes it"
+            raise StageError(5, f"{task}: needs {path}, which is not there; {who}")
+
+    def judge(self, task):
+        """Compare the task with its marks. Returns: Verdict."""
+        fingerprint = self.marks.fingerprint(task, self.makers)
+        done, started = self.marks.read(task, "done"), self.marks.read(task, "started")
+        old = done or started
+        generation = (old["generation"] if old else 0) + self.options.force
+        mark = {"id": digest([fingerprint, generation]), "generation": generation, "fingerprint": fingerprint}
+        changed = changes(old["fingerprint"], fingerprint) if old else []
+        gone = [path for path in task.makes if not os.path.exists(path)]
+        if self.options.force:
+            redo = "--force"
+        elif changed:
+            redo = "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+        elif done:
+            redo = f"{gone[0]} is gone" if gone else None
+        else:
+            redo = "was interrupted" if started else "not done yet"
+        return Verdict(redo, mark, resume=bool(old) and not changed and not self.options.force)
+
+    # --- running ---
+
+    def runner_command(self, task, index, resume=False):
+        """The words that run command number `index` of a task through the runner."""
+        words = [word.replace("{nj}", str(self.options.nj)) for word in task.commands[index]]
+        runner = shlex.split(self.options.cmd) + task.runner
+        if words[0].startswith("JOB=") and resume:
+            runner += ["--pick", "failed"]
+        array = [words.pop(0)] if words[0].startswith("JOB=") else []
+        return [*runner, *array, task.logs(self.options.exp)[index], *words]
+
+    def move_aside(self, folder):
+        number = 1
+        while os.path.lexists(f"{folder}.old-{number}"):
+            number += 1
+        os.rename(folder, f"{folder}.old-{number}")
+        say(f"    {folder} moved to {folder}.old-{number}")
+
+    def begin(self, task, verdict):
+        """Mark the task as started and start its first command."""
+        self.flush_fresh()
+        say(f"stage {task.stage} {task.name}: running ({verdict.redo}; log {task.logs(self.options.exp)[0]})")
+        self.marks.write(task, "started", {**verdict.mark, "stage": task.stage, "name": task.name})
+        if task.replaces and not verdict.resume and os.path.isdir(task.replaces) and os.listdir(task.replaces):
+            self.move_aside(task.replaces)
+        job = {"task": task, "verdict": verdict, "index": 0, "start_s": time.time()}
+        self.launch(job)
+        self.running.append(job)
+
+    def launch(self, job):
+        words = self.runner_command(job["task"], job["index"], job["verdict"].resume)
+        if words[0].endswith(".py"):
+            words = [sys.executable, "-I", "-S", *words]
+        # Neighbours running side by side would garble each other's progress line: theirs is kept until they end.
+        stderr = subprocess.PIPE if job["task"].parallel else None
+        try:
+            job["process"] = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stderr=stderr, pass_fds=[self.lock], preexec_fn=die_with_parent()
+            )
+        except OSError as error:
+            raise StageError(2, f"--cmd {self.options.cmd}: {error.strerror}") from None
+
+    def wait(self, until):
+        """Wait until at most `until` tasks run. Raises: StageError of the first that failed, when all have ended."""
+        pause_s, failed = 0.005, None
+        while len(self.running) > (0 if failed or self.signals else until):
+            self.forward_signals()
+            ended = [job for job in self.running if job["process"].poll() is not None]
+            for job in ended:
+                self.running.remove(job)
+                try:
+                    self.conclude(job)
+                except StageError as error:
+                    failed = failed or error
+            pause_s = 0.005 if ended else min(0.2, pause_s * 1.5)
+            if not ended:
+                time.sleep(pause_s)
+        if self.signals:
+            status = 130 if self.signals[0] == signal.SIGINT else 143
+            raise StageError(status, "interrupted; the same command goes on from here")
+        if failed:
+            raise failed
+
+    def conclude(self, job):
+        """A runner ended: start the task's next command, or check and mark the task."""
+        task, process = job["task"], job["process"]
+        if process.stderr:
+            sys.stderr.write(process.stderr.read().decode(errors="replace"))
+            sys.stderr.flush()
+        if process.returncode != 0:
+            status = process.returncode if process.returncode in (1, 2, 3, 130, 143) else 1
+            raise StageError(status, f"{task} failed")
+        if job["index"] + 1 < len(task.commands):
+            if not self.signals:
+                job["index"] += 1
+                self.launch(job)
+                self.running.append(job)
+            return
+        for path in task.makes:
+            if not os.path.exists(path):
+                log = task.logs(self.options.exp)[-1]
+                raise StageError(6, f"{task}: ended well but did not make {path} (log {log})")
+        seconds = time.time() - job["start_s"]
+        record = {"finished": time.strftime("%F %T"), "seconds": round(seconds, 1), "host": socket.gethostname()}
+        commands = [shlex.join(self.runner_command(task, index)) for index in range(len(task.commands))]
+        mark = {"stage": task.stage, "name": task.name, **job["verdict"].mark, **record}
+        self.marks.write(task, "done", {**mark, "commit": commit(), "commands": commands})
+        say(f"stage {task.stage} {task.name}: done in {seconds:.0f} s")
+
+    def flush_fresh(self):
+        """Tell of the tasks that were up to date since the last call, one line a stage."""
+        for stage in sorted({task.stage for task in self.fresh}):
+            names = [task.name for task in self.fresh if task.stage == stage]
+            what = names[0] if len(names) == 1 else f"{TITLES[stage]} ({len(names)} tasks)"
+            say(f"stage {stage} {what}: up to date; --force to redo")
+        self.fresh = []
+
+    def run(self):
+        self.check_inputs()
+        self.lock = take_lock(self.options.exp)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.on_signal)
+        for task in self.tasks:
+            self.wait(self.options.nj - 1 if self.may_join(task) else 0)
+            for path in (*task.needs, *task.conf):
+                self.check_input(task, path)
+            verdict = self.judge(task)
+            if verdict.redo:
+                self.begin(task, verdict)
+                self.wait(self.options.nj if task.parallel else 0)
+            else:
+                self.fresh.append(task)
+        self.wait(0)
+        self.flush_fresh()
+
+    def may_join(self, task):
+        """Whether the task may start while others run: same stage, and it needs nothing that they make."""
+        others = [job["task"] for job in self.running]
+        apart = any(other.stage != task.stage or {*task.needs} & {*other.makes, "@" + other.name} for other in others)
+        return task.parallel and not apart
+
+    def on_signal(self, number, _frame):
+        self.signals.append(number)
+
+    def forward_signals(self):
+        """Pass on what came since the last look; a runner started meanwhile gets it too."""
+        for job in self.running:
+            for number in self.signals[job.get("told", 0) :]:
+                job["process"].send_signal(number)
+            job["told"] = len(self.signals)
+
+    def dry_run(self):
+        """Print what would run, why, and the commands."""
+        try:
+            self.check_inputs()
+        except StageError as error:
+            print(f"run.sh: would stop: {error}", file=sys.stderr, flush=True)
+        redone = set()
+        for task in self.tasks:
+            verdict = self.judge(task)
+            upstream = [need for need in task.needs if need in redone]
+            redo = f"{upstream[0].lstrip('@')} is made anew" if upstream and not self.options.force else verdict.redo
+            if redo:
+                self.flush_fresh()
+                say(f"stage {task.stage} {task.name}: would run ({redo})")
+                for index in range(len(task.commands)):
+                    say("    " + shlex.join(self.runner_command(task, index)))
+                if upstream or not verdict.resume:
+                    redone.update(task.makes, ["@" + task.name])
+            else:
+                self.fresh.append(task)
+        self.flush_fresh()
+
+
+def show_report(path):
+    """Print the path of a Markdown report and the table in it."""
+    with open(path, encoding="utf-8") as file:
+        say(f"report: {path}\n\n" + "".join(line for line in file if line.startswith("|")).rstrip())
+
+
+def main(words):
+    split = words.index("::") if "::" in words else len(words)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exp", required=True, help="folder of the experiment; marks, lock and logs go below it")
+    parser.add_argument("--workdir", default="", help="folder whose name is left out of fingerprints")
+    parser.add_argument("--cmd", default="utils/run.py", help="job runner and its options")
+    parser.add_argument("--nj", type=int, default=1, help="jobs of an array, parallel tasks")
+    parser.add_argument("--stage", type=int, default=0, help="first stage to look at")
+    parser.add_argument("--stop-stage", type=int, default=99, help="last stage to look at")
+    switch = {"nargs": "?", "const": "true", "default": "false", "choices": ["true", "false"]}
+    parser.add_argument("--force", help="redo every task looked at", **switch)
+    parser.add_argument("--dry-run", help="only say what would run, and why", **switch)
+    parser.add_argument("--show", default="", help="Markdown report to show when the task that makes it was looked at")
+    options = parser.parse_args(words[:split])
+    options.force, options.dry_run = options.force == "true", options.dry_run == "true"
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        tasks, makers = read_plan(words[split:])
+        experiment = Experiment(options, tasks, makers)
+        if options.dry_run:
+            experiment.dry_run()
+            return 0
+        experiment.run()
+        if options.show and makers.get(options.show) in experiment.tasks:
+            show_report(options.show)
+    except StageError as error:
+        print(f"run.sh: {error}", file=sys.stderr, flush=True)
+        return error.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Small functions that run.sh uses to read a recipe and to declare its tasks.
+
+declare -a known_steps=(train_teacher distill_student prune_model quantize_model)
+declare -a plan=() words=() models=() parents=() steps=() confs=()
+
+# Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
+find_recipe() {
+  local root=$PWD folder=$1
+  if [[ $folder != */* && -f recipes/$folder/recipe.sh ]]; then
+    folder=$root/recipes/$folder
+  elif [[ $folder != /* ]]; then
+    folder=$called_from/$folder
+  fi
+  if [[ ! -f $folder/recipe.sh ]]; then
+    local known_file known=()
+    for known_file in recipes/*/recipe.sh; do
+      known_file=${known_file#recipes/}
+      known+=("${known_file%/recipe.sh}")
+    done
+    usage_error "no recipe $1$(nearest_name "$1" "${known[@]}"); known: ${known[*]}, or name a folder with recipe.sh"
+  fi
+  folder=$(cd "$folder" && pwd -P)
+  name=${folder##*/}
+  recipe_dir=${folder#"$root/"}
+}
+
+# Reads recipe.sh and refuses variables that run.sh does not know; helper variables start with an underscore.
+read_recipe() {
+  local before after new
+  before=$(compgen -v)
+  # shellcheck disable=SC1091
+  . "$recipe_dir/recipe.sh"
+  after=$(compgen -v)
+  for new in $(grep -vxF "$before" <<<"$after" || true); do
+    case $new in
+      _* | before | after | new | recipe_name | BASH_* | PIPESTATUS) ;;
+      *) usage_error "$recipe_dir/recipe.sh: unknown variable $new$(nearest_name "$new" "${setting_names[@]}")" ;;
+    esac
+  done
+}
+
+# Prints the path of a settings file: in the recipe's conf/, in the recipe, or here.
+conf_file() {
+  local place
+  for place in "$recipe_dir/conf/$1" "$recipe_dir/$1" "conf/$1" "$1"; do
+    [[ -f $place ]] && break
+    place=$recipe_dir/conf/$1
+  done
+  printf '%s' "$place"
+}
+
+# Splits a recipe's command at blanks into the array `words` and replaces $name by the variable of that name, once.
+expand() {
+  local result rest variable split=()
+  read -r -d '' -a split <<<"$1" || true
+  words=()
+  for rest in "${split[@]}"; do
+    result=
+    while [[ $rest =~ ^([^$]*)\$\{?([a-z_]+)\}?(.*)$ ]]; do
+      variable=${BASH_REMATCH[2]} rest=${BASH_REMATCH[3]}
+      [[ -v $variable ]] || usage_error "$recipe_dir/recipe.sh: no setting is named $variable (in: $1)"
+      result+=${BASH_REMATCH[1]}
+      if [[ $variable == nj ]]; then result+='{nj}'; else result+=${!variable}; fi
+    done
+    words+=("$result$rest")
+  done
+}
+
+# Makes python3 one that has what the recipe needs; its own requirements files may lie in its folder.
+install_requirements() {
+  local file files=(requirements.txt)
+  for file in $extra_requirements; do
+    [[ -f $recipe_dir/$file ]] && file=$recipe_dir/$file
+    files+=("$file")
+  done
+  ensure_python "${files[@]}"
+}
+
+# Declares a task for utils/stage.py, whose head explains the words.
+task() {
+  plan+=(:: "$@")
+}
+
+# Declares the recipe's own command named $2 in stage $1, if there is one; the rest are its inputs.
+extra_task() {
+  [[ -n ${!2} ]] || return 0
+  expand "${!2}"
+  task "$1" "$2" --needs "${@:3}" -- "${words[@]}"
+}
+
+# Reads the recipe's chain into models, parents, steps and confs; every line is checked.
+read_chain() {
+  local model parent step conf rest one seen=' - ' where=$recipe_dir/recipe.sh
+  while read -r model parent step conf rest; do
+    [[ -z $model || $model == \#* ]] && continue
+    [[ $model =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ && -n $conf && -z $rest ]] ||
+      usage_error "$where: a line of chain is 'name parent step conf', not '$model $parent $step $conf $rest'"
+    case "$step $parent" in
+      'train_teacher -' | distill_student\ *) ;;
+      train_teacher*) usage_error "$where: $model: the parent of train_teacher is -" ;;
+      prune_model\ [!-]* | quantize_model\ [!-]*)
+        [[ $parent != *,* ]] || usage_error "$where: $model: $step takes one parent" ;;
+      prune_model* | quantize_model*) usage_error "$where: $model: $step needs a parent" ;;
+      *) usage_error "$where: $model: unknown step $step$(nearest_name "$step" "${known_steps[@]}")" ;;
+    esac
+    [[ $seen != *" $model "* ]] || usage_error "$where: the chain names $model twice"
+    for one in ${parent//,/ }; do
+      [[ $seen == *" $one "* ]] || usage_error "$where: $model: parent $one stands on no earlier line"
+    done
+    seen+="$model "
+    models+=("$model") parents+=("$parent") steps+=("$step") confs+=("$(conf_file "$conf")")
+  done <<<"$chain"
+  ((${#models[@]})) || usage_error "$where: chain is empty"
+  for one in ${teachers//,/ }; do
+    [[ $seen == *" $one "* ]] || usage_error "$where: teachers: $one is not in the chain"
+  done
+}
+
+# Prints the folders of the models $1 (parted by commas or blanks), with commas.
+model_dirs() {
+  local one dirs=
+  for one in ${1//,/ }; do dirs+=${dirs:+,}$exp/$one; done
+  printf '%s' "$dirs"
+}
+
+# Adds the files of the models $1 to the array `needs`, each once.
+model_files() {
+  local one
+  for one in ${1//,/ }; do
+    [[ " ${needs[*]} " == *" $exp/$one/model.json "* ]] || needs+=("$exp/$one/model.json")
+  done
+}
