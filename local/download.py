@@ -9,6 +9,7 @@ must agree with it. Proxies are taken from the environment.
 
 import http.client
 import os
+import socket
 import sys
 import time
 import urllib.error
@@ -25,11 +26,11 @@ PAUSES_S = (1, 4, 15)  # before each new attempt; one that brought data starts t
 REPORT_EVERY_S = 5.0
 
 
-def download(url, path, sha256=None, pauses_s=PAUSES_S):
+def download(url, path, sha256=None, pauses_s=None):
     """Fetch `url` to `path` unless it is there already.
 
     Args:    sha256: expected hex digest; None: the one in `path`.sha256, or none yet (then it is recorded there).
-             pauses_s: seconds to wait before each new attempt after a broken connection.
+             pauses_s: seconds to wait before each new attempt after a broken connection; None: PAUSES_S.
     Returns: Path of the complete file.
     Raises:  UserError when the server cannot be reached, refuses, or sends something else than expected.
     """
@@ -41,22 +42,22 @@ def download(url, path, sha256=None, pauses_s=PAUSES_S):
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(f"{path}.part")
-        _fetch_all(url, part, pauses_s)
-        _check(part, sha256, url)
+        _fetch_all(url, part, PAUSES_S if pauses_s is None else pauses_s)
+        _check(part, sha256, url, path)
         os.replace(part, path)
         Path(f"{part}.version").unlink(missing_ok=True)
     else:
-        _check(path, sha256, url)
+        _check(path, sha256, url, path)
     if not record.is_file():
         write_text(record, f"{sha256_file(path)}  {path.name}\n")
     return path
 
 
-def _check(path, sha256, url):
-    found = sha256_file(path)
+def _check(file, sha256, url, path):
+    found = sha256_file(file)
     if sha256 is not None and found != sha256.lower():
         bad = path.with_name(f"{path.name}.bad")
-        os.replace(path, bad)
+        os.replace(file, bad)
         raise UserError(f"{url}: SHA-256 is {found}, expected {sha256}; what came is kept as {bad}; try again")
 
 
@@ -73,6 +74,8 @@ def _fetch_all(url, part, pauses_s):
             reason = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
+            if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network, or no such server
+                attempts = []
         if part.exists() and part.stat().st_size > before:
             attempts = list(pauses_s)
         if not attempts:

@@ -115,7 +115,8 @@ def save_model(folder, model, carried_from, parent=None):
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:
             with atomic_file(folder / name, "wb") as file:
                 file.write(content)
-    parameters = [tensor for name, tensor in tensors.items() if name not in ("feature_mean", "feature_scale")]
+    codes = [tensor for tensor in model.buffers() if tensor.dtype == torch.int8]
+    parameters = [*model.parameters(), *codes]  # not the scales, CMVN and running statistics
     model.spec = model.spec | {
         "parent": parent and {"name": Path(parent).name, "weights_sha256": read_spec(parent)["weights_sha256"]},
         "parameters": sum(tensor.numel() for tensor in parameters),

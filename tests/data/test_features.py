@@ -1,36 +1,25 @@
-"""Features: Kaldi's numbers, the same offline and on the fly, whatever the number of parts; faulty audio is refused."""
+"""Features: Kaldi's numbers, from any sound file; faulty audio is refused."""
 
-import contextlib
-import io
-import json
 import os
-import random
-import sys
 from fractions import Fraction
 from pathlib import Path
-from unittest import mock
 
-import kaldiio
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from steps import combine_features, extract_features
-from steps.combine_features import STD_FLOOR, global_stats
-from steps.core.cli import MissingInput, UserError, run_main
+from steps.core.cli import MissingInput, UserError
 from steps.core.config import ConfigError, from_dict, load_config, save_config
-from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
+from steps.core.datadir import Utterance
 from steps.data.features import (
     FeatureConfig,
     change_speed,
     compute_features,
     load_audio,
     load_feature_matrix,
-    read_feats_scp,
     utterance_features,
 )
-from steps.extract_features import plan_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = FeatureConfig()
@@ -209,132 +198,3 @@ def test_commands_are_never_run(tmp_path):
         with pytest.raises(UserError):
             load_feature_matrix(place)
     assert not (tmp_path / "owned").exists()
-
-
-def make_data(folder, count=9):
-    rows = []
-    for number in range(count):
-        path = folder / f"{number}.wav"
-        soundfile.write(path, noise(0.3 + 0.17 * (number % 4), seed=number), 16000)
-        seconds = soundfile.info(path).duration
-        speed = (0.9, 1.0, 1.1)[number % 3]
-        rows.append(
-            Utterance(f"s{number % 2}-{number}", f"s{number % 2}", "A", str(path), 0.0, None, seconds / speed, speed)
-        )
-    write_data_dir(folder / "data", rows)
-    return folder / "data"
-
-
-def run(program, *options):
-    """Run a program within this process. Returns: (exit status, what it wrote to stderr)."""
-    stderr = io.StringIO()
-    argv = [f"steps/{program.__name__}.py", *map(str, options)]
-    with mock.patch.object(sys, "argv", argv), contextlib.redirect_stderr(stderr):
-        return run_main(program.main), stderr.getvalue()
-
-
-def extract(data, num_shards, *options, shards=None):
-    results = []
-    for shard in shards or range(1, num_shards + 1):
-        common = ("--data", data, "--config", ROOT / "conf" / "features.yaml", "--out", data / "feats")
-        results.append(run(extract_features, *common, "--shard", shard, "--num-shards", num_shards, *options))
-    common = ("--data", data, "--feats", data / "feats", "--num-shards", num_shards)
-    return [*results, run(combine_features, *common, "--cmvn", data / "cmvn.json")]
-
-
-def test_stored_features_are_those_computed_on_the_fly_whatever_the_number_of_parts(tmp_path):
-    data = make_data(tmp_path)
-    contents = []
-    for num_shards in (3, 1):
-        results = extract(data, num_shards)
-        assert [status for status, _ in results] == [0] * (num_shards + 1), results[-1]
-        contents.append([(data / name).read_bytes() for name in ("cmvn.json", "utt2num_frames")])
-        places, frames = read_feats_scp(data / "feats.scp"), read_table(data / "utt2num_frames")
-        for utt in read_data_dir(data):
-            stored = load_feature_matrix(places[utt.utt_id])
-            assert np.array_equal(stored, utterance_features(utt, CONFIG).numpy())
-            assert np.array_equal(stored, kaldiio.load_mat(places[utt.utt_id]))
-            assert len(stored) == int(frames[utt.utt_id])
-    assert contents[0] == contents[1]
-    assert not (data / "feats" / "feats.2.ark").exists(), "parts of the run with more of them are left"
-    stats = json.loads((data / "cmvn.json").read_text())
-    rows = np.concatenate([load_feature_matrix(place) for place in places.values()]).astype(np.float64)
-    assert stats["frames"] == len(rows)
-    assert np.allclose(stats["mean"], rows.mean(0), rtol=1e-12) and np.allclose(stats["std"], rows.std(0), rtol=1e-9)
-
-
-def test_more_parts_than_utterances_and_compression(tmp_path):
-    data = make_data(tmp_path, count=2)
-    results = extract(data, 4, "--compress", "true")
-    assert results[-1][0] == 0, results[-1]
-    for utt in read_data_dir(data):
-        exact = utterance_features(utt, CONFIG).numpy()
-        stored = load_feature_matrix(read_feats_scp(data / "feats.scp")[utt.utt_id])
-        assert 0 < np.abs(stored - exact).max() < 0.2
-    size = sum(path.stat().st_size for path in (data / "feats").glob("*.ark"))
-    assert size < 0.4 * 4 * 80 * sum(map(int, read_table(data / "utt2num_frames").values()))
-
-
-def test_a_missing_part_is_noticed_and_old_features_do_not_stay(tmp_path):
-    data = make_data(tmp_path)
-    assert extract(data, 2)[-1][0] == 0
-    extract(data, 3, shards=[1])
-    assert not (data / "feats.scp").exists()
-    status, message = run(combine_features, "--data", data, "--feats", data / "feats", "--num-shards", 3)
-    assert status == 5 and "feats.3.scp: no such file" in message
-    (data / "feats" / "feats.3.scp").write_text("")
-    (data / "feats" / "utt2num_frames.3").write_text("")
-    status, message = run(combine_features, "--data", data, "--feats", data / "feats", "--num-shards", 3)
-    assert status == 1 and "is missing" in message and not (data / "feats.scp").exists()
-    (data / "feats" / "feats.3.scp").write_bytes((data / "feats" / "feats.1.scp").read_bytes())
-    status, message = run(combine_features, "--data", data, "--feats", data / "feats", "--num-shards", 3)
-    assert status == 1 and "is in an earlier part, too" in message and not (data / "feats.scp").exists()
-
-
-def test_all_faulty_files_are_told_and_nothing_is_left(tmp_path):
-    data = make_data(tmp_path)
-    for number in (3, 5):
-        soundfile.write(tmp_path / f"{number}.wav", np.full(9000, np.nan), 16000, "FLOAT")
-    status, message = extract(data, 1)[0]
-    assert status == 1 and "2 problems found" in message
-    assert f"{tmp_path}/3.wav" in message and f"{tmp_path}/5.wav" in message
-    assert list((data / "feats").iterdir()) == []
-
-
-def test_damaged_feature_files_are_refused(tmp_path):
-    data = make_data(tmp_path)
-    extract(data, 1)
-    places = list(read_feats_scp(data / "feats.scp").values())
-    ark = Path(places[0].rpartition(":")[0])
-    with pytest.raises(UserError, match="no Kaldi matrix starts here"):
-        load_feature_matrix(f"{ark}:0")
-    content = ark.read_bytes()
-    ark.write_bytes(content[:-1000])
-    with pytest.raises(UserError, match="damaged feature file"):
-        load_feature_matrix(places[-1])
-    ark.write_bytes(content[:-4] + np.float32(np.nan).tobytes())
-    with pytest.raises(UserError, match="not a matrix of finite numbers"):
-        load_feature_matrix(places[-1])
-    with pytest.raises(MissingInput):
-        load_feature_matrix(f"{ark}.gone:5")
-
-
-def test_parts_cover_the_list_in_order_and_are_balanced():
-    rng = random.Random(0)
-    for count, num_shards in ((1, 1), (2, 5), (100, 7), (1000, 4)):
-        seconds = [rng.uniform(0.5, 10) for _ in range(count)]
-        shards = plan_shards(seconds, num_shards)
-        assert [index for first, last in shards for index in range(first, last)] == list(range(count))
-        assert len(shards) == num_shards
-        for first, last in shards:
-            assert abs(sum(seconds[first:last]) - sum(seconds) / num_shards) <= 10
-    assert plan_shards([None] * 4, 2) == [(0, 2), (2, 4)]
-
-
-def test_global_stats_are_exact_far_from_zero_and_floored():
-    rng = np.random.default_rng(0)
-    rows = rng.normal(1e4, [1.0, 1e-6], size=(5000, 2)).astype(np.float32)
-    count, mean, std = global_stats(np.split(rows, [1, 10, 2000]))
-    exact = rows.astype(np.float64)
-    assert count == 5000 and np.allclose(mean, exact.mean(0), rtol=1e-13)
-    assert np.isclose(std[0], exact[:, 0].std(), rtol=1e-9) and std[1] == STD_FLOOR

@@ -1,0 +1,56 @@
+"""Measure size and speed of exported models on one thread, in turns in one process.
+
+    python3 -m steps.benchmark --models exp/an4/teacher/export exp/an4/student/export --data data/an4/test \\
+        --out exp/an4/benchmark.json
+
+CPU time of the calling thread, after one untimed pass; the median of the repeats and their interquartile range.
+"""
+
+import sys
+
+from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import write_json
+from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
+from steps.deploy.recognition import is_exported
+
+
+def main():
+    args = parse_args()
+    folders = name_folders(args.models)
+    wrong = [str(folder) for folder in folders.values() if not is_exported(folder)]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: not an exported folder; name the export/ in it")
+    utterances = sample_utterances(read_data_dir(args.data, need_text=False), args.max_utterances, args.seed)
+    say(f"{len(folders)} models, {len(utterances)} utterances of {args.data}, {args.repeats} repeats")
+    result = benchmark(folders, utterances, args.repeats, args.seed)
+    result["settings"]["data"] = args.data
+    write_json(args.out, {"host": describe_host()} | result)
+    print_table(result["models"])
+    say(f"{result['settings']['audio_s']} s of audio -> {args.out}")
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--models", required=True, nargs="+", metavar="DIR", help="exported folders")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder to take utterances from")
+    parser.add_argument("--max-utterances", type=int, default=20, metavar="N", help="sample size (default: 20)")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed passes, 5 or more (default: 7)")
+    add_common(parser, out="JSON file to write", seed=True)
+    args = parser.parse_args()
+    if args.repeats < 5 or args.max_utterances < 1:
+        parser.error("--repeats must be 5 or more, --max-utterances 1 or more")
+    return args
+
+
+def print_table(models):
+    """Print a line for each model."""
+    width = max(map(len, models))
+    say(f"{'model':{width}}      bytes  RTF      spread   with features")
+    for name, row in models.items():
+        speeds = f"{row['rtf']:.5f}  {row['rtf_spread']:.5f}  {row['rtf_with_features']:.5f}"
+        say(f"{name:{width}} {row['bytes']:10,}  {speeds}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

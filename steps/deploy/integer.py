@@ -1,0 +1,106 @@
+"""Rewrites a traced float graph so that its quantized layers multiply in integers, with the codes of the model folder.
+
+A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses; an LSTM
+becomes com.microsoft's DynamicQuantizeLSTM. Activations are quantized to 8 bits, one scale for each input tensor.
+
+Codes are stored as `code + 128` in uint8 with zero point 128, which is exact: onnxruntime's product of uint8 and int8
+saturates on processors with AVX2 or AVX-512 but without VNNI (it adds two products in 16 bits), the one of two uint8 does not.
+"""
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from steps.core.cli import UserError
+from steps.models.quant_layers import QuantLinear
+
+OFFSET = 128
+ZERO_POINT = "zero_point"
+MICROSOFT = "com.microsoft"
+
+
+def integer_graph_(graph, layers):
+    """Replace the float form of every quantized layer.
+
+    Args:   graph: onnx.ModelProto of the float twin.   layers: {name: QuantLinear or QuantLSTM}.
+    Raises: UserError naming layers that are not in the graph.
+    """
+    body = graph.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
+    waiting = {}  # content of the float weight as it stands in the graph -> names of the layers with such a weight
+    for name, layer in layers.items():
+        waiting.setdefault(_key(float_weight(layer)), []).append(name)
+    nodes = []
+    for node in body.node:
+        weight = constants.get(node.input[1]) if node.op_type in ("MatMul", "LSTM") else None
+        names = waiting.get(_key(weight)) if weight is not None else None
+        if not names:
+            nodes.append(node)
+            continue
+        name = names.pop(0)
+        rewrite = integer_matmul if node.op_type == "MatMul" else integer_lstm
+        new_nodes, tensors = rewrite(node, name, layers[name], constants)
+        nodes += new_nodes
+        body.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(t), key) for key, t in tensors.items())
+    missing = [name for names in waiting.values() for name in names]
+    if missing:
+        raise UserError(f"export: these quantized layers were not found in the graph: {', '.join(missing)}")
+    body.initializer.append(numpy_helper.from_array(np.uint8(OFFSET), ZERO_POINT))
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def _key(array):
+    return array.shape, np.ascontiguousarray(array).tobytes()
+
+
+def float_weight(layer):
+    """The dequantized weight in the layout of the graph: (I, O) of a MatMul, (1, 4H, I) of an LSTM."""
+    tensors = {name: tensor.detach().numpy() for name, tensor in layer.dequantized().items()}
+    if isinstance(layer, QuantLinear):
+        return tensors["weight"].T
+    return onnx_gates(tensors["weight_ih_l0"])[None]
+
+
+def onnx_gates(rows):
+    """Reorder the gates of (4H, ...) from torch's input, forget, cell, output to ONNX's input, output, forget, cell."""
+    inputs, forget, cell, output = np.split(rows, 4)
+    return np.concatenate([inputs, output, forget, cell])
+
+
+def unsigned(codes):
+    """int8 codes as uint8 around OFFSET. Args: codes: int8 tensor.  Returns: uint8 array of the same shape."""
+    return (codes.numpy().astype(np.int16) + OFFSET).astype(np.uint8)
+
+
+def integer_matmul(node, name, layer, constants):
+    """Nodes in place of a MatMul. Returns: (nodes, {constant name: array})."""
+    tensors = {f"{name}.codes": unsigned(layer.weight_codes).T, f"{name}.scales": layer.weight_scales.numpy()}
+    x, y = node.input[0], node.output[0]
+    quantized, scale, zero, total, total_float, scales = (f"{name}/{part}" for part in "qsztfm")
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", [x], [quantized, scale, zero]),
+        helper.make_node("MatMulInteger", [quantized, f"{name}.codes", zero, ZERO_POINT], [total]),
+        helper.make_node("Cast", [total], [total_float], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [scale, f"{name}.scales"], [scales]),
+        helper.make_node("Mul", [total_float, scales], [y]),
+    ]
+    return nodes, tensors
+
+
+def integer_lstm(node, name, layer, constants):
+    """Node in place of an LSTM; inputs and outputs stay. Returns: (nodes, {constant name: array})."""
+    tensors, extra = {}, []
+    for part, codes, scales in (
+        ("input", layer.weight_ih_codes, layer.weight_ih_scales),
+        ("hidden", layer.weight_hh_codes, layer.weight_hh_scales),
+    ):
+        rows = onnx_gates(unsigned(codes))
+        tensors[f"{name}.{part}.codes"] = rows.T[None]  # (1, I or H, 4H)
+        tensors[f"{name}.{part}.scales"] = onnx_gates(scales.numpy())[None]  # (1, 4H)
+        tensors[f"{name}.{part}.zero"] = np.full((1, len(rows)), OFFSET, dtype=np.uint8)
+        extra += [f"{name}.{part}.scales", f"{name}.{part}.zero"]
+    inputs = [node.input[0], f"{name}.input.codes", f"{name}.hidden.codes", *node.input[3:]]
+    inputs += [""] * (8 - len(inputs))
+    new = helper.make_node("DynamicQuantizeLSTM", inputs + extra, list(node.output), domain=MICROSOFT)
+    new.attribute.extend(attribute for attribute in node.attribute if attribute.name != "layout")
+    return [new], tensors

@@ -1,0 +1,30 @@
+"""Turn a model folder into what ships: one ONNX file, its tokens, its feature definition.
+
+    python3 -m steps.export_model --model exp/an4/student --out exp/an4/student/export
+
+The graph is loaded by onnxruntime and compared with torch at several lengths before it is written.
+"""
+
+import sys
+
+import torch
+
+from steps.core.cli import add_common, make_parser, run_main, say
+from steps.deploy.export import export_folder
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
+    add_common(parser, out="folder to write")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    report = export_folder(args.model, args.out)
+    say(f"largest difference from torch: {report.largest_difference:.2g} nats, {report.snr_db:.1f} dB")
+    say(f"int8 layers: {report.integer_layers}")
+    graph_bytes = report.size_bytes - report.tensor_bytes
+    say(f"{report.size_bytes:,} bytes ({graph_bytes:,} of them graph) in {args.out}/model.onnx")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

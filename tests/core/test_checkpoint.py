@@ -1,0 +1,68 @@
+"""Checkpoints: exact, bounded on disk, damage noticed, no pickled code executed."""
+
+import pickle
+
+import pytest
+import torch
+
+from steps.core.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from steps.core.cli import UserError
+
+STATE = {"step": 3, "model": {"w": torch.arange(6.0)}, "best": {"loss": float("inf")}, "names": ["a", "b"]}
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    save_checkpoint(tmp_path, 3, STATE)
+    state = load_checkpoint(tmp_path)
+    assert torch.equal(state["model"]["w"], STATE["model"]["w"])
+    assert {key: state[key] for key in ("step", "best", "names")} == {key: STATE[key] for key in ("step", "best", "names")}
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert load_checkpoint(tmp_path / "nothing") is None
+
+
+def test_only_the_newest_two_stay(tmp_path):
+    for step in (1, 20, 300, 4000):
+        save_checkpoint(tmp_path, step, STATE)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000004000.pt", "step-000000300.pt"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no checksum"])
+def test_a_damaged_one_is_named_and_passed_over(tmp_path, capsys, damage):
+    save_checkpoint(tmp_path, 1, STATE | {"step": 1})
+    save_checkpoint(tmp_path, 2, STATE | {"step": 2})
+    newest = list_checkpoints(tmp_path)[0]
+    content = bytearray(newest.read_bytes())
+    if damage == "truncate":
+        newest.write_bytes(content[:-10])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    else:
+        newest.with_suffix(".sha256").unlink()
+    assert load_checkpoint(tmp_path)["step"] == 1
+    assert "step-000000002.pt" in capsys.readouterr().out
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    save_checkpoint(tmp_path, 1, STATE)
+    list_checkpoints(tmp_path)[0].write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        load_checkpoint(tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, ("executed",)
+
+
+def test_pickled_code_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UserError, pickle.PicklingError, RuntimeError, AttributeError)):
+        save_checkpoint(tmp_path / "c", 1, {"x": Evil()})
+        load_checkpoint(tmp_path / "c")
+    assert not (tmp_path / "executed").exists()

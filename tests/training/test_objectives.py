@@ -1,0 +1,96 @@
+"""What is minimised: the mix of terms, frozen teachers, and models that do not fit together."""
+
+import pytest
+import torch
+
+from steps.core.cli import UserError
+from steps.data.dataset import Batch
+from steps.losses.ctc import ctc_loss_sum
+from steps.models.build import build_model, new_spec
+from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
+
+BLOCK = {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}
+SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4], "num_blocks": 2, "block": BLOCK}
+
+
+def make(seed, vocab_size=6, feature_dim=20, kind="conformer", sizes=SIZES):
+    torch.manual_seed(seed)
+    return build_model(new_spec(kind, sizes, feature_dim, vocab_size, "test")).eval()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    return Batch(["a", "b"], torch.randn(2, 60, 20), torch.tensor([60, 41]), tokens, torch.tensor([3, 2]))
+
+
+def test_ctc_alone_is_the_ctc_loss(batch):
+    model = make(0)
+    log_probs, lengths = model(batch.feats, batch.lengths)
+    expected = ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths)
+    torch.testing.assert_close(CtcObjective()(model, batch)["ctc"], expected)
+
+
+def test_a_student_equal_to_its_teacher_has_no_kl_left(batch):
+    student = make(1)
+    terms = DistillObjective(DistillConfig(kl_weight=1.0), student, [make(1)])(student, batch)
+    assert terms.keys() == {"kl"}
+    assert terms["kl"].abs() < 1e-4
+
+
+def test_terms_are_mixed_by_their_weights(batch):
+    student, teacher = make(1), make(2)
+    half = DistillObjective(DistillConfig(kl_weight=0.5), student, [teacher])(student, batch)
+    quarter = DistillObjective(DistillConfig(kl_weight=0.25), student, [teacher])(student, batch)
+    torch.testing.assert_close(half["kl"], 2 * quarter["kl"])
+    torch.testing.assert_close(half["ctc"] / 0.5, quarter["ctc"] / 0.75)
+
+
+def test_padding_changes_nothing(batch):
+    student, teacher = make(1), make(2)
+    config = DistillConfig(kl_weight=0.5, hidden_weight=1.0, frames="window", hidden_layers=[[0, 1], [-1, -1]])
+    objective = DistillObjective(config, student, [teacher])
+    wider = Batch(batch.utt_ids, torch.nn.functional.pad(batch.feats, (0, 0, 0, 30), value=9.0), batch.lengths, batch.tokens, batch.token_lengths)
+    for name, value in objective(student, batch).items():
+        torch.testing.assert_close(objective(student, wider)[name], value)
+
+
+def test_gradients_reach_the_student_and_the_projections_but_no_teacher(batch):
+    student, teacher = make(1), make(2)
+    objective = DistillObjective(DistillConfig(hidden_weight=1.0), student, [teacher])
+    sum(objective(student, batch).values()).backward()
+    assert all(p.grad is not None for p in student.parameters())
+    assert all(p.grad is not None for p in objective.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any("teacher" in name for name in objective.state_dict())
+
+
+def test_two_equal_teachers_teach_as_one(batch):
+    student = make(1)
+    one = DistillObjective(DistillConfig(), student, [make(2)])(student, batch)
+    two = DistillObjective(DistillConfig(), student, [make(2), make(2)])(student, batch)
+    torch.testing.assert_close(one["kl"], two["kl"])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (dict(vocab_size=7), "different vocabularies"),
+        (dict(feature_dim=24), "different features"),
+        (dict(kind="dnn", sizes={"d_model": 16, "num_blocks": 1}), "different frame rates"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(teacher, message):
+    with pytest.raises(UserError, match=message):
+        DistillObjective(DistillConfig(), make(0), [make(0, **teacher)])
+
+
+def test_layers_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match="no block 5"):
+        DistillObjective(DistillConfig(hidden_weight=1.0, hidden_layers=[[5, 0]]), make(0), [make(0)])
+
+
+def test_nothing_to_distill_is_refused():
+    with pytest.raises(ValueError, match="nothing is distilled"):
+        DistillConfig(kl_weight=0.0)

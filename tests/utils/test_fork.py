@@ -1,0 +1,85 @@
+"""utils/fork_recipe.sh: a fork needs nothing of the recipe it came from, and runs at once."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fork(source, target, status=0, cwd=ROOT):
+    words = [ROOT / "utils/fork_recipe.sh", source, target]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, cwd=cwd)
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def forked(tmp_path):
+    fork("home", str(tmp_path / "kitchen"))
+    return tmp_path / "kitchen"
+
+
+def test_a_fork_is_self_contained(forked):
+    assert "recipes/home" in (forked / "FORKED_FROM").read_text()
+    settings = list(forked.glob("conf/*.yaml"))
+    assert {"features.yaml", "tokenizer.yaml", "decode.yaml", "teacher.yaml"} <= {path.name for path in settings}
+    for path in settings:
+        for line in path.read_text().splitlines():
+            if line.startswith("base:"):
+                base = path.parent / line.split()[1]
+                assert base.is_file() and forked in base.resolve().parents
+
+
+def test_settings_of_a_fork_are_those_of_the_recipe(forked):
+    from steps.core.config import read_yaml
+
+    for path in (ROOT / "recipes/home/conf").glob("*.yaml"):
+        assert read_yaml(forked / "conf" / path.name) == read_yaml(path)
+
+
+def test_a_fork_dry_runs_at_once(forked):
+    (forked / "corpus").mkdir()
+    words = [ROOT / "run.sh", "--recipe", forked, "--dry-run"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert f"python3 {forked}/local/prepare.py --corpus-dir {forked}/corpus --out {forked}/data/kitchen" in done.stdout
+
+
+def test_the_reader_of_a_fork_reads_tables(forked):
+    corpus = forked / "corpus"
+    corpus.mkdir()
+    for name in ("train", "dev", "test"):
+        (corpus / f"{name}.tsv").write_text(f"{name}1\tann\t{name}1.wav\tTurn  {name} on\n")
+        (corpus / f"{name}1.wav").touch()
+    words = [ROOT / "run.sh", "--recipe", forked, "--stage", "0", "--stop-stage", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (forked / "data/kitchen/train/text").read_text() == "ann-train1 turn train on\n"
+    assert (forked / "data/kitchen/words.txt").read_text().split() == ["dev", "on", "train", "turn"]
+
+
+def test_nothing_is_overwritten(forked, tmp_path):
+    before = (forked / "recipe.sh").read_bytes()
+    assert "exists already" in fork("home", str(forked), status=2)
+    assert (forked / "recipe.sh").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kitchen"]
+
+
+def test_a_fork_can_be_forked_and_names_are_checked(forked, tmp_path):
+    fork(str(forked), "./again", cwd=tmp_path)
+    assert (tmp_path / "again/conf/base").is_dir() and (tmp_path / "again/local/prepare.py").is_file()
+    assert "did you mean home?" in fork("hoem", "x", status=2)
+
+
+def test_results_are_published_by_hand(tmp_path, forked):
+    words = [ROOT / "utils/publish_results.sh", str(forked)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 5 and "stage 9" in done.stderr
+    report = forked / "exp/kitchen/report"
+    report.mkdir(parents=True)
+    for name in ("RESULTS.md", "results.json"):
+        (report / name).write_text(name)
+    subprocess.run(words, check=True, capture_output=True, timeout=10)
+    assert (forked / "RESULTS.md").read_text() == "RESULTS.md"

@@ -1,0 +1,209 @@
+"""run.sh: options, recipes, and the whole plan with a stand-in runner that only makes the files of each program."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPE = """
+prepare='prepare_it --corpus-dir $corpus_dir --seed $seed --jobs $nj'
+test_sets="test other"
+lexicon=true
+teachers=big
+chain="
+big      -     train_teacher    big.yaml
+# a remark
+small    big   distill_student  small.yaml
+cut      big   prune_model      small.yaml
+cut_int8 cut   quantize_model   small.yaml
+"
+"""
+
+RUNNER = '''
+import os, sys
+words = sys.argv[1:]
+open("RAN", "a").write(" ".join(words) + "\\n")
+option = lambda name: words[words.index(name) + 1]
+def make(folder, *names):
+    for name in names:
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "w").write("| table |\\n")
+program = next(word for word in words if word.startswith(("steps.", "utils/perturb", "utils/validate", "prepare_it")))
+if program == "prepare_it":
+    names = [f"{s}/{f}" for s in ("train", "dev", "test", "other") for f in ("wav.scp", "text")]
+    make(option("--out"), "words.txt", *names)
+elif program == "steps.combine_features":
+    make(option("--data"), "feats.scp", "utt2num_frames", "cmvn.json")
+elif program == "steps.train_tokenizer":
+    make(option("--out"), "tokenizer.model", "tokens.txt")
+elif program in ("steps.train_teacher", "steps.distill_student", "steps.prune_model", "steps.quantize_model"):
+    make(option("--out"), "model.json", "model.safetensors")
+elif program == "steps.export_model":
+    make(option("--out"), "model.onnx", "tokens.txt", "features.yaml")
+elif program == "steps.decode":
+    make(option("--out"), "greedy.txt")
+elif program == "steps.score":
+    make(option("--decode"), "score_greedy.json")
+elif program == "steps.benchmark":
+    make(os.path.dirname(option("--out")), "benchmark.json")
+elif program == "steps.report":
+    make(option("--out"), "report.md", "RESULTS.md", "results.json")
+'''
+
+
+class Bench:
+    """A recipe of its own, outside the repository, and a runner that only pretends."""
+
+    def __init__(self, folder):
+        self.folder, self.recipe = folder, folder / "my recipe"
+        (self.recipe / "conf").mkdir(parents=True)
+        for name in ("big", "small", "features", "tokenizer", "decode"):
+            (self.recipe / f"conf/{name}.yaml").write_text(f"name: {name}\n")
+        self.write_recipe(RECIPE)
+        (folder / "runner.py").write_text(RUNNER.replace('"RAN"', repr(str(folder / "RAN"))))
+        (folder / "corpus").mkdir()
+
+    def write_recipe(self, text):
+        (self.recipe / "recipe.sh").write_text(text)
+
+    def run(self, *options, status=0):
+        """Run run.sh; returns (command lines given to the runner, everything printed)."""
+        (self.folder / "RAN").unlink(missing_ok=True)
+        words = ["--recipe", str(self.recipe), "--cmd", f"{self.folder}/runner.py", *options]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        pipes = {"capture_output": True, "text": True, "timeout": 60}
+        done = subprocess.run([ROOT / "run.sh", *words], cwd=self.folder, env=environment, **pipes)
+        assert done.returncode == status, done.stdout + done.stderr
+        ran = self.folder / "RAN"
+        return ran.read_text().splitlines() if ran.exists() else [], done.stdout + done.stderr
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_the_whole_plan_runs_then_nothing_runs_and_fast(bench):
+    ran, printed = bench.run("--corpus-dir", "corpus", "--nj", "3", "--seed", "5")
+    exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"
+    assert ran[0].split(" prepare_it ")[1] == f"--corpus-dir {bench.folder}/corpus --seed 5 --jobs 3 --out {data}"
+    assert [line for line in ran if "steps.extract_features" in line and "JOB=1:3" in line and "--num-shards 3" in line]
+    (cut,) = [line for line in ran if "steps.prune_model" in line]
+    assert f"--model {exp}/big --teacher {exp}/big --data {data}/train_sp" in cut and "--gpu 1" in cut
+    assert len([line for line in ran if "steps.decode" in line]) == 4 * 2 * 2
+    assert all(f"--words={data}/words.txt" in line for line in ran if "steps.decode" in line)
+    assert printed.endswith(f"report: {exp}/report/report.md\n\n| table |\n")
+    start_s = time.monotonic()
+    again, printed = bench.run("--corpus-dir", "corpus", "--nj", "2", "--seed", "5")
+    assert again == [] and "stage 8 score (16 tasks): up to date" in printed
+    assert time.monotonic() - start_s < 1.5
+
+
+def test_a_changed_setting_redoes_that_model_and_what_follows(bench):
+    bench.run("--stop-stage", "6")
+    (bench.recipe / "conf/big.yaml").write_text("name: bigger\n")
+    ran, printed = bench.run("--dry-run", "--stop-stage", "6")
+    assert ran == [] and "-name: big; +name: bigger" in printed
+    ran, _ = bench.run("--stop-stage", "6")
+    redone = {word for line in ran for word in line.split() if word.startswith("steps.")}
+    assert not redone & {"steps.extract_features", "steps.train_tokenizer"}
+    assert len([line for line in ran if "distill_student" in line]) == 1
+    assert (bench.recipe / "exp/my recipe/big.old-1/model.json").exists()
+
+
+def test_the_command_line_wins_over_the_recipe(bench):
+    bench.write_recipe("seed=3\nnum_threads=4\n" + RECIPE)
+    _, printed = bench.run("--dry-run", "--seed", "7")
+    assert "--seed 7 --device auto --num-threads 4" in printed and "--seed 3" not in printed
+
+
+def test_a_stage_whose_inputs_are_missing_says_which_stage_makes_them(bench):
+    _, printed = bench.run("--stage", "5", status=5)
+    assert printed.startswith("run.sh: stage 5 (cut): needs ")
+    assert "exp/my recipe/big/model.json, which is not there; stage 3 (big) makes it" in printed
+
+
+def test_workdir_is_relative_to_where_the_command_was_given(bench):
+    bench.run("--workdir", "elsewhere", "--stop-stage", "0")
+    assert (bench.folder / "elsewhere/data/my recipe/train/text").exists()
+    assert not (bench.recipe / "data").exists()
+
+
+def test_extra_commands_run_behind_their_stages(bench):
+    bench.write_recipe(RECIPE + "after_prepare='utils/validate_it $data'\nafter_tokenizer='utils/validate_that'\n")
+    ran, _ = bench.run("--stop-stage", "2")
+    assert ran[2].endswith(f"utils/validate_it {bench.recipe}/data/my recipe") and "perturb" in ran[3]
+    assert ran[-1].endswith("utils/validate_that") and "steps.train_tokenizer" in ran[-2]
+    assert bench.run("--stop-stage", "2")[0] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("distill_student ", "distil_student ", "unknown step distil_student (did you mean distill_student?)"),
+        ("small    big ", "small    bug ", "small: parent bug stands on no earlier line"),
+        ("cut      big ", "cut      -   ", "cut: prune_model needs a parent"),
+        ("cut_int8 cut ", "cut      cut ", "names cut twice"),
+        ("teachers=big", "teachers=small2", "teachers: small2 is not in the chain"),
+        ("lexicon=true", "lexikon=true", "unknown variable lexikon (did you mean lexicon?)"),
+        ("$seed", "$sead", "no setting is named sead"),
+        ("big.yaml\n", "\n", "a line of chain is 'name parent step conf'"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_line(bench, old, new, said):
+    assert old in RECIPE
+    bench.write_recipe(RECIPE.replace(old, new, 1))
+    _, printed = bench.run("--dry-run", status=2)
+    assert said in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--stpo-stage", "3"], "unknown option '--stpo-stage' (did you mean --stop-stage?)"),
+        (["--PATH", "x"], "unknown option '--PATH'"),
+        (["--stage"], "--stage needs a value"),
+        (["--stage", "--force"], "--stage needs a value"),
+        (["--stage", "two"], "--stage needs a whole number, not 'two'"),
+        (["--force=maybe"], "--force is true or false, not 'maybe'"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--recipe", "hoem"], "no recipe hoem (did you mean home?)"),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(bench, options, said):
+    _, printed = bench.run(*options, status=2)
+    assert said in printed and printed.count("\n") == 1
+
+
+def test_values_are_never_run_as_code(bench):
+    _, printed = bench.run("--dry-run", "--speeds", "$(touch pwned) `touch pwned`", "--corpus-dir", "a$(touch pwned)")
+    assert not list(bench.folder.rglob("pwned")) and not (ROOT / "pwned").exists()
+    assert "$(touch pwned)" in printed
+
+
+def test_help_lists_every_setting_and_stage_without_set_up(tmp_path):
+    done = subprocess.run([ROOT / "run.sh", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0
+    block = (ROOT / "run.sh").read_text().split("# Settings")[1].split("# End of settings")[0]
+    names = [line.split("=")[0].replace("_", "-") for line in block.splitlines() if "=" in line.split("#")[0]]
+    assert len(names) > 20
+    assert all(f"  --{name} " in done.stdout for name in names)
+    assert [f"  {number} " in done.stdout for number in range(10)] == [True] * 10
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*/recipe.sh")), ids=lambda path: path.parent.name)
+def test_every_recipe_dry_runs(recipe, tmp_path):
+    words = [ROOT / "run.sh", "--recipe", recipe.parent, "--dry-run", "--workdir", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "stage 9 report: would run" in done.stdout
+
+
+def test_run_sh_stays_short():
+    assert len((ROOT / "run.sh").read_text().splitlines()) < 150
