@@ -266,6 +266,9 @@ def main(words):
     options = parser.parse_args(words[:split])
     options.force, options.dry_run = options.force == "true", options.dry_run == "true"
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if options.nj < 1 or options.stage > options.stop_stage:
+        print("run.sh: --nj must be at least 1, and --stage at most --stop-stage", file=sys.stderr)
+        return 2
     try:
         tasks, makers = read_plan(words[split:])
         experiment = Experiment(options, tasks, makers)

@@ -6,10 +6,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from steps.models.build import build_model
+from steps.models.build import build_model, weights_of
 
 FRAMES_PER_SECOND = 100
-CODES = (torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,6 @@ class Footprint:
 
     parameters: int
     macs_per_second: float
-
-
-def weights_of(model):
-    """What counts as parameters: trainable tensors and integer codes; not running statistics, scales or CMVN."""
-    yield from model.parameters()
-    yield from (buffer for buffer in model.buffers() if buffer.dtype in CODES)
 
 
 def count_parameters(model):

@@ -45,7 +45,7 @@ def quantize_weight_int8(weight):
         raise ValueError("a weight is not finite")
     weight = weight.detach().float()
     scales = weight.abs().amax(dim=1) / LARGEST_CODE
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # rows of zeros, and of numbers too small to scale
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # rows of zeros, or of numbers too small
     codes = (weight / scales.unsqueeze(1)).round().clamp(-LARGEST_CODE, LARGEST_CODE)
     return codes.to(torch.int8), scales
 
@@ -80,7 +80,7 @@ def quantize_model(model, config):
 
 
 def select_layers(layers, skip):
-    """Names of layers that no entry of `skip` covers. Raises: UserError for an entry that covers none, or all are covered."""
+    """Names of layers that no entry of `skip` covers. Raises: UserError when an entry covers none or none is left."""
     parts = {name.rsplit(".", depth)[0] for name in layers for depth in range(name.count(".") + 1)}
     for entry in skip:
         if entry not in parts:
@@ -103,7 +103,8 @@ def quantized_tensors(layer, tensors):
     state = {}
     for name in ("ih", "hh"):
         codes, scales = quantize_weight_int8(tensors[f"weight_{name}_l0"])
-        state |= {f"weight_{name}_codes": codes, f"weight_{name}_scales": scales, f"bias_{name}": tensors[f"bias_{name}_l0"]}
+        state |= {f"weight_{name}_codes": codes, f"weight_{name}_scales": scales}
+        state[f"bias_{name}"] = tensors[f"bias_{name}_l0"]
     return state
 
 

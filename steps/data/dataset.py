@@ -41,7 +41,7 @@ class SpeechDataset:
 
     def __init__(self, data_dir, tokenizer, feature_config, source="ark", output_lengths=None):
         self.folder, self.feature_config = Path(data_dir), feature_config
-        self.utterances = read_data_dir(data_dir)
+        self.utterances = read_data_dir(data_dir, check_audio=source != "ark")
         self.where = read_feats_scp(self.folder / "feats.scp") if source == "ark" else None
         self.num_frames = self._count_frames()
         self.tokens = [tokenizer.encode(utt.text) for utt in self.utterances]

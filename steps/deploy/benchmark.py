@@ -88,9 +88,9 @@ def benchmark(folders, utterances, repeats=7, seed=0):
 
     Args:    folders: {name: exported folder}.   utterances: list of Utterance; audio is read before anything is timed.
              repeats: timed passes over all utterances, at least 5.
-    Returns: {"settings", "models"}, ready for JSON. Real-time factors (rtf) are seconds per second of audio: `rtf` CPU time of
-             the network, `rtf_spread` its interquartile range over repeats, `rtf_features` of the features alone,
-             `rtf_with_features` the sum, `wall_rtf` the network by the clock.
+    Returns: {"settings", "models"}, ready for JSON. Real-time factors (rtf) are seconds per second of audio: `rtf` CPU
+             time of the network, `rtf_spread` its interquartile range over repeats, `rtf_features` of the features
+             alone, `rtf_with_features` the sum, `wall_rtf` the network by the clock. `load_s`: opening it, once.
     """
     torch.set_num_threads(1)
     recognisers, load_s = {}, {}
@@ -128,7 +128,8 @@ def speed_row(passes, audio_s, features_rtf):
 def size_row(folder):
     """Bytes of an exported folder, and what the model folder above it says of the model (None without one)."""
     sizes = {name: (folder / name).stat().st_size for name in SHIPPED}
-    row = {"bytes": sum(sizes.values()), "model_bytes": sizes["model.onnx"], "parameters": None, "macs_per_second": None}
+    row = {"bytes": sum(sizes.values()), "model_bytes": sizes["model.onnx"]}
+    row |= {"parameters": None, "macs_per_second": None}
     above = folder.resolve().parent
     if (above / "model.json").is_file():
         spec = read_spec(above)
@@ -144,9 +145,10 @@ def describe_host():
         lines = []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = (facts.get("flags") or facts.get("Features") or "").split()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "cpu": facts.get("model name") or platform.processor() or platform.machine(),
         "machine": platform.machine(),
         "flags": [flag for flag in FLAGS if flag in flags],
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | versions,
     }

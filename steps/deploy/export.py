@@ -1,4 +1,4 @@
-"""Export of a model folder: one ONNX file and what a runtime needs beside it, compared with torch before it is written."""
+"""Export of a model folder: an ONNX file, compared with torch before it is written, and its tokens and features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ from steps.deploy.runtimes import OnnxModel, Recogniser, read_tokens
 from steps.models.build import load_model
 
 FLOAT_TOLERANCE = 1e-4  # nats, largest difference of any valid frame
-LOWEST_SNR_DB = 6.0  # of an int8 graph; a wrong scale or gate order gives 0 dB or less
+LOWEST_SNR_DB = 10.0  # of an int8 graph; 30 to 40 is usual, a wrong scale or gate order gives 6 or less
 LENGTHS = (8, 64, 157, 500)  # feature frames of single utterances compared
 RAGGED = (331, 250, 97, 3)  # of one padded batch
 README = """\
 A speech recogniser: CTC, {quantization}.
 
-- model.onnx: inputs x (N, T, {dim}) float32 features and x_lens (N,) int64 frames; outputs log_probs (N, U, {vocab_size})
-  and log_probs_lens (N,). Mean and variance normalisation are inside.
+- model.onnx: inputs x (N, T, {dim}) float32 features and x_lens (N,) int64 frames; outputs log_probs
+  (N, U, {vocab_size}) and log_probs_lens (N,). Mean and variance normalisation are inside.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
 - features.yaml: Kaldi {kind} of {rate} Hz audio with samples in [-1, 1], window {window}, {low:g} Hz to {high}.
 
@@ -42,7 +42,8 @@ by one, and so do other processors and runtime versions. Weights are stored as u
 class ExportReport:
     """What an export came to.
 
-    size_bytes: of model.onnx.   tensor_bytes: of the weights in it.   largest_difference: from torch, nats, valid frames.
+    size_bytes: of model.onnx.   tensor_bytes: of the weights in it.
+    largest_difference: from torch over valid frames, nats.
     snr_db: power of the log-probabilities around their frame's mean against that of the difference.
     integer_layers: quantized layers in the graph.
     """
@@ -112,9 +113,13 @@ def compare(model, exported):
     difference, snr_db = measure(expected, log_probs)
     if quantized_layers(model):
         if not snr_db >= LOWEST_SNR_DB:
-            raise UserError(f"export: int8 graph and model differ by {snr_db:.1f} dB, less than {LOWEST_SNR_DB}; not usable")
+            raise UserError(
+                f"export: the int8 graph is {snr_db:.1f} dB from the model, not {LOWEST_SNR_DB}; not usable"
+            )
     elif not difference <= FLOAT_TOLERANCE or not same_path(expected, log_probs):
-        raise UserError(f"export: graph and model differ by {difference:.2g} nats, more than {FLOAT_TOLERANCE}; not usable")
+        raise UserError(
+            f"export: the graph is {difference:.2g} nats from the model, over {FLOAT_TOLERANCE}; not usable"
+        )
     return difference, snr_db
 
 
@@ -135,7 +140,7 @@ def same_path(expected, log_probs):
 def describe(model, recogniser):
     """README.md of the exported folder."""
     features = recogniser.features
-    high = f"{features.high_freq_hz:g} Hz" if features.high_freq_hz > 0 else f"{-features.high_freq_hz:g} Hz under half that rate"
+    high = features.high_freq_hz
     quantized = quantized_layers(model)
     default = FeatureConfig(sample_rate_hz=features.sample_rate_hz, num_mel_bins=features.num_mel_bins)
     return README.format(
@@ -148,7 +153,7 @@ def describe(model, recogniser):
         rate=features.sample_rate_hz,
         window=features.window,
         low=features.low_freq_hz,
-        high=high,
+        high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
         sherpa=SHERPA if features == default else "",  # it can compute no others
         integer=INTEGER if quantized else "",
     )

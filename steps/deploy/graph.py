@@ -1,4 +1,4 @@
-"""From a model in torch to a lean ONNX graph: traced, constants folded, stripped of everything that is not computation."""
+"""From a model in torch to a lean ONNX graph: traced, constants folded, stripped of all that is not computation."""
 
 import copy
 import io
@@ -43,15 +43,16 @@ def float_graph(model):
     """Trace a model whose layers are all float.
 
     Args:    model: CtcModel, as `float_twin` returns it.
-    Returns: onnx.ModelProto: inputs x (N, T, D) float32, x_lens (N,) int64; outputs log_probs (N, U, V), log_probs_lens (N,).
+    Returns: onnx.ModelProto: inputs x (N, T, D) float32, x_lens (N,) int64; outputs log_probs (N, U, V) float32,
+             log_probs_lens (N,) int64.
     """
     feats = torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * model.spec["feature_dim"])
     feats = feats.view(2, max(EXAMPLE_LENGTHS), model.spec["feature_dim"])
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        # dynamo=False: a second instead of ten or more, and LSTM weights arrive as constants. The graph is compared with
-        # torch at several lengths afterwards, so a size baked in by tracing cannot pass.
+        # dynamo=False: half a second instead of ten or more. What tracing bakes in is found out by `export.compare`,
+        # at several lengths and batch sizes.
         torch.onnx.export(
             model,
             (feats, torch.tensor(EXAMPLE_LENGTHS)),
@@ -68,7 +69,7 @@ def float_graph(model):
 
 
 def fold_constants(content):
-    """Let onnxruntime fold constants and drop duplicate nodes, with standard operators only. Args: content: a file's bytes."""
+    """Fold constants, drop duplicate nodes; standard operators only. Args: content: bytes of an ONNX file."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3

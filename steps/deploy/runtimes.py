@@ -58,7 +58,7 @@ class OnnxModel:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         ranks = [len(value.shape) for value in (*inputs, *outputs)]
         if ranks != [3, 1, 3, 1] or not isinstance(inputs[0].shape[2], int) or not isinstance(outputs[0].shape[2], int):
-            raise UserError(f"{name}: not a CTC model from steps.export_model (features, lengths -> log_probs, lengths)")
+            raise UserError(f"{name}: not a CTC model from steps.export_model, by its inputs and outputs")
         self.feature_dim, self.vocab_size = inputs[0].shape[2], outputs[0].shape[2]
         self._inputs = [value.name for value in inputs]
 
@@ -68,7 +68,7 @@ class OnnxModel:
 
 
 class TorchModel:
-    """A model folder behind the same face. Args: folder; device: torch device; num_threads: CPU threads of this process."""
+    """A model folder behind the same face. Args: device: of torch.   num_threads: CPU threads of this process."""
 
     def __init__(self, folder, device="cpu", num_threads=1):
         torch.set_num_threads(num_threads)
@@ -118,7 +118,7 @@ def read_tokens(path):
     Raises: MissingInput; UserError naming the line that does not fit.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_bytes().decode("utf-8").split("\n")
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such file; make the folder again") from None
     except UnicodeDecodeError as error:
@@ -148,6 +148,6 @@ def load_recogniser(folder, device="cpu", num_threads=1):
     elif (folder / "model.json").is_file():
         model = TorchModel(folder, device, num_threads)
     else:
-        raise MissingInput(f"{folder}: neither model.onnx nor model.json here; name an exported folder or a model folder")
+        raise MissingInput(f"{folder}: neither model.onnx nor model.json here; name a model folder or its export/")
     features = load_config(FeatureConfig, folder / "features.yaml")
     return Recogniser(model, features, read_tokens(folder / "tokens.txt"), str(folder))

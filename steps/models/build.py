@@ -15,6 +15,7 @@ from steps.models.low_rank import LowRankLinear
 from steps.models.quant_layers import quantized_like
 
 FORMAT = 1
+CODES = (torch.int8, torch.uint8)
 CARRIED = ("tokenizer.model", "tokens.txt", "features.yaml")
 
 
@@ -115,16 +116,20 @@ def save_model(folder, model, carried_from, parent=None):
         if not (folder / name).is_file() or (folder / name).read_bytes() != content:
             with atomic_file(folder / name, "wb") as file:
                 file.write(content)
-    codes = [tensor for tensor in model.buffers() if tensor.dtype == torch.int8]
-    parameters = [*model.parameters(), *codes]  # not the scales, CMVN and running statistics
     model.spec = model.spec | {
         "parent": parent and {"name": Path(parent).name, "weights_sha256": read_spec(parent)["weights_sha256"]},
-        "parameters": sum(tensor.numel() for tensor in parameters),
-        "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in parameters),
+        "parameters": sum(tensor.numel() for tensor in weights_of(model)),
+        "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in weights_of(model)),
         "weights_sha256": sha256_file(folder / "model.safetensors"),
     }
     write_json(folder / "model.json", model.spec)
     _check_reload(folder, model)
+
+
+def weights_of(model):
+    """What counts as parameters: trainable tensors and integer codes; not running statistics, scales or CMVN."""
+    yield from model.parameters()
+    yield from (buffer for buffer in model.buffers() if buffer.dtype in CODES)
 
 
 def _check_reload(folder, model):
@@ -138,4 +143,5 @@ def _check_reload(folder, model):
         same = torch.equal(model(feats, lengths)[0], load_model(folder, device)(feats, lengths)[0])
     model.train(was_training)
     if not same:
+        (folder / "model.json").unlink()
         raise UserError(f"{folder}: the saved model does not compute what the model in memory does; not usable")

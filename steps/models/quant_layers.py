@@ -35,8 +35,8 @@ class QuantLinear(nn.Module):
 class QuantLSTM(nn.Module):
     """A one-layer, one-way, batch-first LSTM with quantized gate matrices; a scale for each row of a matrix.
 
-    Buffers: weight_ih_codes (4H, I), weight_hh_codes (4H, H) int8, gates in torch's order (input, forget, cell, output);
-    weight_ih_scales, weight_hh_scales (4H,) float32.  bias_ih, bias_hh: (4H,) parameters.
+    Buffers: weight_ih_codes (4H, I), weight_hh_codes (4H, H) int8; weight_ih_scales, weight_hh_scales (4H,) float32; in
+    torch's order of gates (input, forget, cell, output).  bias_ih, bias_hh: (4H,) parameters.
     """
 
     def __init__(self, input_size, hidden_size):
@@ -58,7 +58,7 @@ class QuantLSTM(nn.Module):
         }
 
     def forward(self, x):
-        """Args: x (N, T, input_size).  Returns: (N, T, hidden_size) and the last state (h, c), each (1, N, hidden_size)."""
+        """Args: x (N, T, input_size).  Returns: (N, T, H) and the last state (h, c), each (1, N, H)."""
         zeros = x.new_zeros(1, x.shape[0], self.hidden_size)
         weights = list(self.dequantized().values())
         # arguments after the weights: has_biases, num_layers, dropout, train, bidirectional, batch_first
@@ -73,14 +73,14 @@ def _dequantize(codes, scales):
 def quantized_like(layer):
     """An empty quantized layer of the same sizes as a Linear or LSTM.
 
-    Raises: TypeError for any other layer, ValueError for an LSTM that is not one-layer, one-way, batch-first with biases.
+    Raises: TypeError for another layer, ValueError for an LSTM that is not one-layer, one-way, batch-first with biases.
     """
     if isinstance(layer, nn.Linear):
         return QuantLinear(layer.in_features, layer.out_features, layer.bias is not None)
     if not isinstance(layer, nn.LSTM):
         raise TypeError(f"{type(layer).__name__} cannot be quantized; only Linear and LSTM can")
-    plain = layer.num_layers == 1 and not layer.bidirectional and layer.batch_first and layer.bias and not layer.proj_size
-    if not plain:
+    special = layer.num_layers > 1 or layer.bidirectional or layer.proj_size or not layer.batch_first or not layer.bias
+    if special:
         raise ValueError(f"{layer}: only one-layer, one-way, batch-first LSTMs with biases can be quantized")
     return QuantLSTM(layer.input_size, layer.hidden_size)
 

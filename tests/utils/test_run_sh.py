@@ -172,6 +172,8 @@ def test_a_mistake_in_a_recipe_is_one_line(bench, old, new, said):
         (["--stage", "--force"], "--stage needs a value"),
         (["--stage", "two"], "--stage needs a whole number, not 'two'"),
         (["--force=maybe"], "--force is true or false, not 'maybe'"),
+        (["--nj", "0"], "--nj must be at least 1"),
+        (["--stage", "5", "--stop-stage", "3"], "--stage at most --stop-stage"),
         (["stray"], "unexpected argument 'stray'"),
         (["--recipe", "hoem"], "no recipe hoem (did you mean home?)"),
     ],

@@ -1,0 +1,107 @@
+"""The benchmark counts what it should, samples by seed, and its file fits the report."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from steps import benchmark as program
+from steps.compress.footprint import macs_per_second
+from steps.core.cli import UserError
+from steps.core.config import save_config
+from steps.core.datadir import Utterance, write_data_dir
+from steps.data.features import FeatureConfig
+from steps.deploy.benchmark import name_folders, sample_utterances, speed_row, time_in_turns
+from steps.deploy.export import export_folder
+from steps.models.build import build_model, new_spec, save_model
+
+
+def test_every_task_runs_on_every_input_in_every_repeat():
+    calls = []
+    tasks = {name: lambda value, name=name: calls.append((name, value)) for name in "ab"}
+    passes = time_in_turns(tasks, {"a": [1, 2], "b": [3]}, repeats=6, seed=0)
+    assert [calls.count(call) for call in (("a", 1), ("a", 2), ("b", 3))] == [7, 7, 7]
+    assert [calls.index(("a", 1)) - calls.index(("a", 2))] == [-1]
+    assert all(len(p.cpu_s) == len(p.wall_s) == 6 for p in passes.values())
+    firsts = {next(call[0] for call in calls[i : i + 3]) for i in range(0, 21, 3)}
+    assert firsts == {"a", "b"}  # the order changes
+
+
+def test_sleeping_is_wall_time_and_not_cpu_time():
+    passes = time_in_turns({"sleep": time.sleep}, {"sleep": [0.01]}, repeats=5, seed=0)["sleep"]
+    assert min(passes.wall_s) >= 0.01 and max(passes.cpu_s) < 0.01
+
+
+def test_speed_is_the_median_per_second_of_audio():
+    class Made:
+        cpu_s, wall_s = [1.0, 2.0, 3.0, 4.0, 100.0], [2.0, 2.0, 6.0, 8.0, 9.0]
+
+    row = speed_row(Made, audio_s=10.0, features_rtf=0.05)
+    assert row == {"rtf": 0.3, "rtf_spread": 0.2, "rtf_features": 0.05, "rtf_with_features": 0.35, "wall_rtf": 0.6}
+
+
+def test_samples_follow_the_seed():
+    utterances = list(range(100))
+    assert sample_utterances(utterances, 100, 0) == utterances
+    drawn = sample_utterances(utterances, 10, 0)
+    assert drawn == sorted(drawn) == sample_utterances(utterances, 10, 0) != sample_utterances(utterances, 10, 1)
+    assert len(set(drawn)) == 10
+
+
+def test_names_are_those_of_the_models(tmp_path):
+    folders = [tmp_path / "a/export", tmp_path / "b/export", tmp_path / "shipped"]
+    assert list(name_folders(folders)) == ["a", "b", "shipped"]
+    with pytest.raises(UserError, match="both called 'a'"):
+        name_folders([tmp_path / "a/export", tmp_path / "c/a"])
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    """Experiment folder with two exported models, and a data folder of four utterances."""
+    root = tmp_path_factory.mktemp("exp")
+    (root / "tokens.txt").write_text("<blk> 0\na 1\nb 2\n")
+    (root / "tokenizer.model").write_bytes(b"not read")
+    save_config(root / "features.yaml", FeatureConfig(num_mel_bins=20))
+    for name, units in (("small", 8), ("large", 400)):
+        torch.manual_seed(0)
+        model = build_model(new_spec("dnn", {"d_model": 16, "block": {"units": units}}, 20, 3, "test")).eval()
+        save_model(root / name, model, {f: root / f for f in ("tokens.txt", "tokenizer.model", "features.yaml")})
+        export_folder(root / name, root / name / "export")
+    random = np.random.default_rng(0)
+    utterances = []
+    for number in range(4):
+        path = root / f"{number}.wav"
+        soundfile.write(path, random.uniform(-0.1, 0.1, 16000), 16000)
+        utterances.append(Utterance(f"s-{number}", "s", "a b", str(path)))
+    write_data_dir(root / "data", utterances)
+    return root
+
+
+def run(monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, args)])
+    program.main()
+
+
+def test_program(exp, monkeypatch):
+    models = [exp / "small/export", exp / "large/export"]
+    run(monkeypatch, "--models", *models, "--data", exp / "data", "--out", exp / "b.json", "--max-utterances", 3)
+    result = json.loads((exp / "b.json").read_text())
+    assert list(result["models"]) == ["small", "large"] and result["settings"]["audio_s"] == 3.0
+    assert result["host"]["cpu"] and result["host"]["versions"]["onnxruntime"]
+    for name, row in result["models"].items():
+        spec = json.loads((exp / name / "model.json").read_text())
+        files = [exp / name / "export" / f for f in ("model.onnx", "tokens.txt", "features.yaml")]
+        assert row["bytes"] == sum(f.stat().st_size for f in files) and row["model_bytes"] == files[0].stat().st_size
+        assert row["parameters"] == spec["parameters"]
+        assert row["macs_per_second"] == pytest.approx(macs_per_second(build_model(spec).eval()), abs=1)
+        assert 0 < row["rtf"] < row["rtf_with_features"] == pytest.approx(row["rtf"] + row["rtf_features"], abs=2e-7)
+    assert result["models"]["small"]["rtf"] < result["models"]["large"]["rtf"]
+
+
+def test_model_folders_are_refused(exp, monkeypatch):
+    with pytest.raises(UserError, match="not an exported folder"):
+        run(monkeypatch, "--models", exp / "small", "--data", exp / "data", "--out", exp / "c.json")
