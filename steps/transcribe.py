@@ -58,6 +58,7 @@ def transcribe(recogniser, paths, decoder, results):
 if __name__ == "__main__":
     # Standard output carries the result lines and nothing else, so that it can be piped.
     results_stream = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
+    asks_for_help = any(word in ("-h", "--help") for word in sys.argv[1:])
+    with contextlib.redirect_stdout(sys.stdout if asks_for_help else sys.stderr):
         status = run_main(lambda: main(results_stream))
     sys.exit(status)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import kaldiio
@@ -15,7 +17,10 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
 from steps.data.features import FeatureConfig, utterance_features
+from steps.data.tokenizer import train_tokenizer
 from steps.deploy.recognition import DecodeConfig, open_lexicon, read_words, recognise
+from steps.deploy.runtimes import load_recogniser
+from steps.models.build import build_model, new_spec, save_model
 
 TOKENS = ["<blk>", "<unk>", "\u2581", *"ABCDE"]
 TEXTS = {"s1-a": "AB CAD", "s1-b": "CAD", "s2-a": "BAD DAB", "s2-b": "A BED"}
@@ -204,3 +209,39 @@ def test_utterances_too_short_for_the_network_are_empty():
     recogniser = FakeRecogniser()
     recogniser.log_probs = lambda features: np.zeros((0, len(TOKENS)), dtype=np.float32)
     assert recognise(recogniser, np.zeros((1, 80), dtype=np.float32), "u") == ("", None)
+
+
+def make_model_folder(folder, kind, vocab_size=None):
+    """A finished model folder of a tiny untrained network with a real tokenizer."""
+    folder.mkdir()
+    tokenizer = train_tokenizer(list(TEXTS.values()) * 5, kind, vocab_size)
+    tokenizer.save(folder)
+    save_config(folder / "features.yaml", FeatureConfig())
+    sizes = {"d_model": 24, "context": 3, "num_blocks": 2, "block": {"units": 40}}
+    model = build_model(new_spec("dnn", sizes, 80, tokenizer.vocab_size, "test"))
+    save_model(folder, model, {name: folder / name for name in ("tokenizer.model", "tokens.txt", "features.yaml")})
+
+
+def test_subword_models_spell_with_their_tokenizer(tmp_path):
+    make_model_folder(tmp_path / "m", "bpe", 12)
+    (tmp_path / "words.txt").write_text("AB\nCAD\nDAB\n")
+    recogniser = load_recogniser(tmp_path / "m")
+    decoder = open_lexicon(tmp_path / "words.txt", tmp_path / "m", recogniser)
+    features = np.random.default_rng(0).normal(size=(400, 80)).astype(np.float32)
+    _, text = recognise(recogniser, features, "u", decoder)
+    assert text and set(text.split()) <= {"AB", "CAD", "DAB"}
+
+
+def test_transcribe_prints_results_and_nothing_else(tmp_path):
+    make_model_folder(tmp_path / "m", "char")
+    (tmp_path / "words.txt").write_text("AB\nCAD\n")
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-0.3, 0.3, 3 * 8000), 8000)
+    (tmp_path / "b.wav").write_text("no audio")
+    command = [sys.executable, "-m", "steps.transcribe", tmp_path / "m", tmp_path / "a.flac", tmp_path / "b.wav"]
+    command += ["--words", tmp_path / "words.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(decode.__file__).resolve().parents[1])
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stdout.splitlines()
+    path, _, text = line.partition("\t")
+    assert path == str(tmp_path / "a.flac") and set(text.split()) <= {"AB", "CAD"}
+    assert "b.wav: not a readable sound file" in done.stderr and "1 of 2 files" in done.stderr

@@ -15,6 +15,7 @@ tokenizer=tokenizer.yaml
 decode=decode.yaml
 
 teachers="teacher"
+compare="student_kd:student"
 # name                parent            step             conf
 chain="
 teacher               -                 train_teacher    teacher.yaml

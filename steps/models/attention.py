@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
         batch, frames, _ = x.shape
         shape = (batch, frames, 3, self.heads, self.head_dim)
         query, key, value = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, head_dim)
-        angles = rotary_angles(is_pad.shape[1], self.head_dim, x.device)  # of is_pad: one table for all blocks in a graph
+        angles = rotary_angles(is_pad.shape[1], self.head_dim, x.device)  # is_pad: one table for all blocks
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
         scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
         mixed = scores.softmax(dim=-1) @ value

@@ -72,7 +72,8 @@ def _dress(axes, rows, title):
     sizes = [row.bytes_shipped / 1e6 for row in rows]
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
-    axes.set_ylim(bottom=0.0)
+    highest = max(score.interval.high for row in rows for score in row.scores.values())
+    axes.set_ylim(0.0, max(1.0, 1.08 * highest))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -170,7 +170,7 @@ class Setup:
         save_config(out / "features.yaml", self.features)
         carried = {name: Path(self.args.tokenizer) / name for name in ("tokenizer.model", "tokens.txt")}
         model.spec = model.spec | {"step": self.step}
-        write_run_record(out, device=str(self.device), torch=torch.__version__, **facts)
+        write_run_record(out, seed=self.args.seed, device=str(self.device), torch=torch.__version__, **facts)
         save_model(out, model, carried | {"features.yaml": out / "features.yaml"}, parent)
         say(summary(out))
 

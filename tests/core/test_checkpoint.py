@@ -15,7 +15,9 @@ def test_what_was_saved_is_loaded(tmp_path):
     save_checkpoint(tmp_path, 3, STATE)
     state = load_checkpoint(tmp_path)
     assert torch.equal(state["model"]["w"], STATE["model"]["w"])
-    assert {key: state[key] for key in ("step", "best", "names")} == {key: STATE[key] for key in ("step", "best", "names")}
+    assert {key: state[key] for key in ("step", "best", "names")} == {
+        key: STATE[key] for key in ("step", "best", "names")
+    }
 
 
 def test_an_empty_folder_has_none(tmp_path):

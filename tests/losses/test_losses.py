@@ -50,7 +50,9 @@ def test_kl_gradient_keeps_its_size_as_the_temperature_grows():
     teacher = (torch.randn(1, 1, 6) * 0.01).log_softmax(-1)
     sizes = []
     for temperature in (2.0, 8.0):
-        loss = frame_kl_sum(logits.log_softmax(-1), soften(teacher, temperature), torch.ones(1, 1, dtype=torch.bool), temperature)
+        loss = frame_kl_sum(
+            logits.log_softmax(-1), soften(teacher, temperature), torch.ones(1, 1, dtype=torch.bool), temperature
+        )
         sizes.append(torch.autograd.grad(loss, logits)[0].norm())
     torch.testing.assert_close(sizes[0], sizes[1], rtol=0.05, atol=0)
 

@@ -30,5 +30,16 @@ def corpus(tmp_path_factory):
             "--shard", 1, "--num-shards", 1)  # fmt: skip
         run("-m", "steps.combine_features", "--data", data, "--feats", data / "feats", "--num-shards", 1,
             "--cmvn", data / "cmvn.json")  # fmt: skip
-    run("-m", "steps.train_tokenizer", "--data", folder / "train", "--config", CONF / "tokenizer.yaml", "--out", folder / "tokenizer")
-    return SimpleNamespace(train=folder / "small", dev=folder / "dev", tokenizer=folder / "tokenizer", features=CONF / "features.yaml")
+    run(
+        "-m",
+        "steps.train_tokenizer",
+        "--data",
+        folder / "train",
+        "--config",
+        CONF / "tokenizer.yaml",
+        "--out",
+        folder / "tokenizer",
+    )
+    return SimpleNamespace(
+        train=folder / "small", dev=folder / "dev", tokenizer=folder / "tokenizer", features=CONF / "features.yaml"
+    )

@@ -54,7 +54,9 @@ def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None):
     objective = CtcObjective() if teacher is None else DistillObjective(kd, model, [teacher])
     optim = OptimConfig(peak_lr=3e-3)
     augment = SpecAugmentConfig(freq_width=4, time_width=4)
-    return Trainer(model, objective, train, dev, tokenizer, loop, optim, augment, out, 0, torch.device("cpu"), after_update)
+    return Trainer(
+        model, objective, train, dev, tokenizer, loop, optim, augment, out, 0, torch.device("cpu"), after_update
+    )
 
 
 def weights(model):

@@ -1,5 +1,7 @@
 """What is minimised: the mix of terms, frozen teachers, and models that do not fit together."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -10,7 +12,14 @@ from steps.models.build import build_model, new_spec
 from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
 
 BLOCK = {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}
-SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4], "num_blocks": 2, "block": BLOCK}
+SIZES = {
+    "d_model": 16,
+    "head_dim": 8,
+    "kernel_size": 3,
+    "subsampling_channels": [4, 4],
+    "num_blocks": 2,
+    "block": BLOCK,
+}
 
 
 def make(seed, vocab_size=6, feature_dim=20, kind="conformer", sizes=SIZES):
@@ -51,7 +60,7 @@ def test_padding_changes_nothing(batch):
     student, teacher = make(1), make(2)
     config = DistillConfig(kl_weight=0.5, hidden_weight=1.0, frames="window", hidden_layers=[[0, 1], [-1, -1]])
     objective = DistillObjective(config, student, [teacher])
-    wider = Batch(batch.utt_ids, torch.nn.functional.pad(batch.feats, (0, 0, 0, 30), value=9.0), batch.lengths, batch.tokens, batch.token_lengths)
+    wider = dataclasses.replace(batch, feats=torch.nn.functional.pad(batch.feats, (0, 0, 0, 30), value=9.0))
     for name, value in objective(student, batch).items():
         torch.testing.assert_close(objective(student, wider)[name], value)
 
@@ -76,9 +85,9 @@ def test_two_equal_teachers_teach_as_one(batch):
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (dict(vocab_size=7), "different vocabularies"),
-        (dict(feature_dim=24), "different features"),
-        (dict(kind="dnn", sizes={"d_model": 16, "num_blocks": 1}), "different frame rates"),
+        ({"vocab_size": 7}, "different vocabularies"),
+        ({"feature_dim": 24}, "different features"),
+        ({"kind": "dnn", "sizes": {"d_model": 16, "num_blocks": 1}}, "different frame rates"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(teacher, message):

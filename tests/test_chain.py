@@ -1,0 +1,175 @@
+"""The whole chain on the test recipe, as a user runs it: every stage, a second run, a changed setting, a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ["teacher", "student", "student_kd", "teacher_prune", "student_kd_prune", "student_kd_sparse"]
+MODELS += ["student_kd_lowrank", "teacher_int8", "student_kd_int8", "student_kd_prune_int8"]
+
+
+def run_sh(workdir, *options):
+    """Run run.sh on the test recipe. Returns: CompletedProcess with text output."""
+    command = [
+        "./run.sh",
+        "--recipe",
+        "tests/recipes/tiny",
+        "--workdir",
+        workdir,
+        "--num-threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    return subprocess.run([*map(str, command), *options], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("chain")
+    done = run_sh(workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| teacher " in done.stdout, "the run ends with the table"
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def exp(work):
+    return work / "exp/tiny"
+
+
+@pytest.fixture(scope="module")
+def rows(exp):
+    results = json.loads((exp / "report/results.json").read_text())
+    return {row["model"]: row for row in results["rows"]}
+
+
+def spec(exp, model):
+    return json.loads((exp / model / "model.json").read_text())
+
+
+def test_every_model_is_in_the_report_with_its_own_count_of_words(rows):
+    assert list(rows) == MODELS
+    lengths = {row["scores"][kind]["words"] for row in rows.values() for kind in ("greedy", "lexicon")}
+    assert len(lengths) == 1 and lengths.pop() > 50
+
+
+def test_the_models_have_learned(rows):
+    assert all(row["scores"]["greedy"]["wer_percent"] < 15 for name, row in rows.items() if name != "student")
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if "int8" not in model])
+def test_the_exported_file_says_what_the_model_says(exp, model):
+    for kind in ("greedy", "lexicon"):
+        torch_text = (exp / model / f"decode_test/{kind}.txt").read_text()
+        assert torch_text == (exp / model / f"decode_test_onnx/{kind}.txt").read_text()
+        assert len(torch_text.splitlines()) == 24
+
+
+def test_pruned_models_are_smaller_and_sparse_ones_only_sparser(exp, rows):
+    def size(model):
+        return (exp / model / "export/model.onnx").stat().st_size
+
+    assert rows["teacher_prune"]["macs_per_second"] <= 0.5 * rows["teacher"]["macs_per_second"]
+    assert spec(exp, "student_kd_prune")["parameters"] <= 0.6 * spec(exp, "student_kd")["parameters"]
+    assert size("teacher_prune") < 0.8 * size("teacher")
+    assert size("student_kd_lowrank") < 0.8 * size("student_kd")
+    sparse, dense = spec(exp, "student_kd_sparse"), spec(exp, "student_kd")
+    assert sparse["parameters"] == dense["parameters"]
+    assert sparse["nonzero_parameters"] < 0.6 * dense["nonzero_parameters"]
+    assert size("teacher_int8") < 0.45 * size("teacher")
+
+
+def test_parents_are_named_with_their_weights(exp):
+    parent = spec(exp, "student_kd_prune_int8")["parent"]
+    assert parent == {"name": "student_kd_prune", "weights_sha256": spec(exp, "student_kd_prune")["weights_sha256"]}
+
+
+def test_a_second_run_does_nothing(work, exp):
+    before = {path: path.stat().st_mtime_ns for path in exp.rglob("*") if path.is_file() and path.name != ".lock"}
+    done = run_sh(work)
+    assert done.returncode == 0
+    assert done.stdout.count("up to date") == 10
+    assert "running" not in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_changed_setting_is_noticed_and_said(work):
+    done = run_sh(work, "--seed", "1", "--dry-run")
+    assert done.returncode == 0
+    assert "stage 2 tokenizer: up to date" in done.stdout
+    assert "stage 3 teacher: would run (changed: --seed" in done.stdout
+
+
+def test_a_model_folder_works_anywhere(work, exp, tmp_path):
+    audio = sorted((work / "data/tiny/audio").rglob("*.wav"))[0]
+    for part in ("student_kd_int8", "student_kd_int8/export"):
+        moved = tmp_path / part.replace("/", "-")
+        shutil.copytree(exp / part, moved)
+        command = ["python3", "-m", "steps.transcribe", moved, audio]
+        done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split("\t")[0] == str(audio)
+        assert len(done.stdout.split("\t")[1].split()) >= 1
+
+
+def test_killed_and_run_again_ends_with_the_same_bytes(work, exp, tmp_path):
+    shutil.copytree(work / "data", tmp_path / "data")
+    shutil.copytree(exp / ".stages", tmp_path / "exp/tiny/.stages")
+    for path in (tmp_path / "exp/tiny/.stages").iterdir():
+        if not path.name.startswith(("00_", "01_", "02_")):
+            path.unlink()
+    command = [
+        "./run.sh",
+        "--recipe",
+        "tests/recipes/tiny",
+        "--workdir",
+        str(tmp_path),
+        "--num-threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    command += ["--stage", "3", "--stop-stage", "3"]
+    for _ in range(2):
+        kill_after_a_checkpoint(command, tmp_path / "exp/tiny/teacher/checkpoints")
+        assert not (tmp_path / "exp/tiny/teacher/model.json").exists()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed at step" in (tmp_path / "exp/tiny/teacher/train.log").read_text()
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / "exp/tiny/teacher" / name).read_bytes() == (exp / "teacher" / name).read_bytes()
+
+
+def kill_after_a_checkpoint(command, checkpoints):
+    """Start the command, wait for a new checkpoint, kill run.sh alone with -9, wait until its children are gone."""
+    before = set(checkpoints.glob("*.sha256"))
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 120
+    while set(checkpoints.glob("*.sha256")) <= before:
+        assert process.poll() is None, "ended before it was killed"
+        assert time.monotonic() < deadline_s, "no checkpoint came"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline_s = time.monotonic() + 10
+    while any(str(checkpoints.parent) in line for line in running_commands()):
+        assert time.monotonic() < deadline_s, "orphans"
+        time.sleep(0.05)
+
+
+def running_commands():
+    """Command lines of all processes."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                yield (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
