@@ -34,7 +34,7 @@ def make_optimizer(parameters, config):
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr, fused=True)
 
 
 def learning_rate(progress, config):
