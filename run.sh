@@ -24,7 +24,7 @@ cmd=utils/run.py         # job runner, with options for every job
 nj=$(nproc)              # jobs at a time
 num_threads=2            # CPU threads of a training; results are the same bytes only with the same number
 device=auto              # auto, cpu or cuda
-ngpu=1                   # GPUs of a training; a machine without any does without
+ngpu=1                   # GPUs of a training, 1 or 0; a machine without any does without
 seed=0                   # of everything random
 # What a recipe sets:
 prepare=                 # command that writes the data sets; `--out data/<recipe>` is put behind it
@@ -33,9 +33,10 @@ dev_set=dev              # held-out training speakers: settings are chosen on it
 test_sets="test"         # one or more; only scored
 speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
 lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
+compress=false           # true: features take a quarter of the space and lose a little precision
 features=features.yaml   # settings files: in the recipe's conf/, else in conf/
 tokenizer=tokenizer.yaml # units of text, looked for in the same places
-decode=decode.yaml       # beam of the lexicon column, in the same places
+decode=decode.yaml       # settings of the lexicon column, in the same places
 teachers=teacher         # models that teach pruned ones while they recover; several are averaged
 chain=                   # lines `name parent step conf`: the models, each made from earlier ones
 compare=                 # more differences in the report: A:B,C:D
@@ -44,7 +45,6 @@ after_tokenizer=         # behind stage 2
 after_score=             # behind stage 8
 extra_requirements=      # more requirements files to install
 # End of settings
-
 parse_options run.sh "$@"
 find_recipe "$recipe"
 read_recipe
@@ -57,6 +57,7 @@ read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 word_list=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
 [[ $device != cpu ]] || ngpu=0
+((ngpu <= 1)) || usage_error "--ngpu $ngpu: a training takes one GPU so far; give 1 or 0"
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 [[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
 
@@ -72,7 +73,7 @@ features() { # NAME DIR SOURCE, commands that come before
   task 1 "features_$1" --needs "$3/wav.scp" "$3/text" ${after_prepare:+@after_prepare} --conf "$features" \
     --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" -- "${@:4}" \
     "JOB=1:{nj}" python3 -m steps.extract_features --data "$2" --config "$features" --out "$2/feats" \
-    --shard JOB --num-shards "{nj}" :then: \
+    --shard JOB --num-shards "{nj}" --compress "$compress" :then: \
     python3 -m steps.combine_features --data "$2" --feats "$2/feats" --num-shards "{nj}" --cmvn "$2/cmvn.json"
 }
 features train "$train" "${sets[0]}" \
@@ -136,7 +137,7 @@ for model in "${models[@]}"; do
 done
 extra_task 8 after_score "${scores[@]}"
 
-# 9 report      speed and memory of every exported file; one table, one page with plots
+# 9 report      speed of every exported file; one table, one plot
 exports=("${models[@]/#/$exp/}") && exports=("${exports[@]/%//export}")
 task 9 benchmark --needs "${exports[@]/%//model.onnx}" "$data/${tests[0]}/feats.scp" --makes "$exp/benchmark.json" -- \
   python3 -m steps.benchmark --models "${exports[@]}" --data "$data/${tests[0]}" --out "$exp/benchmark.json"

@@ -16,7 +16,7 @@ from steps.core.cli import UserError, make_parser, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import Problem, byte_order, parse_table, raise_problems, write_table
-from steps.data.features import load_feature_matrix
+from steps.data.archives import load_feature_matrix
 
 STD_FLOOR = 0.1  # a bin that never changes in training must not blow up one that does later (natural log units)
 

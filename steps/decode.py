@@ -19,23 +19,22 @@ from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import write_table
-from steps.data.features import load_feature_matrix, read_feats_scp, utterance_features
+from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.deploy.recognition import DecodeConfig, is_exported, open_lexicon, recognise
 from steps.deploy.runtimes import load_recogniser
-from steps.training.distributed import choose_device
 
 
 def main():
     args = parse_args()
     config = load_config(DecodeConfig, args.config)
     exported = is_exported(args.model)
-    device = "cpu" if exported else str(choose_device(args.device))
+    device = "cpu" if exported else torch_device(args.device)
     utterances = read_data_dir(args.data, check_audio=not (Path(args.data) / "feats.scp").is_file(), need_text=False)
     recogniser = load_recogniser(args.model, device=device, num_threads=args.num_threads)
     decoder = None
     if args.words and config.lexicon:
         decoder = open_lexicon(args.words, args.model, recogniser, config.word_score)
-    features = open_features(args.data, utterances, recogniser.features)
+    features = open_features(args.data, utterances, recogniser.features, Path(args.model) / "features.yaml")
     say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} on {device}")
     hyps, frames = decode_all(recogniser, utterances, features, decoder)
     facts = {
@@ -64,14 +63,25 @@ def versions(*packages):
     return {package: importlib.metadata.version(package) for package in packages}
 
 
-def open_features(data_dir, utterances, config):
+def torch_device(name):
+    """Turn --device into the name of a device that is there. Raises: UserError."""
+    from steps.training.distributed import choose_device  # here, so that an exported folder is decoded without torch
+
+    return str(choose_device(name))
+
+
+def open_features(data_dir, utterances, config, where):
     """Function from Utterance to (T, D) float32: reads feats.scp when the data folder has one, else the audio.
 
-    Raises: UserError listing utterances that feats.scp lacks.
+    Args:   config: FeatureConfig of the model.   where: the file it comes from, for messages.
+    Raises: UserError for features of other settings, or listing utterances that feats.scp lacks.
     """
     scp = Path(data_dir) / "feats.scp"
     if not scp.is_file():
+        from steps.data.features import utterance_features  # torchaudio
+
         return lambda utt: utterance_features(utt, config).numpy()
+    check_feature_settings(data_dir, config, where)
     table = read_feats_scp(scp)
     missing = [utt.utt_id for utt in utterances if utt.utt_id not in table]
     if missing:

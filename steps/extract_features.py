@@ -23,7 +23,8 @@ from steps.core.config import load_config, save_config
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import atomic_file, write_text
 from steps.core.tables import Problem, raise_problems
-from steps.data.features import FeatureConfig, utterance_features
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import utterance_features
 
 REPORT_EVERY_S = 5.0
 SPEECH_FEATURE = 2  # Kaldi's compression method for speech features: one byte a number, scaled per column

@@ -19,6 +19,7 @@ from steps.core.cli import run_main, say
 from steps.core.config import check, load_config
 from steps.data.augment import SpecAugmentConfig
 from steps.models.build import load_model, read_spec
+from steps.training import distributed
 from steps.training.loop import LoopConfig
 from steps.training.objectives import DistillConfig
 from steps.training.optim import OptimConfig
@@ -66,15 +67,18 @@ def main():
     rounds = Path(args.out) / "rounds"
     parent = args.model
     for number in range(1, config.rounds + 1):
+        setup.leave_if_asked()
         last = number == config.rounds
         cut = rounds / f"{number}-cut"
-        if not (cut / "model.json").is_file():
+        if distributed.rank() == 0 and not (cut / "model.json").is_file():
             report_cut(parent, cut_model(setup, parent, cut, number / config.rounds))
+        distributed.barrier()
         out = args.out if last else rounds / str(number)
         if last or not (out / "model.json").is_file():
             recover(setup, cut, out, config.loop.epochs if last else config.round_epochs)
         parent = out
-    shutil.rmtree(rounds)
+    if distributed.rank() == 0:
+        shutil.rmtree(rounds)
 
 
 def cut_model(setup, parent, out, progress):
@@ -122,7 +126,7 @@ def recover(setup, cut, out, epochs):
     """Train the cut model, taught by the teachers if any; zeros of a sparse model stay zeros."""
     model = setup.load(cut)
     keep_zeros = None
-    if setup.config.method == "sparse":
+    if model.spec["sparsity"]:
         masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
 
         def keep_zeros(trained):

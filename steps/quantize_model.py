@@ -6,15 +6,20 @@ Writes a model folder, and in it quantization.json: every tensor that stays floa
 """
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
+import torch
+
 from steps.compress.quantizer import QuantizeConfig, float_tensors, quantize_model
-from steps.core.cli import add_common, make_parser, run_main, say
+from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, save_config
 from steps.core.outdir import write_json
 from steps.core.provenance import write_run_record
-from steps.models.build import CARRIED, load_model, save_model
+from steps.models.build import CARRIED, load_model, read_spec, save_model
+
+STEP = "quantize_model"
 
 
 def main():
@@ -23,18 +28,35 @@ def main():
     add_common(parser, config=True, out="model folder to write")
     args = parser.parse_args()
     config = load_config(QuantizeConfig, args.config)
-    model = load_model(args.model)
-    small = quantize_model(model, config)
-    small.spec["step"] = "quantize_model"
     out, source = Path(args.out), Path(args.model)
+    check_out(out, source)
+    model = load_model(source)
+    small = quantize_model(model, config)
+    small.spec["step"] = STEP
     save_config(out / "conf.yaml", config)
     rows = float_tensors(small)
     write_json(out / "quantization.json", {"bits": config.bits, "float": [dataclasses.asdict(row) for row in rows]})
-    write_run_record(out)
+    write_run_record(out, seed=parent_seed(source), device="cpu", torch=torch.__version__)
     save_model(out, small, {name: source / name for name in CARRIED}, parent=source)
     report(rows)
     before, after = ((folder / "model.safetensors").stat().st_size for folder in (source, out))
     say(f"{len(small.spec['quantization']['layers'])} layers in int8: {before:,} -> {after:,} bytes, {out}")
+
+
+def check_out(out, source):
+    """Raise UserError when writing to `out` would replace the model read, or one that another step made."""
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out}: --out is the same folder as --model; choose another --out")
+    if (out / "model.json").is_file() and (step := read_spec(out).get("step")) != STEP:
+        raise UserError(f"{out}: holds a finished model of {step}; choose another --out")
+
+
+def parent_seed(source):
+    """Seed that the model read was made with, by its run.json; None where that does not say."""
+    try:
+        return json.loads((source / "run.json").read_text(encoding="utf-8")).get("seed")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
 
 
 def report(rows, smallest_share=0.01):

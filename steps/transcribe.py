@@ -9,17 +9,16 @@ only words of that list come out. A file that is no audio is reported, the other
 import contextlib
 import sys
 
-from steps.core.cli import UserError, make_parser, run_main
+from steps.core.cli import UserError, make_parser, parse_count, run_main
 from steps.core.datadir import Utterance
 from steps.data.features import utterance_features
-from steps.deploy.recognition import is_exported, open_lexicon, recognise
+from steps.deploy.recognition import open_lexicon, recognise
 from steps.deploy.runtimes import load_recogniser
 
 
 def main(results=None):
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
     args = parse_args()
-    is_exported(args.model)
     recogniser = load_recogniser(args.model, device="cpu", num_threads=args.num_threads)
     decoder = None
     if args.words:
@@ -35,7 +34,7 @@ def parse_args():
     parser.add_argument("audio", nargs="+", metavar="FILE", help="audio files")
     parser.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
     parser.add_argument("--word-score", type=float, default=0.0, metavar="X", help="nats added for each such word")
-    parser.add_argument("--num-threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+    parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
     return parser.parse_args()
 
 

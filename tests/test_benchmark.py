@@ -14,7 +14,7 @@ from steps.compress.footprint import macs_per_second
 from steps.core.cli import UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
-from steps.data.features import FeatureConfig
+from steps.data.feature_config import FeatureConfig
 from steps.deploy.benchmark import name_folders, sample_utterances, speed_row, time_in_turns
 from steps.deploy.export import export_folder
 from steps.models.build import build_model, new_spec, save_model

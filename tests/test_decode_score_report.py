@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from steps import decode, score, transcribe
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
-from steps.data.features import FeatureConfig, utterance_features
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import utterance_features
 from steps.data.tokenizer import train_tokenizer
+from steps.deploy.export import export_folder
 from steps.deploy.recognition import DecodeConfig, open_lexicon, read_words, recognise
 from steps.deploy.runtimes import load_recogniser
 from steps.models.build import build_model, new_spec, save_model
@@ -127,6 +130,32 @@ def test_missing_features_are_listed(setup, monkeypatch):
     scp.write_text("".join(scp.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(UserError, match="s2-b"):
         run_decode(monkeypatch, setup)
+
+
+def test_features_of_other_settings_are_refused(setup, monkeypatch):
+    there = setup.data / "feats" / "features.yaml"
+    save_config(there, FeatureConfig())
+    run_decode(monkeypatch, setup)
+    save_config(there, FeatureConfig(low_freq_hz=64.0))
+    before = {path: path.read_bytes() for path in setup.out.iterdir()}
+    both = f"{there} and {setup.model}/features.yaml differ (low_freq_hz 64.0 and 20.0)"
+    with pytest.raises(UserError, match=re.escape(both)):
+        run_decode(monkeypatch, setup)
+    assert {path: path.read_bytes() for path in setup.out.iterdir()} == before
+    (setup.data / "feats.scp").unlink()
+    run_decode(monkeypatch, setup)  # from audio: those features are not read
+
+
+def test_an_exported_folder_is_decoded_from_features_without_torch(setup):
+    make_model_folder(setup.root / "m", "char")
+    export_folder(setup.root / "m", setup.root / "m" / "export")
+    code = "import sys; from steps import decode; decode.main(); sys.exit('torch' in sys.modules)"
+    args = ["--model", setup.root / "m/export", "--data", setup.data, "--words", setup.root / "words.txt"]
+    args += ["--config", setup.root / "decode.yaml", "--out", setup.out]
+    root = Path(decode.__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert len((setup.out / "lexicon.txt").read_text().splitlines()) == len(TEXTS)
 
 
 def test_a_folder_without_a_model_is_told(setup, monkeypatch):

@@ -1,6 +1,6 @@
 """What the job runners share: command line, quoting, JOB, logs, how failures are told. Standard library only.
 
-    utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
+utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
 """
 
 import ctypes

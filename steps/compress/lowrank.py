@@ -43,6 +43,7 @@ def plan_ranks(model, config):
     Returns: {layer name: rank}, and the names of matching layers left out because two factors would not be smaller.
     Raises:  UserError when a pattern matches no dense Linear layer or no layer becomes smaller.
     """
+    editable_spec(model)
     chosen = _matching(model, config.layers)
     ranks = {name: _rank(layer.weight.detach(), config) for name, layer in chosen.items()}
     left_out = [name for name, layer in chosen.items() if ranks[name] * sum(layer.weight.shape) >= layer.weight.numel()]

@@ -8,7 +8,7 @@ import torch
 
 from steps.compress import importance
 from steps.compress.footprint import predict
-from steps.compress.surgery import drop_blocks, shrink, shrunk_spec
+from steps.compress.surgery import drop_blocks, editable_spec, shrink, shrunk_spec
 from steps.core.cli import UserError
 from steps.core.config import check
 
@@ -175,6 +175,7 @@ def prune_structured(model, config, batches=(), loss_fn=None):
              "sizes": {group: [before, after]}, "parameters": [before, after], "macs_per_second": [before, after]}.
     Raises:  UserError when quantized or the budget cannot be reached.
     """
+    editable_spec(model)
     if config.needs_batches and not (batches and loss_fn):
         raise ValueError("these settings need batches and a loss")
     before = predict(model.spec)

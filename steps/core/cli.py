@@ -44,10 +44,10 @@ def add_common(parser, config=False, out=None, seed=False, device=False):
     if out:
         parser.add_argument("--out", required=True, metavar="PATH", help=out)
     if seed:
-        parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+        parser.add_argument("--seed", type=parse_seed, default=0, help="seed of everything random (default: 0)")
     if device:
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-        parser.add_argument("--num-threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
+        parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
 
 
 def parse_bool(text):
@@ -55,6 +55,20 @@ def parse_bool(text):
     if text in ("true", "false"):
         return text == "true"
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+
+
+def parse_seed(text):
+    """Type of --seed: a whole number from 0 to 2**31 - 1."""
+    if text.isascii() and text.isdigit() and int(text) < 2**31:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, not {text!r}")
+
+
+def parse_count(text):
+    """Type of options that count something: a whole number from 1 on."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) < 2**31:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
 
 
 def say(message):

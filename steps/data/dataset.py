@@ -8,8 +8,9 @@ import torch
 
 from steps.core.cli import MissingInput, UserError, say
 from steps.core.datadir import read_data_dir, read_table
+from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.data.augment import spec_augment, utterance_rng
-from steps.data.features import load_feature_matrix, read_feats_scp, utterance_features
+from steps.data.features import utterance_features
 
 
 @dataclass
@@ -36,15 +37,20 @@ class SpeechDataset:
           feature_config: FeatureConfig; with `ark` the files must have its dimension.
           source: `ark` (stage 1's files) or `on_the_fly` (computed from wav.scp when read; needs utt2dur).
           output_lengths: encoder frames for feature frames, to drop utterances too short for CTC; None: keep all.
-    Attributes: utterances (sorted by id), num_frames (feature frames of each), dropped (ids too short for their transcript).
+    Attributes: utterances (sorted by id), num_frames (feature frames of each), dropped (ids too short for their transcript),
+          unknown (characters the tokenizer lacks, counted).
     """
 
     def __init__(self, data_dir, tokenizer, feature_config, source="ark", output_lengths=None):
         self.folder, self.feature_config = Path(data_dir), feature_config
         self.utterances = read_data_dir(data_dir, check_audio=source != "ark")
-        self.where = read_feats_scp(self.folder / "feats.scp") if source == "ark" else None
+        self.where = None
+        if source == "ark":
+            check_feature_settings(self.folder, feature_config, "--features")
+            self.where = read_feats_scp(self.folder / "feats.scp")
         self.num_frames = self._count_frames()
         self.tokens = [tokenizer.encode(utt.text) for utt in self.utterances]
+        self.unknown = tokenizer.unknown_characters(utt.text for utt in self.utterances)
         self.dropped = []
         if output_lengths is not None:
             self._drop_short(output_lengths)
@@ -55,8 +61,7 @@ class SpeechDataset:
                 raise MissingInput(
                     f"{self.folder}/utt2dur: needed to plan batches on the fly; utils/validate_data_dir.py tells more"
                 )
-            shift_s = self.feature_config.frame_shift_ms / 1000
-            return [max(1, round(utt.duration_s / shift_s)) for utt in self.utterances]
+            return [count_frames(utt.duration_s, self.feature_config) for utt in self.utterances]
         counts = read_table(self.folder / "utt2num_frames")
         missing = [utt.utt_id for utt in self.utterances if utt.utt_id not in self.where or utt.utt_id not in counts]
         if missing:
@@ -96,6 +101,15 @@ class SpeechDataset:
         return feats
 
 
+def count_frames(duration_s, config):
+    """Frames that compute_features makes of so much audio. Args: config: FeatureConfig.  Returns: int, at least 1."""
+    rate = config.sample_rate_hz
+    samples = round(duration_s * rate)
+    shift, window = (int(rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
+    frames = 1 + (samples - window) // shift if config.snip_edges else (samples + shift // 2) // shift
+    return max(1, frames)
+
+
 def frames_needed(tokens):
     """Least encoder frames CTC can spell the tokens in: one each and a blank between repeats."""
     return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
@@ -107,6 +121,9 @@ def report_dataset(name, dataset):
     if dataset.dropped:
         shown = ", ".join(dataset.dropped[:5]) + (", ..." if len(dataset.dropped) > 5 else "")
         say(f"{name}: left out {len(dataset.dropped)} utterances with no room for their transcript: {shown}")
+    if dataset.unknown:
+        shown = ", ".join(f"{char!r} {count} times" for char, count in dataset.unknown.most_common(10))
+        say(f"{name}: {dataset.unknown.total()} characters are not in the tokenizer and count as <unk>: {shown}")
 
 
 def plan_batches(num_frames, max_frames, seed, epoch):

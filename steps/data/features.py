@@ -1,60 +1,18 @@
 """Filterbank features: the one definition used for training, offline extraction, on-the-fly computation and export."""
 
 import os
-from dataclasses import dataclass
 from fractions import Fraction
 
-import kaldiio.matio
 import numpy as np
 import soundfile
 import torch
 import torchaudio
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.config import check
 from steps.core.datacheck import OVERSHOOT_S
 from steps.core.datadir import Utterance
-from steps.core.tables import read_table
 
 LOUDEST = 8.0  # beyond this, samples are surely not meant to lie in [-1, 1]
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """Kaldi's fbank or MFCC, of samples in [-1, 1], without dither."""
-
-    kind: str = "fbank"  # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these
-    sample_rate_hz: int = 16000  # 8000 or more; sound files of another rate are resampled
-    num_mel_bins: int = 80  # 4 or more
-    num_ceps: int = 40  # mfcc only; at most num_mel_bins
-    frame_length_ms: float = 25.0  # at least 1
-    frame_shift_ms: float = 10.0  # at least 1
-    low_freq_hz: float = 20.0  # lower edge of the first mel bin
-    high_freq_hz: float = -400.0  # upper edge of the last mel bin; 0 or below: that much under half the sample rate
-    window: str = "povey"  # povey, hanning, hamming, blackman or rectangular
-    snip_edges: bool = False  # False: one frame per shift, mirrored at the ends; True: only frames that fit whole
-
-    def __post_init__(self):
-        check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
-        check(self.sample_rate_hz >= 8000, f"sample_rate_hz must be 8000 or more, not {self.sample_rate_hz}")
-        check(self.num_mel_bins >= 4, f"num_mel_bins must be 4 or more, not {self.num_mel_bins}")
-        check(self.num_ceps >= 1, f"num_ceps must be at least 1, not {self.num_ceps}")
-        fits = self.kind == "fbank" or self.num_ceps <= self.num_mel_bins
-        check(fits, f"num_ceps ({self.num_ceps}) must not exceed num_mel_bins ({self.num_mel_bins})")
-        check(self.frame_length_ms >= 1 and self.frame_shift_ms >= 1, "frame_length_ms and frame_shift_ms start at 1")
-        check(self.window in WINDOWS, f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
-        nyquist = self.sample_rate_hz / 2
-        high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
-        inside = 0 <= self.low_freq_hz < high <= nyquist
-        check(inside, f"low_freq_hz and high_freq_hz must satisfy 0 <= {self.low_freq_hz} < {high} <= {nyquist}")
-
-    @property
-    def dim(self):
-        """Numbers per frame, D."""
-        return self.num_mel_bins if self.kind == "fbank" else self.num_ceps
-
-
-WINDOWS = ("povey", "hanning", "hamming", "blackman", "rectangular")
 
 
 def load_audio(path, sample_rate_hz, start_s=0.0, end_s=None):
@@ -156,38 +114,3 @@ def utterance_features(utt: Utterance, config):
     except ValueError:
         seconds = len(samples) / config.sample_rate_hz
         raise UserError(f"{utt.audio}: utterance {utt.utt_id} has {seconds:.3f} s, less than one frame") from None
-
-
-def read_feats_scp(path):
-    """Read a feats.scp. Returns: dict utterance id -> `file:offset`.   Raises: MissingInput, UserError."""
-    return read_table(path)
-
-
-def load_feature_matrix(place):
-    """Read one matrix written by Kaldi or by `python3 -m steps.extract_features`.
-
-    Args:    place: `file:offset`; pipes and ranges are refused.
-    Returns: (T, D) float32 array.
-    Raises:  MissingInput; UserError for a place that holds no finite matrix.
-    """
-    path, _, offset = place.rpartition(":")
-    if not path or not offset.isdigit():
-        raise UserError(f"{place}: expected `file:offset`; commands and ranges in feats.scp are not run")
-    try:
-        with open(path, "rb") as file:
-            file.seek(int(offset))
-            if file.read(2) != b"\0B":
-                raise UserError(f"{place}: no Kaldi matrix starts here; extract features again")
-            file.seek(int(offset))
-            matrix = kaldiio.matio.read_kaldi(file)
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such feature file; extract features again") from None
-    except UserError:
-        raise
-    except (ValueError, AssertionError, OSError, EOFError, MemoryError, OverflowError) as error:
-        raise UserError(
-            f"{place}: damaged feature file ({error or type(error).__name__}); extract features again"
-        ) from None
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
-        raise UserError(f"{place}: not a matrix of finite numbers; extract features again")
-    return np.asarray(matrix, dtype=np.float32)

@@ -92,7 +92,7 @@ class Tokenizer:
 
     def decode(self, ids):
         """Turn ids into text: pieces joined, blanks left out. Returns: str without spaces at its ends."""
-        return "".join(self.pieces[i] for i in ids if i != self.blank_id).replace(SPACE, " ").strip(" ")
+        return join_pieces(self.pieces, ids, self.blank_id)
 
     def unknown_characters(self, texts):
         """Count the characters of `texts` that no piece has (they become `<unk>`). Returns: Counter of characters."""
@@ -107,6 +107,11 @@ class Tokenizer:
         with atomic_file(Path(folder) / "tokenizer.model", "wb") as file:
             file.write(self._model_bytes)
         write_text(Path(folder) / "tokens.txt", self.tokens_text())
+
+
+def join_pieces(pieces, ids, blank_id):
+    """Text of token ids, blanks left out. Args: pieces: text of each id.  Returns: str without spaces at its ends."""
+    return "".join(pieces[i] for i in ids if i != blank_id).replace(SPACE, " ").strip(" ")
 
 
 def train_tokenizer(texts, kind="char", vocab_size=None):

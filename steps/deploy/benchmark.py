@@ -12,11 +12,11 @@ import torch
 
 from steps.compress.footprint import predict
 from steps.core.cli import UserError
+from steps.core.outdir import SHIPPED
 from steps.data.features import change_speed, compute_features, load_audio
 from steps.deploy.runtimes import load_recogniser
 from steps.models.build import read_spec
 
-SHIPPED = ("model.onnx", "tokens.txt", "features.yaml")
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
 PACKAGES = ("onnxruntime", "torch", "torchaudio", "numpy")
 

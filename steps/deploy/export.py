@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.core.outdir import atomic_file, write_text
-from steps.data.features import FeatureConfig
+from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import float_graph, float_twin, quantized_layers, strip_
 from steps.deploy.integer import integer_graph_
 from steps.deploy.runtimes import OnnxModel, Recogniser, read_tokens

@@ -96,7 +96,7 @@ def set_shapes_(graph, feature_dim, vocab_size):
 def strip_(graph):
     """Remove names, documentation and metadata, and number what is left: the same model gives the same bytes.
 
-    Names with a dot, which `integer_graph_` gives to codes and scales, stay.
+    Names that end in .codes or .scales, which `integer_graph_` gives, stay, and those of inputs and outputs.
     """
     body = graph.graph
     for field in ("doc_string", "producer_name", "producer_version", "domain"):

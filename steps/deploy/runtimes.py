@@ -4,16 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config
-from steps.data.features import FeatureConfig
-from steps.models.build import load_model
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import join_pieces
 
 BLANKS = ("<blk>", "<blank>", "<eps>")
-SPACE = "\u2581"
 SHORTEST = 8  # feature frames that every front end can digest; shorter utterances are filled up with padding
 ORT_ERRORS = tuple(
     value for value in vars(ort_errors).values() if isinstance(value, type) and issubclass(value, Exception)
@@ -71,16 +69,22 @@ class TorchModel:
     """A model folder behind the same face. Args: device: of torch.   num_threads: CPU threads of this process."""
 
     def __init__(self, folder, device="cpu", num_threads=1):
+        import torch  # here, so that an exported folder is opened without it
+
+        from steps.models.build import load_model
+
         torch.set_num_threads(num_threads)
         self.model = load_model(folder, device)
         self.device = device
         self.feature_dim, self.vocab_size = self.model.spec["feature_dim"], self.model.spec["vocab_size"]
 
-    @torch.inference_mode()
     def log_probs(self, feats, lengths):
         """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
-        inputs = (torch.from_numpy(array).to(self.device) for array in (feats, lengths))
-        return tuple(output.cpu().numpy() for output in self.model(*inputs))
+        import torch
+
+        with torch.inference_mode():
+            inputs = (torch.from_numpy(array).to(self.device) for array in (feats, lengths))
+            return tuple(output.cpu().numpy() for output in self.model(*inputs))
 
 
 class Recogniser:
@@ -109,7 +113,7 @@ class Recogniser:
 
     def text(self, ids):
         """Text of token ids. Returns: str without spaces at its ends."""
-        return "".join(self.tokens[i] for i in ids if i != self.blank_id).replace(SPACE, " ").strip(" ")
+        return join_pieces(self.tokens, ids, self.blank_id)
 
 
 def read_tokens(path):

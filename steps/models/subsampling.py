@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from steps.models.axes import AxisGroup, Member
 
+CENTRE = 3  # of the 7 feature frames that one output frame of the two convolutions sees
+
 
 class Conv2dSubsampling(nn.Module):
     """Two 3x3 convolutions of stride 2 over time and frequency, then a Linear to the model width.
@@ -16,9 +18,6 @@ class Conv2dSubsampling(nn.Module):
     Args: feature_dim: D.   channels: output channels of the two convolutions.   out_dim: model width.
     Source: the front end of ESPnet's and WeNet's Conformers, with narrow channels: wide ones cost most of a small model.
     """
-
-    factor = 4
-    min_frames = 7
 
     def __init__(self, feature_dim, channels, out_dim):
         super().__init__()
@@ -55,14 +54,11 @@ def _halve(size):
 
 
 class SpliceSubsampling(nn.Module):
-    """Every 4th frame with `context` neighbours on each side, through one Linear.
+    """Every 4th frame with `context` neighbours on each side, through one Linear; as many frames out as Conv2dSubsampling.
 
     Args: feature_dim: D.   context: frames on each side; those beyond either end count as mean frames (zeros).
           out_dim: model width.
     """
-
-    factor = 4
-    min_frames = 4
 
     def __init__(self, feature_dim, context, out_dim):
         super().__init__()
@@ -71,14 +67,14 @@ class SpliceSubsampling(nn.Module):
 
     def output_lengths(self, lengths):
         """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
-        return lengths // self.factor
+        return _halve(_halve(lengths))
 
     def forward(self, features):
-        """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T // 4, out_dim)."""
+        """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T', out_dim), T' as with convolutions."""
         width = 2 * self.context + 1
         padded = functional.pad(features, (0, 0, self.context, self.context))
-        frames = features.shape[1] // self.factor
-        starts = torch.arange(frames, device=features.device).unsqueeze(1) * self.factor
+        frames = _halve(_halve(features.shape[1]))
+        starts = torch.arange(frames, device=features.device).unsqueeze(1) * 4 + CENTRE
         windows = padded[:, starts + torch.arange(width, device=features.device)]  # (N, T', width, D)
         return self.linear(windows.flatten(2))
 

@@ -8,13 +8,12 @@ import json
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import sha256_file
+from steps.core.outdir import SHIPPED, sha256_file
 from steps.scoring.significance import Interval, paired_difference
 from steps.scoring.wer import percent, read_hypotheses
 
 FORMAT = 1
 KINDS = ("greedy", "lexicon")
-SHIPPED = ("model.onnx", "tokens.txt", "features.yaml")
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
 
 
@@ -129,7 +128,6 @@ def collect_row(exp, model, set_name, benchmark):
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     measured = benchmark.get("models", {}).get(model, {})
     speed = {key: measured.get(key) for key in BENCHMARK_KEYS}
-    speed["macs_per_second"] = speed["macs_per_second"] or spec.get("macs_per_second")
     sizes = {name: (folder / "export" / name).stat().st_size for name in SHIPPED}
     exported, torch = (decode_folder(exp, model, set_name, exported) for exported in (True, False))
     return ResultRow(

@@ -6,7 +6,7 @@ tree of their spellings; no beam, nothing to tune. The work per frame grows with
 
 import numpy as np
 
-SPACE = "\u2581"
+SPACE = "\u2581"  # as in steps/data/tokenizer.py, which must not be imported from here
 _ROOT, _NO_WORD = 0, -1
 
 

@@ -2,6 +2,7 @@
 
 from torch.utils.data import DataLoader
 
+from steps.core.cli import UserError
 from steps.data.dataset import BatchLoader, plan_batches
 from steps.training import distributed
 
@@ -25,4 +26,8 @@ def load_groups(dataset, groups, first, loop, augment, fill, seed, epoch):
     batches = BatchLoader(dataset, [batch for group in own for batch in group], augment, fill, seed, epoch)
     stream = iter(DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers))
     for group in own:
-        yield [next(stream) for _ in group]
+        try:
+            batches_of_group = [next(stream) for _ in group]
+        except UserError as error:  # a loader process sends its whole traceback along
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("steps.core.cli.UserError: ")) from None
+        yield batches_of_group

@@ -32,6 +32,8 @@ def choose_device(name):
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"--device {name}: no such CUDA device here; use --device cpu")
     return device

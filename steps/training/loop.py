@@ -13,7 +13,6 @@ from steps.core.config import check
 from steps.training import distributed
 from steps.training.averaging import WeightAverage
 from steps.training.data import epoch_groups, load_groups
-from steps.training.interrupt import StopRequest
 from steps.training.monitor import Monitor, score_dev
 from steps.training.optim import learning_rate, make_optimizer
 
@@ -53,6 +52,7 @@ class Trainer:
     Args: model: CtcModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
           tokenizer: for dev word errors.   loop, optim, augment: LoopConfig, OptimConfig, SpecAugmentConfig or None.
           out: folder for checkpoints/ and tensorboard/.   seed: of everything random.   device: torch.device.
+          stop: StopRequest, looked at once per update.
           after_update: called with the model after each update, e.g. to keep pruned weights at zero; or None.
     """
 
@@ -69,13 +69,14 @@ class Trainer:
         out,
         seed,
         device,
+        stop,
         after_update=None,
     ):
         self.model, self.objective = model.to(device), objective.to(device)
         self.train_data, self.dev_data, self.tokenizer = train_data, dev_data, tokenizer
         self.loop, self.optim, self.augment = loop, optim, augment
         self.checkpoints = Path(out) / "checkpoints"
-        self.seed, self.device, self.after_update = seed, device, after_update
+        self.seed, self.device, self.stop, self.after_update = seed, device, stop, after_update
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(self.parameters, optim)
         self.average = WeightAverage()
@@ -87,19 +88,21 @@ class Trainer:
 
     def train(self):
         """Train to the end, or save and raise Interrupted. Afterwards the model holds the weights to ship. Returns: dev scores."""
-        self.stop = StopRequest()
         self.resume()
         self.monitor.start(self.step)
         while self.epoch < self.loop.epochs and not self.out_of_patience():
             groups = epoch_groups(self.train_data, self.loop, self.seed, self.epoch)
-            for batches in load_groups(
-                self.train_data, groups, self.group, self.loop, self.augment, self.fill(), self.seed, self.epoch
-            ):
+            for batches in self.load(groups):
                 self.update(batches, progress=(self.epoch + self.group / len(groups)) / self.loop.epochs)
                 self.save_if_due()
             self.end_epoch()
         self.finish()
         return self.dev
+
+    def load(self, groups):
+        """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
+        fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
+        return load_groups(self.train_data, groups, self.group, self.loop, self.augment, fill, self.seed, self.epoch)
 
     def update(self, batches, progress):
         """One optimizer step on a group of batches: loss = sum over the group / encoder frames of the group, in all processes."""
@@ -143,10 +146,6 @@ class Trainer:
         use = self.loop.bf16 and self.device.type == "cuda"
         return torch.autocast("cuda", dtype=torch.bfloat16) if use else nullcontext()
 
-    def fill(self):
-        """Corpus mean of each bin, which masked features are set to. Returns: (D,) array."""
-        return self.model.feature_mean.cpu().numpy()
-
     def end_epoch(self):
         """Average, look at dev, move on to the next epoch."""
         self.epoch, self.group = self.epoch + 1, 0
@@ -165,6 +164,7 @@ class Trainer:
 
     def look_at_dev(self, when):
         """Loss and greedy word errors on dev with the weights as they are. Returns: dict."""
+        self.monitor.report()
         dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
         self.monitor.dev(self.step, when, dev)
         return dev

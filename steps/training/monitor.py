@@ -17,7 +17,7 @@ LOG_EVERY_S = 10.0
 
 
 class Monitor:
-    """Progress lines every few seconds (one line rewritten in place on a terminal) and TensorBoard curves, from process 0 only."""
+    """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
 
     def __init__(self, out, epochs):
         self.folder, self.epochs = Path(out) / "tensorboard", epochs
@@ -40,30 +40,29 @@ class Monitor:
         """Take in one update: term sums and encoder frames of this process, learning rate, gradient norm, feature frames."""
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.frames, self.audio_frames, self.updates = (
-            self.frames + frames,
-            self.audio_frames + audio_frames,
-            self.updates + 1,
-        )
-        elapsed_s = time.monotonic() - self.since_s
-        if self.writer is None or elapsed_s < LOG_EVERY_S:
+        self.frames += frames
+        self.audio_frames += audio_frames
+        self.updates += 1
+        self.step, self.epoch, self.rate, self.norm = step, epoch, rate, norm
+        if time.monotonic() - self.since_s >= LOG_EVERY_S:
+            self.report()
+
+    def report(self):
+        """Show the updates since the last report, if there were any."""
+        if self.writer is None or not self.updates:
             return
+        elapsed_s = time.monotonic() - self.since_s
         terms = {name: value / max(self.frames, 1.0) for name, value in self.sums.items()}
         shown = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
         speed = self.audio_frames / 100 / elapsed_s
         say(
-            f"step {step} epoch {epoch + 1}/{self.epochs} loss {sum(terms.values()):.4f} {shown} lr {rate:.2e} "
-            f"grad {norm:.3f} {elapsed_s / self.updates:.3f} s/step {speed:.0f} s of audio/s"
+            f"step {self.step} epoch {self.epoch + 1}/{self.epochs} loss {sum(terms.values()):.4f} {shown} lr {self.rate:.2e} "
+            f"grad {self.norm:.3f} {elapsed_s / self.updates:.3f} s/step {speed:.0f} s of audio/s"
         )
         scalars = {f"train/{name}": value for name, value in terms.items()}
-        scalars |= {
-            "train/loss": sum(terms.values()),
-            "train/lr": rate,
-            "train/grad_norm": norm,
-            "train/audio_s_per_s": speed,
-        }
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        scalars |= {"train/loss": sum(terms.values()), "train/lr": self.rate, "train/grad_norm": self.norm}
+        for name, value in (scalars | {"train/audio_s_per_s": speed}).items():
+            self.writer.add_scalar(name, value, self.step)
         self._fresh()
 
     def dev(self, step, when, dev):

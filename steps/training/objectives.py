@@ -16,9 +16,10 @@ class DistillConfig:
     """How a student is taught.
 
     kl_weight: share of the frame-wise KL, the rest is CTC, 0..1.  temperature: softens both posteriors, > 0.
-    frames: `all`, `spikes` (teacher not blank) or `window` (spikes and `window` frames around them).
+    frames: `all`, `spikes` (teacher not blank) or `window` (spikes and `window` frames around them); the mean is over the
+    chosen frames of each batch.
     hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
-    from 0 (last: -1); default: the last of each.
+    from 0 (last: -1); default: the last of each; of several teachers the first is matched.
     """
 
     kl_weight: float = 0.5

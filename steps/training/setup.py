@@ -8,17 +8,18 @@ from pathlib import Path
 import torch
 import yaml
 
-from steps.core.cli import MissingInput, UserError, add_common, make_parser, say
-from steps.core.config import check, from_dict, read_yaml, save_config, to_dict
-from steps.core.outdir import write_text
+from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, say
+from steps.core.config import check, load_config, read_yaml, save_config, to_dict
+from steps.core.outdir import sha256_file, write_text
 from steps.core.provenance import write_run_record
 from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
 from steps.data.dataset import BatchLoader, SpeechDataset, plan_batches, report_dataset
-from steps.data.features import FeatureConfig
+from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
 from steps.training import distributed
+from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
 from steps.training.optim import OptimConfig
@@ -66,16 +67,26 @@ class Setup:
         self.out = Path(args.out)
         self.device = distributed.start(args.device, args.num_threads)
         self.tokenizer = Tokenizer.load(args.tokenizer)
-        self.features = from_dict(FeatureConfig, read_yaml(args.features), args.features)
+        self.features = load_config(FeatureConfig, args.features)
         self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
+        self.stop = StopRequest()
 
     def already_done(self, **inputs):
         """Claim --out for these settings. Returns: True when the finished model is there already.
 
+        Args: inputs: option name -> comma-separated model folders, or None; they are noted by their weights.
         Raises: UserError when --out holds a model, or a beginning of one, made with other settings.
         """
         args = self.args
-        claim = {"step": self.step, "seed": args.seed, "num_threads": args.num_threads, **inputs} | to_dict(self.config)
+        read = {"cmvn": Path(args.data) / "cmvn.json", "text": Path(args.data) / "text"}
+        read |= {"dev": Path(args.dev) / "text", "tokens": Path(args.tokenizer) / "tokens.txt"}
+        claim = {"step": self.step, "seed": args.seed, "num_threads": args.num_threads} | to_dict(self.config)
+        for name, folders in inputs.items():
+            claim[name] = [read_spec(folder)["weights_sha256"] for folder in folders.split(",")] if folders else None
+        claim |= {
+            "features": to_dict(self.features),
+            "inputs": {name: sha256_file(path) for name, path in read.items()},
+        }
         path = self.out / "conf.yaml"
         if path.is_file():
             there = read_yaml(path)
@@ -86,11 +97,20 @@ class Setup:
                 )
             if (self.out / "model.json").is_file():
                 say(f"{self.out} is finished already")
+                for leftover in ("checkpoints", "rounds"):
+                    shutil.rmtree(self.out / leftover, ignore_errors=True)
                 return True
+        elif (self.out / "model.json").is_file():
+            raise UserError(f"{self.out}: holds a model that this program did not make; choose another --out")
         elif distributed.rank() == 0:
             write_text(path, yaml.safe_dump(claim, sort_keys=False, allow_unicode=True))
         distributed.barrier()
         return False
+
+    def leave_if_asked(self):
+        """Between two trainings: raise Interrupted when a signal or the deadline asks to leave."""
+        if status := self.stop.poll():
+            raise Interrupted(status, "what is finished is kept; the same command goes on from there")
 
     def new_model(self):
         """A model with fresh weights drawn from the seed and the corpus mean and deviation set."""
@@ -110,10 +130,15 @@ class Setup:
             raise UserError(
                 f"{tokens}: differs from {self.args.tokenizer}/tokens.txt; all models of a chain share one tokenizer"
             )
+        if load_config(FeatureConfig, Path(folder) / "features.yaml") != self.features:
+            raise UserError(
+                f"{folder}/features.yaml differs from --features {self.args.features}; use the same for both"
+            )
         return load_model(folder, self.device)
 
     def objective(self, model, teachers):
         """CTC, or CTC and distillation. Args: teachers: comma-separated folders, or None."""
+        torch.manual_seed(self.args.seed)  # projections of hidden matching, whatever was drawn before
         if not teachers:
             return CtcObjective()
         return DistillObjective(self.config.distill, model, [self.load(folder) for folder in teachers.split(",")])
@@ -147,19 +172,12 @@ class Setup:
             say(f"model: {model.kind}, {sum(p.numel() for p in model.parameters()):,} parameters, on {self.device}")
         trainer = Trainer(
             model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
-            out, args.seed, self.device, after_update,
+            out, args.seed, self.device, self.stop, after_update,
         )  # fmt: skip
         dev = trainer.train()
         if distributed.rank() == 0:
-            self.save(
-                out,
-                model,
-                parent,
-                dev_loss=dev["loss"],
-                dev_wer=dev["wer"],
-                seconds=round(trainer.seconds(), 1),
-                steps=trainer.step,
-            )
+            facts = {"seconds": round(trainer.seconds(), 1), "steps": trainer.step}
+            self.save(out, model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], **facts)
             shutil.rmtree(trainer.checkpoints, ignore_errors=True)
         distributed.barrier()
 

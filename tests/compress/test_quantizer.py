@@ -17,6 +17,7 @@ from steps.compress.quantizer import (
     quantize_weight_int8,
 )
 from steps.core.cli import UserError
+from steps.core.provenance import write_run_record
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 
 
@@ -104,14 +105,27 @@ def test_float_rows_and_codes_are_all_bytes(make):
     assert {"frontend.conv1.weight", "norm.weight", "output.bias", "output.weight_scales"} <= {row.name for row in rows}
 
 
-def test_program_writes_a_folder_that_loads(make, tmp_path, monkeypatch, capsys):
-    model = make("rnn")
+def save_folder(folder, model):
+    """Write a model folder whose carried files hold their own names."""
+    folder.mkdir()
     for name in CARRIED:
-        (tmp_path / name).write_text(name)
-    save_model(tmp_path / "m", model, {name: tmp_path / name for name in CARRIED})
-    args = ["--model", tmp_path / "m", "--config", "conf/quantize.yaml", "--out", tmp_path / "q"]
+        (folder / name).write_text(name)
+    save_model(folder, model, {name: folder / name for name in CARRIED})
+
+
+def run_program(monkeypatch, model, out):
+    args = ["--model", model, "--config", "conf/quantize.yaml", "--out", out]
     monkeypatch.setattr(sys, "argv", ["quantize_model", *map(str, args)])
     program.main()
+
+
+def test_program_writes_a_folder_that_loads(make, tmp_path, monkeypatch, capsys):
+    save_folder(tmp_path / "m", make("rnn"))
+    write_run_record(tmp_path / "m", seed=7)
+    for _ in range(2):  # its own folder may be written again
+        run_program(monkeypatch, tmp_path / "m", tmp_path / "q")
+    run = json.loads((tmp_path / "q/run.json").read_text())
+    assert (run["seed"], run["device"], run["torch"]) == (7, "cpu", torch.__version__)
     small, spec = load_model(tmp_path / "q"), read_spec(tmp_path / "m")
     assert small.spec["step"] == "quantize_model" and small.spec["parent"]["weights_sha256"] == spec["weights_sha256"]
     assert small.spec["parameters"] == spec["parameters"]
@@ -119,3 +133,21 @@ def test_program_writes_a_folder_that_loads(make, tmp_path, monkeypatch, capsys)
     listed = json.loads((tmp_path / "q/quantization.json").read_text())
     assert {row["name"] for row in listed["float"]} == {row.name for row in float_tensors(small)}
     assert "frontend.conv2.weight" in capsys.readouterr().out
+
+
+def test_program_replaces_no_model_of_another_step(make, tmp_path, monkeypatch):
+    for name in ("m", "other"):
+        save_folder(tmp_path / name, make("dnn"))
+    (tmp_path / "link").symlink_to("m")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, what in (("m", "same folder as --model"), ("link", "same folder"), ("other", "finished model of test")):
+        with pytest.raises(UserError, match=what):
+            run_program(monkeypatch, tmp_path / "m", tmp_path / out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_without_a_parents_record_there_is_no_seed(tmp_path, content):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert program.parent_seed(tmp_path) is None

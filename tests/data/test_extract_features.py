@@ -17,7 +17,9 @@ from steps import combine_features, extract_features
 from steps.combine_features import STD_FLOOR, global_stats
 from steps.core.cli import MissingInput, UserError, run_main
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
-from steps.data.features import FeatureConfig, load_feature_matrix, read_feats_scp, utterance_features
+from steps.data.archives import load_feature_matrix, read_feats_scp
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import utterance_features
 from steps.extract_features import plan_shards
 
 ROOT = Path(__file__).resolve().parents[2]

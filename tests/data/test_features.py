@@ -12,14 +12,9 @@ import torch
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import ConfigError, from_dict, load_config, save_config
 from steps.core.datadir import Utterance
-from steps.data.features import (
-    FeatureConfig,
-    change_speed,
-    compute_features,
-    load_audio,
-    load_feature_matrix,
-    utterance_features,
-)
+from steps.data.archives import load_feature_matrix
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import change_speed, compute_features, load_audio, utterance_features
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = FeatureConfig()
@@ -102,7 +97,7 @@ def test_too_few_samples_or_a_wrong_shape_are_refused(shape):
 @pytest.mark.parametrize(
     "data",
     [
-        {"kind": "plp"}, {"window": "hann"}, {"num_mel_bins": 2}, {"sample_rate_hz": 100}, {"frame_shift_ms": 0.0},
+        {"kind": "plp"}, {"window": "hann"}, {"num_mel_bins": 2}, {"sample_rate_hz": 100}, {"frame_length_ms": 0.5},
         {"kind": "mfcc", "num_ceps": 90}, {"low_freq_hz": -1.0}, {"high_freq_hz": 9000.0}, {"high_freq_hz": -7990.0},
         {"num_bins": 80},
     ],
@@ -111,6 +106,11 @@ def test_too_few_samples_or_a_wrong_shape_are_refused(shape):
 def test_faulty_settings_are_refused(data):
     with pytest.raises(ConfigError):
         from_dict(FeatureConfig, data, "features.yaml")
+
+
+def test_the_frame_rate_is_fixed():
+    with pytest.raises(ConfigError, match="features.yaml: frame_shift_ms must be 10.0, not 12.5"):
+        from_dict(FeatureConfig, {"frame_shift_ms": 12.5}, "features.yaml")
 
 
 def test_settings_round_trip_and_the_shipped_ones_are_the_default(tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from steps.compress.quantizer import QuantizeConfig, quantize_model
 from steps.core.config import save_config
-from steps.data.features import FeatureConfig
+from steps.data.feature_config import FeatureConfig
 from steps.models.build import build_model, new_spec, save_model
 
 DIM = 20

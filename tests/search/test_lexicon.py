@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from steps.data import tokenizer
 from steps.search.lexicon import SPACE, LexiconDecoder, has_single_characters, spell_words
 
 CHARS = ["<blk>", "<unk>", SPACE, *"ABCD"]
@@ -40,6 +41,10 @@ def best_by_trying_all(log_probs, read):
             score = log_probs[np.arange(len(path)), path].sum()
             scores[text] = max(score, scores.get(text, -np.inf))
     return max(scores, key=scores.get)
+
+
+def test_a_space_is_what_the_tokenizer_says():
+    assert SPACE == tokenizer.SPACE  # steps/search imports nothing of ours
 
 
 def test_one_word_lexicon_gives_that_word_only():

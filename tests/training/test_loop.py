@@ -1,6 +1,7 @@
 """The training loop: resume to the bit, accumulation, early stopping, masks, and refusals."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from steps.core.config import load_config
 from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
 from steps.data.dataset import BatchLoader, SpeechDataset
-from steps.data.features import FeatureConfig
+from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec
 from steps.training.data import epoch_groups
@@ -54,9 +55,8 @@ def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None):
     objective = CtcObjective() if teacher is None else DistillObjective(kd, model, [teacher])
     optim = OptimConfig(peak_lr=3e-3)
     augment = SpecAugmentConfig(freq_width=4, time_width=4)
-    return Trainer(
-        model, objective, train, dev, tokenizer, loop, optim, augment, out, 0, torch.device("cpu"), after_update
-    )
+    cpu, never = torch.device("cpu"), SimpleNamespace(poll=lambda: 0)
+    return Trainer(model, objective, train, dev, tokenizer, loop, optim, augment, out, 0, cpu, never, after_update)
 
 
 def weights(model):
@@ -73,33 +73,32 @@ class StopAt:
         return 75 if self.trainer.step == self.step else 0
 
 
-def train_interrupted(data, out, stops, monkeypatch, **options):
+def train_interrupted(data, out, stops, **options):
     for step in stops:
         trainer = make_trainer(data, out, **options)
-        monkeypatch.setattr("steps.training.loop.StopRequest", lambda trainer=trainer, step=step: StopAt(trainer, step))
+        trainer.stop = StopAt(trainer, step)
         with pytest.raises(Interrupted) as left:
             trainer.train()
         assert left.value.status == 75
-    monkeypatch.undo()
     trainer = make_trainer(data, out, **options)
     trainer.train()
     return trainer
 
 
 @pytest.mark.parametrize("distilled", [False, True])
-def test_resume_is_exact_to_the_bit(data, tmp_path, monkeypatch, distilled):
+def test_resume_is_exact_to_the_bit(data, tmp_path, distilled):
     teacher = make_model(data, seed=1) if distilled else None
     whole = make_trainer(data, tmp_path / "whole", teacher=teacher)
     whole.train()
     per_epoch = len(epoch_groups(data[2], LOOP, 0, 0))
     stops = [1, per_epoch, 2 * per_epoch + 1]
-    pieces = train_interrupted(data, tmp_path / "pieces", stops, monkeypatch, teacher=teacher)
+    pieces = train_interrupted(data, tmp_path / "pieces", stops, teacher=teacher)
     assert pieces.step == whole.step
     assert torch.equal(weights(pieces.model), weights(whole.model))
     assert pieces.dev == whole.dev
 
 
-def test_number_of_loader_workers_changes_nothing(data, tmp_path, monkeypatch):
+def test_number_of_loader_workers_changes_nothing(data, tmp_path):
     loop = dataclasses.replace(LOOP, epochs=1)
     whole = make_trainer(data, tmp_path / "a", loop=loop)
     whole.train()
@@ -108,14 +107,13 @@ def test_number_of_loader_workers_changes_nothing(data, tmp_path, monkeypatch):
     assert torch.equal(weights(trainer.model), weights(whole.model))
 
 
-def test_a_damaged_newest_checkpoint_costs_no_exactness(data, tmp_path, monkeypatch, capsys):
+def test_a_damaged_newest_checkpoint_costs_no_exactness(data, tmp_path, capsys):
     whole = make_trainer(data, tmp_path / "whole")
     whole.train()
     trainer = make_trainer(data, tmp_path / "pieces", loop=dataclasses.replace(LOOP, save_every_s=0.0))
-    monkeypatch.setattr("steps.training.loop.StopRequest", lambda: StopAt(trainer, 4))
+    trainer.stop = StopAt(trainer, 4)
     with pytest.raises(Interrupted):
         trainer.train()
-    monkeypatch.undo()
     newest = sorted((tmp_path / "pieces/checkpoints").glob("*.pt"))[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
     again = make_trainer(data, tmp_path / "pieces")
@@ -192,12 +190,11 @@ def test_early_stopping_ships_the_best_epoch(data, tmp_path, monkeypatch):
     assert torch.equal(weights(trainer.model), seen[1])
 
 
-def test_a_checkpoint_of_another_seed_is_refused(data, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_seed_is_refused(data, tmp_path):
     trainer = make_trainer(data, tmp_path)
-    monkeypatch.setattr("steps.training.loop.StopRequest", lambda: StopAt(trainer, 1))
+    trainer.stop = StopAt(trainer, 1)
     with pytest.raises(Interrupted):
         trainer.train()
-    monkeypatch.undo()
     other = make_trainer(data, tmp_path)
     other.seed = 1
     with pytest.raises(UserError, match="made with seed 0, not 1"):

@@ -87,12 +87,25 @@ def test_two_equal_teachers_teach_as_one(batch):
     [
         ({"vocab_size": 7}, "different vocabularies"),
         ({"feature_dim": 24}, "different features"),
-        ({"kind": "dnn", "sizes": {"d_model": 16, "num_blocks": 1}}, "different frame rates"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(teacher, message):
     with pytest.raises(UserError, match=message):
         DistillObjective(DistillConfig(), make(0), [make(0, **teacher)])
+
+
+def test_another_frame_rate_is_refused():
+    teacher = make(0)
+    teacher.output_lengths = lambda lengths: lengths // 2
+    with pytest.raises(UserError, match="different frame rates"):
+        DistillObjective(DistillConfig(), make(0), [teacher])
+
+
+@pytest.mark.parametrize("kind", ["rnn", "dnn"])
+def test_every_kind_learns_from_a_conformer(batch, kind):
+    student = make(0, kind=kind, sizes={"d_model": 16, "num_blocks": 1})
+    terms = DistillObjective(DistillConfig(hidden_weight=1.0), student, [make(1)])(student, batch)
+    assert all(torch.isfinite(term) and term > 0 for term in terms.values())
 
 
 def test_layers_that_are_not_there_are_refused():

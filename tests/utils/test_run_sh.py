@@ -24,7 +24,7 @@ cut_int8 cut   quantize_model   small.yaml
 "
 """
 
-RUNNER = '''
+RUNNER = """
 import os, sys
 words = sys.argv[1:]
 open("RAN", "a").write(" ".join(words) + "\\n")
@@ -54,7 +54,7 @@ elif program == "steps.benchmark":
     make(os.path.dirname(option("--out")), "benchmark.json")
 elif program == "steps.report":
     make(option("--out"), "report.md", "RESULTS.md", "results.json")
-'''
+"""
 
 
 class Bench:

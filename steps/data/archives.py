@@ -1,0 +1,62 @@
+"""Extracted features as they lie on disk: feats.scp, the matrices it points to, and the settings they were made with."""
+
+from pathlib import Path
+
+import kaldiio.matio
+import numpy as np
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import load_config, to_dict
+from steps.core.tables import read_table
+from steps.data.feature_config import FeatureConfig
+
+
+def read_feats_scp(path):
+    """Read a feats.scp. Returns: dict utterance id -> `file:offset`.   Raises: MissingInput, UserError."""
+    return read_table(path)
+
+
+def load_feature_matrix(place):
+    """Read one matrix written by Kaldi or by `python3 -m steps.extract_features`.
+
+    Args:    place: `file:offset`; pipes and ranges are refused.
+    Returns: (T, D) float32 array.
+    Raises:  MissingInput; UserError for a place that holds no finite matrix.
+    """
+    path, _, offset = place.rpartition(":")
+    if not path or not offset.isdigit():
+        raise UserError(f"{place}: expected `file:offset`; commands and ranges in feats.scp are not run")
+    try:
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            if file.read(2) != b"\0B":
+                raise UserError(f"{place}: no Kaldi matrix starts here; extract features again")
+            file.seek(int(offset))
+            matrix = kaldiio.matio.read_kaldi(file)
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such feature file; extract features again") from None
+    except UserError:
+        raise
+    except (ValueError, AssertionError, OSError, EOFError, MemoryError, OverflowError) as error:
+        raise UserError(
+            f"{place}: damaged feature file ({error or type(error).__name__}); extract features again"
+        ) from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+        raise UserError(f"{place}: not a matrix of finite numbers; extract features again")
+    return np.asarray(matrix, dtype=np.float32)
+
+
+def check_feature_settings(data_dir, config, where):
+    """Refuse features that were extracted with other settings than a model wants.
+
+    Args:   data_dir: data folder; without feats/features.yaml, which steps.extract_features writes, nothing is checked.
+            config: FeatureConfig wanted.   where: the file that `config` comes from, for the message.
+    Raises: UserError naming both files and the settings that differ.
+    """
+    path = Path(data_dir) / "feats" / "features.yaml"
+    if not path.is_file():
+        return
+    there, wanted = to_dict(load_config(FeatureConfig, path)), to_dict(config)
+    differ = ", ".join(f"{key} {there[key]} and {wanted[key]}" for key in wanted if there[key] != wanted[key])
+    if differ:
+        raise UserError(f"{path} and {where} differ ({differ}); extract features again with the settings of {where}")

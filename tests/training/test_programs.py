@@ -1,0 +1,95 @@
+"""The training programs as called by hand: finished folders, other settings, unfit models, exact repetition."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steps.core.config import load_config
+from steps.data.dataset import SpeechDataset
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDENT = """
+model: {d_model: 16, head_dim: 8, kernel_size: 3, subsampling_channels: [4, 4], num_blocks: 2,
+        block: {heads: 2, ff1: 16, ff2: 16, conv_channels: 16}}
+loop: {epochs: 1, max_batch_frames: 1500, average_last: 1, dev_every: 1}
+"""
+PRUNE = """
+method: structured
+structured: {target: parameters, keep: 0.8, importance: magnitude, drop_blocks: 1, batches: 1}
+loop: {epochs: 1, max_batch_frames: 1500, average_last: 1, dev_every: 1}
+distill: {kl_weight: 0.5, hidden_weight: 0.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def call(corpus):
+    """Function (verb, *options) -> CompletedProcess of that training program."""
+
+    def run(verb, *options):
+        inputs = ["--data", corpus.train, "--dev", corpus.dev, "--tokenizer", corpus.tokenizer]
+        inputs += ["--features", corpus.features, "--num-threads", 1, "--device", "cpu"]
+        words = [sys.executable, "-m", f"steps.{verb}", *inputs, *options]
+        return subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(call, tmp_path_factory):
+    """Folder with student.yaml, prune.yaml and a finished student."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "student.yaml").write_text(STUDENT)
+    (folder / "prune.yaml").write_text(PRUNE)
+    done = call("distill_student", "--config", folder / "student.yaml", "--out", folder / "student")
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "student/checkpoints").exists()
+    return folder
+
+
+def test_a_finished_model_is_left_alone_and_other_settings_are_refused(call, made):
+    before = (made / "student/model.safetensors").stat().st_mtime_ns
+    command = ("distill_student", "--config", made / "student.yaml", "--out", made / "student")
+    again = call(*command)
+    assert again.returncode == 0 and "is finished already" in again.stdout
+    other = call(*command, "--seed", 1)
+    assert other.returncode == 1
+    assert "begun with other settings (seed)" in other.stderr and "Traceback" not in other.stderr
+    assert (made / "student/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_pruning_twice_gives_the_same_bytes(call, made, tmp_path):
+    for name in ("a", "b"):
+        command = ("prune_model", "--model", made / "student", "--teacher", made / "student")
+        done = call(*command, "--config", made / "prune.yaml", "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / name / "rounds").exists()
+        assert "dropped blocks: [" in done.stdout
+    for file in ("model.safetensors", "model.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_model_of_other_features_or_tokens_is_refused(call, made, tmp_path):
+    for file, old, new in (("features.yaml", "num_mel_bins: 40", "num_mel_bins: 41"), ("tokens.txt", "<unk>", "<x>")):
+        shutil.copytree(made / "student", tmp_path / file)
+        text = (made / "student" / file).read_text()
+        assert old in text
+        (tmp_path / file / file).write_text(text.replace(old, new))
+        out = tmp_path / f"{file}.out"
+        done = call("distill_student", "--teacher", tmp_path / file, "--config", made / "student.yaml", "--out", out)
+        assert done.returncode == 1
+        assert f"{file} differs from" in done.stderr.replace(": differs", " differs")
+        assert "Traceback" not in done.stderr
+
+
+def test_features_on_the_fly_are_those_of_the_archives(corpus):
+    tokenizer, config = Tokenizer.load(corpus.tokenizer), load_config(FeatureConfig, corpus.features)
+    stored = SpeechDataset(corpus.dev, tokenizer, config, source="ark")
+    fresh = SpeechDataset(corpus.dev, tokenizer, config, source="on_the_fly")
+    assert stored.num_frames == fresh.num_frames
+    assert all(np.array_equal(stored.features(i), fresh.features(i)) for i in range(len(stored)))
