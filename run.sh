@@ -56,8 +56,7 @@ features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(c
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 word_list=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
-[[ $device != cpu ]] || ngpu=0
-((ngpu <= 1)) || usage_error "--ngpu $ngpu: a training takes one GPU so far; give 1 or 0"
+check_settings
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 [[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
 
@@ -65,7 +64,7 @@ common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 expand "$prepare"
 task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} \
   --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${word_list[@]}" -- \
-  "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py "${sets[@]}"
+  "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}"
 extra_task 0 after_prepare "${sets[@]/%//text}"
 
 # 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation

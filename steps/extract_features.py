@@ -59,7 +59,7 @@ def write_shard(utterances, config, out, shard, compress):
             try:
                 matrix = utterance_features(utt, config).numpy()
             except UserError as error:
-                problems.append(Problem(utt.utt_id, str(error)))
+                problems.append(Problem(f"utterance {utt.utt_id}", str(error)))
                 continue
             file.write(f"{utt.utt_id} ".encode())
             places.append(f"{utt.utt_id} {ark}:{file.tell()}\n")

@@ -22,6 +22,10 @@ def run(words, cwd=ROOT):
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True)
 
 
+def test_no_table_is_missing():
+    assert "RESULTS_" not in README
+
+
 def test_there_are_commands():
     assert sum(command.startswith("./run.sh") for command in COMMANDS) >= 5
 

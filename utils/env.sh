@@ -29,7 +29,7 @@ find_python() {
     fi
   done
   local have
-  have=$(python3 -V 2>&1 | head -n 1) || true
+  have=$(command -v python3 >/dev/null && python3 -V 2>&1 | head -n 1) || true
   env_error "needs Python 3.11 or 3.12, found ${have:-none}; put one on PATH (Debian: apt install python3.11-venv)"
   return 1
 }

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from steps.core.cli import UserError, make_parser, parse_bool, run_main, say
 from steps.core.datacheck import audio_problems, find_problems
-from steps.core.tables import SHOWN, raise_problems, read_folder, select, show_counts, write_folder
+from steps.core.tables import SHOWN, raise_problems, read_folder, select, show_counts, spk2utt, write_folder
 
 
 def fix(folder, audio, need_text):
@@ -36,9 +36,8 @@ def fix(folder, audio, need_text):
     good = [utt for utt in tables["utt2spk"] if utt not in bad]
     if not good:
         raise_problems(problems, "no utterance would be left, so nothing is written")
-    chosen = select(tables, good)
-    left = find_problems(folder, chosen, need_text=need_text, spk_sort=False)
-    raise_problems([problem for problem in left if "spk2utt" not in problem.where], "these cannot be mended")
+    chosen = select(tables, good) | {"spk2utt": spk2utt({utt: tables["utt2spk"][utt] for utt in good})}
+    raise_problems(find_problems(folder, chosen, need_text=need_text, spk_sort=False), "these cannot be mended")
     return tables, chosen, problems
 
 

@@ -14,6 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 find_recipe "$1"
 case $2 in
   /*) to=$2 ;;
+  recipes/*/*) to=$called_from/$2 ;;
+  recipes/?*) to=$2 ;; # the same as the name alone
   */*) to=$called_from/$2 ;;
   *) to=recipes/$2 ;;
 esac

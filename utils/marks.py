@@ -152,8 +152,11 @@ def _command_changes(old, new):
 
 def take_lock(exp):
     """Hold the experiment: an open, locked file that the runners inherit. Raises: StageError (4), naming who has it."""
-    os.makedirs(exp, exist_ok=True)
-    handle = os.open(os.path.join(exp, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.makedirs(exp, exist_ok=True)
+        handle = os.open(os.path.join(exp, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StageError(2, f"cannot write {exp} ({error.strerror}); name another --workdir") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

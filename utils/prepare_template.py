@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.datacheck import audio_info
 from steps.core.datadir import Utterance, write_data_dir
 from steps.core.outdir import write_text
 
@@ -21,15 +22,23 @@ def read_utterances(corpus_dir, set_name):
     table = corpus_dir / f"{set_name}.tsv"
     if not table.is_file():
         raise UserError(f"{table}: no such file; write it, or change {__file__} to read your corpus")
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    for number, line in enumerate(lines, 1):
         fields = line.split("\t")
         if len(fields) != 4:
             raise UserError(f"{table}:{number}: {len(fields)} fields; expected id, speaker, file, text, parted by tabs")
         utt_id, speaker, audio, text = fields
+        path = (corpus_dir / audio).resolve()
+        if not path.is_file():
+            raise UserError(f"{table}:{number}: no such sound file: {path}")
         # TODO: bring the text into the form you want to recognise; here: lower case, single blanks.
         text = " ".join(text.lower().split())
         utt_id = utt_id if utt_id.startswith(speaker) else f"{speaker}-{utt_id}"
-        yield Utterance(utt_id, speaker, text, str((corpus_dir / audio).resolve()))
+        seconds, _, _ = audio_info(path)
+        yield Utterance(utt_id, speaker, text, str(path), duration_s=seconds)
 
 
 def main():
@@ -38,8 +47,10 @@ def main():
     add_common(parser, out="folder of the data sets")
     args = parser.parse_args()
     words = set()
-    for set_name in SETS:
-        utterances = list(read_utterances(args.corpus_dir, set_name))
+    sets = {
+        set_name: list(read_utterances(args.corpus_dir, set_name)) for set_name in SETS
+    }  # nothing written if one is bad
+    for set_name, utterances in sets.items():
         write_data_dir(Path(args.out) / set_name, utterances)
         say(f"{set_name}: {len(utterances)} utterances")
         if set_name != "test":

@@ -266,9 +266,10 @@ def main(words):
     options = parser.parse_args(words[:split])
     options.force, options.dry_run = options.force == "true", options.dry_run == "true"
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    if options.nj < 1 or options.stage > options.stop_stage:
-        print("run.sh: --nj must be at least 1, and --stage at most --stop-stage", file=sys.stderr)
-        return 2
+    if options.nj < 1:
+        parser.error("--nj must be at least 1")
+    if options.stage > options.stop_stage:
+        parser.error("--stage comes after --stop-stage")
     try:
         tasks, makers = read_plan(words[split:])
         experiment = Experiment(options, tasks, makers)

@@ -48,7 +48,11 @@ def at_least(utterances, count):
 
 def read_ids(path):
     """The first word of each line of a text file."""
-    ids = [line.split()[0] for line in Path(path).read_text(encoding="utf-8").split("\n") if line.split()]
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    ids = [line.split()[0] for line in text.split("\n") if line.split()]
     if not ids:
         raise UserError(f"{path}: the list is empty")
     return ids
@@ -71,6 +75,8 @@ def main():
         parser.error(f"--{given[0].replace('_', '-')} must be at least 1")
     if Path(args.source).resolve() == Path(args.dest).resolve():
         parser.error("SRC and DEST are the same folder")
+    if any(Path(args.dest).glob("*")) and not (Path(args.dest) / "utt2spk").is_file():
+        raise UserError(f"{args.dest}: exists, and is not a data folder; name another one")
     tables = validate_data_dir(args.source, allow_pipes=True, need_text=False, spk_sort=False)
     chosen = select(tables, choose(tables, given[0], value))
     write_folder(args.dest, chosen)

@@ -67,6 +67,32 @@ expand() {
   done
 }
 
+# Refuses settings that would fail only in a later stage.
+check_settings() {
+  local name word
+  for name in nj num_threads; do
+    [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
+  done
+  for name in stage stop_stage; do
+    [[ ${!name} =~ ^[0-9]$ ]] || usage_error "--${name//_/-} is a number from 0 to 9, not '${!name}'"
+  done
+  ((stage <= stop_stage)) || usage_error "--stage $stage comes after --stop-stage $stop_stage"
+  [[ $seed =~ ^[0-9]{1,9}$ ]] || usage_error "--seed is a whole number of at most 9 digits, not '$seed'"
+  [[ $device =~ ^(auto|cpu|cuda(:[0-9]+)?)$ ]] || usage_error "--device is auto, cpu or cuda, not '$device'"
+  [[ $device != cpu ]] || ngpu=0
+  [[ $ngpu =~ ^[01]$ ]] || usage_error "--ngpu $ngpu: a training takes one GPU so far; give 1 or 0"
+  [[ -n ${test_sets// /} ]] || usage_error "test_sets is empty; name at least one set"
+  [[ -n ${speeds// /} ]] || usage_error "speeds is empty; 1.0 alone makes no copies"
+  for word in $speeds; do
+    [[ $word =~ ^[0-9]+([.][0-9]+)?$ ]] || usage_error "speeds: '$word' is not a number"
+  done
+  for word in ${compare//[:,]/ }; do
+    [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
+  done
+  word=${cmd%% *}
+  [[ -f $word ]] || command -v "$word" >/dev/null || usage_error "--cmd: no program $word here"
+}
+
 # Makes python3 one that has what the recipe needs; its own requirements files may lie in its folder.
 install_requirements() {
   local file files=(requirements.txt)

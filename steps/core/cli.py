@@ -98,6 +98,13 @@ def run_main(main):
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr, flush=True)
         return 130
+    except UnicodeDecodeError as error:
+        print(
+            f"{name}: error: a text file is not UTF-8 ({error.reason}): {error.object[:60]!r}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 1
     except OSError as error:
         if error.filename is None:
             raise

@@ -17,7 +17,9 @@ from steps.core.outdir import write_text
 
 
 class ConfigError(UserError):
-    """A settings file that cannot be used; the message names the file and the key."""
+    """A settings file that cannot be used (exit status 2); the message names the file and the key."""
+
+    status = 2
 
 
 def read_yaml(path):

@@ -141,7 +141,7 @@ def _audio_path_problems(tables, allow_pipes, check_audio):
         if not audio:
             what = f"no sound file is named for {recording!r}"
         elif pipe and not allow_pipes:
-            what = "a command is not run here; make the sound files once and list those"
+            what = "a command is not run here; make the sound files once and list those (mending would drop its utterances)"
         elif audio.startswith("~"):
             what = "~ is not a path; write the folder out"
         elif check_audio and not pipe and not os.path.isfile(audio):
@@ -201,4 +201,4 @@ def _length_problems(tables, utt, seconds):
     if end_s <= seconds + OVERSHOOT_S:
         return []
     what = f"{utt!r} ends at {end_s} s, but its sound file after {seconds:.2f} s"
-    return [Problem(_where(tables["segments"], utt), what, utt)]
+    return [Problem(_where(tables["segments"], utt), what, (utt,))]

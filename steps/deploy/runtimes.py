@@ -147,6 +147,8 @@ def load_recogniser(folder, device="cpu", num_threads=1):
     Returns: Recogniser.   Raises: MissingInput, UserError.
     """
     folder = Path(folder)
+    if folder.name in ("model.onnx", "model.json") and folder.is_file():
+        folder = folder.parent
     if (folder / "model.onnx").is_file():
         model = OnnxModel(folder, num_threads)
     elif (folder / "model.json").is_file():

@@ -33,11 +33,14 @@ def read_spec(folder):
     return spec
 
 
-def new_spec(kind, model_config, feature_dim, vocab_size, step):
-    """Description of an uncompressed model. Args: model_config: a mapping as under `model:` in the settings.  step: verb that makes it."""
+def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model"):
+    """Description of an uncompressed model.
+
+    Args: model_config: a mapping as under `model:` in the settings.   step: verb that makes it.   where: for messages.
+    """
     if kind not in KINDS:
-        raise UserError(f"model type: unknown {kind!r}{nearest(kind, KINDS)}")
-    config = from_dict(KINDS[kind][0], model_config, "model")
+        raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, KINDS)}")
+    config = from_dict(KINDS[kind][0], model_config, where)
     return {
         "format": FORMAT,
         "step": step,

@@ -72,7 +72,7 @@ class Setup:
         self.stop = StopRequest()
 
     def already_done(self, **inputs):
-        """Claim --out for these settings. Returns: True when the finished model is there already.
+        """Look whether --out is free for these settings. Returns: True when the finished model is there already.
 
         Args: inputs: option name -> comma-separated model folders, or None; they are noted by their weights.
         Raises: UserError when --out holds a model, or a beginning of one, made with other settings.
@@ -102,10 +102,14 @@ class Setup:
                 return True
         elif (self.out / "model.json").is_file():
             raise UserError(f"{self.out}: holds a model that this program did not make; choose another --out")
-        elif distributed.rank() == 0:
-            write_text(path, yaml.safe_dump(claim, sort_keys=False, allow_unicode=True))
-        distributed.barrier()
+        self.claim = claim
         return False
+
+    def claim_out(self):
+        """Write conf.yaml, the settings that --out is made with; called when all checks are over."""
+        path = self.out / "conf.yaml"
+        if distributed.rank() == 0 and not path.is_file():
+            write_text(path, yaml.safe_dump(self.claim, sort_keys=False, allow_unicode=True))
 
     def leave_if_asked(self):
         """Between two trainings: raise Interrupted when a signal or the deadline asks to leave."""
@@ -116,7 +120,8 @@ class Setup:
         """A model with fresh weights drawn from the seed and the corpus mean and deviation set."""
         torch.manual_seed(self.args.seed)
         config = self.config
-        spec = new_spec(config.type, config.model, self.features.dim, self.tokenizer.vocab_size, self.step)
+        where = f"{self.args.config}: model"
+        spec = new_spec(config.type, config.model, self.features.dim, self.tokenizer.vocab_size, self.step, where)
         model = build_model(spec)
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
         return model
@@ -166,6 +171,7 @@ class Setup:
         loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
         train_data = SpeechDataset(args.data, self.tokenizer, self.features, config.source, model.output_lengths)
         dev_data = SpeechDataset(args.dev, self.tokenizer, self.features, config.source, model.output_lengths)
+        self.claim_out()
         if distributed.rank() == 0:
             report_dataset("train", train_data)
             report_dataset("dev", dev_data)
@@ -184,7 +190,7 @@ class Setup:
     def save(self, out, model, parent=None, **facts):
         """Write a model folder with its feature definition and tokenizer, and say what it weighs."""
         out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
+        self.claim_out()
         save_config(out / "features.yaml", self.features)
         carried = {name: Path(self.args.tokenizer) / name for name in ("tokenizer.model", "tokens.txt")}
         model.spec = model.spec | {"step": self.step}

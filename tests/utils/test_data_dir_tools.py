@@ -218,6 +218,28 @@ def test_fix_keeps_what_is_whole_and_says_what_it_dropped(data):
     assert "nothing to mend" in run("fix_data_dir", data)
 
 
+def test_fix_drops_segments_that_end_after_their_sound_file(tmp_path):
+    data = make_data(tmp_path / "data", segments=True)
+    lines = (data / "segments").read_text().splitlines(True)
+    (data / "segments").write_text("".join([lines[0].replace(" 0.5", " 5.0"), *lines[1:]]))
+    (data / "utt2dur").unlink()
+    done = fix_with_audio(data)
+    assert "ends at 5.0 s, but its sound file after 0.50 s" in done and "left out 1 of 10" in done
+    assert "ann-0" not in ids(data)
+
+
+def fix_with_audio(data):
+    command = [sys.executable, str(ROOT / "utils/fix_data_dir.py"), "--audio", "true", str(data)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_subset_refuses_to_write_into_a_foreign_folder(data, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/text").write_text("mine\n")
+    assert "is not a data folder" in run("subset_data_dir", "--first", 1, data, tmp_path / "notes", status=1)
+    assert snapshot(tmp_path / "notes") == {"text": b"mine\n"}
+
+
 def test_fix_to_another_folder_leaves_the_first_alone(data, tmp_path):
     damage(data)
     before = snapshot(data)
