@@ -105,7 +105,8 @@ def test_a_changed_setting_is_noticed_and_said(work):
     done = run_sh(work, "--seed", "1", "--dry-run")
     assert done.returncode == 0
     assert "stage 2 tokenizer: up to date" in done.stdout
-    assert "stage 3 teacher: would run (changed: --seed" in done.stdout
+    (why,) = [line for line in done.stdout.splitlines() if line.startswith("stage 3 teacher: would run")]
+    assert "--seed 0 -> 1" in why
 
 
 def test_a_model_folder_works_anywhere(work, exp, tmp_path):
