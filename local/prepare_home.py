@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from steps.core.cli import UserError, add_common, make_parser, run_main, say  # noqa: E402
-from steps.core.datadir import Utterance, write_data_dir  # noqa: E402
-from steps.core.outdir import write_text  # noqa: E402
+from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.datadir import Utterance, write_data_dir
+from steps.core.outdir import write_text
 
 # SHA-256 of the default list of sentences, voices and settings. Scores of this corpus compare only while it holds.
 LIST_SHA256 = "b2711a56cdc290497c893785a4399dcff749e78de1bfca0bf0a64a44caef5cdb"

@@ -17,17 +17,13 @@ from steps.compress import lowrank, plan, sparsity
 from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second
 from steps.core.cli import run_main, say
 from steps.core.config import check, load_config
-from steps.data.augment import SpecAugmentConfig
 from steps.models.build import load_model, read_spec
 from steps.training import distributed
-from steps.training.loop import LoopConfig
-from steps.training.objectives import DistillConfig
-from steps.training.optim import OptimConfig
-from steps.training.setup import Setup, training_parser
+from steps.training.setup import LearningConfig, Setup, training_parser
 
 
-@dataclass
-class PruneConfig:
+@dataclass(kw_only=True)
+class PruneConfig(LearningConfig):
     """Settings of a cut and its recovery. method: structured, low_rank or sparse, set up under the key of that name.
 
     rounds: portions the cut is made in.  round_epochs: of training after each portion but the last.
@@ -39,17 +35,12 @@ class PruneConfig:
     sparse: sparsity.SparsityConfig = field(default_factory=sparsity.SparsityConfig)
     rounds: int = 1
     round_epochs: int = 3
-    source: str = "ark"
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self):
+        super().__post_init__()
         check(self.method in ("structured", "low_rank", "sparse"), "method must be structured, low_rank or sparse")
         check(self.method != "low_rank" or self.rounds == 1, "method low_rank is made in one round")
         check(min(self.rounds, self.round_epochs) >= 1, "rounds and round_epochs must be at least 1")
-        check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
 
 
 def main():

@@ -34,7 +34,7 @@ read_recipe() {
   after=$(compgen -v)
   for new in $(grep -vxF "$before" <<<"$after" || true); do
     case $new in
-      _* | before | after | new | recipe_name | BASH_* | PIPESTATUS) ;;
+      _* | before | after | new | BASH_* | PIPESTATUS) ;;
       *) usage_error "$recipe_dir/recipe.sh: unknown variable $new$(nearest_name "$new" "${setting_names[@]}")" ;;
     esac
   done

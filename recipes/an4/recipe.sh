@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # AN4, spelled words and numbers over a microphone: the real-speech recipe. What the variables mean: run.sh.
-recipe_name=an4
 
 # corpus_dir: a folder or an4_sphere.tar.gz; empty: fetched from CMU (64 MB).
 prepare="python3 local/prepare_an4.py --corpus-dir \$corpus_dir"

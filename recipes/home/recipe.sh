@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # Smart-home commands spoken by espeak-ng: the default recipe. What the variables mean: run.sh.
-recipe_name=home
 extra_requirements=requirements-home.txt
 
 prepare="python3 local/prepare_home.py"

@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -31,12 +32,13 @@ def command_line():
 
 
 def write_run_record(folder, **facts):
-    """Write `run.json`: when, where, how this was made, and the facts given."""
+    """Write `run.json`: when, where, how this was made, the most memory this process held, and the facts given."""
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "commit": git_commit(),
         "command": command_line(),
         "python": platform.python_version(),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     write_json(Path(folder) / "run.json", record | facts)

@@ -25,13 +25,11 @@ from steps.training.objectives import CtcObjective, DistillConfig, DistillObject
 from steps.training.optim import OptimConfig
 
 
-@dataclass
-class TrainConfig:
-    """Settings of a training. type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.
-    source: `ark` (features of stage 1) or `on_the_fly`.  augment: null switches SpecAugment off."""
+@dataclass(kw_only=True)
+class LearningConfig:
+    """Settings that every program that trains has. source: `ark` (features of stage 1) or `on_the_fly`.
+    augment: null switches SpecAugment off.  distill: counts where there is a teacher."""
 
-    type: str = "conformer"
-    model: dict = field(default_factory=dict)
     source: str = "ark"
     loop: LoopConfig = field(default_factory=LoopConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -40,6 +38,14 @@ class TrainConfig:
 
     def __post_init__(self):
         check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
+
+
+@dataclass(kw_only=True)
+class TrainConfig(LearningConfig):
+    """Settings of a training from scratch. type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class."""
+
+    type: str = "conformer"
+    model: dict = field(default_factory=dict)
 
 
 def training_parser(description):
@@ -58,8 +64,7 @@ def training_parser(description):
 class Setup:
     """Inputs of one training program, checked before anything is computed.
 
-    Args: args: parsed options of `training_parser`.   config: TrainConfig or a class with the same loop, optim, augment,
-          distill and source.   step: name of the program, noted in the model.
+    Args: args: parsed options of `training_parser`.   config: a LearningConfig.   step: name of the program, noted in the model.
     """
 
     def __init__(self, args, config, step):

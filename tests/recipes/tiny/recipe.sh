@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034
 # A made-up language of whistles, for the tests: every stage and every kind of model in about a minute.
-recipe_name=tiny
 
 prepare="python3 tests/recipes/tiny/prepare.py"
 train_set=train
