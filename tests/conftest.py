@@ -16,3 +16,8 @@ def an4_dir():
     if not folder.is_dir():
         pytest.fail(f"AN4_DIR={value} is not a folder")
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_chain.py")

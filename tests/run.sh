@@ -12,4 +12,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python3 -m ruff check .
 find . \( -path ./.venv -o -path ./.git -o -path ./data -o -path ./exp \) -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck --external-sources .ci/run
-exec python3 -m pytest -q "$@"
+exec python3 -m pytest -q -n "$(nproc)" --dist loadfile "$@"

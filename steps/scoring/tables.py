@@ -18,11 +18,11 @@ NOTES = """\
 """
 
 
-def markdown_table(header, rows):
-    """A Markdown table with padded columns, the first to the left and the others to the right."""
+def markdown_table(header, rows, text_columns=(0,)):
+    """A Markdown table with padded columns: those numbered in `text_columns` to the left, the others to the right."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    signs = ["<", *(">" for _ in header[1:])]
+    signs = ["<" if i in text_columns else ">" for i in range(len(header))]
     lines = [
         "| " + " | ".join(f"{cell:{sign}{w}}" for cell, sign, w in zip(row, signs, widths, strict=True)) + " |\n"
         for row in cells
@@ -81,7 +81,7 @@ def origin_table(rows):
     for row in rows:
         cells = (row.model, row.parent, row.seed, row.device, row.commit, row.command)
         table.append(["-" if cell is None else cell for cell in cells])
-    return markdown_table(["model", "parent", "seed", "device", "commit", "command"], table)
+    return markdown_table(["model", "parent", "seed", "device", "commit", "command"], table, text_columns=range(6))
 
 
 def set_section(results, set_name, plot=None):
