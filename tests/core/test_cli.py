@@ -47,7 +47,7 @@ def test_failures_are_one_line_and_a_status(capsys, case):
 def test_success_says_so_and_returns_zero(capsys):
     assert run_main(lambda: None) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[0].startswith("# python3 -m ")
+    assert out.splitlines()[0].startswith("# python3 ")
     assert out.splitlines()[-1].startswith("# done in ")
     assert err == ""
 
