@@ -5,8 +5,7 @@
 #   ./run.sh --recipe an4 --corpus-dir DIR --nj 8    another one
 #   ./run.sh --stage 5 --stop-stage 5 --dry-run      what one stage would do, and why
 set -euo pipefail
-called_from=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")"
+called_from=$PWD && cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=utils/env.sh
 . utils/env.sh
 . utils/parse_options.sh
@@ -22,6 +21,7 @@ force=false              # redo the stages looked at; finished models are moved 
 dry_run=false            # only print what would run, and why
 cmd=utils/run.py         # job runner, with options for every job
 nj=$(nproc)              # jobs at a time
+trainings=1              # trainings of one stage side by side, for machines with many cores: num_threads each
 num_threads=2            # CPU threads of a training; results are the same bytes only with the same number
 device=auto              # auto, cpu or cuda
 ngpu=1                   # GPUs of a training, 1 or 0; a machine without any does without
@@ -55,7 +55,7 @@ data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
 features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
-word_list=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
+word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
 check_settings
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 [[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
@@ -71,8 +71,8 @@ extra_task 0 after_prepare "${sets[@]/%//text}"
 features() { # NAME DIR SOURCE, commands that come before
   task 1 "features_$1" --needs "$3/wav.scp" "$3/text" ${after_prepare:+@after_prepare} --conf "$features" \
     --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" -- "${@:4}" \
-    "JOB=1:{nj}" python3 -m steps.extract_features --data "$2" --config "$features" --out "$2/feats" \
-    --shard JOB --num-shards "{nj}" --compress "$compress" :then: \
+    "JOB=1:{nj}" python3 -m steps.extract_features --data "$2" --config "$features" --out "$2/feats" --shard JOB \
+    --num-shards "{nj}" --compress "$compress" :then: \
     python3 -m steps.combine_features --data "$2" --feats "$2/feats" --num-shards "{nj}" --cmvn "$2/cmvn.json"
 }
 features train "$train" "${sets[0]}" \
@@ -98,7 +98,8 @@ make_model() { # STAGE INDEX PARENTS, options of the step
     options+=(--data "$train" --dev "$dev" --tokenizer "$data/tokenizer" --features "$features" "${common[@]}")
   fi
   task "$1" "${models[$2]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
-    --replaces "$dir" --log "$dir/train.log" --runner "--num-threads $num_threads --gpu $(($1 < 6 ? ngpu : 0))" -- \
+    --parallel "$trainings" --replaces "$dir" --log "$dir/train.log" \
+    --runner "--num-threads $num_threads --gpu $(($1 < 6 ? ngpu : 0))" -- \
     python3 -m "steps.${steps[$2]}" "${options[@]}" --config "${confs[$2]}" --out "$dir"
 }
 for i in "${!models[@]}"; do
@@ -120,7 +121,6 @@ for model in "${models[@]}"; do
 done
 
 # 8 score       every model folder and every exported file, on every test set
-scores=()
 score() { # NAME DIR NEEDED_FILE SET OUT
   scores+=("$5/score_greedy.json")
   task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \

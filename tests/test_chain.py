@@ -15,20 +15,14 @@ MODELS = ["teacher", "student", "student_kd", "teacher_prune", "student_kd_prune
 MODELS += ["student_kd_lowrank", "teacher_int8", "student_kd_int8", "student_kd_prune_int8"]
 
 
+def command_line(workdir):
+    words = ["./run.sh", "--recipe", "tests/recipes/tiny", "--workdir", str(workdir)]
+    return [*words, "--num-threads", "1", "--trainings", "2", "--device", "cpu"]
+
+
 def run_sh(workdir, *options):
     """Run run.sh on the test recipe. Returns: CompletedProcess with text output."""
-    command = [
-        "./run.sh",
-        "--recipe",
-        "tests/recipes/tiny",
-        "--workdir",
-        workdir,
-        "--num-threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    return subprocess.run([*map(str, command), *options], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([*command_line(workdir), *options], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -127,18 +121,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(work, exp, tmp_path):
     for path in (tmp_path / "exp/tiny/.stages").iterdir():
         if not path.name.startswith(("00_", "01_", "02_")):
             path.unlink()
-    command = [
-        "./run.sh",
-        "--recipe",
-        "tests/recipes/tiny",
-        "--workdir",
-        str(tmp_path),
-        "--num-threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    command += ["--stage", "3", "--stop-stage", "3"]
+    command = [*command_line(tmp_path), "--stage", "3", "--stop-stage", "3"]
     for _ in range(2):
         kill_after_a_checkpoint(command, tmp_path / "exp/tiny/teacher/checkpoints")
         assert not (tmp_path / "exp/tiny/teacher/model.json").exists()

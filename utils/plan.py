@@ -29,7 +29,7 @@ class Task:
         self.needs, self.makes, self.conf = fields.get("needs", []), fields.get("makes", []), fields.get("conf", [])
         self.replaces, self.log = "".join(fields.get("replaces", [])), "".join(fields.get("log", []))
         self.runner = shlex.split(" ".join(fields.get("runner", [])))
-        self.parallel = "parallel" in fields
+        self.parallel = self._parallel(fields.get("parallel"))
         self.commands = [[]]
         for word in words[len(head) + 1 :]:
             if word == ":then:":
@@ -49,6 +49,14 @@ class Task:
             else:
                 field.append(word)
         return fields
+
+    def _parallel(self, words):
+        """How many may run side by side: 0 alone, None as many as there are jobs."""
+        if words is None:
+            return 0
+        if words and not (len(words) == 1 and words[0].isdigit() and int(words[0]) > 0):
+            raise StageError(2, f"task {self.name}: --parallel takes a number from 1 on, not {' '.join(words)!r}")
+        return int(words[0]) if words else None
 
     def __str__(self):
         return f"stage {self.stage} ({self.name})"

@@ -5,7 +5,8 @@
 
 A task is `:: STAGE NAME [fields] -- COMMAND... [:then: COMMAND...]`. Fields: --needs FILES, --makes FILES, --conf FILES
 (compared by content), --replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE,
---runner 'OPTIONS', --parallel (may run beside its neighbours of the same stage). A need `@name` is a whole task.
+--runner 'OPTIONS', --parallel [N] (may run beside its neighbours of the same stage, N or as many as --nj at a time).
+A need `@name` is a whole task.
 `{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array.
 
 Exit status: 0 good, 1 a job failed, 2 usage, 3 cannot submit, 4 locked, 5 missing input, 6 missing output,
@@ -123,7 +124,7 @@ class Experiment:
         if words[0].endswith(".py"):
             words = [sys.executable, "-I", "-S", *words]
         # Neighbours running side by side would garble each other's progress line: theirs is kept until they end.
-        stderr = subprocess.PIPE if job["task"].parallel else None
+        stderr = None if job["task"].parallel in (0, 1) else subprocess.PIPE
         try:
             job["process"] = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stderr=stderr, pass_fds=[self.lock], preexec_fn=die_with_parent()
@@ -193,13 +194,14 @@ class Experiment:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.on_signal)
         for task in self.tasks:
-            self.wait(self.options.nj - 1 if self.may_join(task) else 0)
+            limit = self.options.nj if task.parallel is None else task.parallel
+            self.wait(limit - 1 if limit and self.may_join(task) else 0)
             for path in (*task.needs, *task.conf):
                 self.check_input(task, path)
             verdict = self.judge(task)
             if verdict.redo:
                 self.begin(task, verdict)
-                self.wait(self.options.nj if task.parallel else 0)
+                self.wait(limit)
             else:
                 self.fresh.append(task)
         self.wait(0)
@@ -209,7 +211,7 @@ class Experiment:
         """Whether the task may start while others run: same stage, and it needs nothing that they make."""
         others = [job["task"] for job in self.running]
         apart = any(other.stage != task.stage or {*task.needs} & {*other.makes, "@" + other.name} for other in others)
-        return task.parallel and not apart
+        return not apart
 
     def on_signal(self, number, _frame):
         self.signals.append(number)

@@ -70,7 +70,7 @@ expand() {
 # Refuses settings that would fail only in a later stage.
 check_settings() {
   local name word
-  for name in nj num_threads; do
+  for name in nj trainings num_threads; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
   done
   for name in stage stop_stage; do

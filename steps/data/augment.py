@@ -1,4 +1,4 @@
-"""SpecAugment: each mask is a pure function of (seed, epoch, utterance), so that a resumed run repeats it exactly."""
+"""Changes of features while training: each a pure function of (seed, epoch, utterance), so that a resumed run repeats it exactly."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,13 +10,15 @@ from steps.core.config import check
 
 @dataclass
 class SpecAugmentConfig:
-    """Masks per utterance. freq_width: bins, at most.  time_width: frames, at most.  time_share: of the utterance, at most, 0..1."""
+    """Masks per utterance. freq_width: bins, at most.  time_width: frames, at most.  time_share: of the utterance, at most, 0..1.
+    vtlp: vocal tracts are made shorter or longer by up to this share; 0.1 suits corpora of few speakers, 0 is off."""
 
     freq_masks: int = 2
     freq_width: int = 20
     time_masks: int = 3
     time_width: int = 25
     time_share: float = 0.15
+    vtlp: float = 0.0
 
     def __post_init__(self):
         check(
@@ -24,12 +26,30 @@ class SpecAugmentConfig:
             "masks and widths must be >= 0",
         )
         check(0 <= self.time_share <= 1, "time_share must be in [0, 1]")
+        check(0 <= self.vtlp < 0.5, "vtlp must be in [0, 0.5)")
 
 
 def utterance_rng(seed, epoch, utt_id):
     """Random generator that depends on these three alone."""
     digest = hashlib.sha256(f"{seed} {epoch} {utt_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def warp_frequency(feats, factor, centres_hz):
+    """The log mel energies of the same speech from a vocal tract 1 / factor as long.
+
+    Args:    feats (T, D) float32, left as it is; factor: of all frequencies below about 4800 Hz, beyond that a line leads to
+             the last bin; centres_hz (D,) of the mel bins.
+    Returns: (T, D) float32 copy, linear between the bins.
+    Source:  Jaitly & Hinton 2013, Vocal Tract Length Perturbation (VTLP) improves speech recognition, section 3, here on the
+             energies of the bins instead of on the filters.
+    """
+    edge = min(4800.0, 0.6 * centres_hz[-1]) * min(factor, 1.0) / factor
+    knees = ([0.0, edge, centres_hz[-1]], [0.0, edge * factor, centres_hz[-1]])
+    source = np.interp(np.interp(centres_hz, knees[1], knees[0]), centres_hz, np.arange(len(centres_hz)))
+    left = np.minimum(source.astype(np.int64), len(centres_hz) - 2)
+    share = (source - left).astype(np.float32)
+    return feats[:, left] * (1 - share) + feats[:, left + 1] * share
 
 
 def spec_augment(feats, config, fill, rng):

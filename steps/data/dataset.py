@@ -9,7 +9,7 @@ import torch
 from steps.core.cli import MissingInput, UserError, say
 from steps.core.datadir import read_data_dir, read_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
-from steps.data.augment import spec_augment, utterance_rng
+from steps.data.augment import spec_augment, utterance_rng, warp_frequency
 from steps.data.features import utterance_features
 
 
@@ -167,6 +167,9 @@ class BatchLoader:
             feats = self.dataset.features(index)
             if self.augment is not None:
                 rng = utterance_rng(self.seed, self.epoch, self.dataset.utterances[index].utt_id)
+                if self.augment.vtlp:
+                    factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
+                    feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)
                 feats = spec_augment(feats, self.augment, self.fill, rng)
             rows.append(torch.tensor(feats, dtype=torch.float32))
             tokens.append(torch.tensor(self.dataset.tokens[index], dtype=torch.int64))

@@ -1,6 +1,9 @@
 """What filterbank features are: the settings that go into every model and travel with every exported one."""
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from steps.core.config import check
 
@@ -39,6 +42,14 @@ class FeatureConfig:
         high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
         inside = 0 <= self.low_freq_hz < high <= nyquist
         check(inside, f"low_freq_hz and high_freq_hz must satisfy 0 <= {self.low_freq_hz} < {high} <= {nyquist}")
+
+    @property
+    def centres_hz(self):
+        """Centre frequency of each mel bin, (num_mel_bins,) float64."""
+        nyquist = self.sample_rate_hz / 2
+        high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
+        mels = [1127 * math.log1p(hz / 700) for hz in (self.low_freq_hz, high)]
+        return 700 * np.expm1(np.linspace(*mels, self.num_mel_bins + 2)[1:-1] / 1127)
 
     @property
     def dim(self):

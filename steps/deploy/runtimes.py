@@ -83,7 +83,7 @@ class TorchModel:
         import torch
 
         with torch.inference_mode():
-            inputs = (torch.from_numpy(array).to(self.device) for array in (feats, lengths))
+            inputs = (torch.tensor(array, device=self.device) for array in (feats, lengths))
             return tuple(output.cpu().numpy() for output in self.model(*inputs))
 
 

@@ -73,6 +73,10 @@ class Setup:
         self.device = distributed.start(args.device, args.num_threads)
         self.tokenizer = Tokenizer.load(args.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
+        if config.augment and config.augment.vtlp and self.features.kind != "fbank":
+            raise UserError(
+                f"{args.config}: augment.vtlp warps mel energies; {args.features} makes {self.features.kind}"
+            )
         self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
         self.stop = StopRequest()
 

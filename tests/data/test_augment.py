@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from steps.data.augment import SpecAugmentConfig, spec_augment, utterance_rng
+from steps.data.augment import SpecAugmentConfig, spec_augment, utterance_rng, warp_frequency
+from steps.data.feature_config import FeatureConfig
 
 FEATS = np.random.default_rng(0).normal(size=(120, 40)).astype(np.float32)
 FILL = np.full(40, 7.0, np.float32)
@@ -47,3 +48,29 @@ def test_short_utterances_survive():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="time_share"):
         SpecAugmentConfig(time_share=1.5)
+
+
+CENTRES_HZ = FeatureConfig().centres_hz
+
+
+def peaks(feats):
+    return CENTRES_HZ[feats.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.9, 1.1, 1.2])
+def test_a_warped_formant_stands_at_its_frequency_times_the_factor(factor):
+    formants_hz = np.array([500.0, 1000.0, 2000.0, 3000.0])
+    feats = -np.abs(np.log(CENTRES_HZ / formants_hz[:, None])).astype(np.float32)
+    before = feats.copy()
+    assert np.allclose(peaks(warp_frequency(feats, factor, CENTRES_HZ)), factor * formants_hz, rtol=0.04)
+    assert np.array_equal(before, feats)
+
+
+def test_a_warp_by_one_changes_nothing_and_none_invents_energy():
+    feats = np.random.default_rng(0).normal(size=(50, 80)).astype(np.float32)
+    assert np.allclose(warp_frequency(feats, 1.0, CENTRES_HZ), feats, atol=1e-5)
+    for factor in (0.6, 1.4):
+        warped = warp_frequency(feats, factor, CENTRES_HZ)
+        assert warped.dtype == np.float32
+        assert warped.min() >= feats.min() and warped.max() <= feats.max()
+        assert np.allclose(warped[:, -1], feats[:, -1], atol=1e-5)

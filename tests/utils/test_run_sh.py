@@ -177,6 +177,7 @@ def test_a_mistake_in_a_recipe_is_one_line(bench, old, new, said):
         (["--stage", "12"], "--stage is a number from 0 to 9"),
         (["--device", "gpu"], "--device is auto, cpu or cuda"),
         (["--ngpu", "2"], "takes one GPU so far"),
+        (["--trainings", "0"], "--trainings is a whole number from 1 on"),
         (["--num-threads", "0"], "--num-threads is a whole number from 1 on"),
         (["--seed", "x"], "--seed"),
         (["--speeds", "fast"], "speeds: 'fast' is not a number"),

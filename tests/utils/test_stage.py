@@ -252,6 +252,14 @@ def test_parallel_tasks_overlap_and_all_end_before_a_failure_stops_the_run(bench
     assert ran == [] and "stage 7 (fails) failed" in printed and (bench.folder / "slow").exists()
 
 
+@pytest.mark.parametrize(("limit", "most"), [("1", 1), ("2", 2)])
+def test_no_more_parallel_tasks_than_the_plan_allows(bench, limit, most):
+    script = "touch in.$0; sleep 0.3; ls in.* | wc -l >> seen; sleep 0.1; rm in.$0"
+    plan = [["::", "5", name, "--parallel", limit, "--", "sh", "-c", script, name] for name in ("a", "b", "c")]
+    bench.run("--nj", "8", plan=sum(plan, []))
+    assert max(map(int, (bench.folder / "seen").read_text().split())) == most
+
+
 def test_an_array_runs_every_job_and_takes_up_only_the_failed_ones(bench):
     words = ["JOB=1:{nj}", "sh", "-c", "echo JOB >> ran; test -e good || test JOB != 2"]
     plan = ["::", "1", "features", "--makes", "total", "--", *words, ":then:", "touch", "total"]
