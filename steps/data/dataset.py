@@ -15,7 +15,8 @@ from steps.data.features import utterance_features
 
 @dataclass
 class Batch:
-    """Padded examples. feats (N, T, D) float32; lengths, token_lengths (N,) int64; tokens (N, U) int64; weight 0: adds nothing."""
+    """Padded examples. feats (N, T, D) float32; lengths, token_lengths (N,) int64; tokens (N, U) int64; weight 0: adds nothing;
+    clean (N, T, D) float32, feats before augmentation, where the objective asks for them."""
 
     utt_ids: list
     feats: torch.Tensor
@@ -23,11 +24,12 @@ class Batch:
     tokens: torch.Tensor
     token_lengths: torch.Tensor
     weight: float = 1.0
+    clean: torch.Tensor | None = None
 
     def to(self, device):
         """The same batch on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("feats", "lengths", "tokens", "token_lengths")}
-        return replace(self, **moved)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 class SpeechDataset:
@@ -149,12 +151,12 @@ class BatchLoader:
     """The batches of one epoch, made when asked for, so that a DataLoader's workers can share the work.
 
     Args: dataset: SpeechDataset.   batches: list of (indices, weight).   augment: SpecAugmentConfig or None.
-          fill: (D,) float32, what a masked bin holds.   seed, epoch: of the augmentation.
+          fill: (D,) float32, what a masked bin holds.   seed, epoch: of the augmentation.   clean: fill in Batch.clean, too.
     """
 
-    def __init__(self, dataset, batches, augment, fill, seed, epoch):
+    def __init__(self, dataset, batches, augment, fill, seed, epoch, clean=False):
         self.dataset, self.batches, self.augment = dataset, batches, augment
-        self.fill, self.seed, self.epoch = fill, seed, epoch
+        self.fill, self.seed, self.epoch, self.clean = fill, seed, epoch, clean
 
     def __len__(self):
         return len(self.batches)
@@ -162,17 +164,9 @@ class BatchLoader:
     def __getitem__(self, position):
         """Read, augment and pad the batch at this position of the plan. Returns: Batch."""
         indices, weight = self.batches[position]
-        rows, tokens = [], []
-        for index in indices:
-            feats = self.dataset.features(index)
-            if self.augment is not None:
-                rng = utterance_rng(self.seed, self.epoch, self.dataset.utterances[index].utt_id)
-                if self.augment.vtlp:
-                    factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
-                    feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)
-                feats = spec_augment(feats, self.augment, self.fill, rng)
-            rows.append(torch.tensor(feats, dtype=torch.float32))
-            tokens.append(torch.tensor(self.dataset.tokens[index], dtype=torch.int64))
+        untouched = [self.dataset.features(index) for index in indices]
+        rows = [torch.tensor(self.augmented(index, feats)) for index, feats in zip(indices, untouched, strict=True)]
+        tokens = [torch.tensor(self.dataset.tokens[index], dtype=torch.int64) for index in indices]
         pad = torch.nn.utils.rnn.pad_sequence
         return Batch(
             utt_ids=[self.dataset.utterances[index].utt_id for index in indices],
@@ -181,4 +175,15 @@ class BatchLoader:
             tokens=pad(tokens, batch_first=True),
             token_lengths=torch.tensor([len(row) for row in tokens]),
             weight=weight,
+            clean=pad([torch.tensor(feats) for feats in untouched], batch_first=True) if self.clean else None,
         )
+
+    def augmented(self, index, feats):
+        """Features (T, D) of this utterance as the model gets them in this epoch."""
+        if self.augment is None:
+            return feats
+        rng = utterance_rng(self.seed, self.epoch, self.dataset.utterances[index].utt_id)
+        if self.augment.vtlp:
+            factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
+            feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)
+        return spec_augment(feats, self.augment, self.fill, rng)

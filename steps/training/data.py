@@ -20,10 +20,10 @@ def epoch_groups(dataset, loop, seed, epoch):
     return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
-def load_groups(dataset, groups, first, loop, augment, fill, seed, epoch):
+def load_groups(dataset, groups, first, loop, augment, fill, seed, epoch, clean=False):
     """Read this process's share of the groups from number `first` on. Yields: list of Batch, one list per update."""
     own = [group[distributed.rank() :: distributed.world_size()] for group in groups[first:]]
-    batches = BatchLoader(dataset, [batch for group in own for batch in group], augment, fill, seed, epoch)
+    batches = BatchLoader(dataset, [batch for group in own for batch in group], augment, fill, seed, epoch, clean)
     stream = iter(DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers))
     for group in own:
         try:

@@ -102,7 +102,8 @@ class Trainer:
     def load(self, groups):
         """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
         fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
-        return load_groups(self.train_data, groups, self.group, self.loop, self.augment, fill, self.seed, self.epoch)
+        rest = self.loop, self.augment, fill, self.seed, self.epoch, self.objective.wants_clean
+        return load_groups(self.train_data, groups, self.group, *rest)
 
     def update(self, batches, progress):
         """One optimizer step on a group of batches: loss = sum over the group / encoder frames of the group, in all processes."""

@@ -1,6 +1,7 @@
 """What the training programs share: their options, reading the inputs, and finishing a model folder."""
 
 import dataclasses
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +186,8 @@ class Setup:
             report_dataset("train", train_data)
             report_dataset("dev", dev_data)
             say(f"model: {model.kind}, {sum(p.numel() for p in model.parameters()):,} parameters, on {self.device}")
+            if objective.wants_clean:
+                report_labels(train_data, model, self.tokenizer)
         trainer = Trainer(
             model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
             out, args.seed, self.device, self.stop, after_update,
@@ -206,6 +209,14 @@ class Setup:
         write_run_record(out, seed=self.args.seed, device=str(self.device), torch=torch.__version__, **facts)
         save_model(out, model, carried | {"features.yaml": out / "features.yaml"}, parent)
         say(summary(out))
+
+
+def report_labels(data, model, tokenizer):
+    """Say what memory the teachers' labels will take. Raises: UserError when the machine has less than twice as much."""
+    size = 2 * tokenizer.vocab_size * int(model.output_lengths(torch.tensor(data.num_frames)).sum())
+    say(f"teacher labels: made once per utterance and kept in memory, {size / 1e6:,.0f} MB")
+    if 2 * size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise UserError(f"distill: teacher_view: clean would keep {size / 1e9:,.0f} GB in memory; use augmented")
 
 
 def summary(folder):

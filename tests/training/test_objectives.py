@@ -22,6 +22,9 @@ SIZES = {
 }
 
 
+ROWS = ("feats", "clean", "lengths", "tokens", "token_lengths")
+
+
 def make(seed, vocab_size=6, feature_dim=20, kind="conformer", sizes=SIZES):
     torch.manual_seed(seed)
     return build_model(new_spec(kind, sizes, feature_dim, vocab_size, "test")).eval()
@@ -63,6 +66,27 @@ def test_padding_changes_nothing(batch):
     wider = dataclasses.replace(batch, feats=torch.nn.functional.pad(batch.feats, (0, 0, 0, 30), value=9.0))
     for name, value in objective(student, batch).items():
         torch.testing.assert_close(objective(student, wider)[name], value)
+
+
+def test_a_teacher_that_looks_at_clean_speech_is_asked_once_and_says_the_same(batch):
+    student, teacher = make(1), make(2)
+    config = DistillConfig(kl_weight=1.0, teacher_view="clean", frames="spikes")
+    objective = DistillObjective(config, student, [teacher])
+    asked = []
+    teacher.classify = lambda hidden, classify=teacher.classify: asked.append(hidden.shape) or classify(hidden)
+    clean = dataclasses.replace(batch, clean=batch.feats + 1)
+    first = objective(student, clean)["kl"]
+    assert len(asked) == 2
+    alone = dataclasses.replace(clean, utt_ids=["b"], **{name: getattr(clean, name)[1:] for name in ROWS})
+    objective(student, alone)
+    assert torch.equal(objective(student, clean)["kl"], first) and len(asked) == 2
+    plain = DistillObjective(dataclasses.replace(config, teacher_view="augmented"), student, [make(2)])
+    same = dataclasses.replace(clean, feats=clean.clean)
+    target, _ = plain.teach(same.feats, same.lengths)
+    kept, _ = objective.clean_target(clean, target.shape[1])
+    torch.testing.assert_close(kept[0], target[0], atol=5e-3, rtol=1e-3)
+    own = int(teacher.output_lengths(clean.lengths)[1])
+    torch.testing.assert_close(kept[1, :own], target[1, :own], atol=5e-3, rtol=1e-3)
 
 
 def test_gradients_reach_the_student_and_the_projections_but_no_teacher(batch):
