@@ -8,13 +8,15 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
+import sys
 import time
 
 OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "2>&1", "(", ")"}
 NUMBERS = {"--num-threads": 1, "--gpu": 0, "--max-jobs-run": 0, "--nodes": 1}
-NUMBERS.update({"--max-restarts": 20, "--deadline-margin": 180})
+NUMBERS.update({"--processes": 1, "--max-restarts": 20, "--deadline-margin": 180})
 FLAGS = ("--fail-fast", "--dry-run")
 TRY_AGAIN = 75
 JOB = re.compile(r"(?<![A-Za-z0-9])JOB(?![A-Za-z0-9])")
@@ -28,11 +30,11 @@ class Work:
     """A parsed command line.
 
     Attributes: options (name -> value), other (options of the cluster, name -> value), indexes (list of job numbers),
-    is_array, log (path, with JOB in an array), words (the command).
+    is_array, log (path, with JOB in an array), words (the command), given (the whole command line).
     """
 
     def __init__(self, words):
-        words = list(words)
+        self.given, words = list(words), list(words)
         self.options = {**NUMBERS, **dict.fromkeys(FLAGS, False), "--pick": "all"}
         self.other = {}
         while words and words[0].startswith("--"):
@@ -51,6 +53,7 @@ class Work:
         self.indexes, self.log, self.words = list(range(first, last + 1)), words[0], words[1:]
         if self.is_array and not JOB.search(self.log):
             raise UsageError(f"the log of an array needs JOB in its name: {self.log!r}")
+        self.launcher = self._launcher()
 
     def _take_option(self, words):
         name, equals, value = words.pop(0).partition("=")
@@ -72,12 +75,23 @@ class Work:
         else:
             self.other[name] = value
 
+    def _launcher(self):
+        """Words put before a command that several processes run together; none for one process."""
+        processes, nodes = max(1, self.options["--processes"]), max(1, self.options["--nodes"])
+        if processes * nodes == 1:
+            return []
+        if self.has_operators() or self.words[:2] != ["python3", "-m"]:
+            raise UsageError("--processes and --nodes beyond 1 need a command `python3 -m MODULE ...`")
+        launch = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py")
+        return ["python3", "-I", "-S", launch, "--processes", str(processes), "--nodes", str(nodes)]
+
     def log_of(self, index):
         return JOB.sub(str(index), self.log) if self.is_array else self.log
 
     def line_of(self, index):
         """The command of one job as a line for bash: every word quoted, except words that are wholly an operator."""
         words = [JOB.sub(str(index), word) for word in self.words] if self.is_array else self.words
+        words = self.launcher + words
         return " ".join(word if word in OPERATORS else shlex.quote(word) for word in words)
 
     def has_operators(self):
@@ -103,12 +117,18 @@ class Work:
         return f"JOB {index}" if self.is_array else "job"
 
 
-def write_status(work, index, status, restart):
-    """Leave `status restart host` in the job's status file, by rename."""
+def shell_command(work, index):
+    """The bash command of a job. With operators in it, bash waits for what is running before it obeys a signal."""
+    guard = "trap 's=$?; exit $((s ? s : 143))' INT TERM HUP; " if work.has_operators() else ""
+    return ["bash", "-o", "pipefail", "-c", guard + work.line_of(index)]
+
+
+def write_status(work, index, status, restart, job_id="-"):
+    """Leave `status restart host job` in the job's status file, by rename."""
     path = f"{work.state_folder()}/done.{index}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(f"{status} {restart} {socket.gethostname()}\n")
+        file.write(f"{status} {restart} {socket.gethostname()} {job_id}\n")
     os.replace(path + ".tmp", path)
 
 
@@ -142,19 +162,53 @@ def reason(status, restarts):
     return f"status {status}" + (f", {words[status]}" if status in words else "")
 
 
-def failure_report(program, work, failed, restarts):
+def failure_report(program, work, failed, restarts, words=()):
     """What a failed run says: one line with up to five jobs, then the last log lines of the first.
 
-    Args:   failed: {index: status}.   restarts: allowed restarts of one job.
+    Args:   failed: {index: status}.   restarts: allowed restarts of one job.   words: {index: reason} where known better.
     """
     total = len(work.indexes)
-    shown = [f"{work.name_of(i)}: {reason(failed[i], restarts)} ({work.log_of(i)})" for i in sorted(failed)[:5]]
+    why = {index: reason(status, restarts) for index, status in failed.items()} | dict(words)
+    shown = [f"{work.name_of(i)}: {why[i]} ({work.log_of(i)})" for i in sorted(failed)[:5]]
     more = [f"and {len(failed) - 5} more"] if len(failed) > 5 else []
     head = f"{len(failed)} of {total} jobs failed: " if work.is_array else ""
     first = work.log_of(min(failed))
     tail = last_lines(first, 6)
     tail = tail[tail.index("#") + 1 :] if "#" in tail else tail
     return "\n".join([f"{program}: {head}{', '.join(shown + more)}", *("    " + line for line in tail)])
+
+
+class Progress:
+    """On a terminal the newest log line, in place, once a second; elsewhere a line a minute."""
+
+    def __init__(self, work, total):
+        self.work, self.total = work, total
+        self.on_terminal = sys.stderr.isatty()
+        self.every_s = 1.0 if self.on_terminal else 60.0
+        self.next_s = time.monotonic() + self.every_s
+        self.dirty = False
+
+    def show(self, waiting, running):
+        if not running or time.monotonic() < self.next_s:
+            return
+        self.next_s = time.monotonic() + self.every_s
+        logs = [self.work.log_of(index) for index in running]
+        newest = max((log for log in logs if os.path.exists(log)), key=os.path.getmtime, default=None)
+        line = "".join(last_lines(newest, 1)) if newest else ""
+        if self.work.is_array:
+            line = f"{self.total - waiting - len(running)}/{self.total} done, {len(running)} running: {line}"
+        if self.on_terminal:
+            width = shutil.get_terminal_size().columns - 5
+            sys.stderr.write(f"\r\x1b[K    {line[:width]}")
+            self.dirty = True
+        else:
+            sys.stderr.write(f"    {line}\n")
+        sys.stderr.flush()
+
+    def clear(self):
+        if self.dirty:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def die_with_parent(number=signal.SIGKILL):

@@ -3,7 +3,8 @@
 
     utils/run.py --num-threads 2 JOB=1:8 exp/log/count.JOB.log wc -l data/part.JOB
 
-Options: --num-threads N (cores of one job; also its OMP_NUM_THREADS), --gpu N (GPUs of one job: CUDA_VISIBLE_DEVICES;
+Options: --num-threads N (cores of one job; also its OMP_NUM_THREADS), --processes N (of one job, started through
+utils/launch.py; each has that many threads), --gpu N (GPUs of one job: CUDA_VISIBLE_DEVICES;
 on a machine without GPUs the job runs without), --max-jobs-run N (default: cores / threads), --pick all|failed (failed:
 only what has no good status yet), --max-restarts N (20; status 75 means "saved my state, run me again"), --fail-fast,
 --dry-run. Any other `--name value` is for clusters and ignored.
@@ -14,7 +15,6 @@ Exit status: 0 all good, 1 a job failed, 2 usage, 130/143 interrupted.
 import contextlib
 import glob
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,12 +26,6 @@ import jobs
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HELD = {*STOPPING, signal.SIGUSR1}
-
-
-def shell_command(work, index):
-    """The bash command of a job. With operators in it, bash waits for what is running before it obeys a signal."""
-    guard = "trap 's=$?; exit $((s ? s : 143))' INT TERM HUP; " if work.has_operators() else ""
-    return ["bash", "-o", "pipefail", "-c", guard + work.line_of(index)]
 
 
 def keep_job(work, index, restart, environment):
@@ -65,7 +59,7 @@ def keep_job(work, index, restart, environment):
     with open(work.log_of(index), "ab" if restart else "wb", buffering=0) as log:
         log.write(jobs.log_header(work.line_of(index), f"process {os.getpid()}", restart).encode())
         files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        child = subprocess.Popen(shell_command(work, index), env=environment, preexec_fn=become_job, **files)
+        child = subprocess.Popen(jobs.shell_command(work, index), env=environment, preexec_fn=become_job, **files)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         status = child.wait()
         status = status if status >= 0 else 128 - status
@@ -92,7 +86,8 @@ class Runner:
     def __init__(self, work):
         self.work, self.gpus_a_job = work, work.options["--gpu"]
         threads = max(1, work.options["--num-threads"])
-        self.slots = work.options["--max-jobs-run"] or max(1, len(os.sched_getaffinity(0)) // threads)
+        cores = threads * max(1, work.options["--processes"])
+        self.slots = work.options["--max-jobs-run"] or max(1, len(os.sched_getaffinity(0)) // cores)
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.gpus = visible_gpus() if self.gpus_a_job else []
         if self.gpus:
@@ -145,7 +140,7 @@ class Runner:
         for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.on_signal)
-        waiting, progress, pause_s = list(indexes), Progress(self.work, len(indexes)), 0.002
+        waiting, progress, pause_s = list(indexes), jobs.Progress(self.work, len(indexes)), 0.002
         while waiting or self.running:
             if self.signals or (self.failed and self.work.options["--fail-fast"]):
                 waiting = []
@@ -186,39 +181,6 @@ class Runner:
             print(jobs.failure_report("run.py", self.work, self.failed, limit), file=sys.stderr, flush=True)
             return 1
         return 0
-
-
-class Progress:
-    """On a terminal the newest log line, in place, once a second; elsewhere a line a minute."""
-
-    def __init__(self, work, total):
-        self.work, self.total = work, total
-        self.on_terminal = sys.stderr.isatty()
-        self.every_s = 1.0 if self.on_terminal else 60.0
-        self.next_s = time.monotonic() + self.every_s
-        self.dirty = False
-
-    def show(self, waiting, running):
-        if not running or time.monotonic() < self.next_s:
-            return
-        self.next_s = time.monotonic() + self.every_s
-        logs = [self.work.log_of(index) for index in running]
-        newest = max((log for log in logs if os.path.exists(log)), key=os.path.getmtime, default=None)
-        line = "".join(jobs.last_lines(newest, 1)) if newest else ""
-        if self.work.is_array:
-            line = f"{self.total - waiting - len(running)}/{self.total} done, {len(running)} running: {line}"
-        if self.on_terminal:
-            width = shutil.get_terminal_size().columns - 5
-            sys.stderr.write(f"\r\x1b[K    {line[:width]}")
-            self.dirty = True
-        else:
-            sys.stderr.write(f"    {line}\n")
-        sys.stderr.flush()
-
-    def clear(self):
-        if self.dirty:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
 
 def main(words):
