@@ -12,9 +12,9 @@ Exit status: 0 all good, 1 a job failed, 2 usage or config, 3 cannot submit, 130
 """
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -51,8 +51,7 @@ class Submission:
         self.sbatch = [*settings.command, *settings.words(words)]
         limits = [word.partition("=")[2] for word in self.sbatch if word.startswith("--time=")]
         self.limit_s = cluster.seconds_of(limits[-1]) if limits else None
-        self.name = f"{os.path.basename(self.folder)}.{hashlib.sha256(self.folder.encode()).hexdigest()[:6]}"
-        self.name = self.name.replace(",", "_").replace("|", "_")
+        self.name = re.sub(r"[^\w.-]", "_", os.path.basename(self.folder)) + f".{time.time_ns():x}"
         self.pieces = []
 
     def plan(self, indexes, restarts=0):
@@ -104,15 +103,21 @@ class Submission:
         os.replace(path + ".tmp", path)
 
     def forget(self):
-        """Nothing is open any more; of a single job that went well nothing needs to stay."""
+        """Nothing is open any more."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.folder}/submission.json")
 
     def clean(self):
-        if not self.work.is_array:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(self.folder))
+        """All went well: of an array the statuses stay, of a single job nothing."""
+        self.forget()
+        if self.work.is_array:
+            for entry in os.scandir(self.folder):
+                if entry.name.startswith(("sched.", "stop.")):
+                    os.unlink(entry.path)
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self.folder))
 
     def submit(self, indexes, restarts=0, stop=lambda: False):
         """Submit these indexes; `stop` says whether to give up between two jobs. Raises: ClusterError."""
@@ -157,10 +162,9 @@ class Submission:
             return False
         live = set()
         for name, job, _, state, _ in cluster.tasks_of([piece["name"] for piece in self.pieces]):
-            if state in cluster.LIVE:
-                live.add(job)
-                for piece in self.pieces:
-                    piece["id"] = job if piece["name"] == name and piece["id"] is None else piece["id"]
+            live |= {job} if state in cluster.LIVE else set()
+            for piece in self.pieces:
+                piece["id"] = job if piece["name"] == name and piece["id"] is None else piece["id"]
         self.pieces = [piece for piece in self.pieces if piece["id"]]
         return bool(live)
 

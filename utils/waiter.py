@@ -176,7 +176,6 @@ class Waiter:
 
     def conclude(self):
         if not self.failed:
-            self.submission.forget()
             self.submission.clean()
             return 0
         if not self.lost:
