@@ -106,7 +106,9 @@ def tasks_of(names):
     Returns: list of (name, job id, array index or None, state, reason).   Raises: Unreachable, ClusterError.
     """
     form = "%j|%F|%K|%T|%r"
-    rows = ask(["squeue", "--me", "--noheader", "--array", "--states=all", f"--format={form}", f"--name={','.join(names)}"])
+    rows = ask(
+        ["squeue", "--me", "--noheader", "--array", "--states=all", f"--format={form}", f"--name={','.join(names)}"]
+    )
     found = []
     for row in rows.splitlines():
         name, job, index, state, reason = row.strip().split("|", 4)

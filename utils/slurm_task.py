@@ -1,6 +1,6 @@
 """One task of utils/slurm.py, on the node that it runs on: log, signals, deadline, status file. Not called by hand.
 
-    python3 -I -S utils/slurm_task.py STATE_FOLDER OFFSET RESTARTS
+python3 -I -S utils/slurm_task.py STATE_FOLDER OFFSET RESTARTS
 """
 
 import contextlib

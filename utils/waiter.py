@@ -52,7 +52,9 @@ class Waiter:
             before = len(self.open)
             suspects = self.read_status_files()
             now = time.monotonic()
-            if self.open and (now >= self.next_query_s or (suspects and now >= self.next_query_s - self.query_every_s + 1)):
+            if self.open and (
+                now >= self.next_query_s or (suspects and now >= self.next_query_s - self.query_every_s + 1)
+            ):
                 self.query()
                 self.judge()
             pause_s = 0.1 if len(self.open) < before else min(1.0, pause_s * 1.1)

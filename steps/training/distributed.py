@@ -1,6 +1,8 @@
 """Devices and processes: one process as the plain case, several through torchrun."""
 
+import ctypes
 import os
+import signal
 
 import torch
 from torch import distributed
@@ -17,6 +19,7 @@ def start(device_name, num_threads):
     torch.set_num_threads(num_threads)
     device = choose_device(device_name)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: never to outlive a killed torchrun
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
@@ -73,6 +76,15 @@ def sum_gradients_(parameters):
         offset += parameter.numel()
 
 
+def of_first_process(values, device):
+    """The numbers that process 0 has, for all: what decides when to stop must not differ in a last bit. Returns: list of floats."""
+    if world_size() == 1:
+        return [float(value) for value in values]
+    told = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    distributed.broadcast(told, 0)
+    return told.tolist()
+
+
 def barrier():
     """Wait for the other processes."""
     if distributed.is_initialized():
@@ -81,6 +93,8 @@ def barrier():
 
 def max_over_processes(values, device):
     """Largest of each number over all processes. Returns: list of floats."""
+    if world_size() == 1:
+        return [float(value) for value in values]
     largest = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
     distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
     return largest.tolist()

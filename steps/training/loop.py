@@ -12,7 +12,7 @@ from steps.core.cli import Interrupted, UserError, say
 from steps.core.config import check
 from steps.training import distributed
 from steps.training.averaging import WeightAverage
-from steps.training.data import epoch_groups, load_groups
+from steps.training.data import batches_per_update, epoch_groups, load_groups
 from steps.training.monitor import Monitor, score_dev
 from steps.training.optim import learning_rate, make_optimizer
 
@@ -80,7 +80,7 @@ class Trainer:
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(self.parameters, optim)
         self.average = WeightAverage()
-        self.step = self.epoch = self.group = 0  # updates done; position in the data
+        self.step = self.epoch = self.batch = 0  # updates done; position in the data: batches of the epoch done
         self.best = {"loss": float("inf"), "epoch": -1, "weights": {}}
         self.dev = {}
         self.seconds_before = 0.0
@@ -91,9 +91,13 @@ class Trainer:
         self.resume()
         self.monitor.start(self.step)
         while self.epoch < self.loop.epochs and not self.out_of_patience():
-            groups = epoch_groups(self.train_data, self.loop, self.seed, self.epoch)
+            groups = epoch_groups(self.train_data, self.loop, self.seed, self.epoch, self.batch)
+            size = batches_per_update(self.loop)
+            updates = self.batch / size + len(
+                groups
+            )  # of this epoch; a whole number unless the processes changed in it
             for batches in self.load(groups):
-                self.update(batches, progress=(self.epoch + self.group / len(groups)) / self.loop.epochs)
+                self.update(batches, progress=(self.epoch + self.batch / size / updates) / self.loop.epochs)
                 self.save_if_due()
             self.end_epoch()
         self.finish()
@@ -103,7 +107,7 @@ class Trainer:
         """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
         fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
         rest = self.loop, self.augment, fill, self.seed, self.epoch, self.objective.wants_clean
-        return load_groups(self.train_data, groups, self.group, *rest)
+        return load_groups(self.train_data, groups, *rest)
 
     def update(self, batches, progress):
         """One optimizer step on a group of batches: loss = sum over the group / encoder frames of the group, in all processes."""
@@ -132,7 +136,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.after_update:
             self.after_update(self.model)
-        self.step, self.group = self.step + 1, self.group + 1
+        self.step, self.batch = self.step + 1, self.batch + batches_per_update(self.loop)
         self.monitor.update(
             self.step, self.epoch, sums, frames, rate, norm, sum(int(batch.lengths.sum()) for batch in batches)
         )
@@ -149,7 +153,7 @@ class Trainer:
 
     def end_epoch(self):
         """Average, look at dev, move on to the next epoch."""
-        self.epoch, self.group = self.epoch + 1, 0
+        self.epoch, self.batch = self.epoch + 1, 0
         if self.epoch > self.loop.epochs - self.loop.average_last:
             self.average.add(self.model)
         if self.epoch % self.loop.dev_every == 0:
@@ -161,12 +165,13 @@ class Trainer:
     def out_of_patience(self):
         """Whether early stopping is on and dev has not improved for long enough."""
         looks = (self.epoch - max(self.best["epoch"], 0)) // self.loop.dev_every
-        return bool(self.loop.patience) and self.group == 0 and looks >= self.loop.patience
+        return bool(self.loop.patience) and self.batch == 0 and looks >= self.loop.patience
 
     def look_at_dev(self, when):
         """Loss and greedy word errors on dev with the weights as they are. Returns: dict."""
         self.monitor.report()
         dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
+        dev["loss"], dev["wer"] = distributed.of_first_process([dev["loss"], dev["wer"]], self.device)
         self.monitor.dev(self.step, when, dev)
         return dev
 
@@ -202,7 +207,7 @@ class Trainer:
         """Everything an exact resume needs: tensors and plain values."""
         return {
             "seed": self.seed,
-            "position": [self.step, self.epoch, self.group],
+            "position": [self.step, self.epoch, self.batch],
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -225,7 +230,7 @@ class Trainer:
             raise UserError(
                 f"{self.checkpoints}: made with seed {state['seed']}, not {self.seed}; remove the folder to start anew"
             )
-        self.step, self.epoch, self.group = state["position"]
+        self.step, self.epoch, self.batch = state["position"]
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])

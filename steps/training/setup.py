@@ -11,7 +11,7 @@ import yaml
 
 from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, say
 from steps.core.config import check, load_config, read_yaml, save_config, to_dict
-from steps.core.outdir import sha256_file, write_text
+from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
 from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
@@ -122,9 +122,19 @@ class Setup:
             write_text(path, yaml.safe_dump(self.claim, sort_keys=False, allow_unicode=True))
 
     def leave_if_asked(self):
-        """Between two trainings: raise Interrupted when a signal or the deadline asks to leave."""
-        if status := self.stop.poll():
+        """Between two trainings: raise Interrupted when a signal or the deadline asks to leave, all processes alike."""
+        (status,) = map(int, distributed.max_over_processes([self.stop.poll()], self.device))
+        if status:
+            self.write_state(0, status)
             raise Interrupted(status, "what is finished is kept; the same command goes on from there")
+
+    def write_state(self, step, status):
+        """Leave train_state.json for utils/launch.py, which sees no exit status of ours; process 0 writes it.
+
+        Args: step: updates done.   status: that the training stops with, its state being saved.
+        """
+        if distributed.rank() == 0:
+            write_json(self.out / "train_state.json", {"step": step, "finished": False, "stopped_for": status})
 
     def new_model(self):
         """A model with fresh weights drawn from the seed and the corpus mean and deviation set."""
@@ -192,11 +202,16 @@ class Setup:
             model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
             out, args.seed, self.device, self.stop, after_update,
         )  # fmt: skip
-        dev = trainer.train()
+        try:
+            dev = trainer.train()
+        except Interrupted as stop:
+            self.write_state(trainer.step, stop.status)
+            raise
         if distributed.rank() == 0:
             facts = {"seconds": round(trainer.seconds(), 1), "steps": trainer.step}
             self.save(out, model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], **facts)
             shutil.rmtree(trainer.checkpoints, ignore_errors=True)
+            (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()
 
     def save(self, out, model, parent=None, **facts):

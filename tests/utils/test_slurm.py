@@ -46,7 +46,23 @@ def test_twenty_trivial_tasks_return_soon(submit, tmp_path):
 def test_words_arrive_exactly_and_operators_act(submit, tmp_path):
     words = ["a  b", "it's", '"', "$HOME", "`id`", "*", "a|b", "x;y", "\\", "ä", "", "-n", "a\nb", "#"]
     program = "import json, sys; open('got.json', 'w').write(json.dumps(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, *words, "&&", "echo", "b a", "|", "tr", " ", "\\n", "|", "sort", ">", "out"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        *words,
+        "&&",
+        "echo",
+        "b a",
+        "|",
+        "tr",
+        " ",
+        "\\n",
+        "|",
+        "sort",
+        ">",
+        "out",
+    ]
     assert submit("x.log", *command).returncode == 0
     assert json.loads((tmp_path / "got.json").read_text()) == words
     assert (tmp_path / "out").read_text() == "a\nb\n"
@@ -54,7 +70,13 @@ def test_words_arrive_exactly_and_operators_act(submit, tmp_path):
 
 
 def test_a_failing_task_is_named_and_picked(submit, tmp_path):
-    words = ["JOB=1:4", "log/x.JOB.log", "bash", "-c", "echo JOB >> ran; test -f good || { echo bad JOB; test JOB != 3; }"]
+    words = [
+        "JOB=1:4",
+        "log/x.JOB.log",
+        "bash",
+        "-c",
+        "echo JOB >> ran; test -f good || { echo bad JOB; test JOB != 3; }",
+    ]
     result = submit(*words)
     assert result.returncode == 1
     first, *rest = result.stderr.splitlines()
@@ -90,7 +112,9 @@ def test_status_75_is_run_again_by_slurm_and_its_log_goes_on(submit, tmp_path):
 def test_where_requeue_is_off_the_waiter_submits_again(submit, slurm, tmp_path):
     fake = tmp_path / "bin/scontrol"
     fake.parent.mkdir()
-    fake.write_text("#!/bin/bash\n[[ $1 != requeue ]] || { echo 'Requested operation is presently disabled' >&2; exit 1; }\n")
+    fake.write_text(
+        "#!/bin/bash\n[[ $1 != requeue ]] || { echo 'Requested operation is presently disabled' >&2; exit 1; }\n"
+    )
     fake.chmod(0o755)
     path = f"{fake.parent}:{slurm.environment['PATH']}"
     script = "echo turn >> turns; test $(wc -l < turns) = 3 || exit 75"

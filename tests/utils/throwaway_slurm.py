@@ -162,7 +162,9 @@ class ThrowawaySlurm:
     def close(self):
         """End all jobs and daemons, and wait for them."""
         if "slurmctld" in self.daemons:
-            subprocess.run(["scancel", "--user", str(os.getuid())], env=self.environment, capture_output=True, timeout=30)
+            subprocess.run(
+                ["scancel", "--user", str(os.getuid())], env=self.environment, capture_output=True, timeout=30
+            )
             end_s = time.monotonic() + 10
             while time.monotonic() < end_s and self.call("squeue", "--noheader", check=False).strip():
                 time.sleep(0.1)
