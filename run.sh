@@ -6,10 +6,8 @@
 #   ./run.sh --stage 5 --stop-stage 5 --dry-run      what one stage would do, and why
 set -euo pipefail
 called_from=$PWD && cd "$(dirname "${BASH_SOURCE[0]}")"
-# shellcheck source=utils/env.sh
 . utils/env.sh
-. utils/parse_options.sh
-. utils/tasks.sh
+. utils/parse_options.sh && . utils/tasks.sh
 
 # Settings. Every one is an option; recipe.sh may set them too; the command line wins.
 stage=0                  # first stage to look at
@@ -24,7 +22,9 @@ nj=$(nproc)              # jobs at a time
 trainings=1              # trainings of one stage side by side, for machines with many cores: num_threads each
 num_threads=2            # CPU threads of a training; results are the same bytes only with the same number
 device=auto              # auto, cpu or cuda
-ngpu=1                   # GPUs of a training, 1 or 0; a machine without any does without
+ngpu=1                   # GPUs of a training on each node, a process each; a machine without any does without
+processes=1              # processes of a training on each node with --device cpu, num_threads each
+nodes=1                  # nodes of a training, on a cluster
 seed=0                   # of everything random
 # What a recipe sets:
 prepare=                 # command that writes the data sets; `--out data/<recipe>` is put behind it
@@ -48,8 +48,7 @@ extra_requirements=      # more requirements files to install
 parse_options run.sh "$@"
 find_recipe "$recipe"
 read_recipe
-apply_options
-read_chain
+apply_options && read_chain
 [[ -n $workdir || $recipe_dir != /* ]] || workdir=$recipe_dir
 data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
 features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
@@ -57,6 +56,7 @@ read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
 check_settings
+light="--mem 2G" heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # what jobs ask of a cluster
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 [[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
 
@@ -70,7 +70,7 @@ extra_task 0 after_prepare "${sets[@]/%//text}"
 # 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation
 features() { # NAME DIR SOURCE, commands that come before
   task 1 "features_$1" --needs "$3/wav.scp" "$3/text" ${after_prepare:+@after_prepare} --conf "$features" \
-    --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" -- "${@:4}" \
+    --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" --runner "$light" -- "${@:4}" \
     "JOB=1:{nj}" python3 -m steps.extract_features --data "$2" --config "$features" --out "$2/feats" --shard JOB \
     --num-shards "{nj}" --compress "$compress" :then: \
     python3 -m steps.combine_features --data "$2" --feats "$2/feats" --num-shards "{nj}" --cmvn "$2/cmvn.json"
@@ -99,7 +99,7 @@ make_model() { # STAGE INDEX PARENTS, options of the step
   fi
   task "$1" "${models[$2]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
     --parallel "$trainings" --replaces "$dir" --log "$dir/train.log" \
-    --runner "--num-threads $num_threads --gpu $(($1 < 6 ? ngpu : 0))" -- \
+    --runner "$heavy $( (($1 >= 6)) || echo "--gpu $ngpu --processes $processes --nodes $nodes")" -- \
     python3 -m "steps.${steps[$2]}" "${options[@]}" --config "${confs[$2]}" --out "$dir"
 }
 for i in "${!models[@]}"; do
@@ -115,16 +115,16 @@ done
 
 # 7 export      every model folder -> an ONNX file and its tokens, compared with the model
 for model in "${models[@]}"; do
-  dir=$exp/$model/export
-  task 7 "export_$model" --needs "$exp/$model/model.json" --makes "$dir"/{model.onnx,tokens.txt,features.yaml} \
-    --parallel -- python3 -m steps.export_model --model "$exp/$model" --out "$dir"
+  task 7 "export_$model" --needs "$exp/$model/model.json" --parallel --runner "$light" \
+    --makes "$exp/$model/export"/{model.onnx,tokens.txt,features.yaml} -- \
+    python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
 done
 
 # 8 score       every model folder and every exported file, on every test set
 score() { # NAME DIR NEEDED_FILE SET OUT
   scores+=("$5/score_greedy.json")
   task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
-    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
+    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel --runner "$light" -- \
     python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
     --out "$5" --device "$device" --num-threads 1 :then: python3 -m steps.score --decode "$5" --data "$data/$4"
 }

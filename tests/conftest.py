@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from throwaway_slurm import ThrowawaySlurm, missing
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,19 @@ def an4_dir():
     if not folder.is_dir():
         pytest.fail(f"AN4_DIR={value} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """A running Slurm; skipped where it is not installed, a failure there if REQUIRE_SLURM=1."""
+    if lacking := missing():
+        message = f"slurm-wlm and munge are not installed ({', '.join(lacking)} not found)"
+        if os.environ.get("REQUIRE_SLURM") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    cluster = ThrowawaySlurm()
+    yield cluster
+    cluster.close()
 
 
 def pytest_collection_modifyitems(items):

@@ -157,3 +157,17 @@ def running_commands():
                 yield (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
+
+
+def test_a_run_on_slurm_ships_the_same_bytes(work, exp, slurm, tmp_path):
+    words = [*command_line(tmp_path), "--cmd", "utils/slurm.py", "--nj", "3"]
+    done = subprocess.run(words, cwd=ROOT, env=slurm.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = tmp_path / "exp/tiny"
+    patterns = ["*/model.safetensors", "*/model.json", "*/tokens.txt", "*/export/*", "*/decode_*/*.txt"]
+    shipped = [path.relative_to(exp) for pattern in patterns for path in exp.glob(pattern)]
+    assert len(shipped) > 100
+    assert [str(path) for path in shipped if (there / path).read_bytes() != (exp / path).read_bytes()] == []
+    assert "Slurm job" in (there / "teacher/train.log").read_text()
+    counts = [json.loads((path / "report/results.json").read_text())["rows"] for path in (exp, there)]
+    assert [row["scores"] for row in counts[0]] == [row["scores"] for row in counts[1]]

@@ -70,7 +70,7 @@ expand() {
 # Refuses settings that would fail only in a later stage.
 check_settings() {
   local name word
-  for name in nj trainings num_threads; do
+  for name in nj trainings num_threads processes nodes; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
   done
   for name in stage stop_stage; do
@@ -80,7 +80,9 @@ check_settings() {
   [[ $seed =~ ^[0-9]{1,9}$ ]] || usage_error "--seed is a whole number of at most 9 digits, not '$seed'"
   [[ $device =~ ^(auto|cpu|cuda(:[0-9]+)?)$ ]] || usage_error "--device is auto, cpu or cuda, not '$device'"
   [[ $device != cpu ]] || ngpu=0
-  [[ $ngpu =~ ^[01]$ ]] || usage_error "--ngpu $ngpu: a training takes one GPU so far; give 1 or 0"
+  [[ $ngpu =~ ^[0-9]{1,2}$ ]] || usage_error "--ngpu is a number of GPUs, not '$ngpu'"
+  [[ $processes == 1 || $device == cpu ]] || usage_error "--processes is for --device cpu; with GPUs give --ngpu N"
+  ((ngpu <= 1)) || processes=$ngpu
   [[ -n ${test_sets// /} ]] || usage_error "test_sets is empty; name at least one set"
   [[ -n ${speeds// /} ]] || usage_error "speeds is empty; 1.0 alone makes no copies"
   for word in $speeds; do

@@ -1,30 +1,12 @@
-"""A throwaway Slurm for the tests of a file."""
+"""Ways to start slurm.py on the throwaway Slurm."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from throwaway_slurm import ThrowawaySlurm, missing
-
 SLURM = [sys.executable, "-I", "-S", str(Path(__file__).resolve().parents[2] / "utils" / "slurm.py")]
-
-
-@pytest.fixture(scope="module")
-def slurm():
-    """A running Slurm; skipped where it is not installed, a failure there if REQUIRE_SLURM=1."""
-    if lacking := missing():
-        message = f"slurm-wlm and munge are not installed ({', '.join(lacking)} not found)"
-        if os.environ.get("REQUIRE_SLURM") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    cluster = ThrowawaySlurm()
-    yield cluster
-    cluster.close()
 
 
 @pytest.fixture
