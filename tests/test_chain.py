@@ -134,10 +134,10 @@ def test_killed_and_run_again_ends_with_the_same_bytes(work, exp, tmp_path):
 
 def kill_after_a_checkpoint(command, checkpoints):
     """Start the command, wait for a new checkpoint, kill run.sh alone with -9, wait until its children are gone."""
-    before = set(checkpoints.glob("*.sha256"))
+    before = set(checkpoints.glob("step-*.pt"))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 120
-    while set(checkpoints.glob("*.sha256")) <= before:
+    while set(checkpoints.glob("step-*.pt")) <= before:
         assert process.poll() is None, "ended before it was killed"
         assert time.monotonic() < deadline_s, "no checkpoint came"
         time.sleep(0.05)

@@ -1,10 +1,13 @@
 """Manners shared by all stage programs: common options, the opening line, and how a user's mistake is told."""
 
 import argparse
+import errno
 import shlex
 import signal
 import sys
 import time
+
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE)
 
 
 class UserError(Exception):
@@ -106,9 +109,13 @@ def run_main(main):
         )
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in OF_THE_MACHINE:
             raise
-        print(f"{name}: error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"{name}: error: {where}{error.strerror}", file=sys.stderr, flush=True)
+        return 1
+    except MemoryError:
+        print(f"{name}: error: out of memory", file=sys.stderr, flush=True)
         return 1
     say(f"# done in {time.monotonic() - start_s:.1f} s")
     return 0
