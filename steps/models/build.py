@@ -94,12 +94,23 @@ def load_model(folder, device="cpu"):
         raise UserError(
             f"{weights}: content does not match model.json (damaged or from another model); make the model again"
         )
+    for name, expected in carried_hashes(spec).items():
+        if not (folder / name).is_file():
+            raise MissingInput(f"{folder / name}: no such file; make the model again")
+        if sha256_file(folder / name) != expected:
+            raise UserError(f"{folder / name}: content does not match model.json (damaged or replaced); make the model again")
     model = build_model(spec)
     try:
         model.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{weights}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
     return model.to(device).eval()
+
+
+def carried_hashes(spec):
+    """SHA-256 of the files beside the weights, {name: hex digest}; other names than CARRIED do not count."""
+    told = spec.get("files_sha256")
+    return {name: told[name] for name in CARRIED if name in told} if isinstance(told, dict) else {}
 
 
 def save_model(folder, model, carried_from, parent=None):
@@ -124,6 +135,7 @@ def save_model(folder, model, carried_from, parent=None):
         "parameters": sum(tensor.numel() for tensor in weights_of(model)),
         "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in weights_of(model)),
         "weights_sha256": sha256_file(folder / "model.safetensors"),
+        "files_sha256": {name: sha256_file(folder / name) for name in CARRIED},
     }
     write_json(folder / "model.json", model.spec)
     _check_reload(folder, model)
