@@ -9,6 +9,7 @@ fault must give version 2 and leave nothing else. Prints the count of bad loads;
 """
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -68,11 +69,18 @@ def count_operations(target, folder):
     return dict(zip(faults.OPERATIONS, map(int, (folder / "counts").read_text().split()), strict=True))
 
 
-def draw_case(draw, target, counts):
-    """Choose a fault and what was there before. Returns: (Fault, whether version 1 is there)."""
-    operation = draw.choice([name for name in faults.OPERATIONS if counts[name]])
-    kinds = [kind for kind in faults.KINDS if operation == "write" or kind != "short"]
-    return faults.Fault(operation, draw.choice(kinds), draw.randint(1, counts[operation])), draw.random() < 0.75
+def all_cases(draw, counts):
+    """Every fault at every place, over version 1 and over nothing, in a drawn order, again and again. Yields: tuples."""
+    cases = [
+        (operation, kind, number, has_old)
+        for operation in faults.OPERATIONS
+        for kind in faults.KINDS
+        if operation == "write" or kind != "short"
+        for number in range(1, counts[operation] + 1)
+        for has_old in (True, False)
+    ]
+    draw.shuffle(cases)
+    return itertools.cycle(cases)
 
 
 def run_case(target, fault, has_old, folder):
@@ -112,14 +120,15 @@ def main(words=None):
     draw, bad, done = random.Random(options.seed), [], Counter()
     targets = [target for target in TARGETS if options.only in (None, target.name)]
     with tempfile.TemporaryDirectory(prefix="write-faults-") as temp:
-        counts = {}
+        cases = {}
         for target in targets:
             (Path(temp) / target.name).mkdir()
-            counts[target.name] = count_operations(target, Path(temp) / target.name)
+            cases[target.name] = all_cases(draw, count_operations(target, Path(temp) / target.name))
         for number in range(options.cases):
             target, folder = targets[number % len(targets)], Path(temp) / "case"
             folder.mkdir()
-            fault, has_old = draw_case(draw, target, counts[target.name])
+            *where, has_old = next(cases[target.name])
+            fault = faults.Fault(*where)
             try:
                 run_case(target, fault, has_old, folder)
             except (BadLoad, UserError, OSError) as error:
