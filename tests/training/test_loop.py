@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from steps.core.checkpoint import save_checkpoint
 from steps.core.cli import Interrupted, UserError
 from steps.core.config import load_config
 from steps.data.augment import SpecAugmentConfig
@@ -98,13 +99,28 @@ def test_resume_is_exact_to_the_bit(data, tmp_path, view):
     assert pieces.dev == whole.dev
 
 
-def test_number_of_loader_workers_changes_nothing(data, tmp_path):
-    loop = dataclasses.replace(LOOP, epochs=1)
-    whole = make_trainer(data, tmp_path / "a", loop=loop)
+@pytest.mark.parametrize("workers", [(0, 1, 2, 0), (1, 1, 1, 1), (2, 0, 1, 2)], ids=str)
+def test_resume_is_exact_for_any_number_of_loader_workers(data, tmp_path, workers):
+    """The number of loader workers differs from run to run; stopped within, at the end of and between epochs."""
+    whole = make_trainer(data, tmp_path / "whole")
     whole.train()
-    trainer = make_trainer(data, tmp_path / "b", loop=dataclasses.replace(loop, loader_workers=2))
+    per_epoch = len(epoch_groups(data[2], LOOP, 0, 0))
+    for step, number in zip([2, per_epoch, 2 * per_epoch - 1, None], workers, strict=True):
+        trainer = make_trainer(data, tmp_path / "pieces", loop=dataclasses.replace(LOOP, loader_workers=number))
+        if step is not None:
+            trainer.stop = StopAt(trainer, step)
+            with pytest.raises(Interrupted):
+                trainer.train()
     trainer.train()
     assert torch.equal(weights(trainer.model), weights(whole.model))
+    assert trainer.dev == whole.dev
+
+
+def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
+    for step, state in enumerate(({"seed": 0}, {"seed": 0, "position": [1, 0, 1], "model": {}}, [1, 2])):
+        save_checkpoint(tmp_path / f"{step}/checkpoints", 1, state)
+        with pytest.raises(UserError, match="of another training"):
+            make_trainer(data, tmp_path / str(step)).train()
 
 
 def test_a_damaged_newest_checkpoint_costs_no_exactness(data, tmp_path, capsys):
