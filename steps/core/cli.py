@@ -74,6 +74,17 @@ def parse_count(text):
     raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
 
 
+def parse_finite(text):
+    """Type of options that are a number of any sign: infinities and NaN are refused."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if value - value != 0.0:
+        raise argparse.ArgumentTypeError(f"expected a finite number, not {text!r}")
+    return value
+
+
 def say(message):
     """Print one line at once, so that a log can be followed."""
     print(message, flush=True)
