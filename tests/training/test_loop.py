@@ -1,6 +1,9 @@
 """The training loop: resume to the bit, accumulation, early stopping, masks, and refusals."""
 
 import dataclasses
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +22,7 @@ from steps.training.data import epoch_groups
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
 from steps.training.optim import OptimConfig
+from tests import kill_resume
 
 SIZES = {
     "d_model": 16,
@@ -223,3 +227,23 @@ def test_every_utterance_is_in_one_group_once(data):
         groups = epoch_groups(train, dataclasses.replace(LOOP, accumulate=2), 0, epoch)
         assert sorted(i for group in groups for indices, _ in group for i in indices) == list(range(len(train)))
         assert all(len(group) == 2 for group in groups[:-1])
+
+
+def test_no_loader_worker_outlives_a_killed_runner(corpus, tmp_path):
+    conf = tmp_path / "conf.yaml"
+    conf.write_text(
+        f"base: {kill_resume.ROOT}/{kill_resume.RECIPE}/conf/teacher.yaml\n"
+        "loop: {epochs: 1000, loader_workers: 2, save_every_s: 0.2, max_batch_frames: 700}\n"
+    )
+    words = [sys.executable, "-m", "steps.train_teacher", "--data", corpus.train, "--dev", corpus.dev]
+    words += ["--tokenizer", corpus.tokenizer, "--features", corpus.features, "--config", conf, "--device", "cpu"]
+    words = [sys.executable, "-I", "-S", "utils/run.py", tmp_path / "log", *words, "--out", tmp_path / "model"]
+    runner = subprocess.Popen([*map(str, words)], cwd=kill_resume.ROOT, start_new_session=True)
+    try:
+        end_s = time.monotonic() + 120
+        while not list(tmp_path.glob("model/checkpoints/step-*.pt")) or len(kill_resume.living(runner.pid)) < 5:
+            assert runner.poll() is None and time.monotonic() < end_s, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        kill_resume.kill_alone(runner)
+    finally:
+        kill_resume.end_session(runner.pid)
