@@ -50,8 +50,6 @@ def write_shard(utterances, config, out, shard, compress):
     Returns: number of frames.
     """
     ark = Path(out).absolute() / f"feats.{shard}.ark"
-    for stale in ark.parent.glob(f".{ark.name}.*.tmp"):  # of a run that was killed
-        stale.unlink()
     places, frames, problems = [], [], []
     progress = Progress(len(utterances), config)
     with atomic_file(ark, "wb") as file:

@@ -9,7 +9,7 @@ only words of that list come out. A file that is no audio is reported, the other
 import contextlib
 import sys
 
-from steps.core.cli import UserError, make_parser, parse_count, run_main
+from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main
 from steps.core.datadir import Utterance
 from steps.data.features import utterance_features
 from steps.deploy.recognition import open_lexicon, recognise
@@ -33,7 +33,9 @@ def parse_args():
     parser.add_argument("model", metavar="DIR", help="exported folder or model folder")
     parser.add_argument("audio", nargs="+", metavar="FILE", help="audio files")
     parser.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
-    parser.add_argument("--word-score", type=float, default=0.0, metavar="X", help="nats added for each such word")
+    parser.add_argument(
+        "--word-score", type=parse_finite, default=0.0, metavar="X", help="nats added for each such word"
+    )
     parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
     return parser.parse_args()
 

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+
+from tests import kill_resume
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ["teacher", "student", "student_kd", "teacher_prune", "student_kd_prune", "student_kd_sparse"]
@@ -115,48 +115,15 @@ def test_a_model_folder_works_anywhere(work, exp, tmp_path):
         assert len(done.stdout.split("\t")[1].split()) >= 1
 
 
-def test_killed_and_run_again_ends_with_the_same_bytes(work, exp, tmp_path):
-    shutil.copytree(work / "data", tmp_path / "data")
-    shutil.copytree(exp / ".stages", tmp_path / "exp/tiny/.stages")
-    for path in (tmp_path / "exp/tiny/.stages").iterdir():
-        if not path.name.startswith(("00_", "01_", "02_")):
-            path.unlink()
-    command = [*command_line(tmp_path), "--stage", "3", "--stop-stage", "3"]
-    for _ in range(2):
-        kill_after_a_checkpoint(command, tmp_path / "exp/tiny/teacher/checkpoints")
-        assert not (tmp_path / "exp/tiny/teacher/model.json").exists()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resumed at step" in (tmp_path / "exp/tiny/teacher/train.log").read_text()
-    for name in ("model.safetensors", "model.json"):
-        assert (tmp_path / "exp/tiny/teacher" / name).read_bytes() == (exp / "teacher" / name).read_bytes()
-
-
-def kill_after_a_checkpoint(command, checkpoints):
-    """Start the command, wait for a new checkpoint, kill run.sh alone with -9, wait until its children are gone."""
-    before = set(checkpoints.glob("*.sha256"))
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline_s = time.monotonic() + 120
-    while set(checkpoints.glob("*.sha256")) <= before:
-        assert process.poll() is None, "ended before it was killed"
-        assert time.monotonic() < deadline_s, "no checkpoint came"
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline_s = time.monotonic() + 10
-    while any(str(checkpoints.parent) in line for line in running_commands()):
-        assert time.monotonic() < deadline_s, "orphans"
-        time.sleep(0.05)
-
-
-def running_commands():
-    """Command lines of all processes."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                yield (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
+def test_killed_five_times_it_ships_the_same_bytes(work, tmp_path, capsys):
+    models = ("teacher", "teacher_int8")
+    expected = {name: value for name, value in kill_resume.digests(work).items() if not name.startswith("exp/")}
+    expected |= {name: value for name, value in kill_resume.digests(work).items() if name.split("/")[2] in models}
+    (tmp_path / "state.json").write_text(json.dumps({"reference": expected, "runs": []}))
+    options = ["--kills", "5", "--runs", "1", "--seed", "1", "--nj", len(os.sched_getaffinity(0))]
+    status = kill_resume.main([*map(str, options), "--models", " ".join(models), "--workdir", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert status == 0 and "5 kills, identical" in said, said
 
 
 def test_a_run_on_slurm_ships_the_same_bytes(work, exp, slurm, tmp_path):

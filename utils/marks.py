@@ -18,6 +18,12 @@ import time
 
 from plan import StageError
 
+# Settings that no result depends on: they may change between an interruption and the next run.
+NO_RESULT = re.compile(r"\b(?:loader_workers|save_every_s)\s*:\s*[\w.+-]+\s*,?[ \t]*")
+
+
+JOBS_END_S = 5.0  # the jobs of a killed run end within one second
+
 
 def digest(value):
     """Short hash of a JSON value."""
@@ -43,21 +49,28 @@ class Marks:
         try:
             with open(self.path(task, state), encoding="utf-8") as file:
                 mark = json.load(file)
-        except (OSError, ValueError):
+            fingerprint = mark["fingerprint"]
+            whole = isinstance(mark["id"], str) and isinstance(mark["generation"], int)
+            whole = whole and all(isinstance(command, list) for command in fingerprint["command"])
+            whole = whole and all(isinstance(fingerprint[kind], dict) for kind in ("conf", "inputs"))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
-        return mark if isinstance(mark, dict) and {"id", "fingerprint", "generation"} <= mark.keys() else None
+        return mark if whole else None
 
     def write(self, task, state, mark):
-        """Write a mark by rename; a task is started or done, never both."""
-        os.makedirs(self.folder, exist_ok=True)
+        """Write a mark by rename; a task is started or done, never both. Raises: StageError, e.g. on a full disk."""
         path = self.path(task, state)
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(mark, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".tmp", path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(task, "done" if state == "started" else "started"))
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with open(path + ".tmp", "w", encoding="utf-8") as file:
+                json.dump(mark, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(path + ".tmp", path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(task, "done" if state == "started" else "started"))
+        except OSError as error:
+            raise StageError(1, f"cannot write {path} ({error.strerror}); the same command goes on from here") from None
 
     def plain(self, word):
         """A word with the names of the work folder and the repository taken out, so that a moved folder stays valid."""
@@ -98,10 +111,10 @@ def foreign_state(path):
 
 
 def settings_text(path):
-    """Text of a YAML file and of the one its `base:` line names, without blank lines and comment lines."""
+    """Text of a YAML file and of the one its `base:` line names, without blank lines, comment lines and NO_RESULT."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip() for line in file]
+            lines = [re.sub(r",\s*}", "}", NO_RESULT.sub("", line)).rstrip() for line in file]
     except FileNotFoundError:
         return "absent"
     lines = [line for line in lines if line and not line.lstrip().startswith("#")]
@@ -157,16 +170,30 @@ def take_lock(exp):
         handle = os.open(os.path.join(exp, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise StageError(2, f"cannot write {exp} ({error.strerror}); name another --workdir") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 200).decode(errors="replace").strip() or "another run"
-        raise StageError(4, f"{exp} is in use by {holder}") from None
-    except OSError as error:
-        print(f"run.sh: warning: cannot lock {exp} ({error.strerror}); start no second run on it", file=sys.stderr)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}\n".encode(), 0)
+    end_s = time.monotonic() + JOBS_END_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another run"
+            if not _has_ended(holder) or time.monotonic() > end_s:
+                raise StageError(4, f"{exp} is in use by {holder}") from None
+            time.sleep(0.05)  # it was killed, and its jobs are just ending
+        except OSError as error:
+            print(f"run.sh: warning: cannot lock {exp} ({error.strerror}); start no second run on it", file=sys.stderr)
+            break
+    with contextlib.suppress(OSError):  # on a full disk the lock holds, but does not say whose it is
+        os.ftruncate(handle, 0)
+        who = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}\n"
+        os.pwrite(handle, who.encode(), 0)
     return handle
+
+
+def _has_ended(holder):
+    """Whether the text of a lock names a process of this machine that is no more."""
+    match = re.match(r"process (\d+) on (\S+) ", holder)
+    return bool(match) and match[2] == socket.gethostname() and not os.path.exists(f"/proc/{match[1]}")
 
 
 def commit():

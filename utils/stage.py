@@ -16,6 +16,7 @@ Exit status: 0 good, 1 a job failed, 2 usage, 3 cannot submit, 4 locked, 5 missi
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
-from jobs import die_with_parent
+from jobs import Work, die_with_parent
 from marks import Marks, changes, commit, digest, take_lock
 from plan import TITLES, StageError, read_plan
 
@@ -92,9 +93,13 @@ class Experiment:
 
     # --- running ---
 
+    def commands(self, task):
+        """The commands of a task, as lists of words."""
+        return [[word.replace("{nj}", str(self.options.nj)) for word in command] for command in task.commands]
+
     def runner_command(self, task, index, resume=False):
         """The words that run command number `index` of a task through the runner."""
-        words = [word.replace("{nj}", str(self.options.nj)) for word in task.commands[index]]
+        words = self.commands(task)[index]
         runner = shlex.split(self.options.cmd) + task.runner
         if words[0].startswith("JOB=") and resume:
             runner += ["--pick", "failed"]
@@ -105,16 +110,28 @@ class Experiment:
         number = 1
         while os.path.lexists(f"{folder}.old-{number}"):
             number += 1
-        os.rename(folder, f"{folder}.old-{number}")
+        try:
+            os.rename(folder, f"{folder}.old-{number}")
+        except OSError as error:
+            raise StageError(1, f"cannot move {folder} to {folder}.old-{number} ({error.strerror})") from None
         say(f"    {folder} moved to {folder}.old-{number}")
+
+    def forget_jobs(self, task):
+        """Drop what the jobs of the task's arrays left for `--pick failed`: it is of an earlier time."""
+        for words, log in zip(self.commands(task), task.logs(self.options.exp), strict=True):
+            if words[0].startswith("JOB="):
+                shutil.rmtree(Work([words[0], log, *words[1:]]).state_folder(), ignore_errors=True)
 
     def begin(self, task, verdict):
         """Mark the task as started and start its first command."""
         self.flush_fresh()
         say(f"stage {task.stage} {task.name}: running ({verdict.redo}; log {task.logs(self.options.exp)[0]})")
-        self.marks.write(task, "started", {**verdict.mark, "stage": task.stage, "name": task.name})
+        # All this before the mark: with it, whatever lies there is gone on with.
+        if not verdict.resume or not self.marks.read(task, "started"):
+            self.forget_jobs(task)
         if task.replaces and not verdict.resume and os.path.isdir(task.replaces) and os.listdir(task.replaces):
             self.move_aside(task.replaces)
+        self.marks.write(task, "started", {**verdict.mark, "stage": task.stage, "name": task.name})
         job = {"task": task, "verdict": verdict, "index": 0, "start_s": time.time()}
         self.launch(job)
         self.running.append(job)

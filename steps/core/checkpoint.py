@@ -1,8 +1,13 @@
-"""Checkpoints for exact resume: tensors and plain values only, checksummed, the previous one kept until the new one is whole."""
+"""Checkpoints for exact resume: tensors and plain values only, checksummed, the previous one kept until the new one is whole.
+
+A checkpoint is one file, `step-<updates>-<first 16 hex digits of its SHA-256>.pt`, so that no moment exists at which a
+file is there and its checksum is not.
+"""
 
 import hashlib
 import io
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -11,30 +16,33 @@ from steps.core.cli import UserError, say
 from steps.core.outdir import atomic_file, sha256_file
 
 KEPT = 2
+NAME = re.compile(r"step-(\d{9,})-([0-9a-f]{16})\.pt")
+UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def save_checkpoint(folder, step, state):
-    """Write `state` as `step-<n>.pt` with its checksum beside it, then drop all but the newest two.
+    """Write `state` as the checkpoint of `step`, read it back, then drop all but the newest two.
 
-    Args: folder: where; made when missing.   step: updates done.   state: nested dicts and lists of tensors, numbers, text.
+    Args:   folder: where; made when missing.   step: updates done.   state: nested dicts and lists of tensors, numbers, text.
+    Raises: UserError when the file does not read back; the earlier ones stay then.
     """
     folder = Path(folder)
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    content = buffer.getvalue()
-    path = folder / f"step-{step:09d}.pt"
+    content = buffer.getbuffer()
+    path = folder / f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     with atomic_file(path, "wb") as file:
         file.write(content)
-    with atomic_file(_checksum_path(path)) as file:
-        file.write(hashlib.sha256(content).hexdigest() + "\n")
-    for old in list_checkpoints(folder)[KEPT:]:
-        _checksum_path(old).unlink(missing_ok=True)
+    if _is_damaged(path):
+        raise UserError(f"{path}: reads back differently from what was written; look after the disk")
+    for old in [*list_checkpoints(folder)[KEPT:], *folder.glob(".step-*.tmp")]:  # the latter from runs that were killed
         old.unlink(missing_ok=True)
 
 
 def list_checkpoints(folder):
     """Checkpoint files of a folder, newest first."""
-    return sorted(Path(folder).glob("step-*.pt"), reverse=True)
+    found = [path for path in Path(folder).glob("step-*.pt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (int(NAME.fullmatch(path.name)[1]), path.name), reverse=True)
 
 
 def load_checkpoint(folder):
@@ -45,28 +53,17 @@ def load_checkpoint(folder):
     """
     paths = list_checkpoints(folder)
     for path in paths:
-        problem = _damage(path)
+        problem = "does not match its checksum (truncated or damaged)" if _is_damaged(path) else None
         if problem is None:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-                problem = f"cannot be read ({str(error).splitlines()[0]})"
+            except UNREADABLE as error:
+                problem = f"cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})"
         say(f"checkpoint {path}: {problem}; trying the one before")
     if paths:
         raise UserError(f"{folder}: no checkpoint is whole; remove the folder to start again from the first step")
     return None
 
 
-def _damage(path):
-    checksum = _checksum_path(path)
-    if not checksum.is_file():
-        return "has no checksum (the write was cut off)"
-    return (
-        None
-        if sha256_file(path) == checksum.read_text().strip()
-        else "does not match its checksum (truncated or damaged)"
-    )
-
-
-def _checksum_path(path):
-    return path.with_suffix(".sha256")
+def _is_damaged(path):
+    return not sha256_file(path).startswith(NAME.fullmatch(path.name)[2])

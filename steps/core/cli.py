@@ -1,10 +1,13 @@
 """Manners shared by all stage programs: common options, the opening line, and how a user's mistake is told."""
 
 import argparse
+import errno
 import shlex
 import signal
 import sys
 import time
+
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE)
 
 
 class UserError(Exception):
@@ -71,6 +74,17 @@ def parse_count(text):
     raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
 
 
+def parse_finite(text):
+    """Type of options that are a number of any sign: infinities and NaN are refused."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if value - value != 0.0:
+        raise argparse.ArgumentTypeError(f"expected a finite number, not {text!r}")
+    return value
+
+
 def say(message):
     """Print one line at once, so that a log can be followed."""
     print(message, flush=True)
@@ -106,9 +120,13 @@ def run_main(main):
         )
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in OF_THE_MACHINE:
             raise
-        print(f"{name}: error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"{name}: error: {where}{error.strerror}", file=sys.stderr, flush=True)
+        return 1
+    except MemoryError:
+        print(f"{name}: error: out of memory", file=sys.stderr, flush=True)
         return 1
     say(f"# done in {time.monotonic() - start_s:.1f} s")
     return 0

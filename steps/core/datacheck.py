@@ -92,6 +92,8 @@ def _text_problems(tables):
             yield Problem(where, f"the transcript of {utt!r} is empty", (utt,))
         elif re.search(r"[^\S \t]", text):
             yield Problem(where, "white space other than blank and tab in the transcript", (utt,))
+        elif control := re.search(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]", text):
+            yield Problem(where, f"control character {control[0]!r} in the transcript", (utt,))
         elif refused := REFUSED_WORDS.intersection(text.split()):
             yield Problem(where, f"Kaldi does not allow the word {min(refused)} in a transcript", (utt,))
 

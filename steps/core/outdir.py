@@ -1,6 +1,7 @@
 """Output files that are either whole or absent: written to a temporary sibling, then renamed."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -19,29 +20,53 @@ def atomic_file(path, mode="w"):
     """Open a temporary sibling of `path`; on success it is fsynced and renamed to `path`, on error removed.
 
     Args:   path: the final file; its folder is made when missing.   mode: "w" (UTF-8 text, "\\n" line ends) or "wb".
-    Yields: the open file.
+    Yields: the open file.   Raises: OSError, always with the name of a file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    temp = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temp = _open_temp(path)
         with os.fdopen(handle, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temp, 0o666 & ~_umask())
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temp)
+            os.replace(temp, path)  # still locked: nobody else takes the temporary file over
+    except BaseException as error:
+        if temp is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temp)
+        if isinstance(error, OSError) and error.filename in (None, str(temp)):  # a full disk names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _open_temp(path):
+    """Open and lock `.<name>.tmp` beside `path`: writers of one file take turns, and what a killed one left is taken over.
+
+    Returns: (file descriptor, path).
+    """
+    temp = path.with_name(f".{path.name}.tmp")
+    while True:
+        handle = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            os.close(handle)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            return handle, Path(name)
+        if _is_at(handle, temp):
+            os.ftruncate(handle, 0)
+            return handle, temp
+        os.close(handle)  # the writer waited for has renamed it
+
+
+def _is_at(handle, path):
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path, text):

@@ -15,6 +15,7 @@ from steps.core.outdir import write_text
 UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
 RECORDING_FILES = ("wav.scp", "reco2dur")
 SPEAKER_FILES = ("spk2utt", "spk2gender")
+AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")  # what features depend on
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
 SHOWN = 20  # problems told one by one before the rest is only counted
 BLANK = re.compile(r"[ \t]+")
@@ -126,8 +127,12 @@ def read_table(path):
 
 def write_table(path, values):
     """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched."""
-    lines = [f"{key} {values[key]}".rstrip(" ") + "\n" for key in sorted(values, key=byte_order)]
-    write_text(path, "".join(lines))
+    write_text(path, table_text(values))
+
+
+def table_text(values):
+    """The content of a table's file."""
+    return "".join(f"{key} {values[key]}".rstrip(" ") + "\n" for key in sorted(values, key=byte_order))
 
 
 def read_folder(folder, problems):
@@ -152,21 +157,21 @@ def write_folder(folder, tables):
     """
     folder = Path(folder)
     tables = {**tables, "spk2utt": spk2utt(tables["utt2spk"])}
-    before = _audio_facts(folder)
-    for name, values in tables.items():
-        write_table(folder / name, values)
+    if not all(_is_as_before(folder / name, tables.get(name)) for name in AUDIO_FACTS):
+        for name in set(MADE_FROM_AUDIO) - set(tables):  # before anything else: whoever is stopped leaves none behind
+            (folder / name).unlink(missing_ok=True)
     for name in {*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES} - set(tables):
         if name not in MADE_FROM_AUDIO:
             (folder / name).unlink(missing_ok=True)
-    if _audio_facts(folder) != before:
-        for name in set(MADE_FROM_AUDIO) - set(tables):
-            (folder / name).unlink(missing_ok=True)
+    for name, values in tables.items():
+        write_table(folder / name, values)
 
 
-def _audio_facts(folder):
-    """What features depend on: the content of these files, None for one that is not there."""
-    paths = [folder / name for name in ("utt2spk", "wav.scp", "segments", "utt2speed")]
-    return [path.read_bytes() if path.is_file() else None for path in paths]
+def _is_as_before(path, values):
+    """Whether a file holds this table already; None: whether there is no file."""
+    if values is None or not path.is_file():
+        return values is None and not path.is_file()
+    return path.read_bytes() == table_text(values).encode()
 
 
 def spk2utt(utt2spk):

@@ -1,5 +1,6 @@
 """Extracted features as they lie on disk: feats.scp, the matrices it points to, and the settings they were made with."""
 
+import struct
 from pathlib import Path
 
 import kaldiio.matio
@@ -37,7 +38,16 @@ def load_feature_matrix(place):
         raise MissingInput(f"{path}: no such feature file; extract features again") from None
     except UserError:
         raise
-    except (ValueError, AssertionError, OSError, EOFError, MemoryError, OverflowError) as error:
+    except (
+        ValueError,
+        AssertionError,
+        OSError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        RuntimeError,
+        struct.error,
+    ) as error:
         raise UserError(
             f"{place}: damaged feature file ({error or type(error).__name__}); extract features again"
         ) from None

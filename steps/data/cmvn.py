@@ -14,7 +14,7 @@ def read_cmvn(path, dim):
     try:
         cmvn = json.loads(Path(path).read_text(encoding="utf-8"))
         mean, std = [float(x) for x in cmvn["mean"]], [float(x) for x in cmvn["std"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise UserError(f"{path}: not a file of mean and std; run stage 1 again") from None
     if not len(mean) == len(std) == dim:
         raise UserError(f"{path}: has {len(mean)} bins, the feature settings {dim}; run stage 1 again")

@@ -30,6 +30,7 @@ class FeatureConfig:
         check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
         check(self.sample_rate_hz >= 8000, f"sample_rate_hz must be 8000 or more, not {self.sample_rate_hz}")
         check(self.num_mel_bins >= 4, f"num_mel_bins must be 4 or more, not {self.num_mel_bins}")
+        check(self.num_mel_bins <= 1024, f"num_mel_bins must be 1024 or less, not {self.num_mel_bins}")
         check(self.num_ceps >= 1, f"num_ceps must be at least 1, not {self.num_ceps}")
         fits = self.kind == "fbank" or self.num_ceps <= self.num_mel_bins
         check(fits, f"num_ceps ({self.num_ceps}) must not exceed num_mel_bins ({self.num_mel_bins})")

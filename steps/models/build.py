@@ -74,8 +74,9 @@ def build_model(spec):
         if spec["quantization"]:
             for name in spec["quantization"]["layers"]:
                 model.set_submodule(name, quantized_like(model.get_submodule(name)))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"model.json: does not describe a model: {error!r}; make the model again") from None
+    except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:  # impossible sizes
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"model.json: does not describe a model ({reason}); make the model again") from None
     model.spec = spec
     return model
 
@@ -94,12 +95,28 @@ def load_model(folder, device="cpu"):
         raise UserError(
             f"{weights}: content does not match model.json (damaged or from another model); make the model again"
         )
+    for name, expected in carried_hashes(spec).items():
+        if not (folder / name).is_file():
+            raise MissingInput(f"{folder / name}: no such file; make the model again")
+        if sha256_file(folder / name) != expected:
+            raise UserError(
+                f"{folder / name}: content does not match model.json (damaged or replaced); make the model again"
+            )
     model = build_model(spec)
     try:
         model.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{weights}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{weights}: {name}: not finite numbers; make the model again")
     return model.to(device).eval()
+
+
+def carried_hashes(spec):
+    """SHA-256 of the files beside the weights, {name: hex digest}; other names than CARRIED do not count."""
+    told = spec.get("files_sha256")
+    return {name: told[name] for name in CARRIED if name in told} if isinstance(told, dict) else {}
 
 
 def save_model(folder, model, carried_from, parent=None):
@@ -124,6 +141,7 @@ def save_model(folder, model, carried_from, parent=None):
         "parameters": sum(tensor.numel() for tensor in weights_of(model)),
         "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in weights_of(model)),
         "weights_sha256": sha256_file(folder / "model.safetensors"),
+        "files_sha256": {name: sha256_file(folder / name) for name in CARRIED},
     }
     write_json(folder / "model.json", model.spec)
     _check_reload(folder, model)
@@ -142,8 +160,12 @@ def _check_reload(folder, model):
     frames = 50
     feats = torch.linspace(-8.0, 4.0, frames * model.spec["feature_dim"], device=device).view(1, frames, -1)
     lengths = torch.tensor([frames], device=device)
-    with torch.no_grad():
-        same = torch.equal(model(feats, lengths)[0], load_model(folder, device)(feats, lengths)[0])
+    try:
+        with torch.no_grad():
+            same = torch.equal(model(feats, lengths)[0], load_model(folder, device)(feats, lengths)[0])
+    except UserError:
+        (folder / "model.json").unlink()
+        raise
     model.train(was_training)
     if not same:
         (folder / "model.json").unlink()

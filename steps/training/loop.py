@@ -226,14 +226,17 @@ class Trainer:
         state = load_checkpoint(self.checkpoints)
         if state is None:
             return
-        if state["seed"] != self.seed:
-            raise UserError(
-                f"{self.checkpoints}: made with seed {state['seed']}, not {self.seed}; remove the folder to start anew"
-            )
-        self.step, self.epoch, self.batch = state["position"]
-        self.model.load_state_dict(state["model"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load_state_dict(state["average"], self.device)
-        self.best, self.dev, self.seconds_before = state["best"], state["dev"], state["seconds"]
+        remedy = "remove the folder to start anew"
+        try:
+            if state["seed"] != self.seed:
+                raise UserError(f"{self.checkpoints}: made with seed {state['seed']}, not {self.seed}; {remedy}")
+            self.step, self.epoch, self.batch = state["position"]
+            self.model.load_state_dict(state["model"])
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(state["average"], self.device)
+            self.best, self.dev, self.seconds_before = state["best"], state["dev"], state["seconds"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{self.checkpoints}: the checkpoint is of another training ({reason}); {remedy}") from None
         say(f"resumed at step {self.step} (epoch {self.epoch + 1}) from {self.checkpoints}")

@@ -25,6 +25,8 @@ from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
 from steps.training.optim import OptimConfig
 
+NO_RESULT = ("loader_workers", "save_every_s")  # may change between an interruption and the next run
+
 
 @dataclass(kw_only=True)
 class LearningConfig:
@@ -100,7 +102,7 @@ class Setup:
         path = self.out / "conf.yaml"
         if path.is_file():
             there = read_yaml(path)
-            changed = sorted(key for key in {*claim, *there} if claim.get(key) != there.get(key))
+            changed = sorted(key for key in {*claim, *there} if _decisive(claim, key) != _decisive(there, key))
             if changed:
                 raise UserError(
                     f"{path}: {self.out} was begun with other settings ({', '.join(changed)}); choose another --out"
@@ -232,6 +234,12 @@ def report_labels(data, model, tokenizer):
     say(f"teacher labels: made once per utterance and kept in memory, {size / 1e6:,.0f} MB")
     if 2 * size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise UserError(f"distill: teacher_view: clean would keep {size / 1e9:,.0f} GB in memory; use augmented")
+
+
+def _decisive(claim, key):
+    """A value of conf.yaml, without the settings that no result depends on."""
+    value = claim.get(key)
+    return {k: v for k, v in value.items() if k not in NO_RESULT} if isinstance(value, dict) else value
 
 
 def summary(folder):

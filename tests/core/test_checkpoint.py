@@ -27,11 +27,31 @@ def test_an_empty_folder_has_none(tmp_path):
 def test_only_the_newest_two_stay(tmp_path):
     for step in (1, 20, 300, 4000):
         save_checkpoint(tmp_path, step, STATE)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000004000.pt", "step-000000300.pt"]
-    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / ".step-000000001-0123456789abcdef.pt.tmp").write_bytes(b"of a run that was killed")
+    save_checkpoint(tmp_path, 50_000, STATE)
+    steps = [path.name.split("-")[1] for path in list_checkpoints(tmp_path)]
+    assert steps == ["000050000", "000004000"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no checksum"])
+def test_steps_are_compared_as_numbers(tmp_path):
+    for step in (999_999_999, 1_000_000_000):
+        save_checkpoint(tmp_path, step, STATE | {"step": step})
+    assert load_checkpoint(tmp_path)["step"] == 1_000_000_000
+
+
+def test_the_earlier_ones_stay_until_the_new_one_reads_back(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, STATE | {"step": step})
+    monkeypatch.setattr("steps.core.checkpoint.sha256_file", lambda path: "0" * 64)
+    with pytest.raises(UserError, match="reads back differently"):
+        save_checkpoint(tmp_path, 3, STATE)
+    monkeypatch.undo()
+    next(tmp_path.glob("step-000000003-*")).write_bytes(b"what the disk made of it")
+    assert load_checkpoint(tmp_path)["step"] == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_one_is_named_and_passed_over(tmp_path, capsys, damage):
     save_checkpoint(tmp_path, 1, STATE | {"step": 1})
     save_checkpoint(tmp_path, 2, STATE | {"step": 2})
@@ -43,9 +63,9 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path, capsys, damage):
         content[len(content) // 2] ^= 1
         newest.write_bytes(content)
     else:
-        newest.with_suffix(".sha256").unlink()
+        newest.write_bytes(b"")
     assert load_checkpoint(tmp_path)["step"] == 1
-    assert "step-000000002.pt" in capsys.readouterr().out
+    assert "step-000000002-" in capsys.readouterr().out
 
 
 def test_all_damaged_is_an_error(tmp_path):

@@ -1,11 +1,15 @@
 """The training loop: resume to the bit, accumulation, early stopping, masks, and refusals."""
 
 import dataclasses
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from steps.core.checkpoint import save_checkpoint
 from steps.core.cli import Interrupted, UserError
 from steps.core.config import load_config
 from steps.data.augment import SpecAugmentConfig
@@ -18,6 +22,7 @@ from steps.training.data import epoch_groups
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
 from steps.training.optim import OptimConfig
+from tests import kill_resume
 
 SIZES = {
     "d_model": 16,
@@ -98,13 +103,28 @@ def test_resume_is_exact_to_the_bit(data, tmp_path, view):
     assert pieces.dev == whole.dev
 
 
-def test_number_of_loader_workers_changes_nothing(data, tmp_path):
-    loop = dataclasses.replace(LOOP, epochs=1)
-    whole = make_trainer(data, tmp_path / "a", loop=loop)
+@pytest.mark.parametrize("workers", [(0, 1, 2, 0), (1, 1, 1, 1), (2, 0, 1, 2)], ids=str)
+def test_resume_is_exact_for_any_number_of_loader_workers(data, tmp_path, workers):
+    """The number of loader workers differs from run to run; stopped within, at the end of and between epochs."""
+    whole = make_trainer(data, tmp_path / "whole")
     whole.train()
-    trainer = make_trainer(data, tmp_path / "b", loop=dataclasses.replace(loop, loader_workers=2))
+    per_epoch = len(epoch_groups(data[2], LOOP, 0, 0))
+    for step, number in zip([2, per_epoch, 2 * per_epoch - 1, None], workers, strict=True):
+        trainer = make_trainer(data, tmp_path / "pieces", loop=dataclasses.replace(LOOP, loader_workers=number))
+        if step is not None:
+            trainer.stop = StopAt(trainer, step)
+            with pytest.raises(Interrupted):
+                trainer.train()
     trainer.train()
     assert torch.equal(weights(trainer.model), weights(whole.model))
+    assert trainer.dev == whole.dev
+
+
+def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
+    for step, state in enumerate(({"seed": 0}, {"seed": 0, "position": [1, 0, 1], "model": {}}, [1, 2])):
+        save_checkpoint(tmp_path / f"{step}/checkpoints", 1, state)
+        with pytest.raises(UserError, match="of another training"):
+            make_trainer(data, tmp_path / str(step)).train()
 
 
 def test_a_damaged_newest_checkpoint_costs_no_exactness(data, tmp_path, capsys):
@@ -207,3 +227,23 @@ def test_every_utterance_is_in_one_group_once(data):
         groups = epoch_groups(train, dataclasses.replace(LOOP, accumulate=2), 0, epoch)
         assert sorted(i for group in groups for indices, _ in group for i in indices) == list(range(len(train)))
         assert all(len(group) == 2 for group in groups[:-1])
+
+
+def test_no_loader_worker_outlives_a_killed_runner(corpus, tmp_path):
+    conf = tmp_path / "conf.yaml"
+    conf.write_text(
+        f"base: {kill_resume.ROOT}/{kill_resume.RECIPE}/conf/teacher.yaml\n"
+        "loop: {epochs: 1000, loader_workers: 2, save_every_s: 0.2, max_batch_frames: 700}\n"
+    )
+    words = [sys.executable, "-m", "steps.train_teacher", "--data", corpus.train, "--dev", corpus.dev]
+    words += ["--tokenizer", corpus.tokenizer, "--features", corpus.features, "--config", conf, "--device", "cpu"]
+    words = [sys.executable, "-I", "-S", "utils/run.py", tmp_path / "log", *words, "--out", tmp_path / "model"]
+    runner = subprocess.Popen([*map(str, words)], cwd=kill_resume.ROOT, start_new_session=True)
+    try:
+        end_s = time.monotonic() + 120
+        while not list(tmp_path.glob("model/checkpoints/step-*.pt")) or len(kill_resume.living(runner.pid)) < 5:
+            assert runner.poll() is None and time.monotonic() < end_s, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        kill_resume.kill_alone(runner)
+    finally:
+        kill_resume.end_session(runner.pid)

@@ -1,7 +1,9 @@
 """utils/stage.py: what is skipped, what is redone and why, statuses, locks, and what happens to older models."""
 
+import fcntl
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -239,6 +241,47 @@ def test_jobs_end_when_the_run_is_killed(bench):
     bench.run()
 
 
+def test_the_lock_of_a_killed_run_is_waited_for_and_taken(bench):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock = bench.folder / "exp/x/.lock"
+    bench.write("exp/x/.lock", f"process {ended.pid} on {socket.gethostname()} since 2026-01-01 00:00:00\n")
+    with open(lock) as job:  # one of its jobs takes a moment to end
+        fcntl.flock(job, fcntl.LOCK_EX)
+        run = bench.start()
+        time.sleep(0.5)
+        assert run.poll() is None
+    run.communicate(timeout=10)
+    assert run.returncode == 0
+
+
+def test_experiments_that_share_data_run_side_by_side(bench):
+    bench.run("--stop-stage", "0")
+    other = [word.replace("exp/x", "exp/y") for word in bench.plan()]
+    words = [word.replace("exp/x", "exp/y") for word in STAGE]
+    second = subprocess.Popen([*words, "--stage", "3", *other], cwd=bench.folder)
+    bench.run("--stage", "3")
+    assert second.wait(30) == 0
+    assert (bench.folder / "exp/x/score").read_text() == (bench.folder / "exp/y/score").read_text() == "m\n"
+
+
+def test_settings_that_no_result_depends_on_may_change(bench):
+    bench.write("conf/train.yaml", "base: base.yaml\nloop: {epochs: 3, save_every_s: 2}\n")
+    bench.run()
+    bench.write("conf/train.yaml", "base: base.yaml\nloop: {loader_workers: 2, epochs: 3}\n")
+    assert bench.run()[0] == []
+    bench.write("conf/train.yaml", "base: base.yaml\nloop: {loader_workers: 2, epochs: 4}\n")
+    assert bench.run()[0] == ["train", "score"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1, "generation": 0, "fingerprint": {}}', "null"])
+def test_a_damaged_mark_counts_as_none_and_the_model_is_kept(bench, text):
+    bench.run()
+    (bench.folder / "exp/x/.stages/03_model.done").write_text(text)
+    assert bench.run()[0][:1] == ["train"]
+    assert (bench.folder / "exp/x/model.old-1/model.json").exists()
+
+
 def test_parallel_tasks_overlap_and_all_end_before_a_failure_stops_the_run(bench):
     def meet(me, other):
         script = f"touch {me}; for i in $(seq 100); do test -e {other} && break; sleep 0.05; done; test -e {other}"
@@ -266,6 +309,22 @@ def test_an_array_runs_every_job_and_takes_up_only_the_failed_ones(bench):
     assert sorted(bench.run("--nj", "3", plan=plan, status=1)[0]) == ["1", "2", "3"]
     (bench.folder / "good").touch()
     assert bench.run("--nj", "3", plan=plan)[0] == ["2"]
+
+
+def test_an_array_never_takes_up_jobs_of_other_inputs(bench):
+    """Stopped before the array began, with statuses of the last time still there: all its jobs are to run."""
+    first = ["sh", "-c", "test -e good || exit 1", ":then:"]
+    words = ["JOB=1:{nj}", "sh", "-c", "echo JOB >> ran", ":then:", "touch", "total"]
+    plan = ["::", "1", "features", "--needs", "corpus", "--makes", "total", "--", *first, *words]
+    (bench.folder / "good").touch()
+    assert sorted(bench.run("--nj", "2", plan=plan)[0]) == ["1", "2"]
+    bench.write("corpus/b.txt", "more")
+    (bench.folder / "good").unlink()
+    assert bench.run("--nj", "2", plan=plan, status=1)[0] == []
+    (bench.folder / "good").touch()
+    assert sorted(bench.run("--nj", "2", plan=plan)[0]) == ["1", "2"]
+    (bench.folder / "total").unlink()
+    assert sorted(bench.run("--nj", "2", plan=plan)[0]) == ["1", "2"]
 
 
 def test_a_need_can_be_a_whole_task(bench):

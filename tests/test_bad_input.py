@@ -1,0 +1,470 @@
+"""Bad input: every kind of file a user hands in, in every way it can be wrong, with the line that is said about it.
+
+Each case copies a small sound world, harms it, and runs a program: one error with the words expected, an exit status
+other than 0, no traceback (it would come through as an exception), and nothing half-made at --out.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+
+from local import prepare_an4
+from steps import (
+    combine_features,
+    decode,
+    distill_student,
+    export_model,
+    extract_features,
+    quantize_model,
+    score,
+    train_teacher,
+    train_tokenizer,
+    transcribe,
+)
+from steps.core.checkpoint import save_checkpoint
+from steps.core.cli import run_main
+from steps.core.datadir import Utterance, write_data_dir
+from steps.core.outdir import sha256_file
+from steps.data.tokenizer import Tokenizer
+from steps.models.build import build_model, new_spec, save_model
+
+TEXTS = ["ab ba", "ba b", "a", "abba"]
+TRAIN = "loop: {epochs: 1, max_batch_frames: 400, dev_every: 1, average_last: 1}\naugment: null\ntype: dnn\nmodel:\n"
+TRAIN += "  {d_model: 16, context: 1, num_blocks: 1, block: {units: 16}}\n"
+
+
+def run(program, *words):
+    """Run a program in this process. Returns: (exit status, what it wrote to stderr)."""
+    told = io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)}
+    with mock.patch.object(sys, "argv", [program.__name__, *map(str, words)]), contextlib.redirect_stderr(told):
+        try:
+            status = run_main(program.main)
+        except SystemExit as stop:  # of argparse
+            status = stop.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return status, told.getvalue()
+
+
+def places(root):
+    """The files of a world, by name."""
+    names = {"data": "data", "tokens": "tokenizer", "model": "model", "export": "model/export", "out": "out"}
+    paths = {name: root / path for name, path in names.items()}
+    conf = {name: root / "conf" / f"{name}.yaml" for name in ("features", "tokenizer", "train", "quantize", "decode")}
+    return SimpleNamespace(root=root, wav=root / "wav/0.wav", conf=SimpleNamespace(**conf), **paths)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A small world in which everything is right: data with features, tokenizer, settings, model, export."""
+    w = places(tmp_path_factory.mktemp("sound"))
+    (w.root / "wav").mkdir()
+    (w.root / "conf").mkdir()
+    texts = {
+        "features": "num_mel_bins: 16\n",
+        "tokenizer": "kind: char\n",
+        "train": TRAIN,
+        "quantize": "",
+        "decode": "",
+    }
+    for name, text in texts.items():
+        (w.root / "conf" / f"{name}.yaml").write_text(text)
+    for number in range(len(TEXTS)):
+        samples = np.random.default_rng(number).normal(size=16000) * 0.1
+        soundfile.write(w.root / f"wav/{number}.wav", samples.clip(-1, 1), 16000)
+    rows = [Utterance(f"s-{n}", "s", text, str(w.root / f"wav/{n}.wav")) for n, text in enumerate(TEXTS)]
+    write_data_dir(w.data, rows)
+    for program in (extract, combine, tokenize):
+        status, told = run(*program(w))
+        assert status == 0, told
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "context": 1, "num_blocks": 1, "block": {"units": 16}}
+    model = build_model(new_spec("dnn", sizes, 16, Tokenizer.load(w.tokens).vocab_size, "test"))
+    carried = {name: w.tokens / name for name in ("tokenizer.model", "tokens.txt")}
+    save_model(w.model, model, carried | {"features.yaml": w.conf.features})
+    status, told = run(export_model, "--model", w.model, "--out", w.export)
+    assert status == 0, told
+    return w
+
+
+@pytest.fixture
+def world(sound, tmp_path):
+    """A copy to harm."""
+    w = places(tmp_path / "world")
+    shutil.copytree(sound.root, w.root)
+    for path in (w.data / "wav.scp", w.data / "feats.scp"):
+        path.write_text(path.read_text().replace(str(sound.root), str(w.root)))
+    return w
+
+
+def extract(w):
+    return [extract_features, "--data", w.data, "--config", w.conf.features, "--out", w.data / "feats"]
+
+
+def combine(w):
+    return [combine_features, "--data", w.data, "--feats", w.data / "feats", "--cmvn", w.data / "cmvn.json"]
+
+
+def tokenize(w):
+    return [train_tokenizer, "--data", w.data, "--config", w.conf.tokenizer, "--out", w.tokens]
+
+
+def train(w, program=train_teacher, **more):
+    words = [program, "--data", w.data, "--dev", w.data, "--tokenizer", w.tokens, "--features", w.conf.features]
+    words += ["--config", w.conf.train, "--out", w.out, "--device", "cpu", "--num-threads", "1"]
+    return [*words, *(word for name, value in more.items() for word in (f"--{name}", value))]
+
+
+def distill(w):
+    return train(w, distill_student, teacher=w.model)
+
+
+def recognise(w, folder="export"):
+    words = [decode, "--model", getattr(w, folder), "--data", w.data, "--config", w.conf.decode, "--out", w.out]
+    return [*words, "--device", "cpu", "--num-threads", "1"]
+
+
+def recognise_torch(w):
+    return recognise(w, "model")
+
+
+def quantize(w):
+    return [quantize_model, "--model", w.model, "--config", w.conf.quantize, "--out", w.out]
+
+
+def export(w):
+    return [export_model, "--model", w.model, "--out", w.out]
+
+
+def say_what(w):
+    return [transcribe, w.export, w.wav]
+
+
+def unpack(w):
+    return [prepare_an4, "--corpus-dir", w.root / "an4.tar.gz", "--out", w.out]
+
+
+def put(name, content):
+    """Harm: another content of a file."""
+
+    def harm(w):
+        path = w.root / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return harm
+
+
+def cut(name, keep=0.5):
+    """Harm: only the first part of a file is there."""
+
+    def harm(w):
+        content = (w.root / name).read_bytes()
+        (w.root / name).write_bytes(content[: int(len(content) * keep)])
+
+    return harm
+
+
+def gone(name):
+    return lambda w: (w.root / name).unlink()
+
+
+def folder(name):
+    """Harm: a folder where a file should be."""
+
+    def harm(w):
+        (w.root / name).unlink()
+        (w.root / name).mkdir()
+
+    return harm
+
+
+def line(name, number, text):
+    """Harm: another line of a text file."""
+
+    def harm(w):
+        lines = (w.root / name).read_text().splitlines()
+        lines[number] = text
+        (w.root / name).write_text("".join(f"{row}\n" for row in lines))
+
+    return harm
+
+
+def audio(samples, rate=16000, subtype="FLOAT"):
+    return lambda w: soundfile.write(w.wav, np.asarray(samples, dtype="float32"), rate, subtype=subtype)
+
+
+def matrix(rows, utt=1):
+    """Harm: another matrix in the archive of one utterance."""
+
+    def harm(w):
+        ark = w.data / "other.ark"
+        kaldiio.save_ark(str(ark), {f"s-{utt}": np.asarray(rows, dtype="float32")})
+        line("data/feats.scp", utt, f"s-{utt} {ark}:{len(f's-{utt} ')}")(w)
+        line("data/feats/feats.1.scp", utt, f"s-{utt} {ark}:{len(f's-{utt} ')}")(w)
+
+    return harm
+
+
+def spec(**changes):
+    """Harm: other entries in model.json."""
+
+    def harm(w):
+        path = w.model / "model.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return harm
+
+
+def weights(change):
+    """Harm: other weights, with the right checksum."""
+
+    def harm(w):
+        path = w.model / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+        spec(weights_sha256=sha256_file(path))(w)
+
+    return harm
+
+
+def other_tokenizer(w):
+    """The data and its tokenizer have another letter than the teacher knows."""
+    line("data/text", 0, "s-0 abc")(w)
+    assert run(*tokenize(w))[0] == 0
+
+
+def checkpoint(state):
+    return lambda w: save_checkpoint(w.out / "checkpoints", 1, state)
+
+
+def damaged_checkpoint(w):
+    checkpoint({"seed": 0})(w)
+    (path,) = (w.out / "checkpoints").iterdir()
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def evil_tar(name, **facts):
+    """Harm: an archive with one member of this name."""
+
+    def harm(w):
+        with tarfile.open(w.root / "an4.tar.gz", "w:gz") as tar:
+            member = tarfile.TarInfo(name)
+            for key, value in facts.items():
+                setattr(member, key, value)
+            member.size = 0 if facts else 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+
+    return harm
+
+
+NAN, INF = float("nan"), float("inf")
+CASES = [  # name, harm, program, words of the message
+    # data folders
+    ("data: no wav.scp", gone("data/wav.scp"), extract, "data/wav.scp: no such file"),
+    ("data: empty wav.scp", put("data/wav.scp", ""), extract, "wav.scp: the file is empty"),
+    ("data: a folder as wav.scp", folder("data/wav.scp"), extract, "wav.scp: Is a directory"),
+    ("data: cut line", cut("data/utt2spk", 0.6), extract, "utt2spk: the last line does not end"),
+    ("data: pipe", line("data/wav.scp", 0, "s-0 touch pwned |"), extract, "a command is not run here"),
+    ("data: leading pipe", line("data/wav.scp", 0, "s-0 | touch pwned"), extract, "a command is not run here"),
+    ("data: missing sound", line("data/wav.scp", 0, "s-0 nowhere.wav"), extract, "no such sound file: nowhere.wav"),
+    ("data: id twice", line("data/text", 1, "s-0 b"), tokenize, "text:2: id 's-0' is there twice"),
+    ("data: negative length", put("data/utt2dur", "s-0 -1\ns-1 1\ns-2 1\ns-3 1\n"), extract, "number above 0, not '-1'"),
+    ("data: length nan", put("data/utt2dur", "s-0 nan\ns-1 1\ns-2 1\ns-3 1\n"), extract, "number above 0, not 'nan'"),
+    ("data: speed inf", put("data/utt2speed", "s-0 inf\ns-1 1\ns-2 1\ns-3 1\n"), extract, "above 0, not 'inf'"),
+    ("data: reversed", put("data/segments", "s-0 s-0 0.9 0.1\ns-1 s-1 0 1\ns-2 s-2 0 1\ns-3 s-3 0 1\n"), extract,
+     "not after its start"),
+    ("data: beyond its sound", put("data/segments", "s-0 s-0 0 9\ns-1 s-1 0 1\ns-2 s-2 0 1\ns-3 s-3 0 1\n"), extract,
+     "has 1.00 s; 0.0 s to 9.0 s was asked for"),
+    ("data: frames disagree", line("data/utt2num_frames", 1, "s-1 90"), train, r"expected \(90, 16\)"),
+    ("data: no frames", line("data/utt2num_frames", 1, "s-1 0"), train, "whole number above 0, not '0'"),
+    # audio
+    ("audio: empty file", put("wav/0.wav", ""), extract, "not a readable sound file"),
+    ("audio: no samples", audio([]), extract, "the sound file has 0.00 s"),
+    ("audio: text", put("wav/0.wav", "hello"), extract, "not a readable sound file"),
+    ("audio: cut", cut("wav/0.wav", 0.01), extract, "utterance s-0|less than one frame|sound file"),
+    ("audio: a folder", folder("wav/0.wav"), extract, "no such sound file"),
+    ("audio: nan", audio([NAN] * 16000), extract, "samples are not finite"),
+    ("audio: inf", audio([INF] * 16000), extract, "samples are not finite"),
+    ("audio: not scaled", audio([30000.0] * 16000), extract, r"not scaled to \[-1, 1\]"),
+    ("audio: under a frame", audio([0.1] * 100), extract, "less than one frame"),
+    ("audio: transcribe text", put("wav/0.wav", "hello"), say_what, "not a readable sound file"),
+    # text
+    ("text: empty transcript", line("data/text", 0, "s-0"), tokenize, "the transcript of 's-0' is empty"),
+    ("text: latin-1", put("data/text", "s-0 ä\n".encode("latin-1")), tokenize, "not UTF-8 text"),
+    ("text: byte order mark", put("data/text", b"\xef\xbb\xbfs-0 a\n"), tokenize, "byte order mark"),
+    ("text: DOS", put("data/text", "s-0 a\r\ns-1 a\r\n"), tokenize, "DOS line ends"),
+    ("text: zero byte", line("data/text", 0, "s-0 a\0b"), tokenize, "control character"),
+    ("text: line separator", line("data/text", 0, "s-0 a\u2028b"), tokenize, "white space other than"),
+    ("text: symbol of ours", line("data/text", 0, "s-0 <blk>"), tokenize, "a token with a meaning of its own"),
+    ("text: hypotheses of others", put("hyps/greedy.txt", "x-9 a\n"),
+     lambda w: [score, "--decode", w.root / "hyps", "--data", w.data], "greedy.txt: .*x-9|s-0"),
+    # YAML
+    ("yaml: missing", gone("conf/features.yaml"), extract, "features.yaml: no such settings file"),
+    ("yaml: a folder", folder("conf/features.yaml"), extract, "features.yaml: Is a directory"),
+    ("yaml: no mapping", put("conf/features.yaml", "- 1\n"), extract, "expected a mapping"),
+    ("yaml: broken", put("conf/features.yaml", "a: [1\n"), extract, "features.yaml: not valid YAML"),
+    ("yaml: key twice", put("conf/features.yaml", "kind: fbank\nkind: mfcc\n"), extract, "'kind' given twice"),
+    ("yaml: unknown key", put("conf/features.yaml", "num_mel_bin: 16\n"), extract, "did you mean 'num_mel_bins'"),
+    ("yaml: object", put("conf/features.yaml", "kind: !!python/object/apply:os.mkdir [pwned]\n"), extract, "not valid YAML"),
+    ("yaml: alias bomb", put("conf/features.yaml", "a: &a [1, 1]\nb: &b [*a, *a]\nkind: *b\n"), extract, "unknown key"),
+    ("yaml: deep", put("conf/features.yaml", "[" * 5000), extract, "not valid YAML"),
+    ("yaml: not a number", put("conf/features.yaml", "num_mel_bins: many\n"), extract, "expected int, not 'many'"),
+    ("yaml: nan", put("conf/features.yaml", "frame_length_ms: .nan\n"), extract, "not a finite number"),
+    ("yaml: inf", put("conf/features.yaml", "high_freq_hz: .inf\n"), extract, "not a finite number"),
+    ("yaml: negative", put("conf/features.yaml", "num_mel_bins: -4\n"), extract, "must be 4 or more"),
+    ("yaml: huge", put("conf/features.yaml", "num_mel_bins: 100000000\n"), extract, "num_mel_bins must be"),
+    ("yaml: latin-1", put("conf/features.yaml", "# ä\n".encode("latin-1")), extract, "not UTF-8 text"),
+    ("yaml: control character", put("conf/features.yaml", "kind: \x01\n"), extract, "not valid YAML"),
+    ("yaml: base of a base", put("conf/features.yaml", "base: features.yaml\n"), extract, "only one level is allowed"),
+    ("yaml: no base", put("conf/features.yaml", "base: nowhere.yaml\n"), extract, "nowhere.yaml: no such settings file"),
+    ("yaml: epochs 0", put("conf/train.yaml", TRAIN.replace("epochs: 1", "epochs: 0")), train, "epochs must be at least 1"),
+    ("yaml: size 0", put("conf/train.yaml", TRAIN.replace("units: 16", "units: 0")), train, "units"),
+    ("yaml: unknown model", put("conf/train.yaml", "type: gru\n"), train, "unknown type 'gru'"),
+    # features on disk
+    ("ark: cut", cut("data/feats/feats.1.ark", 0.5), train, "damaged feature file|no Kaldi matrix starts here"),
+    ("ark: random", put("data/feats/feats.1.ark", bytes(range(256)) * 200), train, "no Kaldi matrix starts here"),
+    ("ark: gone", gone("data/feats/feats.1.ark"), train, "no such feature file"),
+    ("ark: nan", matrix([[NAN] * 16] * 100), train, "not a matrix of finite numbers"),
+    ("ark: inf", matrix([[INF] * 16] * 100), combine, "not a matrix of finite numbers"),
+    ("ark: other dimension", matrix([[0.0] * 8] * 100), train, r"has shape \(100, 8\), expected \(100, 16\)"),
+    ("ark: mixed dimensions", matrix([[0.0] * 8] * 100), combine, r"has shape \(100, 8\), expected \(100, 16\)"),
+    ("ark: other length", matrix([[0.0] * 16] * 90), combine, r"expected \(100, 16\)"),
+    ("scp: pipe", line("data/feats.scp", 0, "s-0 touch pwned |"), train, "commands and ranges in feats.scp are not run"),
+    ("scp: range", line("data/feats.scp", 0, "s-0 feats.ark:5[0:3]"), train, "commands and ranges"),
+    ("scp: far beyond the end", line("data/feats.scp", 0, "s-0 /dev/null:99"), train, "no Kaldi matrix starts here"),
+    ("scp: offset of 30 digits", line("data/feats.scp", 0, f"s-0 /dev/null:{'9' * 30}"), train, "/dev/null:9999"),
+    ("cmvn: cut", cut("data/cmvn.json"), train, "not a file of mean and std"),
+    ("cmvn: nan", put("data/cmvn.json", json.dumps({"mean": [NAN] * 16, "std": [1.0] * 16})), train, "must be finite"),
+    ("cmvn: other size", put("data/cmvn.json", json.dumps({"mean": [0.0], "std": [1.0]})), train, "has 1 bins"),
+    ("cmvn: zero deviation", put("data/cmvn.json", json.dumps({"mean": [0.0] * 16, "std": [0.0] * 16})), train, "> 0"),
+    # tokenizers
+    ("tokenizer: cut", cut("tokenizer/tokenizer.model"), train, "tokenizer.model|tokens.txt: does not belong"),
+    ("tokenizer: empty", put("tokenizer/tokenizer.model", ""), train, "tokenizer.model"),
+    ("tokenizer: random", put("tokenizer/tokenizer.model", b"\xff\x00" * 50), train, "not a SentencePiece model"),
+    ("tokenizer: other tokens", line("tokenizer/tokens.txt", 2, "z 2"), train, "does not belong to tokenizer.model"),
+    ("tokenizer: gone", gone("tokenizer/tokenizer.model"), train, "no such tokenizer; stage 2"),
+    ("tokenizer: teacher knows other letters", other_tokenizer, distill, "all models of a chain share one tokenizer"),
+    # model folders
+    ("model: no model.json", gone("model/model.json"), quantize, "not a .finished. model folder"),
+    ("model: cut weights", cut("model/model.safetensors"), quantize, "does not match model.json"),
+    ("model: nan weights", weights(lambda t: t["output.bias"].fill_(NAN)), quantize, "output.bias: not finite"),
+    ("model: inf weights", weights(lambda t: t["output.bias"].fill_(INF)), distill, "output.bias: not finite"),
+    ("model: a tensor less", weights(lambda t: t.pop("output.bias")), export, "tensors do not fit model.json"),
+    ("model: no safetensors", lambda w: (put("model/model.safetensors", "x")(w),
+     spec(weights_sha256=sha256_file(w.model / "model.safetensors"))(w)), export, "tensors do not fit"),
+    ("model: cut features", cut("model/features.yaml"), recognise_torch, "features.yaml: content does not match"),
+    ("model: other tokens", line("model/tokens.txt", 2, "z 2"), recognise_torch, "tokens.txt: content does not match"),
+    ("model: other features", put("conf/features.yaml", "num_mel_bins: 16\nwindow: hanning\n"), distill, "differ"),
+    ("model: huge", spec(vocab_size=10**12), export, "does not describe a model"),
+    ("model: negative", spec(vocab_size=-3), export, "does not describe a model"),
+    ("model: size as text", spec(feature_dim="16"), export, "does not describe a model"),
+    ("model: list for spec", put("model/model.json", "[]"), export, "not a model description"),
+    ("model: deep JSON", put("model/model.json", "[" * 100000), export, "not valid JSON"),
+    # checkpoints
+    ("checkpoint: cut", damaged_checkpoint, train, "no checkpoint is whole"),
+    ("checkpoint: of something else", checkpoint({"seed": 0}), train, "of another training"),
+    # ONNX
+    ("onnx: cut", cut("model/export/model.onnx"), recognise, "onnxruntime cannot load it"),
+    ("onnx: empty", put("model/export/model.onnx", ""), recognise, "model.onnx"),
+    ("onnx: random", put("model/export/model.onnx", bytes(range(256)) * 9), recognise, "onnxruntime cannot load it"),
+    ("onnx: fewer tokens", cut("model/export/tokens.txt", 0.7), recognise, "tokens.txt"),
+    ("onnx: other features", put("model/export/features.yaml", "num_mel_bins: 8\n"), recognise, "features"),
+    # archives
+    ("tar: cut", put("an4.tar.gz", b"\x1f\x8b\x08\x00cut"), unpack, "an4.tar.gz"),
+    ("tar: text", put("an4.tar.gz", "hello"), unpack, "an4.tar.gz"),
+    ("tar: out of its folder", evil_tar("../../evil"), unpack, "an4.tar.gz"),
+    ("tar: absolute", evil_tar("/tmp/evil-member"), unpack, "an4"),
+    ("tar: link out", evil_tar("an4", type=tarfile.SYMTYPE, linkname="../.."), unpack, "an4"),
+    # command lines
+    ("option: unknown", lambda w: None, lambda w: [*extract(w), "--shards", "3"], "unrecognized arguments"),
+    ("option: short form", lambda w: None, lambda w: [*extract(w), "--num", "3"], "unrecognized arguments"),
+    ("option: shard 0", lambda w: None, lambda w: [*extract(w), "--shard", "0"], "--shard must be 1 to 1"),
+    ("option: seed -1", lambda w: None, lambda w: train(w, seed="-1"), "expected a whole number from 0"),
+    ("option: threads 0", lambda w: None, lambda w: [*train(w), "--num-threads", "0"], "expected a whole number from 1"),
+    ("option: device", lambda w: None, lambda w: [*train(w), "--device", "gpu"], "expected auto, cpu, cuda"),
+    ("option: word score nan", put("words.txt", "ab\n"),
+     lambda w: [*say_what(w), "--words", w.root / "words.txt", "--word-score", "nan"], "finite"),
+    ("option: no such model", lambda w: None, lambda w: [transcribe, w.root / "nothing", w.wav], "neither model.onnx"),
+]  # fmt: skip
+
+
+def state_of(root):
+    """Size and time of every file that was there, to see that inputs stay as they are."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("harm", "program", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_bad_input_is_told(world, monkeypatch, harm, program, words):
+    harm(world)
+    monkeypatch.chdir(world.root)
+    before = state_of(world.root)
+    status, told = run(*program(world))
+    assert status in (1, 2, 5), told
+    assert "error: " in told and "Traceback" not in told
+    assert re.search(words, told), told
+    finished = [
+        world.out / name for name in ("model.json", "model.onnx", "greedy.txt", "decode.json", "score_greedy.json")
+    ]
+    assert not any(path.exists() for path in finished)
+    assert not list(world.root.rglob(".*.tmp")) and not (world.root / "pwned").exists()
+    changed = {path for path, state in state_of(world.root).items() if before.get(path, state) != state}
+    assert not {path for path in changed if "feats" not in path.name}, "an input was changed"
+
+
+def test_every_kind_of_input_is_in_the_catalogue():
+    kinds = {case[0].split(":")[0] for case in CASES}
+    wanted = "data audio text yaml ark scp cmvn tokenizer model checkpoint onnx tar option"
+    assert kinds == set(wanted.split()) and len(CASES) > 100
+
+
+def test_the_sound_world_is_sound(world):
+    """Else every case above would pass for another reason."""
+    for program in (extract, combine, tokenize, train, recognise, say_what):
+        status, told = run(*program(world))
+        assert status == 0, told
+    shutil.rmtree(world.out)
+    for program in (distill, recognise_torch):
+        assert run(*program(world))[0] == 0
+
+
+def test_unknown_characters_and_short_utterances_are_counted(world, capsys):
+    line("data/text", 1, "s-1 zab z")(world)
+    line("data/text", 2, "s-2 " + "ab" * 200)(world)
+    assert run(*train(world))[0] == 0
+    said = capsys.readouterr().out
+    assert "2 characters are not in the tokenizer and count as <unk>: 'z' 2 times" in said
+    assert "left out 1 utterances with no room for their transcript: s-2" in said
+    assert "train: 3 utterances" in said
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(world, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, ("pwned",)
+
+    monkeypatch.chdir(world.root)
+    checkpoint({"seed": Evil()})(world)
+    status, told = run(*train(world))
+    assert status == 1 and "no checkpoint is whole" in told
+    assert not Path("pwned").exists()
