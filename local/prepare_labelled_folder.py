@@ -1,0 +1,96 @@
+"""Make data folders of short files whose label stands in their path: what keyword and digit collections are.
+
+    python3 local/prepare_labelled_folder.py --corpus-dir /data/mine --pattern '{label}/{speaker}_{take}' --out data/mine
+
+--pattern is the path of a file below --corpus-dir without its suffix; {label} and {speaker} are taken, any other {name}
+and * match anything but a slash. Tried when none is given: train, dev and test folders of {label}/{speaker}_nohash_{take}
+(Speech Commands) or {label}/{speaker}_{take}; then the same without set folders, split by speakers. Lists
+validation_list.txt and testing_list.txt, as Speech Commands has them, decide on the sets where they are there.
+Underscores in labels become blanks; folders whose names start with _ or . are left out.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from local.corpus import clean_id, fetch, finish, read_lines, reader_parser, split_by_speaker
+from steps.core.cli import UserError, run_main, say
+from steps.core.datadir import Utterance
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
+PATTERNS = ("{label}/{speaker}_nohash_{take}", "{label}/{speaker}_{take}")
+LISTS = {"dev": "validation_list.txt", "test": "testing_list.txt"}
+
+
+def compile_pattern(pattern):
+    """Turn a pattern into a regular expression. Raises: UserError."""
+    names = re.findall(r"{(\w+)}", pattern)
+    if names.count("label") != 1 or names.count("speaker") > 1:
+        raise UserError(f"--pattern: {pattern!r} must have {{label}} once, and {{speaker}} once or not at all")
+    parts = re.split(r"({\w+}|\*)", pattern)
+    kept = {"{label}": "(?P<label>[^/]+)", "{speaker}": "(?P<speaker>[^/]+?)"}
+    return re.compile(
+        "".join(kept.get(p) or ("[^/]*" if p == "*" or p.startswith("{") else re.escape(p)) for p in parts)
+    )
+
+
+def list_files(root):
+    """Sound files below a folder, as paths relative to it without suffix -> Path; hidden and _folders are left out."""
+    files = {}
+    for path in sorted(root.rglob("*")):
+        inner = path.relative_to(root)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part[0] in "._" for part in inner.parts[:-1]):
+            files[inner.with_suffix("").as_posix()] = path
+    return files
+
+
+def read_folder(root, patterns):
+    """Utterances of the files that fit the first pattern which fits most; the others are counted and told."""
+    files = list_files(root)
+    fits = [{name: match for name in files if (match := pattern.fullmatch(name))} for pattern in patterns]
+    best = max(fits, key=len, default={})
+    if not best:
+        shown = next(iter(files), None)
+        what = f"{shown} does not fit" if shown else "there are no sound files"
+        raise UserError(f"{root}: {what}; tell the layout with --pattern, such as '{{label}}/{{speaker}}_{{take}}'")
+    if len(best) < len(files):
+        other = next(name for name in files if name not in best)
+        say(
+            f"{root}: {len(files) - len(best)} of {len(files)} files do not fit the pattern and are left out, e.g. {other}"
+        )
+    found = {}
+    for name, match in best.items():
+        speaker = clean_id(match.groupdict().get("speaker") or name)
+        label = " ".join(match["label"].replace("_", " ").split())
+        found[name] = Utterance(f"{speaker}-{clean_id(name)}", speaker, label, str(files[name].resolve()))
+    return found
+
+
+def split(root, found):
+    """Sets by the corpus' own lists, else by speakers."""
+    if not all((root / path).is_file() for path in LISTS.values()):
+        return split_by_speaker(list(found.values()))
+    sets, rest = {}, dict(found)
+    for name, path in LISTS.items():
+        listed = [Path(line).with_suffix("").as_posix() for _, line in read_lines(root / path)]
+        sets[name] = [rest.pop(item) for item in listed if item in rest]
+    return {"train": list(rest.values()), **sets}
+
+
+def main():
+    parser = reader_parser(__doc__)
+    parser.add_argument("--pattern", default="", help="path of a file without its suffix (default: see above)")
+    args = parser.parse_args()
+    root = fetch(args, {})
+    patterns = [compile_pattern(pattern) for pattern in ([args.pattern] if args.pattern else PATTERNS)]
+    if all((root / name).is_dir() for name in ("train", "dev", "test")):
+        sets = {name: list(read_folder(root / name, patterns).values()) for name in ("train", "dev", "test")}
+    else:
+        sets = split(root, read_folder(root, patterns))
+    finish(sets, [], args, words=sorted({word for utts in sets.values() for utt in utts for word in utt.text.split()}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
