@@ -25,6 +25,7 @@ from steps.core.datadir import audio_info, write_data_dir
 from steps.core.outdir import write_text
 from steps.core.tables import Problem, raise_problems
 
+HOURS_OFF = 0.05
 THREADS = 8  # that read headers of sound files: waiting for the disk, not computing
 
 
@@ -65,6 +66,8 @@ def fetch(args, archives):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; --corpus-dir names the corpus")
         return unpack(path, out / "corpus") if path.is_file() else path
+    if not archives:
+        raise UserError("--corpus-dir is empty: name the corpus there, or as corpus_dir= in recipe.sh")
     for name, sha256 in archives.items():
         file_name = Path(name).name
         folder = out / "corpus" / file_name.split(".")[0]
@@ -178,13 +181,19 @@ def measure(sets, problems):
 
 
 def check_counts(sets, published):
-    """Refuse a copy that is not the published one. Args: published: set -> (utterances, speakers or None: not published)."""
-    for name, (utterances, speakers) in published.items():
-        found = (len(sets[name]), len({utt.speaker for utt in sets[name]}))
-        if found != (utterances, speakers or found[1]):
+    """Refuse a copy of the corpus that is not the published one.
+
+    Args: published: set -> (utterances, speakers, hours); None: not published. Hours may be 5 % off: they are rounded there.
+    """
+    for name, expected in published.items():
+        hours = sum(utt.duration_s for utt in sets[name]) / 3600
+        found = (len(sets[name]), len({utt.speaker for utt in sets[name]}), hours)
+        same = [there == wanted for there, wanted in zip(found[:2], expected[:2], strict=True) if wanted is not None]
+        if not all(same) or (expected[2] is not None and abs(hours - expected[2]) > HOURS_OFF * expected[2]):
+            told = [f"{n:g} {what}" for n, what in zip(expected, ("utterances", "speakers", "hours"), strict=True) if n]
             raise UserError(
-                f"{name} has {found[0]} utterances of {found[1]} speakers, the published corpus {utterances} of "
-                f"{speakers or 'as many'}; for a part of it, say --check-counts false"
+                f"{name} has {found[0]} utterances, {found[1]} speakers, {hours:.2f} hours; the published corpus "
+                f"{', '.join(told)}; for a part of it, say --check-counts false"
             )
 
 

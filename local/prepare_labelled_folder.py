@@ -3,9 +3,8 @@
     python3 local/prepare_labelled_folder.py --corpus-dir /data/mine --pattern '{label}/{speaker}_{take}' --out data/mine
 
 --pattern is the path of a file below --corpus-dir without its suffix; {label} and {speaker} are taken, any other {name}
-and * match anything but a slash. Tried when none is given: train, dev and test folders of {label}/{speaker}_nohash_{take}
-(Speech Commands) or {label}/{speaker}_{take}; then the same without set folders, split by speakers. Lists
-validation_list.txt and testing_list.txt, as Speech Commands has them, decide on the sets where they are there.
+and * match anything but a slash. The default is that of Speech Commands. Folders train, dev and test, or the lists
+validation_list.txt and testing_list.txt, decide on the sets where they are there; otherwise speakers are split.
 Underscores in labels become blanks; folders whose names start with _ or . are left out.
 """
 
@@ -20,7 +19,7 @@ from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
-PATTERNS = ("{label}/{speaker}_nohash_{take}", "{label}/{speaker}_{take}")
+PATTERN = "{label}/{speaker}_nohash_{take}"  # no other layout is guessed: a wrong guess would take speakers for labels
 LISTS = {"dev": "validation_list.txt", "test": "testing_list.txt"}
 
 
@@ -46,25 +45,24 @@ def list_files(root):
     return files
 
 
-def read_folder(root, patterns):
-    """Utterances of the files that fit the first pattern which fits most; the others are counted and told."""
-    files = list_files(root)
-    fits = [{name: match for name in files if (match := pattern.fullmatch(name))} for pattern in patterns]
-    best = max(fits, key=len, default={})
-    if not best:
-        shown = next(iter(files), None)
-        what = f"{shown} does not fit" if shown else "there are no sound files"
-        raise UserError(f"{root}: {what}; tell the layout with --pattern, such as '{{label}}/{{speaker}}_{{take}}'")
-    if len(best) < len(files):
-        other = next(name for name in files if name not in best)
-        say(
-            f"{root}: {len(files) - len(best)} of {len(files)} files do not fit the pattern and are left out, e.g. {other}"
-        )
-    found = {}
-    for name, match in best.items():
-        speaker = clean_id(match.groupdict().get("speaker") or name)
-        label = " ".join(match["label"].replace("_", " ").split())
-        found[name] = Utterance(f"{speaker}-{clean_id(name)}", speaker, label, str(files[name].resolve()))
+def read_folder(root, pattern):
+    """Utterances of the files that fit the pattern; the others are counted and told, and so is what was taken for what."""
+    files, found = list_files(root), {}
+    for name, path in files.items():
+        if match := pattern.fullmatch(name):
+            speaker = clean_id(match.groupdict().get("speaker") or name)
+            label = " ".join(match["label"].replace("_", " ").split())
+            found[name] = Utterance(f"{speaker}-{clean_id(name)}", speaker, label, str(path.resolve()))
+    others = [name for name in files if name not in found]
+    if not found:
+        shown = f"files are named like {others[0]}" if others else "there are no sound files"
+        raise UserError(f"{root}: {shown}; tell the layout with --pattern, such as '{{label}}/{{speaker}}_{{take}}'")
+    if others:
+        text = "do not fit the pattern and are left out, e.g."
+        say(f"{root}: {len(others)} of {len(files)} files {text} {others[0]}")
+    for what in ("text", "speaker"):
+        values = sorted({getattr(utt, what) for utt in found.values()})
+        say(f"{root}: {len(values)} {'labels' if what == 'text' else 'speakers'}: {', '.join(values[:8])}, ...")
     return found
 
 
@@ -81,14 +79,14 @@ def split(root, found):
 
 def main():
     parser = reader_parser(__doc__)
-    parser.add_argument("--pattern", default="", help="path of a file without its suffix (default: see above)")
+    parser.add_argument("--pattern", default=PATTERN, help="path of a file without its suffix (default: %(default)s)")
     args = parser.parse_args()
     root = fetch(args, {})
-    patterns = [compile_pattern(pattern) for pattern in ([args.pattern] if args.pattern else PATTERNS)]
+    pattern = compile_pattern(args.pattern)
     if all((root / name).is_dir() for name in ("train", "dev", "test")):
-        sets = {name: list(read_folder(root / name, patterns).values()) for name in ("train", "dev", "test")}
+        sets = {name: list(read_folder(root / name, pattern).values()) for name in ("train", "dev", "test")}
     else:
-        sets = split(root, read_folder(root, patterns))
+        sets = split(root, read_folder(root, pattern))
     finish(sets, [], args, words=sorted({word for utts in sets.values() for utt in utts for word in utt.text.split()}))
 
 

@@ -32,11 +32,11 @@ PARTS = {
     "100": {"train": ["train-clean-100"], **TESTS},
     "960": {"train": ["train-clean-100", "train-clean-360", "train-other-500"], **TESTS},
 }
-BIG_TESTS = {"dev": (2703, 40), "test_clean": (2620, 40), "test_other": (2939, 33)}  # utterances, speakers
+BIG_TESTS = {"dev": (2703, 40, 5.4), "test_clean": (2620, 40, 5.4), "test_other": (2939, 33, 5.3)}
 COUNTS = {
-    "mini": {"train": (1519, None), "test": (1089, None)},
-    "100": {"train": (28539, 251), **BIG_TESTS},
-    "960": {"train": (281241, 2338), **BIG_TESTS},
+    "mini": {"train": (1519, None, None), "test": (1089, None, None)},
+    "100": {"train": (28539, 251, 100.6), **BIG_TESTS},
+    "960": {"train": (281241, 2338, 960.9), **BIG_TESTS},
 }
 
 
@@ -73,7 +73,7 @@ def main():
     if args.size == "mini" and not problems:
         split = split_by_speaker(sets["train"], dev_share=0.08, test_share=0)
         published = {"test": published["test"]} | {
-            "train": (published["train"][0] - len(split["dev"] + split["test"]), None)
+            "train": (published["train"][0] - len(split["dev"] + split["test"]), None, None)
         }
         sets = {"train": split["train"], "dev": split["dev"] + split["test"], "test": sets["test"]}
     finish(sets, problems, args, published)

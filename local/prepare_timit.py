@@ -22,7 +22,7 @@ CORE_TEST = """mdab0 mwbt0 felc0 mtas1 mwew0 fpas0 mjmp0 mlnt0 fpkt0 mlll0 mtls0
 DEV = """faks0 fdac1 fjem0 mgwt0 mjar0 mmdb1 mmdm2 mpdf0 fcmh0 fkms0 mbdg0 mbwm0 mcsh0 fadg0 fdms0 fedw0 mgjf0 mglb0
     mrtk0 mtaa0 mtdt0 mthc0 mwjg0 fnmr0 frew0 fsem0 mbns0 mmjr0 mdls0 mdlf0 mdvc0 mers0 fmah0 fdrw0 mrcs0 mrjm4 fcal1
     mmwh0 fjsj0 majc0 mjsw0 mreb0 fgjd0 fjmg0 mroa0 mteb0 mjfc0 mrjr0 fmml0 mrws1"""
-COUNTS = {"train": (3696, 462), "dev": (400, 50), "test": (192, 24)}
+COUNTS = {"train": (3696, 462, 3.14), "dev": (400, 50, 0.34), "test": (192, 24, 0.16)}
 # 61 labels to 48 phones: Lee, Hon 1989, Speaker-independent phone recognition using hidden Markov models, table I.
 # The last step, 48 to 39, is taken when scoring: recipes/timit/conf/decode.yaml.
 SAME = """aa ae ah ao aw ax ay b ch d dh dx eh el en epi er ey f g hh ih ix iy jh k l m n ng ow oy p r s sh t th uh uw v

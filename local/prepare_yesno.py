@@ -19,7 +19,7 @@ from steps.core.datadir import Utterance
 MIRROR = "https://www.openslr.org/resources/1"
 SHA256 = "c3f49e0cca421f96b75b41640749167b52118f232498667ca7a5f9416aef8e73"
 NAME = re.compile(r"[01](_[01])*")
-COUNTS = {"train": (27, 1), "dev": (4, 1), "test": (29, 1)}
+COUNTS = {"train": (27, 1, None), "dev": (4, 1, None), "test": (29, 1, None)}
 
 
 def main():

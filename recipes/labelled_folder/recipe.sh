@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034
 # Short files whose label stands in their path: commands, keywords, digits. What the variables mean: run.sh.
 
-# corpus_dir: the folder; --pattern tells how paths are built if the reader does not find out (local/prepare_labelled_folder.py).
+# corpus_dir: the folder. Behind prepare_labelled_folder.py, --pattern tells how the paths of its files are built, such as
+# --pattern {speaker}/{take}_{label}; without it: {label}/{speaker}_nohash_{take}, the layout of Speech Commands.
 prepare="python3 local/prepare_labelled_folder.py --corpus-dir \$corpus_dir --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 train_set=train
 dev_set=dev             # speakers of its own
