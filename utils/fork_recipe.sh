@@ -85,13 +85,14 @@ corpus_dir=$recipe_dir/corpus
 prepare='python3 $recipe_dir/local/prepare.py --corpus-dir $corpus_dir'
 LINES
 fi
+data= && [[ $2 != */* || $to == recipes/* ]] || data=$to/
 mkdir -p "$(dirname "$to")"
 mv "$new" "$to"
 cat <<TEXT
 $to is made from $recipe_dir. Next, in this order (README.md, Your own corpus):
   $reader
   what is read:   ./run.sh --recipe ${2} --stop-stage 0
-  how it sounds:  python3 -m steps.describe_data --data .../data/${to##*/}/train --out stats
+  how it sounds:  python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
   its settings:   $to/conf/: prepare, tokenizer, teacher, student; then the chain in $to/recipe.sh
   what would run: ./run.sh --recipe ${2} --dry-run
 TEXT

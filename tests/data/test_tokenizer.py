@@ -147,7 +147,7 @@ def test_a_very_long_transcript_counts_too():
 @pytest.mark.parametrize(
     "data",
     [
-        {"kind": "word"},
+        {"kind": "syllable"},
         {"kind": "bpe"},
         {"kind": "char", "vocab_size": 30},
         {"kind": "bpe", "vocab_size": 2},

@@ -132,6 +132,10 @@ def test_a_resumed_epoch_gives_the_batches_of_an_undisturbed_one(data):
     assert resumed[0].feats.equal(feats[2])
     other = BatchLoader(dataset, batches[2:], augment, fill, seed=3, epoch=3)
     assert not other[0].feats.equal(feats[2])
+    clean = BatchLoader(dataset, batches[2:], augment, fill, seed=3, epoch=2, clean=True)[0]
+    assert clean.feats.equal(feats[2]) and clean.clean.equal(
+        BatchLoader(dataset, batches[2:], None, fill, 0, 0)[0].feats
+    )
     plain = BatchLoader(dataset, batches[2:], SpecAugmentConfig(), fill, seed=3, epoch=2)
     assert plain[0].feats.shape == feats[2].shape and not plain[0].feats.equal(feats[2])
 

@@ -62,7 +62,9 @@ def test_phones_are_folded_in_both(tmp_path, monkeypatch):
     assert (content["rate"], content["words"]["errors"], content["words"]["reference_length"]) == ("PER", 1, 3)
 
 
-@pytest.mark.parametrize("text", ["مرحبا بكُم", "שָׁלוֹם עולם", "हिन्दी भाषा", "من می\u200cخواهم", "ภาษาไทย ดี", "Tiếng Việt"])
+@pytest.mark.parametrize(
+    "text", ["مرحبا بكُم", "שָׁלוֹם עולם", "हिन्दी भाषा", "من می\u200cخواهم", "ภาษาไทย ดี", "Tiếng Việt"]
+)
 def test_any_script_survives_to_the_errors_file(tmp_path, monkeypatch, text):
     content = scored(tmp_path, monkeypatch, [text], [text.split()[0]])
     errors = (tmp_path / "decode/errors_greedy.txt").read_text(encoding="utf-8")
