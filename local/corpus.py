@@ -4,7 +4,9 @@ A reader yields `steps.core.datadir.Utterance`s by set and hands them to `finish
 published counts, applies the preparation options (local/preparation.py), refuses leaks between sets, and writes.
 """
 
+import csv
 import hashlib
+import json
 import re
 import shutil
 import sys
@@ -124,6 +126,36 @@ def read_lines(path):
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{path}:{number}", line.rstrip("\r")
+
+
+def read_rows(path, problems):
+    """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a row that is none is a problem."""
+    lines = list(read_lines(path))
+    if path.suffix in (".csv", ".tsv"):
+        rows = csv.reader((line for _, line in lines), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        try:
+            header = next(rows, [])
+            for row in rows:
+                if len(row) != len(header):
+                    problems.append(
+                        Problem(f"{path}: row {rows.line_num}", f"{len(row)} fields, expected {len(header)}")
+                    )
+                else:
+                    yield f"{path}: row {rows.line_num}", dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: row {rows.line_num}: {error}; put quotes around fields that hold a quote"
+            ) from None
+        return
+    for where, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            problems.append(Problem(where, "expected one JSON object a line"))
 
 
 def clean_id(text):

@@ -9,14 +9,12 @@ client_id; and perhaps offset and duration (seconds). Without speakers every fil
 can tell whether a voice is in two sets.
 """
 
-import csv
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, read_lines, reader_parser, split_by_speaker
+from local.corpus import clean_id, fetch, finish, read_rows, reader_parser, split_by_speaker
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
 from steps.core.tables import Problem
@@ -34,36 +32,6 @@ def find_manifest(root, names):
     stems = [stem for name in names for stem in (name, f"{name}_manifest", f"{name}/metadata")]
     paths = [root / f"{stem}.{kind}" for stem in stems for kind in KINDS]
     return next((path for path in paths if path.is_file()), None)
-
-
-def read_rows(path, problems):
-    """Yield (place, dict) of each row; one that is no JSON object is a problem."""
-    lines = list(read_lines(path))
-    if path.suffix in (".csv", ".tsv"):
-        rows = csv.reader((line for _, line in lines), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        try:
-            header = next(rows, [])
-            for row in rows:
-                if len(row) != len(header):
-                    problems.append(
-                        Problem(f"{path}: row {rows.line_num}", f"{len(row)} fields, expected {len(header)}")
-                    )
-                else:
-                    yield f"{path}: row {rows.line_num}", dict(zip(header, row, strict=True))
-        except csv.Error as error:
-            raise UserError(
-                f"{path}: row {rows.line_num}: {error}; put quotes around fields that hold a quote"
-            ) from None
-        return
-    for where, line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            problems.append(Problem(where, "expected one JSON object a line"))
 
 
 def make_utterance(row, folder, where):
