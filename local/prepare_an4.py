@@ -8,14 +8,12 @@ the words of the corpus' own dictionary. AN4 has no dev set: seven training spea
 """
 
 import re
-import shutil
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from local.corpus import unpack
 from local.download import download
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, run_main, say
 from steps.core.datadir import Utterance, audio_info, write_data_dir
@@ -40,25 +38,6 @@ def find_root(corpus_dir, out):
     raise UserError(
         f"{path}: no etc/an4_train.fileids here or in an4/; --corpus-dir names a folder or the .tar.gz file"
     )
-
-
-def unpack(archive, folder):
-    """Unpack a tar archive to `folder` (made anew), refusing whatever would land outside. Returns: folder."""
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError("unpacking safely needs Python 3.11.4 or later; unpack by hand and name the folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(temp, filter="data")
-        shutil.rmtree(folder, ignore_errors=True)
-        temp.rename(folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive}: cannot be unpacked ({error})") from None
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
-    folder.chmod(0o755)
-    return folder
 
 
 def read_set(root, name, problems):

@@ -20,7 +20,7 @@ from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line, git_commit
 from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.report import Results, collect_rows, compare, parent_pairs, read_json
-from steps.scoring.tables import comparison_table, report_page, result_table, results_page
+from steps.scoring.tables import comparison_table, rate_of, report_page, result_table, results_page
 
 PACKAGES = ("torch", "onnxruntime", "numpy", "jiwer")
 
@@ -111,7 +111,7 @@ def print_set(results, set_name):
     say(f"\n{results.recipe}, {set_name}:\n" + result_table([row for row in results.rows if row.set == set_name]))
     comparisons = [item for item in results.comparisons if item.set == set_name]
     if comparisons:
-        say(comparison_table(comparisons))
+        say(comparison_table(comparisons, rate_of(results.rows)))
 
 
 if __name__ == "__main__":

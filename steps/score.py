@@ -3,7 +3,8 @@
     python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
 
 For each of greedy.txt and lexicon.txt that is there, writes beside it wer_KIND (the rates), errors_KIND.txt (aligned),
-per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too).
+per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too). `unit` and `fold` of the decoding settings
+say what counts as a word: for unit char, characters do.
 """
 
 import dataclasses
@@ -14,8 +15,17 @@ from steps.core.cli import MissingInput, UserError, make_parser, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.errors import format_errors, format_speakers
+from steps.scoring.report import read_json
 from steps.scoring.significance import wer_interval
-from steps.scoring.wer import count_utterances, format_ser_line, format_wer_line, pool, read_hypotheses
+from steps.scoring.wer import (
+    RATES,
+    count_utterances,
+    format_ser_line,
+    format_wer_line,
+    in_units,
+    pool,
+    read_hypotheses,
+)
 
 KINDS = ("greedy", "lexicon")
 
@@ -45,10 +55,14 @@ def score(folder, kind, utterances, set_name):
     """Score one hypothesis file and write its four results; score_KIND.json comes last."""
     path = folder / f"{kind}.txt"
     hyps = read_hypotheses(path)
-    refs = {utt.utt_id: utt.text for utt in utterances}
+    unit, fold = read_units(folder)
+    refs = {utt.utt_id: in_units(utt.text, "word", fold) for utt in utterances}
+    hyps = {utt_id: in_units(text, "word", fold) for utt_id, text in hyps.items()}
     speakers = {utt.utt_id: utt.speaker for utt in utterances}
     try:
-        words, chars = count_utterances(refs, hyps, "word"), count_utterances(refs, hyps, "char")
+        chars = count_utterances(refs, hyps, "char")
+        refs, hyps = ({utt_id: in_units(text, unit) for utt_id, text in texts.items()} for texts in (refs, hyps))
+        words = count_utterances(refs, hyps, "word")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not pool(words).reference_length:
@@ -56,14 +70,15 @@ def score(folder, kind, utterances, set_name):
     interval = wer_interval(
         [c.errors for c in words], [c.reference_length for c in words], [speakers[c.utt_id] for c in words]
     )
-    lines = rate_lines(pool(words), pool(chars), interval)
+    lines = rate_lines(pool(words), pool(chars), interval, RATES[unit])
     write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
-    write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words))
-    write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers))
+    write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words, RATES[unit]))
+    write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers, RATES[unit]))
     write_json(
         folder / f"score_{kind}.json",
         {
             "kind": kind,
+            "rate": RATES[unit],
             "set": set_name,
             "hypotheses_sha256": sha256_file(path),
             "words": dataclasses.asdict(pool(words)),
@@ -75,14 +90,20 @@ def score(folder, kind, utterances, set_name):
     say(f"{kind}: {lines[0]}")
 
 
-def rate_lines(words, chars, interval):
-    """The lines of wer_KIND."""
+def read_units(folder):
+    """What is counted, as the settings of the decoding say. Returns: (unit, words to fold)."""
+    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
+    return settings.get("unit", "word"), settings.get("fold", {})
+
+
+def rate_lines(words, chars, interval, rate="WER"):
+    """The lines of wer_KIND; `words` are the units of the rate."""
     over = f"bootstrap over {interval.groups} {interval.drawn}"
     return [
-        format_wer_line(words),
-        format_wer_line(chars, "CER"),
+        format_wer_line(words, rate),
+        format_wer_line(chars, "CER" if rate != "CER" else "CER with blanks"),
         format_ser_line(words),
-        f"95 % interval of WER: {interval.low:.2f} to {interval.high:.2f} ({over})",
+        f"95 % interval of {rate}: {interval.low:.2f} to {interval.high:.2f} ({over})",
     ]
 
 

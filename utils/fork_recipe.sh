@@ -53,6 +53,10 @@ for file in "$new"/conf/*.yaml; do
     mkdir -p "$new/conf/base"
     cp "$recipe_dir/conf/$base" "$new/conf/base/"
     sed -i -E "s|^base:.*|base: base/${base##*/}|" "$file"
+  elif [[ -n $base && ! -e $new/conf/$base ]]; then # its neighbour in conf/
+    mkdir -p "$new/conf/base"
+    cp "conf/$base" "$new/conf/base/"
+    sed -i -E "s|^base:.*|base: base/$base|" "$file"
   fi
 done
 
@@ -60,7 +64,17 @@ sed -i -E "s/^recipe_name=.*/recipe_name=${to##*/}/" "$new/recipe.sh"
 commit=$(git describe --always --abbrev=40 --match= --dirty=' (with local changes)' 2>/dev/null) || commit=unknown
 printf 'recipe %s\ncommit %s\n' "$recipe_dir" "$commit" >"$new/FORKED_FROM"
 
-if [[ $2 == */* ]]; then
+if grep -qE '^prepare=.*prepare_(kaldi|manifest|labelled_folder)\.py' "$new/recipe.sh"; then # reads anybody's data
+  reader="your data:      corpus_dir= in $to/recipe.sh, and --sets, --pattern or the like behind prepare="
+  cat >>"$new/recipe.sh" <<'LINES'
+
+# Your corpus: its folder, such as /data/mine; --corpus-dir on the command line wins.
+corpus_dir=
+LINES
+elif [[ $2 != */* ]]; then
+  reader="its reader:     the program behind prepare= in $to/recipe.sh"
+else
+  reader="its reader:     $to/local/prepare.py, and corpus_dir= in $to/recipe.sh"
   mkdir -p "$new/local"
   cp utils/prepare_template.py "$new/local/prepare.py"
   sed -i -E '/^(prepare|extra_requirements|corpus_dir)=/d' "$new/recipe.sh"
@@ -71,10 +85,14 @@ corpus_dir=$recipe_dir/corpus
 prepare='python3 $recipe_dir/local/prepare.py --corpus-dir $corpus_dir'
 LINES
 fi
+data= && [[ $2 != */* || $to == recipes/* ]] || data=$to/
 mkdir -p "$(dirname "$to")"
 mv "$new" "$to"
 cat <<TEXT
-$to is made from $recipe_dir. Next:
-  its settings:   $to/recipe.sh, $to/conf/
+$to is made from $recipe_dir. Next, in this order (README.md, Your own corpus):
+  $reader
+  what is read:   ./run.sh --recipe ${2} --stop-stage 0
+  how it sounds:  python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
+  its settings:   $to/conf/: prepare, tokenizer, teacher, student; then the chain in $to/recipe.sh
   what would run: ./run.sh --recipe ${2} --dry-run
 TEXT

@@ -2,7 +2,7 @@
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
 declare -a known_steps=(train_teacher distill_student prune_model quantize_model)
-declare -a plan=() words=() models=() parents=() steps=() confs=()
+declare -a plan=() words=() yamls=() models=() parents=() steps=() confs=()
 
 # Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
 find_recipe() {
@@ -51,10 +51,11 @@ conf_file() {
 }
 
 # Splits a recipe's command at blanks into the array `words` and replaces $name by the variable of that name, once.
+# Settings files among them are listed in the array `yamls`, so that a change in one is noticed.
 expand() {
   local result rest variable split=()
   read -r -d '' -a split <<<"$1" || true
-  words=()
+  words=() yamls=()
   for rest in "${split[@]}"; do
     result=
     while [[ $rest =~ ^([^$]*)\$\{?([a-z_]+)\}?(.*)$ ]]; do
@@ -64,6 +65,7 @@ expand() {
       if [[ $variable == nj ]]; then result+='{nj}'; else result+=${!variable}; fi
     done
     words+=("$result$rest")
+    [[ $result$rest != *.yaml ]] || yamls+=("$result$rest")
   done
 }
 
@@ -114,7 +116,7 @@ task() {
 extra_task() {
   [[ -n ${!2} ]] || return 0
   expand "${!2}"
-  task "$1" "$2" --needs "${@:3}" -- "${words[@]}"
+  task "$1" "$2" --needs "${@:3}" --conf "${yamls[@]}" -- "${words[@]}"
 }
 
 # Reads the recipe's chain into models, parents, steps and confs; every line is checked.

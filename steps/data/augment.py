@@ -1,4 +1,4 @@
-"""Changes of features while training: each a pure function of (seed, epoch, utterance), so that a resumed run repeats it exactly."""
+"""Augmentation on the fly: each change is a pure function of (seed, epoch, utterance), so a resumed run repeats it exactly."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from steps.core.config import check
+from steps.data.wave_augment import WaveAugmentConfig
 
 
 @dataclass
 class SpecAugmentConfig:
     """Masks per utterance. freq_width: bins, at most.  time_width: frames, at most.  time_share: of the utterance, at most, 0..1.
-    vtlp: vocal tracts are made shorter or longer by up to this share; 0.1 suits corpora of few speakers, 0 is off."""
+    vtlp: vocal tracts are made shorter or longer by up to this share; 0.1 suits corpora of few speakers, 0 is off.
+    wave: changes of the samples before features are computed; needs `source: on_the_fly`."""
 
     freq_masks: int = 2
     freq_width: int = 20
@@ -19,6 +21,7 @@ class SpecAugmentConfig:
     time_width: int = 25
     time_share: float = 0.15
     vtlp: float = 0.0
+    wave: WaveAugmentConfig | None = None
 
     def __post_init__(self):
         check(
@@ -50,6 +53,11 @@ def warp_frequency(feats, factor, centres_hz):
     left = np.minimum(source.astype(np.int64), len(centres_hz) - 2)
     share = (source - left).astype(np.float32)
     return feats[:, left] * (1 - share) + feats[:, left + 1] * share
+
+
+def augment_wave(samples, augment, seed, epoch, utt_id):
+    """Change the samples of one utterance. Args: samples (S,) float array; augment: WaveAugment.  Returns: (S,) float32."""
+    return augment(samples, utterance_rng(seed, epoch, f"wave {utt_id}"))
 
 
 def spec_augment(feats, config, fill, rng):

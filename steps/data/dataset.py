@@ -9,8 +9,9 @@ import torch
 from steps.core.cli import MissingInput, UserError, say
 from steps.core.datadir import read_data_dir, read_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
-from steps.data.augment import spec_augment, utterance_rng, warp_frequency
+from steps.data.augment import augment_wave, spec_augment, utterance_rng, warp_frequency
 from steps.data.features import utterance_features
+from steps.data.wave_augment import WaveAugment
 
 
 @dataclass
@@ -89,11 +90,11 @@ class SpeechDataset:
         """Length of the kept utterances."""
         return sum(self.num_frames) * self.feature_config.frame_shift_ms / 3.6e6
 
-    def features(self, index):
-        """Features of one utterance. Returns: (T, D) float32 array."""
+    def features(self, index, change=None):
+        """Features of one utterance. Args: change: of its samples, on the fly only. Returns: (T, D) float32 array."""
         utt = self.utterances[index]
         if self.where is None:
-            return utterance_features(utt, self.feature_config).numpy()
+            return utterance_features(utt, self.feature_config, change).numpy()
         feats = load_feature_matrix(self.where[utt.utt_id])
         if feats.shape != (self.num_frames[index], self.feature_config.dim):
             raise UserError(
@@ -157,6 +158,8 @@ class BatchLoader:
     def __init__(self, dataset, batches, augment, fill, seed, epoch, clean=False):
         self.dataset, self.batches, self.augment = dataset, batches, augment
         self.fill, self.seed, self.epoch, self.clean = fill, seed, epoch, clean
+        wave = augment and augment.wave
+        self.wave = WaveAugment(wave, dataset.feature_config.sample_rate_hz) if wave else None
 
     def __len__(self):
         return len(self.batches)
@@ -164,7 +167,8 @@ class BatchLoader:
     def __getitem__(self, position):
         """Read, augment and pad the batch at this position of the plan. Returns: Batch."""
         indices, weight = self.batches[position]
-        untouched = [self.dataset.features(index) for index in indices]
+        read = self.clean or self.wave is None
+        untouched = [self.dataset.features(index) if read else None for index in indices]
         rows = [torch.tensor(self.augmented(index, feats)) for index, feats in zip(indices, untouched, strict=True)]
         tokens = [torch.tensor(self.dataset.tokens[index], dtype=torch.int64) for index in indices]
         pad = torch.nn.utils.rnn.pad_sequence
@@ -179,10 +183,13 @@ class BatchLoader:
         )
 
     def augmented(self, index, feats):
-        """Features (T, D) of this utterance as the model gets them in this epoch."""
+        """Features (T, D) of this utterance as the model gets them in this epoch. Args: feats: as they are (not read with wave)."""
         if self.augment is None:
             return feats
-        rng = utterance_rng(self.seed, self.epoch, self.dataset.utterances[index].utt_id)
+        place = (self.seed, self.epoch, self.dataset.utterances[index].utt_id)
+        if self.wave is not None:
+            feats = self.dataset.features(index, lambda samples: augment_wave(samples, self.wave, *place))
+        rng = utterance_rng(*place)
         if self.augment.vtlp:
             factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
             feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)

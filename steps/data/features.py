@@ -101,14 +101,17 @@ def compute_features(samples, config):
     return torchaudio.compliance.kaldi.mfcc(waveform, num_ceps=config.num_ceps, **options)
 
 
-def utterance_features(utt: Utterance, config):
+def utterance_features(utt: Utterance, config, change=None):
     """Read, cut, change the speed of, and analyse one utterance: what is stored offline and computed on the fly.
 
+    Args:    change: function (S,) float32 array -> the same shape, applied last before the analysis; None: none.
     Returns: (T, D) float32.   Raises: UserError naming the utterance or its file.
     """
     samples = load_audio(utt.audio, config.sample_rate_hz, utt.start_s, utt.end_s)
     if utt.speed != 1.0:
         samples = change_speed(samples, utt.speed)
+    if change is not None:
+        samples = torch.from_numpy(change(samples.numpy()))
     try:
         return compute_features(samples, config)
     except ValueError:

@@ -2,7 +2,7 @@
 
 Ids: 0 `<blk>`, 1 `<unk>`, then the pieces. SentencePiece knows no blank: its ids are ours minus one, and `_SHIFT` is
 the only place that says so. U+2581 in a piece stands for a space. Kind char: a space is a token of its own, between
-words only. BPE and unigram: it leads every word, the first one too. Text is taken as it is: no case folding, no NFKC.
+words only. The other kinds: it leads every word, the first one too. Text is taken as it is: no case folding, no NFKC.
 """
 
 import io
@@ -18,7 +18,7 @@ from steps.core.config import check
 from steps.core.outdir import atomic_file, write_text
 
 BLANK, UNKNOWN, SPACE = "<blk>", "<unk>", "\u2581"
-KINDS = ("char", "bpe", "unigram")
+KINDS = ("char", "bpe", "unigram", "word")
 _SHIFT = 1  # id here = id in SentencePiece + 1
 
 
@@ -26,15 +26,15 @@ _SHIFT = 1  # id here = id in SentencePiece + 1
 class TokenizerConfig:
     """Settings of tokenizer training."""
 
-    kind: str = "char"  # char, bpe or unigram
+    kind: str = "char"  # char, bpe, unigram, or word: whole words, for phones and closed vocabularies
     vocab_size: int | None = (
         None  # bpe, unigram: size of the output layer, blank and unknown counted; char: from the text
     )
 
     def __post_init__(self):
         check(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.kind == "char":
-            check(self.vocab_size is None, "vocab_size follows from the text for kind char; leave it out")
+        if self.kind in ("char", "word"):
+            check(self.vocab_size is None, f"vocab_size follows from the text for kind {self.kind}; leave it out")
         else:
             check(self.vocab_size is not None, f"vocab_size must be given for kind {self.kind}")
             check(self.vocab_size >= 4, f"vocab_size must be 4 or more, not {self.vocab_size}")
@@ -129,6 +129,8 @@ def train_tokenizer(texts, kind="char", vocab_size=None):
             raise UserError(
                 f"{count} transcripts contain {symbol!r}, a token with a meaning of its own; replace it there"
             )
+    if kind == "word":
+        vocab_size = _SHIFT + 1 + len({word for text in texts for word in text.split()})
     if kind == "char":
         vocab_size = _SHIFT + 1 + len(set("".join(texts)) - {" "}) + any(" " in text.strip() for text in texts)
     model = io.BytesIO()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.config import check
 from steps.data.tokenizer import Tokenizer
 from steps.search import lexicon
 from steps.search.greedy import greedy_search
@@ -19,6 +20,13 @@ class DecodeConfig:
 
     lexicon: bool = True  # also decode with the word list, when there is one
     word_score: float = 0.0  # nats added for each word in lexicon decoding; below 0 gives fewer words
+    unit: str = "word"  # what error rates count: word (WER), char (CER, for scripts without blanks) or phone (PER)
+    fold: dict = dataclasses.field(default_factory=dict)  # words that count as others when scored, such as {ix: ih}
+
+    def __post_init__(self):
+        check(self.unit in ("word", "char", "phone"), f"unit must be word, char or phone, not {self.unit!r}")
+        pairs = [word for pair in self.fold.items() for word in pair]
+        check(all(isinstance(w, str) and len(w.split()) == 1 for w in pairs), "fold: expected `word: word` pairs")
 
 
 def is_exported(folder):

@@ -27,13 +27,13 @@ def align(ref, hyp):
     return rows
 
 
-def format_errors(refs, hyps, speakers, counts):
+def format_errors(refs, hyps, speakers, counts, rate="WER"):
     """Text of the errors file: utterances with errors in their order, then the commonest confusions.
 
     Args:   refs, hyps: id -> text.   speakers: id -> speaker.   counts: list of UtteranceErrors (words) in that order.
     """
     right = sum(count.errors == 0 for count in counts)
-    parts = [f"{format_wer_line(pool(counts))}\n{right} of {len(counts)} utterances right; the others:\n"]
+    parts = [f"{format_wer_line(pool(counts), rate)}\n{right} of {len(counts)} utterances right; the others:\n"]
     confusions = collections.Counter()
     for count in counts:
         if count.errors == 0:
@@ -64,7 +64,7 @@ def _format_confusions(confusions, most=50):
     return "count op  reference -> hypothesis\n" + "".join(lines) + (f"and {rest} more kinds\n" if rest > 0 else "")
 
 
-def format_speakers(counts, speakers):
+def format_speakers(counts, speakers, rate="WER"):
     """Text of the per-speaker table; the last row is all of them.
 
     Args:   counts: list of UtteranceErrors (words).   speakers: id -> speaker.
@@ -72,7 +72,7 @@ def format_speakers(counts, speakers):
     groups = collections.defaultdict(list)
     for count in counts:
         groups[speakers[count.utt_id]].append(count)
-    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", "%WER", "%SER")]
+    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", f"%{rate}", "%SER")]
     rows += [_speaker_row(name, pool(groups[name])) for name in sorted(groups, key=str.encode)]
     rows.append(_speaker_row("all", pool(counts)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -30,6 +30,7 @@ class Score:
     cer_percent: float
     ser_percent: float
     interval: Interval
+    rate: str = "WER"  # CER or PER where characters or phones are counted: all of the above but cer_percent is of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +163,7 @@ def read_scores(folder):
                 cer_percent=percent(chars["errors"], chars["reference_length"]),
                 ser_percent=percent(words["sentence_errors"], words["sentences"]),
                 interval=Interval(**content["wer_interval_95"]),
+                rate=content.get("rate", "WER"),
             )
     return scores
 

@@ -50,10 +50,16 @@ def result_table(rows):
         torch = row.torch_scores.get("greedy")
         table.append([*cells, "-" if torch is None else f"{torch.wer_percent:.2f}"])
     used = [i for i in range(len(HEADER)) if any(cells[i] != "-" for cells in table)]
-    return markdown_table([HEADER[i] for i in used], [[cells[i] for i in used] for cells in table])
+    header = [title.replace("WER", rate_of(rows)) for title in HEADER]
+    return markdown_table([header[i] for i in used], [[cells[i] for i in used] for cells in table])
 
 
-def comparison_table(comparisons):
+def rate_of(rows):
+    """Name of the error rate of these rows: WER, CER or PER."""
+    return next((score.rate for row in rows for score in row.scores.values()), "WER")
+
+
+def comparison_table(comparisons, rate="WER"):
     """Differences of one test set: one row per pair, a star where the interval leaves out zero."""
     cells = {}
     for item in comparisons:
@@ -62,7 +68,7 @@ def comparison_table(comparisons):
         cells.setdefault((item.a, item.b), {})[item.kind] = f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{star}"
     kinds = [kind for kind in ("greedy", "lexicon") if any(kind in found for found in cells.values())]
     rows = [[f"{a} - {b}", *(found.get(kind, "-") for kind in kinds)] for (a, b), found in cells.items()]
-    return markdown_table(["difference in WER, points [95 %]", *kinds], rows)
+    return markdown_table([f"difference in {rate}, points [95 %]", *kinds], rows)
 
 
 def agreement_lines(rows):
@@ -93,9 +99,12 @@ def set_section(results, set_name, plot=None):
     ))  # fmt: skip
     parts = [f"## {set_name}\n", result_table(rows)]
     if comparisons:
-        parts.append(comparison_table(comparisons))
+        parts.append(comparison_table(comparisons, rate_of(rows)))
         parts.append("Below 0: the first has fewer errors. *: the interval leaves out 0.\n")
-    parts.append(NOTES.format(drawn=drawn))
+    notes = NOTES.format(drawn=drawn)
+    if rate_of(rows) != "WER":
+        notes = notes.replace("WER: word errors", "WER: errors").replace("WER", rate_of(rows))
+    parts.append(notes)
     agreement = agreement_lines(rows)
     if agreement:
         parts.append(agreement)

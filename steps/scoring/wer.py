@@ -6,6 +6,7 @@ toolkits do, so that a missed word boundary is an error too. Nothing is normalis
 
 import dataclasses
 import math
+import unicodedata
 
 import jiwer
 
@@ -47,6 +48,28 @@ class ErrorCounts:
     @property
     def sentence_percent(self):
         return percent(self.sentence_errors, self.sentences)
+
+
+RATES = {"word": "WER", "char": "CER", "phone": "PER"}  # unit that is counted -> name of its error rate
+JOINERS = "\u200c\u200d"  # belong to the letter before them, as combining marks do
+
+
+def in_units(text, unit="word", fold=None):
+    """The text with a blank between the units that are counted.
+
+    Args: unit: word, phone (the same) or char: each character with its combining marks, blanks not counted.
+          fold: word -> the word it counts as.
+    """
+    words = [(fold or {}).get(word, word) for word in text.split()]
+    if unit != "char":
+        return " ".join(words)
+    units = []
+    for char in "".join(words):
+        if units and (unicodedata.category(char)[0] == "M" or char in JOINERS or units[-1][-1] == JOINERS[1]):
+            units[-1] += char
+        else:
+            units.append(char)
+    return " ".join(units)
 
 
 def percent(errors, total):

@@ -41,6 +41,8 @@ class LearningConfig:
 
     def __post_init__(self):
         check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
+        wave = self.augment is not None and self.augment.wave is not None
+        check(not wave or self.source == "on_the_fly", "augment.wave needs source: on_the_fly")
 
 
 @dataclass(kw_only=True)

@@ -147,7 +147,7 @@ def test_a_very_long_transcript_counts_too():
 @pytest.mark.parametrize(
     "data",
     [
-        {"kind": "word"},
+        {"kind": "syllable"},
         {"kind": "bpe"},
         {"kind": "char", "vocab_size": 30},
         {"kind": "bpe", "vocab_size": 2},
@@ -177,3 +177,11 @@ def test_program(tmp_path):
     assert f"char tokenizer, {tokenizer.vocab_size} tokens" in result.stdout
     assert tokenizer.pieces == train_tokenizer(TEXTS).pieces
     assert load_config(TokenizerConfig, tmp_path / "tokenizer" / "tokenizer.yaml") == TokenizerConfig()
+
+
+def test_word_tokens_are_whole_words():
+    tokenizer = train_tokenizer(["sil ax b", "sil ih z sil"], "word")
+    assert sorted(tokenizer.pieces[2:]) == ["\u2581ax", "\u2581b", "\u2581ih", "\u2581sil", "\u2581z"]
+    ids = tokenizer.encode("z sil b")
+    assert len(ids) == 3 and tokenizer.decode(ids) == "z sil b"
+    assert tokenizer.encode("q") == [tokenizer.unknown_id]

@@ -86,3 +86,20 @@ def test_results_are_published_by_hand(tmp_path, forked):
         (report / name).write_text(name)
     subprocess.run(words, check=True, capture_output=True, timeout=10)
     assert (forked / "RESULTS.md").read_text() == "RESULTS.md"
+
+
+def test_a_fork_of_a_recipe_for_own_data_keeps_its_reader(tmp_path):
+    printed = fork("labelled_folder", str(tmp_path / "words"))
+    assert "your data:" in printed and not (tmp_path / "words/local").exists()
+    recipe = (tmp_path / "words/recipe.sh").read_text()
+    assert "prepare_labelled_folder.py" in recipe and "\ncorpus_dir=\n" in recipe
+    base = (tmp_path / "words/conf/teacher.yaml").read_text()
+    assert "base: base/teacher.yaml" in base
+
+
+def test_settings_with_a_neighbour_as_base_are_complete(tmp_path):
+    from steps.core.config import read_yaml
+
+    fork("manifest", str(tmp_path / "mine"))
+    assert "base: base/teacher.yaml" in (tmp_path / "mine/conf/tiny_conformer.yaml").read_text()
+    assert read_yaml(tmp_path / "mine/conf/tiny_conformer.yaml") == read_yaml(ROOT / "conf/tiny_conformer.yaml")

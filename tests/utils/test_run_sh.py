@@ -221,3 +221,14 @@ def test_every_recipe_dry_runs(recipe, tmp_path):
 
 def test_run_sh_stays_short():
     assert len((ROOT / "run.sh").read_text().splitlines()) < 150
+
+
+def test_a_changed_preparation_option_is_noticed(bench):
+    bench.write_recipe(RECIPE.replace("--jobs $nj", "--jobs $nj --options $recipe_dir/conf/prepare.yaml"))
+    options = bench.recipe / "conf/prepare.yaml"
+    options.write_text("text: {case: keep}\n")
+    bench.run("--stop-stage", "0")
+    assert bench.run("--stop-stage", "0")[0] == []
+    options.write_text("text: {case: lower}\n")
+    ran, printed = bench.run("--stop-stage", "0")
+    assert "prepare_it" in ran[0] and "case: lower" in printed

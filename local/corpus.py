@@ -1,0 +1,268 @@
+"""What all corpus readers share: options, archives, lists, splits by speaker, and the way to finished data folders.
+
+A reader yields `steps.core.datadir.Utterance`s by set and hands them to `finish`, which measures them, checks the
+published counts, applies the preparation options (local/preparation.py), refuses leaks between sets, and writes.
+"""
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from local.download import download
+from local.leaks import refuse_leaks
+from local.preparation import PreparationConfig, prepare_sets
+from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, say
+from steps.core.config import load_config
+from steps.core.datadir import audio_info, write_data_dir
+from steps.core.outdir import write_text
+from steps.core.tables import Problem, raise_problems
+
+HOURS_OFF = 0.05
+THREADS = 8  # that read headers of sound files: waiting for the disk, not computing
+
+
+def reader_parser(description, mirror=None, counts=False):
+    """Parser with the options every reader has.
+
+    Args: mirror: where archives are fetched from by default, or None for a corpus that cannot be fetched.
+          counts: whether there are published counts to check against.
+    """
+    parser = make_parser(description)
+    text = "the corpus: its folder" + (" or archive (default: fetch it)" if mirror else "")
+    missing = {"nargs": "?", "default": "", "const": ""} if mirror else {"required": True}
+    parser.add_argument("--corpus-dir", metavar="PATH", help=text, **missing)
+    add_common(parser, out="folder of the data folders, such as data/mine")
+    text = "preparation options (default: none; see conf/prepare.yaml)"
+    parser.add_argument("--options", metavar="YAML", help=text)
+    parser.add_argument(
+        "--nj", type=parse_count, default=1, metavar="N", help="processes that treat audio (default: 1)"
+    )
+    if mirror:
+        text = f"folder on the web that holds the archives (default: {mirror})"
+        parser.add_argument("--mirror", default=mirror, metavar="URL", help=text)
+    if counts:
+        text = "false: accept a part of the corpus (default: true)"
+        parser.add_argument("--check-counts", type=parse_bool, default=True, metavar="BOOL", help=text)
+    return parser
+
+
+def fetch(args, archives):
+    """Find the folder of the corpus: --corpus-dir, an archive unpacked, or archives fetched and unpacked to --out.
+
+    Args:    archives: path below the mirror -> SHA-256 or None.
+    Returns: Path of a folder.   Raises: UserError.
+    """
+    out = Path(args.out)
+    if args.corpus_dir:
+        path = Path(args.corpus_dir)
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; --corpus-dir names the corpus")
+        return unpack(path, out / "corpus") if path.is_file() else path
+    if not archives:
+        raise UserError("--corpus-dir is empty: name the corpus there, or as corpus_dir= in recipe.sh")
+    for name, sha256 in archives.items():
+        file_name = Path(name).name
+        folder = out / "corpus" / file_name.split(".")[0]
+        if not folder.is_dir():
+            url = f"{args.mirror.rstrip('/')}/{name}"
+            say(f"fetching {url}")
+            try:
+                archive = download(url, out / "download" / file_name, sha256)
+            except UserError as error:
+                message = f"{error}; or name a copy with --corpus-dir, or another server with --mirror"
+                raise UserError(message) from None
+            unpack(archive, folder)
+    return out / "corpus"
+
+
+def unpack(archive, folder):
+    """Unpack a tar archive to `folder` (made anew), refusing whatever would land outside. Returns: folder."""
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("unpacking safely needs Python 3.11.4 or later; unpack by hand and name the folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(temp, filter="data")
+        shutil.rmtree(folder, ignore_errors=True)
+        temp.rename(folder)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive}: cannot be unpacked ({error})") from None
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    folder.chmod(0o755)
+    return folder
+
+
+def find_folders(root, name, depth=3):
+    """All folders called `name` (case does not matter) at most `depth` levels below `root`, sorted; links not followed."""
+    found, level = [], [Path(root)]
+    for _ in range(depth + 1):
+        found += [folder for folder in level if folder.name.lower() == name.lower()]
+        level = [
+            item for folder in level for item in sorted(folder.iterdir()) if item.is_dir() and not item.is_symlink()
+        ]
+    return found
+
+
+def read_lines(path):
+    """Yield (place, line) of a UTF-8 text file; blank lines, DOS line ends and a byte order mark are nothing to us."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is the corpus complete?") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", line.rstrip("\r")
+
+
+def read_rows(path, problems):
+    """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a row that is none is a problem."""
+    lines = list(read_lines(path))
+    if path.suffix in (".csv", ".tsv"):
+        rows = csv.reader((line for _, line in lines), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        try:
+            header = next(rows, [])
+            for row in rows:
+                if len(row) != len(header):
+                    problems.append(
+                        Problem(f"{path}: row {rows.line_num}", f"{len(row)} fields, expected {len(header)}")
+                    )
+                else:
+                    yield f"{path}: row {rows.line_num}", dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: row {rows.line_num}: {error}; put quotes around fields that hold a quote"
+            ) from None
+        return
+    for where, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            problems.append(Problem(where, "expected one JSON object a line"))
+
+
+def clean_id(text):
+    """An id that is safe in tables and as a file name: letters, digits, _ and - stay, anything else becomes _."""
+    return re.sub(r"[^\w-]", "_", text).strip("_") or "_"
+
+
+def split_by_speaker(utterances, dev_share=0.1, test_share=0.1):
+    """Split into train, dev and test with speakers of their own.
+
+    The speakers' order is that of a hash of their names, so neither the order of files nor a new speaker moves others
+    far; dev and test get speakers until they have their share of utterances, one at least.
+
+    Returns: dict set name -> list.   Raises: UserError with fewer than three speakers.
+    """
+    speakers = {}
+    for utt in utterances:
+        speakers.setdefault(utt.speaker, []).append(utt)
+    if len(speakers) < 3:
+        raise UserError(f"{len(speakers)} speakers cannot be split into train, dev and test; list the sets yourself")
+    order = sorted(speakers, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    sets, total = {"train": [], "dev": [], "test": []}, len(utterances)
+    for left, speaker in zip(range(len(order), 0, -1), order, strict=True):
+        if not sets["test"] or (len(sets["test"]) + len(speakers[speaker]) <= test_share * total and left > 2):
+            name = "test"
+        elif not sets["dev"] or (len(sets["dev"]) + len(speakers[speaker]) <= dev_share * total and left > 1):
+            name = "dev"
+        else:
+            name = "train"
+        sets[name] += speakers[speaker]
+    return sets
+
+
+def measure(sets, problems):
+    """Fill in duration_s of utterances that lack it, from the headers of their files. Returns: the sets."""
+    files = {utt.audio for utterances in sets.values() for utt in utterances if utt.duration_s is None}
+
+    def seconds(path):
+        try:
+            return audio_info(path)[0]
+        except UserError as error:
+            return Problem(path, str(error).removeprefix(f"{path}: "))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = dict(zip(files, pool.map(seconds, files), strict=True))
+    problems += sorted((item for item in found.values() if isinstance(item, Problem)), key=str)
+
+    def measured(utt):
+        length = found.get(utt.audio)
+        if utt.duration_s is not None or isinstance(length, Problem):
+            return utt
+        return replace(utt, duration_s=round((length if utt.end_s is None else utt.end_s) - utt.start_s, 6))
+
+    return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
+
+
+def check_counts(sets, published):
+    """Refuse a copy of the corpus that is not the published one.
+
+    Args: published: set -> (utterances, speakers, hours); None: not published. Hours may be 5 % off: they are rounded there.
+    """
+    for name, expected in published.items():
+        hours = sum(utt.duration_s for utt in sets[name]) / 3600
+        found = (len(sets[name]), len({utt.speaker for utt in sets[name]}), hours)
+        same = [there == wanted for there, wanted in zip(found[:2], expected[:2], strict=True) if wanted is not None]
+        if not all(same) or (expected[2] is not None and abs(hours - expected[2]) > HOURS_OFF * expected[2]):
+            told = [f"{n:g} {what}" for n, what in zip(expected, ("utterances", "speakers", "hours"), strict=True) if n]
+            raise UserError(
+                f"{name} has {found[0]} utterances, {found[1]} speakers, {hours:.2f} hours; the published corpus "
+                f"{', '.join(told)}; for a part of it, say --check-counts false"
+            )
+
+
+def finish(sets, problems, args, published=None, words=None):
+    """Measure, check, prepare and write the sets; nothing is written when anything is wrong.
+
+    Args:   sets: name -> list of Utterance.   problems: list of Problem found so far.   args: of `reader_parser`.
+            published: see check_counts.   words: list for words.txt; None: the words of all sets but the test sets.
+    Raises: UserError.
+    """
+    config = load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
+    sets = measure(sets, problems)
+    raise_problems(problems, f"{args.corpus_dir or args.out} cannot be used as it is")
+    for name, utterances in sets.items():
+        if not utterances:
+            raise UserError(f"{args.corpus_dir or args.out}: no utterances for {name}")
+    if published and args.check_counts:
+        check_counts(sets, published)
+    refuse_leaks(sets, config.shared_speakers)
+    sets = prepare_sets(sets, config, Path(args.out), args.nj)
+    for name, utterances in sets.items():
+        write_data_dir(Path(args.out) / name, utterances)
+    if words is None:
+        words = sorted(
+            {word for name in sets if not name.startswith("test") for u in sets[name] for word in u.text.split()}
+        )
+    write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
+    for name, utterances in sets.items():
+        say(describe(name, utterances, set(words)))
+
+
+def describe(name, utterances, words):
+    """One line about a set."""
+    tokens = [word for utt in utterances for word in utt.text.split()]
+    hours = sum(utt.duration_s for utt in utterances) / 3600
+    outside = sum(word not in words for word in tokens)
+    return (
+        f"{name}: {len(utterances)} utterances, {len({utt.speaker for utt in utterances})} speakers, {hours:.2f} h, "
+        f"{len(tokens)} words, {outside} of them not in words.txt"
+    )

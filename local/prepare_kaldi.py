@@ -1,0 +1,94 @@
+"""Take over Kaldi data folders: wav.scp, text, utt2spk, segments and all.
+
+    python3 local/prepare_kaldi.py --corpus-dir /kaldi/egs/mine/s5/data --sets train=train_clean,dev=dev,test=eval92 \\
+        --out data/mine
+
+Relative paths in wav.scp are taken relative to --wav-root (default: --corpus-dir, then the folder of the data folder).
+Commands in wav.scp (`sph2pipe ... |`) are refused; with --allow-pipes true they are run by bash, once, and what they
+print is kept as FLAC in --out: only do that with files you trust.
+"""
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import soundfile
+
+from local.corpus import clean_id, fetch, finish, reader_parser
+from steps.core.cli import UserError, parse_bool, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import atomic_file
+from steps.core.tables import Problem
+
+
+def parse_sets(text):
+    """`train=train_clean,dev=dev` -> dict. Raises: UserError."""
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise UserError(f"--sets: expected such as train=train_clean,dev=dev,test=eval92, not {text!r}")
+    return dict(pairs)
+
+
+def run_pipe(command, path):
+    """Keep the sound a command prints. Raises: UserError."""
+    done = subprocess.run(
+        ["bash", "-c", command.strip().removesuffix("|")], capture_output=True, stdin=subprocess.DEVNULL
+    )
+    try:
+        if done.returncode:
+            raise ValueError(
+                done.stderr.decode(errors="replace").strip().splitlines()[-1:] or f"status {done.returncode}"
+            )
+        samples, rate_hz = soundfile.read(io.BytesIO(done.stdout), dtype="int16", always_2d=True)
+        if not len(samples):
+            raise ValueError("no samples")
+    except (ValueError, soundfile.SoundFileError) as error:
+        raise UserError(f"the command `{command}` gave no sound ({error})") from None
+    with atomic_file(path, "wb") as file:
+        soundfile.write(file, samples[:, 0], rate_hz, subtype="PCM_16", format="FLAC")
+
+
+def find_audio(utt, roots, out, made, allow_pipes):
+    """Path of an utterance's sound file; a command's output is made first. Raises: UserError."""
+    if not utt.audio.endswith("|"):
+        paths = [root / utt.audio for root in roots]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise UserError(f"no such sound file: {' or '.join(map(str, paths))}; --wav-root names their folder")
+        return str(path.resolve())
+    if not allow_pipes:
+        raise UserError(f"a command in wav.scp: {utt.audio}; --allow-pipes true runs it, if you trust it")
+    if utt.audio not in made:
+        path = out / "audio" / f"{len(made):06d}_{clean_id(utt.utt_id)[:80]}.flac"
+        run_pipe(utt.audio, path)
+        made[utt.audio] = str(path)
+    return made[utt.audio]
+
+
+def main():
+    parser = reader_parser(__doc__)
+    parser.add_argument("--sets", default="train=train,dev=dev,test=test", help="set=folder,... (default: %(default)s)")
+    parser.add_argument("--wav-root", type=Path, metavar="DIR", help="what relative paths in wav.scp are relative to")
+    parser.add_argument("--allow-pipes", type=parse_bool, default=False, metavar="BOOL", help="true: run commands")
+    args = parser.parse_args()
+    root, out, problems, sets, made = fetch(args, {}), Path(args.out), [], {}, {}
+    for name, folder in parse_sets(args.sets).items():
+        sets[name] = []
+        roots = [args.wav_root] if args.wav_root else [root, root / folder]
+        for utt in read_data_dir(root / folder, allow_pipes=True, check_audio=False):
+            try:
+                audio = find_audio(utt, roots, out, made, args.allow_pipes)
+                sets[name].append(replace(utt, audio=audio))
+            except UserError as error:
+                problems.append(Problem(f"{root / folder}/wav.scp: {utt.utt_id}", str(error)))
+    if made:
+        say(f"{len(made)} commands of wav.scp were run; their sound is in {out}/audio")
+    finish(sets, problems, args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,116 @@
+"""Treating recordings before training: voice-activity trimming, denoising, one level for all. Inputs are never changed.
+
+Trimming only moves the limits of an utterance. Denoising and a level make a new file, FLAC of 16 bits at the rate of
+the original.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from steps.core.cli import UserError
+from steps.core.config import check
+from steps.core.outdir import atomic_file
+
+VAD_RATE_HZ = 16000
+PEAK = 0.98  # no sample is louder after a change of level
+
+
+@dataclass(frozen=True)
+class SoundConfig:
+    """What is done to the audio of all sets, test sets too: a recogniser must hear in use what it was trained on."""
+
+    trim: bool = False  # cut off what a voice-activity detector (Silero) takes for silence at both ends
+    trim_pad_s: float = 0.2  # kept of it
+    denoise: float = 0.0  # 0 to 1: share of the estimated noise to take away (spectral gating)
+    level_dbfs: float | None = None  # root mean square of every utterance, below 0
+
+    def __post_init__(self):
+        check(0 <= self.denoise <= 1, f"denoise must be in [0, 1], not {self.denoise}")
+        check(self.trim_pad_s >= 0, f"trim_pad_s must be >= 0, not {self.trim_pad_s}")
+        check(self.level_dbfs is None or -60 <= self.level_dbfs < 0, "level_dbfs must be in [-60, 0)")
+
+
+def treat(utt, config, folder):
+    """Treat one utterance. Args: folder: for a new file. Returns: Utterance, or why it is dropped (str)."""
+    samples, rate_hz = read_samples(utt)
+    if config.trim:
+        speech = speech_limits(samples, rate_hz)
+        if speech is None:
+            return "no speech found"
+        first = max(0, round((speech[0] - config.trim_pad_s) * rate_hz))
+        samples = samples[first : round((speech[1] + config.trim_pad_s) * rate_hz)]
+        start_s, seconds = round(utt.start_s + first / rate_hz, 6), round(len(samples) / rate_hz, 6)
+        utt = replace(utt, start_s=start_s, end_s=round(start_s + seconds, 6), duration_s=seconds)
+    if not config.denoise and config.level_dbfs is None:
+        return utt
+    if not np.any(samples):
+        return "digital silence"
+    if config.denoise:
+        samples = reduce_noise(samples, rate_hz, config.denoise)
+    if config.level_dbfs is not None:
+        samples = set_level(samples, config.level_dbfs)
+    path = Path(folder) / f"{hashlib.sha256(utt.utt_id.encode()).hexdigest()[:24]}.flac"
+    with atomic_file(path, "wb") as file:
+        soundfile.write(file, np.clip(samples, -1.0, 1.0), rate_hz, subtype="PCM_16", format="FLAC")
+    return replace(utt, audio=str(path), start_s=0.0, end_s=None, duration_s=round(len(samples) / rate_hz, 6))
+
+
+def read_samples(utt):
+    """Samples of an utterance. Returns: ((S,) float32 of the first channel, rate in Hz). Raises: UserError."""
+    try:
+        with soundfile.SoundFile(utt.audio) as file:
+            first = round(utt.start_s * file.samplerate)
+            last = file.frames if utt.end_s is None else min(file.frames, round(utt.end_s * file.samplerate))
+            file.seek(first)
+            samples, rate_hz = file.read(max(0, last - first), dtype="float32", always_2d=True)[:, 0], file.samplerate
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UserError(f"{utt.audio}: not a readable sound file ({error})") from None
+    if not len(samples) or not np.isfinite(samples).all():
+        raise UserError(f"{utt.audio}: {utt.utt_id} has no samples, or samples that are no numbers")
+    return np.ascontiguousarray(samples), rate_hz
+
+
+def set_level(samples, dbfs):
+    """Scale to a root mean square of `dbfs` decibels below full scale, or as near as peaks allow.
+
+    Args: samples: (S,) float, not all zero.   Returns: (S,) float.
+    """
+    gain = 10 ** (dbfs / 20) / np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
+    return samples * min(gain, PEAK / np.abs(samples).max())
+
+
+def reduce_noise(samples, rate_hz, share):
+    """Stationary spectral gating. Source: noisereduce (Sainburg, Zorea 2024, arXiv:2412.17851)."""
+    import noisereduce  # only here: loads torch and scipy
+
+    reduced = noisereduce.reduce_noise(y=samples, sr=rate_hz, stationary=True, prop_decrease=share)
+    return np.asarray(reduced, dtype=np.float32)
+
+
+@functools.cache
+def _detector():
+    from silero_vad import load_silero_vad  # only here: loads torch
+
+    return load_silero_vad(onnx=True)
+
+
+def speech_limits(samples, rate_hz):
+    """First and last moment of speech. Returns: (start_s, end_s), or None when there is none. Source: Silero VAD."""
+    import torch
+    from silero_vad import get_speech_timestamps
+
+    torch.set_num_threads(1)
+    count = round(len(samples) * VAD_RATE_HZ / rate_hz)
+    at = np.linspace(0, len(samples) - 1, max(count, 1))
+    resampled = (
+        np.interp(at, np.arange(len(samples)), samples).astype(np.float32) if rate_hz != VAD_RATE_HZ else samples
+    )
+    found = get_speech_timestamps(torch.from_numpy(resampled.copy()), _detector(), sampling_rate=VAD_RATE_HZ)
+    if not found:
+        return None
+    return found[0]["start"] / VAD_RATE_HZ, min(found[-1]["end"] / VAD_RATE_HZ, len(samples) / rate_hz)

@@ -1,0 +1,93 @@
+"""Bringing transcripts into one form: Unicode, case, punctuation, numbers, and what single languages need besides.
+
+What a language needs stands in HOOKS, one small function each: add yours there.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from steps.core.cli import UserError
+from steps.core.config import check
+
+# Invisible characters without a sound: byte order mark, zero width space, soft hyphen, direction marks. The joiners
+# U+200C and U+200D stay: they change letters in Persian and Indic scripts.
+INVISIBLE = dict.fromkeys(
+    map(ord, "\ufeff\u200b\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+)
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff"
+COMMA_GROUPS = ("en", "zh", "ja", "ko", "he", "th", "hi")  # languages that write 1,000.5; the others write 1.000,5
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How transcripts are normalised; the defaults change nothing but white space."""
+
+    language: str = ""  # code such as en, tr, zh: of HOOKS, and of numbers in words
+    unicode: str = ""  # NFC or NFKC; empty: as it is
+    case: str = "keep"  # keep, lower or upper
+    punctuation: str = "keep"  # keep, or remove: punctuation marks and symbols
+    keep: str = "'"  # characters that removing spares
+    numbers: bool = False  # digits become words of the language, by num2words
+
+    def __post_init__(self):
+        check(self.unicode in ("", "NFC", "NFKC"), f"unicode must be NFC or NFKC, not {self.unicode!r}")
+        check(self.case in ("keep", "lower", "upper"), f"case must be keep, lower or upper, not {self.case!r}")
+        check(self.punctuation in ("keep", "remove"), f"punctuation must be keep or remove, not {self.punctuation!r}")
+        check(self.language or not self.numbers, "numbers: true needs a language")
+
+
+def turkish(text):
+    """Capital I is the capital of dotless i, not of i."""
+    return text.replace("I", "ı").replace("İ", "i")
+
+
+def chinese(text):
+    """Full-width letters to plain ones; no blanks between characters."""
+    return re.sub(rf"(?<=[{HAN}])\s+(?=[{HAN}])", "", unicodedata.normalize("NFKC", text))
+
+
+def arabic(text):
+    """Without tatweel, which only stretches a line."""
+    return text.replace("\u0640", "")
+
+
+HOOKS = {"tr": turkish, "az": turkish, "zh": chinese, "ja": chinese, "ar": arabic, "fa": arabic, "ur": arabic}
+
+
+def normalise(text, config):
+    """Bring one transcript into form. Args: config: TextConfig. Returns: str, perhaps empty."""
+    if config != TextConfig():
+        text = text.translate(INVISIBLE).replace("\u2019", "'").replace("\u02bc", "'")
+    if config.unicode:
+        text = unicodedata.normalize(config.unicode, text)
+    if (hook := HOOKS.get(config.language)) and (hook is not turkish or config.case == "lower"):
+        text = hook(text)
+    if config.numbers:
+        text = NUMBER.sub(lambda match: f" {in_words(match[0], config.language)} ", text)
+    if config.case != "keep":
+        text = text.lower() if config.case == "lower" else text.upper()
+    if config.punctuation == "remove":
+        text = "".join(" " if _is_punctuation(char, config.keep) else char for char in text)
+    return " ".join(text.split())
+
+
+def _is_punctuation(char, keep):
+    return unicodedata.category(char)[0] in "PS" and char not in keep
+
+
+def in_words(number, language):
+    """Digits as words. Args: number: such as 25 or 3.5. Raises: UserError for a language num2words lacks."""
+    from num2words import num2words  # only here: slow to import, and seldom wanted
+
+    group, point = (",", ".") if language[:2] in COMMA_GROUPS else (".", ",")
+    if re.fullmatch(rf"\d{{1,3}}(\{group}\d{{3}})+(\{point}\d+)?", number):
+        number = number.replace(group, "")
+    plain = number.replace(",", ".")
+    if plain.count(".") > 1:  # a date or a version: part by part
+        return " ".join(in_words(part, language) for part in plain.split("."))
+    try:
+        return num2words(float(plain) if "." in plain else int(plain), lang=language)
+    except NotImplementedError:
+        raise UserError(f"numbers: true: num2words has no language {language!r}; leave numbers out") from None

@@ -1,0 +1,44 @@
+"""Describe a data folder: hours, speakers, words, durations, levels, clipping and noise, as text and as a page.
+
+    python3 -m steps.describe_data --data data/an4/test --words-of data/an4/train --out exp/an4/stats_test
+
+Writes stats.txt, stats.json and stats.html (one file, no network needed). --words-of names the training set: then the
+rate of words that it lacks is told. Every sound file is read once; --sample N reads that many utterances only.
+"""
+
+import sys
+from pathlib import Path
+
+from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import write_json, write_text
+from steps.data.statistics import format_page, format_text, measure_audio, summarise
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
+    add_common(parser, out="folder to write")
+    parser.add_argument("--words-of", metavar="DIR", help="training set, for words that are not in it")
+    parser.add_argument("--sample", type=parse_count, metavar="N", help="utterances whose sound is read (default: all)")
+    args = parser.parse_args()
+    utterances = read_data_dir(args.data)
+    known = None
+    if args.words_of:
+        known = {word for utt in read_data_dir(args.words_of, check_audio=False) for word in utt.text.split()}
+    step = max(1, -(-len(utterances) // args.sample)) if args.sample else 1
+    audio, bad = [], []
+    for utt in utterances[::step]:
+        try:
+            audio.append(measure_audio(utt))
+        except UserError as error:
+            bad.append(f"{utt.utt_id}: {error}")
+    stats = summarise(str(args.data), utterances, audio, known, bad)
+    write_json(Path(args.out) / "stats.json", stats)
+    write_text(Path(args.out) / "stats.html", format_page(stats))
+    write_text(Path(args.out) / "stats.txt", format_text(stats))
+    say(format_text(stats) + f"{args.out}/stats.html")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,193 @@
+"""Preparation options: off means untouched; what is dropped is counted; leaks are refused; languages keep their letters."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from local.corpus import split_by_speaker
+from local.leaks import refuse_leaks
+from local.preparation import FilterConfig, PreparationConfig, prepare_sets
+from local.sound import SoundConfig, read_samples, reduce_noise, set_level, speech_limits, treat
+from local.text import TextConfig, in_words, normalise
+from steps.core.cli import UserError
+from steps.core.config import load_config
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
+from tests.local.corpora import whistle
+
+RATE = 16000
+
+
+def make(tmp_path, name, samples, text="a b", speaker="s", **limits):
+    path = tmp_path / f"{name}.wav"
+    soundfile.write(path, samples, RATE)
+    return Utterance(f"{speaker}-{name}", speaker, text, str(path), duration_s=len(samples) / RATE, **limits)
+
+
+def noise(seconds, level=0.1, seed=0):
+    return level * np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+
+
+def test_the_defaults_and_conf_prepare_yaml_change_nothing(tmp_path):
+    assert load_config(PreparationConfig, "conf/prepare.yaml") == PreparationConfig()
+    utts = [make(tmp_path, "x", noise(1), "It’s 3 P.M., «Ali»!"), make(tmp_path, "y", noise(0.01))]
+    assert prepare_sets({"train": utts}, PreparationConfig(), tmp_path / "out") == {"train": utts}
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "wanted"),
+    [
+        ({"unicode": "NFC"}, "Cafe\u0301", "Café"),
+        ({"case": "lower"}, "ÄRGER  IST\tDa", "ärger ist da"),
+        ({"case": "lower", "language": "tr"}, "ISPARTA İzmir", "ısparta izmir"),
+        ({"case": "upper", "language": "tr"}, "ISPARTA", "ISPARTA"),
+        ({"punctuation": "remove"}, "It’s «five», 5%: yes—no…", "It's five 5 yes no"),
+        ({"punctuation": "remove", "keep": "'-"}, "well-known (very)", "well-known very"),
+        ({"language": "zh"}, "２０ 号 线 OK 吗", "20 号线 OK 吗"),
+        ({"language": "ar", "unicode": "NFC"}, "\u200fمـــرحبا بكُم", "مرحبا بكُم"),
+        ({"unicode": "NFC", "punctuation": "remove"}, "می\u200cخواهم؟", "می\u200cخواهم"),
+        ({"unicode": "NFC", "case": "lower", "punctuation": "remove"}, "हिन्दी, भाषा।", "हिन्दी भाषा"),
+        ({"numbers": True, "language": "en"}, "1,205 to 3.5", "one thousand, two hundred and five to three point five"),
+        ({"numbers": True, "language": "de"}, "1.250 Euro", "eintausendzweihundertfünfzig Euro"),
+    ],
+)  # fmt: skip
+def test_normalisation(settings, text, wanted):
+    config = TextConfig(**settings)
+    assert normalise(text, config).replace("-", " ") == wanted.replace("-", " ")
+    once = normalise(text, config)
+    assert normalise(once, config) == once
+
+
+def test_a_language_that_numbers_lack_is_named():
+    with pytest.raises(UserError, match="num2words has no language 'xx'"):
+        in_words("5", "xx")
+
+
+def test_filters_count_by_reason_and_spare_the_test_set(tmp_path):
+    config = PreparationConfig(filter=FilterConfig(min_s=0.2, max_s=2, max_chars_per_s=10, alphabet="abc", max_run=3))
+    utts = [
+        make(tmp_path, "good", noise(1), "ab c"),
+        make(tmp_path, "short", noise(0.1), "a"),
+        make(tmp_path, "long", noise(3), "a"),
+        make(tmp_path, "fast", noise(0.3), "abcabc"),
+        make(tmp_path, "foreign", noise(1), "a d"),
+        make(tmp_path, "run", noise(1), "a b b b"),
+    ]
+    kept = prepare_sets({"train": utts, "test": utts}, config, tmp_path / "out")
+    assert kept == {"train": utts[:1], "test": utts}
+    reasons = dict(line.split("\t")[1:] for line in (tmp_path / "out/dropped.tsv").read_text().splitlines())
+    assert reasons == {
+        "s-short": "too short", "s-long": "too long", "s-fast": "too many characters per second",
+        "s-foreign": "character outside the alphabet: d", "s-run": "one word over and over",
+    }  # fmt: skip
+
+
+def test_counts_are_told_and_an_empty_set_is_refused(tmp_path, capsys):
+    utts = [make(tmp_path, name, noise(1), name) for name in ("a", "b", "!")]
+    config = PreparationConfig(text=TextConfig(punctuation="remove"), filter=FilterConfig(alphabet="a"))
+    prepare_sets({"train": utts}, config, tmp_path)
+    assert (
+        "train: dropped 2 of 3 utterances (character outside the alphabet: b: 1, empty transcript: 1)"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="train: the preparation options leave no utterance"):
+        prepare_sets({"train": utts[1:]}, config, tmp_path)
+    with pytest.raises(UserError, match=r"filter.sets: no set trian"):
+        prepare_sets({"train": utts}, PreparationConfig(filter=FilterConfig(sets=["trian"], min_s=1.0)), tmp_path)
+
+
+def test_level_is_reached_and_peaks_are_never_clipped():
+    for dbfs in (-40.0, -20.0):
+        assert 20 * np.log10(np.sqrt(np.mean(set_level(noise(1, 0.01), dbfs) ** 2))) == pytest.approx(dbfs)
+    click = np.zeros(RATE)
+    click[5] = 0.5
+    assert np.abs(set_level(click, -3.0)).max() == pytest.approx(0.98)
+
+
+def test_treated_audio_is_a_new_file_and_inputs_stay(tmp_path):
+    utt = dataclasses.replace(make(tmp_path, "x", noise(2)), start_s=0.5, end_s=1.5, duration_s=1.0)
+    before = (tmp_path / "x.wav").read_bytes()
+    new = treat(utt, SoundConfig(level_dbfs=-30.0, denoise=0.5), tmp_path / "out")
+    assert (tmp_path / "x.wav").read_bytes() == before and new.audio != utt.audio
+    samples, _ = read_samples(new)
+    assert len(samples) == RATE and new.duration_s == 1.0 and new.end_s is None
+    assert 20 * np.log10(np.sqrt(np.mean(samples**2))) == pytest.approx(-30, abs=0.1)
+    evil = treat(dataclasses.replace(utt, utt_id="../../../escape"), SoundConfig(level_dbfs=-30.0), tmp_path / "out")
+    assert (tmp_path / "out") in Path(evil.audio).resolve().parents
+    silent = make(tmp_path, "silent", np.zeros(RATE))
+    assert treat(silent, SoundConfig(level_dbfs=-30.0), tmp_path) == "digital silence"
+
+
+def test_denoising_takes_noise_and_leaves_the_whistles():
+    speech = whistle([["A", "B"], ["C", "D", "E"]] * 3, 1)
+    noisy = (speech + noise(len(speech) / RATE, 0.02)).astype(np.float32)
+    clean = reduce_noise(noisy, RATE, 1.0)
+    pause = slice(0, round(0.07 * RATE))
+    assert np.std(clean[pause]) < 0.5 * np.std(noisy[pause])
+    assert np.corrcoef(clean, speech)[0, 1] > 0.7
+
+
+def test_trimming_finds_speech_and_only_moves_limits(tmp_path, an4_dir):
+    audio = next(an4_dir.glob("flac/an4_clstk/*/*.flac"))
+    speech, rate = soundfile.read(audio, dtype="float32")
+    padded = np.concatenate([noise(2, 1e-3).astype(np.float32), speech, noise(2, 1e-3).astype(np.float32)])
+    start_s, end_s = speech_limits(padded, rate)
+    assert 1.8 < start_s < end_s < 2.2 + len(speech) / rate
+    utt = make(tmp_path, "x", padded)
+    new = treat(utt, SoundConfig(trim=True, trim_pad_s=0.1), tmp_path)
+    assert new.audio == utt.audio and new.start_s == pytest.approx(start_s - 0.1, abs=0.01)
+    write_data_dir(tmp_path / "data", [new])
+    assert read_data_dir(tmp_path / "data")[0].end_s == pytest.approx(end_s + 0.1, abs=0.01)
+
+
+def test_trimming_drops_what_holds_no_speech(tmp_path):
+    assert treat(make(tmp_path, "x", noise(1, 1e-4)), SoundConfig(trim=True), tmp_path) == "no speech found"
+
+
+def test_several_processes_give_the_same(tmp_path):
+    utts = [make(tmp_path, f"x{i}", noise(0.3, 0.1, i), "a") for i in range(6)]
+    config = PreparationConfig(sound=SoundConfig(level_dbfs=-25.0))
+    results = []
+    for nj in (1, 2):
+        kept = prepare_sets({"train": utts}, config, tmp_path / "out", nj)["train"]
+        results.append([(utt, read_samples(utt)[0].tobytes()) for utt in kept])
+    assert results[0] == results[1]
+
+
+def test_speaker_leaks_are_refused_or_said(tmp_path, capsys):
+    sets = {"train": [make(tmp_path, "a", noise(1, 0.1, 1))], "test": [make(tmp_path, "b", noise(1, 0.1, 2))]}
+    with pytest.raises(UserError, match="speaker s is in train and test"):
+        refuse_leaks(sets)
+    refuse_leaks(sets, shared_speakers=True)
+    assert "1 speakers are in several sets" in capsys.readouterr().out
+
+
+def test_the_same_recording_under_two_names_is_refused(tmp_path, capsys):
+    sets = {"train": [make(tmp_path, "a", noise(1), speaker="s")], "test": [make(tmp_path, "b", noise(1), speaker="t")]}
+    with pytest.raises(UserError, match="train/s-a and test/t-b are the same recording"):
+        refuse_leaks(sets)
+    refuse_leaks({"train": [sets["train"][0], make(tmp_path, "c", noise(1))]})
+    assert "train: 1 recordings are there more than once" in capsys.readouterr().out
+    parts = [
+        dataclasses.replace(sets["train"][0], utt_id=f"s-{i}", start_s=0.3 * i, end_s=0.3 * i + 0.3) for i in range(3)
+    ]
+    refuse_leaks({"train": parts[:2]})
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("speakers", [3, 6, 40])
+def test_split_is_by_speaker_whatever_the_order(speakers):
+    utts = [Utterance(f"s{i % speakers}-{i}", f"s{i % speakers}", "x", "x.wav") for i in range(speakers * 5)]
+    sets = split_by_speaker(utts)
+    owners = [{utt.speaker for utt in part} for part in sets.values()]
+    assert all(owners) and sum(map(len, owners)) == speakers and sum(map(len, sets.values())) == len(utts)
+    assert len(sets["train"]) >= 0.33 * len(utts)
+    again = split_by_speaker(utts[::-1])
+    assert {name: {utt.utt_id for utt in part} for name, part in again.items()} == {
+        name: {utt.utt_id for utt in part} for name, part in sets.items()
+    }
+    with pytest.raises(UserError, match="2 speakers cannot be split"):
+        split_by_speaker([utt for utt in utts if utt.speaker in ("s0", "s1")])

@@ -1,0 +1,33 @@
+# shellcheck shell=bash disable=SC2034
+# AN4, spelled words and numbers over a microphone: the real-speech recipe. What the variables mean: run.sh.
+
+# corpus_dir: a folder or an4_sphere.tar.gz; empty: fetched from CMU (64 MB).
+train_set=train
+dev_set=dev             # seven held-out training speakers
+test_sets="test"
+speeds="0.9 1.0 1.1"
+lexicon=true            # prepare_an4.py writes words.txt
+
+features=features.yaml
+tokenizer=tokenizer.yaml
+decode=decode.yaml
+
+teachers="teacher"
+compare="student_kd:student"
+# name                parent            step             conf
+chain="
+teacher               -                 train_teacher    teacher.yaml
+student               -                 distill_student  student.yaml
+student_kd            teacher           distill_student  student.yaml
+teacher_prune         teacher           prune_model      teacher_prune.yaml
+student_kd_prune      student_kd        prune_model      student_prune.yaml
+student_kd_sparse     student_kd        prune_model      sparse.yaml
+student_kd_lowrank    student_kd        prune_model      lowrank.yaml
+teacher_int8          teacher           quantize_model   int8.yaml
+student_kd_int8       student_kd        quantize_model   int8.yaml
+student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
+"
+
+# Your corpus: local/prepare.py reads train.tsv, dev.tsv and test.tsv in this folder (or what you change it to).
+corpus_dir=$recipe_dir/corpus
+prepare='python3 $recipe_dir/local/prepare.py --corpus-dir $corpus_dir'

@@ -1,0 +1,30 @@
+"""The recipes of public corpora, end to end on made-up copies."""
+
+import pytest
+
+from tests.recipes.corpus_runs import ROOT, check_recipe
+
+PUBLIC = ["librispeech", "timit", "aishell", "yesno"]
+OTHERS = ["commonvoice", "kaldi", "manifest", "labelled_folder"]  # test_own_corpora.py
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", PUBLIC)
+def test_recipe(recipe, tmp_path):
+    check_recipe(recipe, tmp_path)
+    if recipe == "aishell":  # characters are the units, and they survive to the report
+        errors = (tmp_path / "exp/aishell/teacher/decode_test_onnx/errors_greedy.txt").read_text(encoding="utf-8")
+        assert errors.startswith("%CER") and "最 大 的 限 购" in " ".join(errors.split())
+        assert "greedy CER" in (tmp_path / "exp/aishell/report/report.md").read_text(encoding="utf-8")
+
+
+def test_every_recipe_that_reads_a_corpus_is_run():
+    recipes = {path.parent.name for path in ROOT.glob("recipes/*/recipe.sh")}
+    assert recipes - {"home", "an4", "an4_noise"} == {*PUBLIC, *OTHERS}
+
+
+@pytest.mark.parametrize("recipe", [*PUBLIC, *OTHERS])
+def test_recipes_and_their_readers_are_short(recipe):
+    for path in (ROOT / f"recipes/{recipe}/recipe.sh", ROOT / f"local/prepare_{recipe}.py"):
+        assert len(path.read_text().splitlines()) < 100
+    assert (ROOT / f"recipes/{recipe}/README.md").is_file()
