@@ -22,7 +22,7 @@ from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.report import Results, collect_rows, compare, parent_pairs, read_json
 from steps.scoring.tables import comparison_table, report_page, result_table, results_page
 
-PACKAGES = ("torch", "onnxruntime", "numpy", "jiwer")
+PACKAGES = ("torch", "onnxruntime", "numpy", "RapidFuzz")
 
 
 def main():

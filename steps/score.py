@@ -3,19 +3,29 @@
     python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
 
 For each of greedy.txt and lexicon.txt that is there, writes beside it wer_KIND (the rates), errors_KIND.txt (aligned),
-per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too).
+per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too). With --classes true each transcript is a
+class, too: classes_KIND has accuracy, precision, recall, F1 and what was taken for what.
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
-from steps.core.cli import MissingInput, UserError, make_parser, run_main, say
+from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
+from steps.scoring.classes import classification, format_classes
 from steps.scoring.errors import format_errors, format_speakers
 from steps.scoring.significance import wer_interval
-from steps.scoring.wer import count_utterances, format_ser_line, format_wer_line, pool, read_hypotheses
+from steps.scoring.wer import (
+    count_utterances,
+    format_accuracy_line,
+    format_ser_line,
+    format_wer_line,
+    normalise,
+    pool,
+    read_hypotheses,
+)
 
 KINDS = ("greedy", "lexicon")
 
@@ -29,7 +39,7 @@ def main():
     utterances = read_data_dir(args.data, check_audio=False)
     for kind in KINDS:
         if kind in kinds:
-            score(folder, kind, utterances, Path(args.data).name)
+            score(folder, kind, utterances, Path(args.data).name, args.classes)
         else:
             remove_old(folder, kind)
 
@@ -38,11 +48,13 @@ def parse_args():
     parser = make_parser(__doc__)
     parser.add_argument("--decode", required=True, metavar="DIR", help="folder with greedy.txt, lexicon.txt")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the transcripts")
+    text = "transcripts are commands: figures of classification, too (default: false)"
+    parser.add_argument("--classes", type=parse_bool, default=False, metavar="BOOL", help=text)
     return parser.parse_args()
 
 
-def score(folder, kind, utterances, set_name):
-    """Score one hypothesis file and write its four results; score_KIND.json comes last."""
+def score(folder, kind, utterances, set_name, classes=False):
+    """Score one hypothesis file and write its results; score_KIND.json comes last."""
     path = folder / f"{kind}.txt"
     hyps = read_hypotheses(path)
     refs = {utt.utt_id: utt.text for utt in utterances}
@@ -60,6 +72,11 @@ def score(folder, kind, utterances, set_name):
     write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
     write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words))
     write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers))
+    found = classification(refs, hyps) if classes else None
+    if found:
+        write_text(folder / f"classes_{kind}", format_classes(found))
+    else:
+        (folder / f"classes_{kind}").unlink(missing_ok=True)
     write_json(
         folder / f"score_{kind}.json",
         {
@@ -69,7 +86,8 @@ def score(folder, kind, utterances, set_name):
             "words": dataclasses.asdict(pool(words)),
             "chars": dataclasses.asdict(pool(chars)),
             "wer_interval_95": dataclasses.asdict(interval),
-            "utterances": by_utterance(words, chars, speakers),
+            "classification": found,
+            "utterances": by_utterance(words, chars, speakers, refs),
         },
     )
     say(f"{kind}: {lines[0]}")
@@ -77,20 +95,22 @@ def score(folder, kind, utterances, set_name):
 
 def rate_lines(words, chars, interval):
     """The lines of wer_KIND."""
-    over = f"bootstrap over {interval.groups} {interval.drawn}"
+    over = f"over {interval.groups} {interval.over}"
     return [
         format_wer_line(words),
+        format_accuracy_line(words),
         format_wer_line(chars, "CER"),
         format_ser_line(words),
         f"95 % interval of WER: {interval.low:.2f} to {interval.high:.2f} ({over})",
     ]
 
 
-def by_utterance(words, chars, speakers):
+def by_utterance(words, chars, speakers, refs):
     """Counts as columns of equal length, in the order of the data folder."""
     return {
         "ids": [c.utt_id for c in words],
         "speakers": [speakers[c.utt_id] for c in words],
+        "references": [normalise(refs[c.utt_id]) for c in words],
         "words": [c.reference_length for c in words],
         "errors": [c.errors for c in words],
         "insertions": [c.insertions for c in words],
@@ -103,7 +123,7 @@ def by_utterance(words, chars, speakers):
 
 def remove_old(folder, kind):
     """Remove scores whose hypotheses are no longer there."""
-    for name in (f"wer_{kind}", f"errors_{kind}.txt", f"per_spk_{kind}", f"score_{kind}.json"):
+    for name in (f"wer_{kind}", f"errors_{kind}.txt", f"per_spk_{kind}", f"classes_{kind}", f"score_{kind}.json"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -1,12 +1,13 @@
 """What went wrong, for reading: aligned utterances, the commonest confusions, a table of speakers."""
 
 import collections
+import itertools
 
-import jiwer
+from rapidfuzz.distance import Levenshtein
 
-from steps.scoring.wer import ErrorCounts, format_wer_line, normalise, pool
+from steps.scoring.wer import ErrorCounts, format_wer_line, pool
 
-_OPS = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
+_OPS = {"equal": "", "replace": "S", "delete": "D", "insert": "I"}
 
 
 def align(ref, hyp):
@@ -14,16 +15,12 @@ def align(ref, hyp):
 
     Returns: list of (op, reference word, hypothesis word), op one of "", "S", "D", "I"; "" stands for a missing word.
     """
-    ref, hyp = normalise(ref), normalise(hyp)
-    output = jiwer.process_words(ref, hyp)
+    ref, hyp = ref.split(), hyp.split()
     rows = []
-    for chunk in output.alignments[0]:
-        ref_words = ref.split()[chunk.ref_start_idx : chunk.ref_end_idx]
-        hyp_words = hyp.split()[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for i in range(max(len(ref_words), len(hyp_words))):
-            ref_word = ref_words[i] if i < len(ref_words) else ""
-            hyp_word = hyp_words[i] if i < len(hyp_words) else ""
-            rows.append((_OPS[chunk.type], ref_word, hyp_word))
+    for chunk in Levenshtein.opcodes(ref, hyp):
+        ref_words, hyp_words = ref[chunk.src_start : chunk.src_end], hyp[chunk.dest_start : chunk.dest_end]
+        pairs = itertools.zip_longest(ref_words, hyp_words, fillvalue="")
+        rows += [(_OPS[chunk.tag], ref_word, hyp_word) for ref_word, hyp_word in pairs]
     return rows
 
 
@@ -44,6 +41,11 @@ def format_errors(refs, hyps, speakers, counts):
     if confusions:
         parts.append(_format_confusions(confusions))
     return "\n".join(parts)
+
+
+def format_alignment(ref, hyp):
+    """REF, HYP and OP lines of two texts."""
+    return _format_rows(align(ref, hyp))
 
 
 def _format_rows(rows):
@@ -72,7 +74,7 @@ def format_speakers(counts, speakers):
     groups = collections.defaultdict(list)
     for count in counts:
         groups[speakers[count.utt_id]].append(count)
-    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", "%WER", "%SER")]
+    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", "%WER", "%ACC", "%SER")]
     rows += [_speaker_row(name, pool(groups[name])) for name in sorted(groups, key=str.encode)]
     rows.append(_speaker_row("all", pool(counts)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -85,5 +87,5 @@ def format_speakers(counts, speakers):
 
 def _speaker_row(name, pooled: ErrorCounts):
     numbers = (pooled.sentences, pooled.reference_length, pooled.errors, pooled.insertions, pooled.deletions)
-    rates = (f"{pooled.percent:.2f}", f"{pooled.sentence_percent:.2f}")
+    rates = (f"{pooled.percent:.2f}", f"{pooled.word_accuracy_percent:.2f}", f"{pooled.sentence_percent:.2f}")
     return (name, *map(str, numbers), str(pooled.substitutions), *rates)
