@@ -28,7 +28,8 @@ def main():
     config = load_config(DecodeConfig, args.config)
     exported = is_exported(args.model)
     if args.runtime == "sherpa-onnx":
-        return decode_sherpa(args, exported)
+        decode_sherpa(args, exported)
+        return
     device = "cpu" if exported else torch_device(args.device)
     utterances = read_data_dir(args.data, check_audio=not (Path(args.data) / "feats.scp").is_file(), need_text=False)
     recogniser = load_recogniser(args.model, device=device, num_threads=args.num_threads)

@@ -52,10 +52,7 @@ def format_classes(result, most=50):
         rates = f"{row['precision']:9.2f}  {row['recall']:6.2f}  {row['f1']:6.2f}"
         lines.append(f"{name:{width}}  {rates}  {row['support']:7d}  {row['predicted']:9d}")
     wrong = [
-        (-count, ref, hyp)
-        for ref, found in result["confusions"].items()
-        for hyp, count in found.items()
-        if hyp != ref
+        (-count, ref, hyp) for ref, found in result["confusions"].items() for hyp, count in found.items() if hyp != ref
     ]
     lines += ["", "count  reference -> hypothesis"]
     lines += [f"{-count:5d}  {ref} -> {hyp or '(no class)'}" for count, ref, hyp in sorted(wrong)[:most]]

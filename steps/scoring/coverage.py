@@ -41,7 +41,9 @@ def estimate_design(errors, words, speakers):
     clumping = float(np.clip((noise.sum() - expected.sum()) / max(pairs.sum(), 1e-9), 0.0, 0.5))
     within = np.bincount(speaker, noise)[spoken] / by_speaker[1][spoken] ** 2
     between = max(0.0, float(rates.var(ddof=1) - within.mean())) if len(rates) > 1 else 0.0
-    return Design(words.astype(np.int64), speaker, rate, min(between**0.5 / rate, 0.95 * (1 / rate - 1) ** 0.5), clumping)
+    return Design(
+        words.astype(np.int64), speaker, rate, min(between**0.5 / rate, 0.95 * (1 / rate - 1) ** 0.5), clumping
+    )
 
 
 def simulate(design, rng, rate=None):
