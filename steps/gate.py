@@ -56,12 +56,10 @@ def parse_args():
 
 def parse_alpha(text):
     """Type of --alpha: a number between 0 and 0.5."""
-    try:
-        if 0 < float(text) < 0.5:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected a number between 0 and 0.5, not {text!r}")
+    value = float(text)
+    if not 0 < value < 0.5:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 0.5, not {text!r}")
+    return value
 
 
 def judge(good, what, failures, facts):
