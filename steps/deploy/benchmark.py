@@ -108,9 +108,7 @@ def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
     """
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0))
-    loads = time_in_turns(
-        dict.fromkeys(folders, load_recogniser), {n: [f] for n, f in folders.items()}, repeats, seed
-    )
+    loads = time_in_turns(dict.fromkeys(folders, load_recogniser), {n: [f] for n, f in folders.items()}, repeats, seed)
     recognisers = {name: load_recogniser(folder, num_threads=1) for name, folder in folders.items()}
     feats, samples = read_inputs(recognisers.values(), utterances)
     tasks, inputs, clocks = {}, {}, {}
