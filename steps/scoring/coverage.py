@@ -34,12 +34,14 @@ def estimate_design(errors, words, speakers):
     spoken = by_speaker[1] > 0
     rates = by_speaker[0][spoken] / by_speaker[1][spoken]
     own = np.zeros(len(by_speaker[1]))
-    own[spoken] = rates
+    own[spoken] = np.minimum(rates, 1.0)
+    total = by_speaker[1][speaker]  # words of the utterance's speaker
     noise = (errors - own[speaker] * words) ** 2
-    expected = own[speaker] * (1 - own[speaker]) * words
-    pairs = own[speaker] * (1 - own[speaker]) * words * (words - 1)
-    clumping = float(np.clip((noise.sum() - expected.sum()) / max(pairs.sum(), 1e-9), 0.0, 0.5))
-    within = np.bincount(speaker, noise)[spoken] / by_speaker[1][spoken] ** 2
+    lost = 1 - words / np.maximum(total, 1)  # of the noise, because the speaker's rate is estimated with it
+    binomial = own[speaker] * (1 - own[speaker]) * total / np.maximum(total - 1, 1) * words * lost
+    clumping = (noise.sum() - binomial.sum()) / max((binomial * (words - 1)).sum(), 1e-9)
+    clumping = float(np.clip(clumping, 0.0, 0.5))
+    within = np.bincount(speaker, noise / np.maximum(lost, 1e-9))[spoken] / by_speaker[1][spoken] ** 2
     between = max(0.0, float(rates.var(ddof=1) - within.mean())) if len(rates) > 1 else 0.0
     return Design(
         words.astype(np.int64), speaker, rate, min(between**0.5 / rate, 0.95 * (1 / rate - 1) ** 0.5), clumping

@@ -80,7 +80,8 @@ def comparison_cells(comparisons):
     """Header and rows of the differences of one test set; a star where the interval leaves out zero."""
     cells = {}
     for item in comparisons:
-        shown = f"{interval_text(item.difference)}, {p_text(item.matched_pairs.p)}"
+        d, p = item.difference, p_text(item.matched_pairs.p)
+        shown = f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {p}{' *' if d.excludes_zero else '  '}"
         cells.setdefault((item.a, item.b), {})[item.kind] = shown
     kinds = [kind for kind in ("greedy", "lexicon") if any(kind in found for found in cells.values())]
     power = {(c.a, c.b): number(c.detectable, 1, 2) for c in comparisons if c.kind == kinds[0]}
