@@ -98,9 +98,9 @@ def rate_lines(words, chars, interval):
     over = f"over {interval.groups} {interval.over}"
     return [
         format_wer_line(words),
-        format_accuracy_line(words),
         format_wer_line(chars, "CER"),
         format_ser_line(words),
+        format_accuracy_line(words),
         f"95 % interval of WER: {interval.low:.2f} to {interval.high:.2f} ({over})",
     ]
 

@@ -5,26 +5,14 @@ count more errors, never fewer, and as many wherever every optimum of its weight
 """
 
 import random
-import re
-import shutil
-import subprocess
 
 import pytest
+from sclite_tool import sclite_command, sclite_errors
 
 from steps.scoring.wer import count_utterances
 
 PAIRS = 10_000
 WORDS = ["a", "bee", "see", "dee", "ease", "eff", "gee", "age", "eye", "jay"]
-
-
-@pytest.fixture(scope="module")
-def sclite():
-    """The command of sclite; without it the test is skipped."""
-    if shutil.which("sclite"):
-        return ["sclite"]
-    if shutil.which("sctk"):
-        return ["sctk", "sclite"]
-    pytest.skip("sclite is not installed: Debian's package sctk")
 
 
 def random_pairs(count):
@@ -50,16 +38,6 @@ def edited(rng, word):
     return [word, rng.choice(WORDS)] if chance < 0.4 else [word]
 
 
-def sclite_errors(command, refs, hyps, folder):
-    """Errors that sclite counts, by id."""
-    for name, texts in (("ref", refs), ("hyp", hyps)):
-        (folder / name).write_text("".join(f"{text} ({utt_id})\n" for utt_id, text in texts.items()))
-    options = ["-r", folder / "ref", "trn", "-h", folder / "hyp", "trn", "-i", "rm", "-o", "pralign", "stdout"]
-    text = subprocess.run([*command, *map(str, options)], capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"^id: \((\S+)\)\s*\nScores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)", text, re.MULTILINE)
-    return {utt_id: int(s) + int(d) + int(i) for utt_id, _, s, d, i in found}
-
-
 def optima(ref, hyp):
     """Fewest and most errors among the alignments that sclite's weights prefer."""
     row = [(3 * j, j, j) for j in range(len(hyp) + 1)]  # cost, fewest errors, most errors
@@ -74,9 +52,10 @@ def optima(ref, hyp):
     return row[-1][1:]
 
 
-def test_our_counts_against_sclite(sclite, tmp_path):
+@pytest.mark.skipif(sclite_command() is None, reason="sclite is not installed: Debian's package sctk")
+def test_our_counts_against_sclite():
     refs, hyps = random_pairs(PAIRS)
-    theirs = sclite_errors(sclite, refs, hyps, tmp_path)
+    theirs = sclite_errors(sclite_command(), refs, hyps)
     assert theirs.keys() == refs.keys()
     equal = 0
     for count in count_utterances(refs, hyps):
