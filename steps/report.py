@@ -21,7 +21,7 @@ from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line, git_commit
 from steps.scoring.collect import collect_rows, read_json
 from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs
-from steps.scoring.history import read_curves, read_settings, read_stages
+from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
 from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
@@ -60,7 +60,8 @@ def main():
     out = Path(args.out)
     for ledger in found:
         write_text(out / "regressions" / f"{ledger.model}_{ledger.set}_{ledger.kind}.txt", format_ledger(ledger))
-    history = read_curves(args.exp, args.models), read_settings(args.exp, args.models)
+    layers = {model: read_layers(Path(args.exp) / model / "model.safetensors") for model in args.models}
+    history = read_curves(args.exp, args.models), read_settings(args.exp, args.models), layers
     write_text(out / "report.html", html_page(results, args.sets, *history))
     write_report(out, results, args.models, args.sets)
     for set_name in args.sets:

@@ -1,7 +1,6 @@
 """Collects the rows of the results from finished folders."""
 
 import json
-import struct
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
@@ -11,7 +10,6 @@ from steps.scoring.significance import Interval, wer_interval
 from steps.scoring.wer import percent, read_hypotheses
 
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
-BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 
 
 def read_json(path):
@@ -78,7 +76,6 @@ def collect_row(exp, model, set_name, benchmark):
         sherpa_scores=read_scores(places["sherpa-onnx"]),
         agreement=[found for a, b in pairs for found in compare_texts(places[a], places[b], a, b)],
         noise=read_noise(exp, model, set_name)[1],
-        layers=read_layers(folder / "model.safetensors"),
         **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
     )
 
@@ -140,24 +137,3 @@ def read_noise(exp, model, set_name):
         for level in content["levels"]
     ]
     return content, scores
-
-
-def read_layers(path):
-    """Weights of a model folder by name, from the head of its safetensors file; none when there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
-            raise UserError(f"{path}: damaged; make the model again")
-        head = json.loads(file.read(length))
-    layers = []
-    for name, entry in sorted(head.items(), key=lambda item: item[0]):
-        if name == "__metadata__":
-            continue
-        start, end = entry["data_offsets"]
-        bits = BITS.get(entry["dtype"], 32)
-        shape = entry["shape"]
-        layers.append({"name": name, "shape": shape, "parameters": (end - start) * 8 // bits, "bits": bits,
-                       "bytes": end - start})  # fmt: skip
-    return layers

@@ -52,11 +52,11 @@ CURVES = (
 WORST = 5  # regressions shown of each model
 
 
-def html_page(results, sets, curves, settings):
+def html_page(results, sets, curves, settings, layers):
     """Content of report.html.
 
     Args:    results: Results.   sets: names of the test sets.   curves: as `history.read_curves` returns them.
-             settings: {model: text of its conf.yaml}.
+             settings: {model: text of its conf.yaml}.   layers: {model: as `history.read_layers` returns them}.
     """
     title = f"{results.recipe}: results"
     parts = [HEAD.format(title=escape(title), style=STYLE), f"<h1>{escape(title)}</h1>"]
@@ -66,7 +66,7 @@ def html_page(results, sets, curves, settings):
     for number, name in enumerate(sets):
         parts += set_part(results, name, f"s{number}")
     parts += curves_part(curves) + stages_part(results.stages)
-    parts += layers_part(results, sets[0]) + settings_part(results, sets[0], settings)
+    parts += layers_part(layers) + settings_part(results, sets[0], settings)
     return "\n".join([*parts, "</body></html>\n"])
 
 
@@ -139,10 +139,10 @@ def stages_part(stages):
     return ["<h2>Time</h2>", figure(lambda: plot.bars_figure(timed, title, "minutes"), "t", title)]
 
 
-def layers_part(results, set_name):
-    """Sizes and bits of every layer, a picture of the parameters and a table, folded away."""
+def layers_part(layers):
+    """Sizes and bits of every tensor, folded away."""
     parts = ["<h2>Layers</h2>"]
-    for row in (row for row in results.rows if row.set == set_name and row.layers):
+    for model, tensors in layers.items():
         cells = [
             [
                 x["name"],
@@ -151,13 +151,13 @@ def layers_part(results, set_name):
                 str(x["bits"]),
                 f"{x['bytes']:,}",
             ]
-            for x in row.layers
+            for x in tensors
         ]
-        size = sum(layer["bytes"] for layer in row.layers)
-        bits = sorted({layer["bits"] for layer in row.layers})
-        head = f"{row.model}: {len(row.layers)} tensors, {size:,} bytes, {' and '.join(map(str, bits))} bits"
+        size, bits = sum(x["bytes"] for x in tensors), sorted({x["bits"] for x in tensors})
+        head = f"{model}: {len(tensors)} tensors, {size:,} bytes, {' and '.join(map(str, bits))} bits"
         table = html_table(["tensor", "shape", "numbers", "bits", "bytes"], cells)
-        parts.append(f"<details><summary>{escape(head)}</summary>{table}</details>")
+        if tensors:
+            parts.append(f"<details><summary>{escape(head)}</summary>{table}</details>")
     return parts if len(parts) > 1 else []
 
 

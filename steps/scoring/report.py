@@ -79,7 +79,6 @@ class ResultRow:
     sherpa_scores: dict  # {"greedy": Score} of the exported file by sherpa-onnx, or {}
     agreement: list  # of Agreement
     noise: list  # of NoiseScore
-    layers: list  # {"name", "shape", "parameters", "bits", "bytes"} of every weight of the model folder, biases too
     commit: str | None
     command: str | None
     seed: int | None
