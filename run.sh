@@ -37,6 +37,9 @@ compress=false           # true: features take a quarter of the space and lose a
 features=features.yaml   # settings files: in the recipe's conf/, else in conf/
 tokenizer=tokenizer.yaml # units of text, looked for in the same places
 decode=decode.yaml       # settings of the lexicon column, in the same places
+classes=false            # true: transcripts are commands; accuracy, precision, recall, F1 and what was taken for what
+stress="20 10 5 0"       # test sets with noise this many dB below the speech, too; empty: none
+sherpa=false             # true: exported files are decoded by sherpa-onnx, too, and the texts compared
 teachers=teacher         # models that teach pruned ones while they recover; several are averaged
 chain=                   # lines `name parent step conf`: the models, each made from earlier ones
 compare=                 # more differences in the report: A:B,C:D
@@ -120,28 +123,24 @@ for model in "${models[@]}"; do
     python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
 done
 
-# 8 score       every model folder and every exported file, on every test set
-score() { # NAME DIR NEEDED_FILE SET OUT
-  scores+=("$5/score_greedy.json")
-  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
-    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel --runner "$light" -- \
-    python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
-    --out "$5" --device "$device" --num-threads 1 :then: python3 -m steps.score --decode "$5" --data "$data/$4"
-}
+# 8 score       every model folder and every exported file, on every test set, and in noise
 for model in "${models[@]}"; do
   for set in "${tests[@]}"; do
     score "decode_${model}_$set" "$exp/$model" model.json "$set" "$exp/$model/decode_$set"
     score "decode_${model}_${set}_onnx" "$exp/$model/export" model.onnx "$set" "$exp/$model/decode_${set}_onnx"
+    [[ $sherpa == false ]] || score "decode_${model}_${set}_sherpa" "$exp/$model/export" model.onnx "$set" \
+      "$exp/$model/decode_${set}_sherpa" --runtime sherpa-onnx
+    [[ -z ${stress// /} ]] || stress_task "$model" "$set"
   done
 done
 extra_task 8 after_score "${scores[@]}"
 
-# 9 report      speed of every exported file; one table, one plot
+# 9 report      speed of every exported file; one page
 exports=("${models[@]/#/$exp/}") && exports=("${exports[@]/%//export}")
 task 9 benchmark --needs "${exports[@]/%//model.onnx}" "$data/${tests[0]}/feats.scp" --makes "$exp/benchmark.json" -- \
   python3 -m steps.benchmark --models "${exports[@]}" --data "$data/${tests[0]}" --out "$exp/benchmark.json"
 task 9 report --needs "${scores[@]}" "$exp/benchmark.json" ${after_score:+@after_score} \
-  --makes "$exp/report"/{report.md,RESULTS.md,results.json} -- \
+  --makes "$exp/report"/{report.html,report.md,RESULTS.md,results.json} -- \
   python3 -m steps.report --exp "$exp" --models "${models[@]}" --sets "${tests[@]}" --benchmark "$exp/benchmark.json" \
   ${compare:+--compare "$compare"} --recipe "$name" --seed "$seed" --out "$exp/report"
 

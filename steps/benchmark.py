@@ -1,14 +1,17 @@
-"""Measure size and speed of exported models on one thread, in turns in one process.
+"""Measure size, speed and memory of exported models, in turns in one process.
 
     python3 -m steps.benchmark --models exp/an4/teacher/export exp/an4/student/export --data data/an4/test \\
         --out exp/an4/benchmark.json
 
-CPU time of the calling thread, after one untimed pass; the median of the repeats and their interquartile range.
+One thread and all of them; CPU time and wall time, after one untimed pass; medians of the repeats and their
+interquartile range; latency of every utterance; ratios against --reference and against the float parent of an int8
+model. Multiply-accumulates are counted from the graph as onnxruntime ran it, memory is that of a process of its own.
 """
 
 import sys
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.config import nearest
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
@@ -23,7 +26,9 @@ def main():
         raise UserError(f"{', '.join(wrong)}: not an exported folder; name the export/ in it")
     utterances = sample_utterances(read_data_dir(args.data, need_text=False), args.max_utterances, args.seed)
     say(f"{len(folders)} models, {len(utterances)} utterances of {args.data}, {args.repeats} repeats")
-    result = benchmark(folders, utterances, args.repeats, args.seed)
+    if args.reference and args.reference not in folders:
+        raise UserError(f"--reference: {args.reference!r} is not among the models{nearest(args.reference, folders)}")
+    result = benchmark(folders, utterances, args.repeats, args.seed, args.reference)
     result["settings"]["data"] = args.data
     write_json(args.out, {"host": describe_host()} | result)
     print_table(result["models"])
@@ -36,6 +41,7 @@ def parse_args():
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder to take utterances from")
     parser.add_argument("--max-utterances", type=int, default=20, metavar="N", help="sample size (default: 20)")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="timed passes, 5 or more (default: 7)")
+    parser.add_argument("--reference", metavar="NAME", help="model to compare all with (default: the first)")
     add_common(parser, out="JSON file to write", seed=True)
     args = parser.parse_args()
     if args.repeats < 5 or args.max_utterances < 1:
@@ -46,10 +52,11 @@ def parse_args():
 def print_table(models):
     """Print a line for each model."""
     width = max(map(len, models))
-    say(f"{'model':{width}}      bytes  RTF      spread   with features")
+    say(f"{'model':{width}}      bytes  RTF      spread   with features  p99 ms  load s  peak MB")
     for name, row in models.items():
-        speeds = f"{row['rtf']:.5f}  {row['rtf_spread']:.5f}  {row['rtf_with_features']:.5f}"
-        say(f"{name:{width}} {row['bytes']:10,}  {speeds}")
+        speeds = f"{row['rtf']:.5f}  {row['rtf_spread']:.5f}  {row['rtf_with_features']:.5f}      "
+        rest = f"{row['latency_ms']['p99']:8.2f}  {row['load_s']:6.3f}  {row['peak_memory_bytes'] / 1e6:7.1f}"
+        say(f"{name:{width}} {row['bytes']:10,}  {speeds} {rest}")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@
         --words data/an4/words.txt --out exp/an4/student/decode_test_onnx
 
 --model is a model folder (runs in torch) or an exported folder (runs in onnxruntime). Writes greedy.txt and, with
---words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json.
+--words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --runtime sherpa-onnx decodes an exported
+folder from the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a process of its own.
 """
 
 import importlib.metadata
 import sys
-import time
 from pathlib import Path
-
-import numpy as np
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
@@ -20,14 +18,18 @@ from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import write_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
-from steps.deploy.recognition import DecodeConfig, is_exported, open_lexicon, recognise
+from steps.deploy.recognition import DecodeConfig, decode_all, is_exported, open_lexicon
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.sherpa import SherpaProcess
 
 
 def main():
     args = parse_args()
     config = load_config(DecodeConfig, args.config)
     exported = is_exported(args.model)
+    if args.runtime == "sherpa-onnx":
+        decode_sherpa(args, exported)
+        return
     device = "cpu" if exported else torch_device(args.device)
     utterances = read_data_dir(args.data, check_audio=not (Path(args.data) / "feats.scp").is_file(), need_text=False)
     recogniser = load_recogniser(args.model, device=device, num_threads=args.num_threads)
@@ -55,8 +57,36 @@ def parse_args():
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or exported folder")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     parser.add_argument("--words", metavar="FILE", help="word list, one per line, for the lexicon column")
+    parser.add_argument("--runtime", choices=("own", "sherpa-onnx"), default="own", help="what runs an exported folder")
     add_common(parser, config=True, out="folder of the hypotheses", device=True)
     return parser.parse_args()
+
+
+def decode_sherpa(args, exported):
+    """Decode with sherpa-onnx and write what `main` writes, for the greedy text."""
+    from steps.data.features import change_speed, load_audio  # torchaudio
+
+    if not exported:
+        raise UserError(f"{args.model}: sherpa-onnx reads exported folders only; name the export/ in it")
+    utterances = read_data_dir(args.data, need_text=False)
+    say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by sherpa-onnx")
+    texts, seconds = {}, 0.0
+    with SherpaProcess(args.model, args.num_threads) as sherpa:
+        rate_hz = sherpa.features.sample_rate_hz
+        for utt in utterances:
+            samples = load_audio(utt.audio, rate_hz, utt.start_s, utt.end_s)
+            samples = change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
+            texts[utt.utt_id] = sherpa.text(samples.numpy(), utt.utt_id)
+            seconds += len(samples) / rate_hz
+    facts = {
+        "utterances": len(texts),
+        "audio_seconds": round(seconds, 2),
+        "runtime": {"sherpa-onnx": sherpa.version} | versions("numpy"),
+        "device": "cpu",
+        "num_threads": args.num_threads,
+    }
+    write_results(Path(args.out), {"greedy": texts}, facts)
+    say(f"wrote greedy.txt of {facts['audio_seconds']} s of audio to {args.out}")
 
 
 def versions(*packages):
@@ -88,32 +118,6 @@ def open_features(data_dir, utterances, config, where):
         some = " ".join(missing[:10])
         raise UserError(f"{scp}: {len(missing)} utterances are missing: {some}; extract features again")
     return lambda utt: load_feature_matrix(table[utt.utt_id])
-
-
-def decode_all(recogniser, utterances, features, decoder=None, every_s=10.0):
-    """Decode utterances one by one.
-
-    Args:   features: Utterance -> (T, D) array.   every_s: seconds between progress lines.
-    Returns: ({"greedy": {id: text}[, "lexicon": {id: text}]}, number of frames read).
-    Raises:  UserError naming the utterance for features that do not fit or log-probabilities that are not finite.
-    """
-    hyps = {"greedy": {}} if decoder is None else {"greedy": {}, "lexicon": {}}
-    frames, told_s = 0, time.monotonic()
-    for number, utt in enumerate(utterances, start=1):
-        feats = np.ascontiguousarray(features(utt), dtype=np.float32)
-        if feats.ndim != 2 or feats.shape[1] != recogniser.features.dim:
-            raise UserError(f"{utt.utt_id}: features {feats.shape}, the model wants (T, {recogniser.features.dim})")
-        greedy, words = recognise(recogniser, feats, utt.utt_id, decoder)
-        hyps["greedy"][utt.utt_id] = greedy
-        if decoder is not None:
-            hyps["lexicon"][utt.utt_id] = words
-        frames += len(feats)
-        if time.monotonic() - told_s >= every_s:
-            told_s = time.monotonic()
-            say(f"utterance {number}/{len(utterances)}")
-    if len(hyps["greedy"]) != len(utterances):
-        raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id is given twice")
-    return hyps, frames
 
 
 def write_results(out, hyps, facts):

@@ -1,10 +1,11 @@
-"""Collect sizes, speeds and error rates of models into one table, one results file and one picture.
+"""Collect sizes, speeds and error rates of models into one table, one results file and one page to hand over.
 
     python3 -m steps.report --exp exp/an4 --models teacher student student_kd --sets test \\
         --benchmark exp/an4/benchmark.json --compare student_kd:student --out exp/an4/report
 
-Writes results.json, report.md, RESULTS.md and wer_bytes_SET.svg and .png. Every model is compared with its parent when
-that is reported too; --compare adds pairs. Error rates are of the exported files.
+Writes report.html (self-contained), report.md, RESULTS.md, wer_bytes_SET.svg and .png, cards/MODEL.md,
+regressions/MODEL_SET_KIND.txt and, last, results.json (what is in it: steps/scoring/report.py). Every model is compared
+with its parent when that is reported too; --compare adds pairs. Error rates are of the exported files.
 """
 
 import dataclasses
@@ -18,11 +19,17 @@ from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import nearest
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line, git_commit
+from steps.scoring.collect import collect_rows, read_json
+from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs
+from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
+from steps.scoring.ledger import format_ledger
+from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
-from steps.scoring.report import Results, collect_rows, compare, parent_pairs, read_json
+from steps.scoring.report import Results, shorten
+from steps.scoring.summary import model_card
 from steps.scoring.tables import comparison_table, rate_of, report_page, result_table, results_page
 
-PACKAGES = ("torch", "onnxruntime", "numpy", "jiwer")
+PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
 
 def main():
@@ -31,6 +38,9 @@ def main():
     benchmark = read_json(args.benchmark) if args.benchmark else {}
     rows = collect_rows(args.exp, args.models, args.sets, benchmark)
     pairs = list(dict.fromkeys(parent_pairs(rows) + extra))
+    comparisons = compare(args.exp, pairs, args.sets, args.seed)
+    parents = parent_pairs(rows)
+    found = ledgers(args.exp, parents, args.sets)
     results = Results(
         recipe=args.recipe or Path(args.exp).resolve().name,
         commit=git_commit(),
@@ -39,13 +49,24 @@ def main():
         seed=args.seed,
         device=describe_host(benchmark),
         versions=versions(),
+        sets=[describe_set(args.exp, name, rows, comparisons, args.seed) for name in args.sets],
         rows=rows,
-        comparisons=compare(args.exp, pairs, args.sets, args.seed),
+        comparisons=comparisons,
+        noise_comparisons=compare_in_noise(args.exp, parents, args.sets, args.seed),
+        ledgers=[shorten(ledger) for ledger in found],
+        stages=read_stages(args.exp),
+        benchmark={key: benchmark[key] for key in ("host", "settings") if key in benchmark},
     )
-    write_report(Path(args.out), results, args.sets)
+    out = Path(args.out)
+    for ledger in found:
+        write_text(out / "regressions" / f"{ledger.model}_{ledger.set}_{ledger.kind}.txt", format_ledger(ledger))
+    layers = {model: read_layers(Path(args.exp) / model / "model.safetensors") for model in args.models}
+    history = read_curves(args.exp, args.models), read_settings(args.exp, args.models), layers
+    write_text(out / "report.html", html_page(results, args.sets, *history))
+    write_report(out, results, args.models, args.sets)
     for set_name in args.sets:
         print_set(results, set_name)
-    say(f"{len(args.models)} models, {len(args.sets)} test sets -> {args.out}/report.md")
+    say(f"{len(args.models)} models, {len(args.sets)} test sets -> {args.out}/report.html")
 
 
 def parse_args():
@@ -93,14 +114,16 @@ def versions():
     return found
 
 
-def write_report(out, results, sets):
-    """Write all files of the report; results.json comes last."""
+def write_report(out, results, models, sets):
+    """Write the other files of the report; results.json comes last."""
     plots = {}
     for name in sets:
         plots[name] = f"wer_bytes_{name}.svg"
         rows = [row for row in results.rows if row.set == name]
         svg = out / plots[name]
         plot_wer_bytes(rows, f"{results.recipe}, {name}", svg, svg.with_suffix(".png"))
+    for model in models:
+        write_text(out / "cards" / f"{model}.md", model_card(results, model))
     write_text(out / "report.md", report_page(results, sets, plots))
     write_text(out / "RESULTS.md", results_page(results, sets))
     write_json(out / "results.json", dataclasses.asdict(results))

@@ -4,25 +4,29 @@
 
 For each of greedy.txt and lexicon.txt that is there, writes beside it wer_KIND (the rates), errors_KIND.txt (aligned),
 per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too). `unit` and `fold` of the decoding settings
-say what counts as a word: for unit char, characters do.
+say what counts as a word: for unit char, characters do. With --classes true each transcript is a
+class, too: classes_KIND has accuracy, precision, recall, F1 and what was taken for what.
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
-from steps.core.cli import MissingInput, UserError, make_parser, run_main, say
+from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
+from steps.scoring.classes import classification, format_classes
+from steps.scoring.collect import read_json
 from steps.scoring.errors import format_errors, format_speakers
-from steps.scoring.report import read_json
 from steps.scoring.significance import wer_interval
 from steps.scoring.wer import (
     RATES,
     count_utterances,
+    format_accuracy_line,
     format_ser_line,
     format_wer_line,
     in_units,
+    normalise,
     pool,
     read_hypotheses,
 )
@@ -39,7 +43,7 @@ def main():
     utterances = read_data_dir(args.data, check_audio=False)
     for kind in KINDS:
         if kind in kinds:
-            score(folder, kind, utterances, Path(args.data).name)
+            score(folder, kind, utterances, Path(args.data).name, args.classes)
         else:
             remove_old(folder, kind)
 
@@ -48,11 +52,13 @@ def parse_args():
     parser = make_parser(__doc__)
     parser.add_argument("--decode", required=True, metavar="DIR", help="folder with greedy.txt, lexicon.txt")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the transcripts")
+    text = "transcripts are commands: figures of classification, too (default: false)"
+    parser.add_argument("--classes", type=parse_bool, default=False, metavar="BOOL", help=text)
     return parser.parse_args()
 
 
-def score(folder, kind, utterances, set_name):
-    """Score one hypothesis file and write its four results; score_KIND.json comes last."""
+def score(folder, kind, utterances, set_name, classes=False):
+    """Score one hypothesis file and write its results; score_KIND.json comes last."""
     path = folder / f"{kind}.txt"
     hyps = read_hypotheses(path)
     unit, fold = read_units(folder)
@@ -74,6 +80,11 @@ def score(folder, kind, utterances, set_name):
     write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
     write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words, RATES[unit]))
     write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers, RATES[unit]))
+    found = classification(refs, hyps) if classes else None
+    if found:
+        write_text(folder / f"classes_{kind}", format_classes(found))
+    else:
+        (folder / f"classes_{kind}").unlink(missing_ok=True)
     write_json(
         folder / f"score_{kind}.json",
         {
@@ -84,7 +95,8 @@ def score(folder, kind, utterances, set_name):
             "words": dataclasses.asdict(pool(words)),
             "chars": dataclasses.asdict(pool(chars)),
             "wer_interval_95": dataclasses.asdict(interval),
-            "utterances": by_utterance(words, chars, speakers),
+            "classification": found,
+            "utterances": by_utterance(words, chars, speakers, refs),
         },
     )
     say(f"{kind}: {lines[0]}")
@@ -98,20 +110,22 @@ def read_units(folder):
 
 def rate_lines(words, chars, interval, rate="WER"):
     """The lines of wer_KIND; `words` are the units of the rate."""
-    over = f"bootstrap over {interval.groups} {interval.drawn}"
+    over = f"over {interval.groups} {interval.over}"
     return [
         format_wer_line(words, rate),
         format_wer_line(chars, "CER" if rate != "CER" else "CER with blanks"),
         format_ser_line(words),
+        format_accuracy_line(words),
         f"95 % interval of {rate}: {interval.low:.2f} to {interval.high:.2f} ({over})",
     ]
 
 
-def by_utterance(words, chars, speakers):
+def by_utterance(words, chars, speakers, refs):
     """Counts as columns of equal length, in the order of the data folder."""
     return {
         "ids": [c.utt_id for c in words],
         "speakers": [speakers[c.utt_id] for c in words],
+        "references": [normalise(refs[c.utt_id]) for c in words],
         "words": [c.reference_length for c in words],
         "errors": [c.errors for c in words],
         "insertions": [c.insertions for c in words],
@@ -124,7 +138,7 @@ def by_utterance(words, chars, speakers):
 
 def remove_old(folder, kind):
     """Remove scores whose hypotheses are no longer there."""
-    for name in (f"wer_{kind}", f"errors_{kind}.txt", f"per_spk_{kind}", f"score_{kind}.json"):
+    for name in (f"wer_{kind}", f"errors_{kind}.txt", f"per_spk_{kind}", f"classes_{kind}", f"score_{kind}.json"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -15,7 +15,15 @@ from steps.core.cli import UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
 from steps.data.feature_config import FeatureConfig
-from steps.deploy.benchmark import name_folders, sample_utterances, speed_row, time_in_turns
+from steps.deploy.benchmark import (
+    Passes,
+    latency_row,
+    name_folders,
+    ratio_rows,
+    sample_utterances,
+    speed_row,
+    time_in_turns,
+)
 from steps.deploy.export import export_folder
 from steps.models.build import build_model, new_spec, save_model
 
@@ -27,21 +35,37 @@ def test_every_task_runs_on_every_input_in_every_repeat():
     assert [calls.count(call) for call in (("a", 1), ("a", 2), ("b", 3))] == [7, 7, 7]
     assert [calls.index(("a", 1)) - calls.index(("a", 2))] == [-1]
     assert all(len(p.cpu_s) == len(p.wall_s) == 6 for p in passes.values())
+    assert {len(times) for times in passes["a"].wall_s} == {2} and {len(times) for times in passes["b"].cpu_s} == {1}
     firsts = {next(call[0] for call in calls[i : i + 3]) for i in range(0, 21, 3)}
     assert firsts == {"a", "b"}  # the order changes
 
 
 def test_sleeping_is_wall_time_and_not_cpu_time():
     passes = time_in_turns({"sleep": time.sleep}, {"sleep": [0.01]}, repeats=5, seed=0)["sleep"]
-    assert min(passes.wall_s) >= 0.01 and max(passes.cpu_s) < 0.01
+    assert min(passes.totals("wall_s")) >= 0.01 and max(passes.totals()) < 0.01
+
+
+MADE = Passes(
+    [[0.5, 0.5], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0], [100.0, 0.0]], [[1.0, 1.0]] * 3 + [[8.0, 1.0], [9.0, 0.0]]
+)
+FEATURES = Passes([[0.25, 0.25]] * 5, [[0.5, 1.0]] * 5)
 
 
 def test_speed_is_the_median_per_second_of_audio():
-    class Made:
-        cpu_s, wall_s = [1.0, 2.0, 3.0, 4.0, 100.0], [2.0, 2.0, 6.0, 8.0, 9.0]
+    row = speed_row(MADE, FEATURES, audio_s=10.0)
+    assert row == {"rtf": 0.3, "rtf_spread": 0.2, "rtf_features": 0.05, "rtf_with_features": 0.35, "wall_rtf": 0.2}
 
-    row = speed_row(Made, audio_s=10.0, features_rtf=0.05)
-    assert row == {"rtf": 0.3, "rtf_spread": 0.2, "rtf_features": 0.05, "rtf_with_features": 0.35, "wall_rtf": 0.6}
+
+def test_latency_is_of_features_and_network_together():
+    """Ten calls: 1.5 s and 2 s three times each, 8.5, 2, 9.5 and 1 s."""
+    assert latency_row(MADE, FEATURES)["latency_ms"] == {"p50": 2000.0, "p90": 8600.0, "p99": 9410.0}
+
+
+def test_ratios_pair_the_repeats():
+    """What slows both models down in a repeat leaves their ratio alone."""
+    slow = Passes([[2.0 * sum(times)] for times in MADE.cpu_s], MADE.wall_s)
+    rows = ratio_rows("small", ["big"], {"small": MADE, "big": slow}, {"small": {"bytes": 5}, "big": {"bytes": 20}})
+    assert rows == {"big": {"times_faster": 2.0, "low": 2.0, "high": 2.0, "bytes": 0.25}}
 
 
 def test_samples_follow_the_seed():
@@ -98,10 +122,25 @@ def test_program(exp, monkeypatch):
         assert row["bytes"] == sum(f.stat().st_size for f in files) and row["model_bytes"] == files[0].stat().st_size
         assert row["parameters"] == spec["parameters"]
         assert row["macs_per_second"] == pytest.approx(macs_per_second(build_model(spec).eval()), abs=1)
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
+        assert 0 < row["load_s"] < 10 and row["all_threads_wall_rtf"] > 0
+        assert 1e7 < row["peak_memory_bytes"] < 1e9 and 0 < row["model_memory_bytes"] < row["peak_memory_bytes"]
         assert 0 < row["rtf"] < row["rtf_with_features"] == pytest.approx(row["rtf"] + row["rtf_features"], abs=2e-7)
+    assert list(result["models"]["large"]["ratios"]) == ["small"] and result["models"]["small"]["ratios"] == {}
+    assert (
+        result["models"]["large"]["ratios"]["small"]["times_faster"]
+        < 1
+        < result["models"]["large"]["ratios"]["small"]["bytes"]
+    )
     assert result["models"]["small"]["rtf"] < result["models"]["large"]["rtf"]
 
 
 def test_model_folders_are_refused(exp, monkeypatch):
     with pytest.raises(UserError, match="not an exported folder"):
         run(monkeypatch, "--models", exp / "small", "--data", exp / "data", "--out", exp / "c.json")
+
+
+def test_an_unknown_reference_is_refused(exp, monkeypatch):
+    args = ["--models", exp / "small/export", "--data", exp / "data", "--out", exp / "d.json", "--reference", "smal"]
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        run(monkeypatch, *args)

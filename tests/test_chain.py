@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from steps.scoring.history import read_curves
 from tests import kill_resume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +66,31 @@ def test_the_exported_file_says_what_the_model_says(exp, model):
         torch_text = (exp / model / f"decode_test/{kind}.txt").read_text()
         assert torch_text == (exp / model / f"decode_test_onnx/{kind}.txt").read_text()
         assert len(torch_text.splitlines()) == 24
+
+
+def test_sherpa_onnx_says_what_onnxruntime_says(rows):
+    for name, row in rows.items():
+        (agreement,) = [a for a in row["agreement"] if (a["a"], a["b"]) == ("sherpa-onnx", "onnxruntime")]
+        assert agreement["utterances"] == 24
+        assert len(agreement["differences"]) <= (4 if "int8" in name else 0), name
+
+
+def test_noise_costs_words_and_every_level_is_there(rows):
+    for name, row in rows.items():
+        assert [level["snr_db"] for level in row["noise"]] == [20, 10, 5, 0], name
+        assert row["noise"][-1]["errors"] > row["scores"]["greedy"]["errors"]
+
+
+def test_trainings_can_be_watched(exp):
+    tags = set(read_curves(exp, ["student_kd"]))
+    assert {"train/loss", "train/ctc", "train/kl", "train/lr", "train/grad_norm", "train/audio_s_per_s"} <= tags
+    assert {"dev/loss", "dev/wer"} <= tags
+
+
+def test_the_report_is_whole(exp):
+    page = (exp / "report/report.html").read_text()
+    assert page.count("<figure>") == 8 and len(page) < 5_000_000
+    assert {path.stem for path in (exp / "report/cards").iterdir()} == set(MODELS)
 
 
 def test_pruned_models_are_smaller_and_sparse_ones_only_sparser(exp, rows):

@@ -86,6 +86,12 @@ check_settings() {
   [[ $processes == 1 || $device == cpu ]] || usage_error "--processes is for --device cpu; with GPUs give --ngpu N"
   ((ngpu <= 1)) || processes=$ngpu
   [[ -n ${test_sets// /} ]] || usage_error "test_sets is empty; name at least one set"
+  for name in classes sherpa; do
+    [[ ${!name} =~ ^(true|false)$ ]] || usage_error "--$name is true or false, not '${!name}'"
+  done
+  for word in $stress; do
+    [[ $word =~ ^-?[0-9]{1,3}$ ]] || usage_error "stress: '$word' is not a whole number of dB"
+  done
   [[ -n ${speeds// /} ]] || usage_error "speeds is empty; 1.0 alone makes no copies"
   for word in $speeds; do
     [[ $word =~ ^[0-9]+([.][0-9]+)?$ ]] || usage_error "speeds: '$word' is not a number"
@@ -100,6 +106,7 @@ check_settings() {
 # Makes python3 one that has what the recipe needs; its own requirements files may lie in its folder.
 install_requirements() {
   local file files=(requirements.txt)
+  [[ $sherpa == false ]] || files+=(requirements-sherpa.txt)
   for file in $extra_requirements; do
     [[ -f $recipe_dir/$file ]] && file=$recipe_dir/$file
     files+=("$file")
@@ -160,4 +167,26 @@ model_files() {
   for one in ${1//,/ }; do
     [[ " ${needs[*]} " == *" $exp/$one/model.json "* ]] || needs+=("$exp/$one/model.json")
   done
+}
+
+# Declares decoding and scoring of the folder $2, whose file $3 makes it usable, on set $4 into $5; the rest are options.
+score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
+  local as_classes=()
+  [[ $classes == false ]] || as_classes=(--classes true)
+  scores+=("$5/score_greedy.json")
+  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
+    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel --runner "$light" -- \
+    python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
+    --out "$5" --device "$device" --num-threads 1 "${@:6}" :then: \
+    python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"
+}
+
+# Declares decoding of the exported model $1 on set $2 with noise.
+stress_task() {
+  local levels=() out=$exp/$1/decode_${2}_noise
+  read -ra levels <<<"$stress"
+  scores+=("$out/noise.json")
+  task 8 "noise_${1}_$2" --needs "$exp/$1/export/model.onnx" "$data/$2/wav.scp" "$data/$2/text" \
+    --makes "$out/noise.json" --parallel --runner "$light" -- python3 -m steps.stress --model "$exp/$1/export" --data "$data/$2" \
+    --snr-db "${levels[@]}" --seed "$seed" --out "$out"
 }

@@ -7,6 +7,7 @@ train_set=train
 dev_set=dev             # seven held-out training speakers
 test_sets="test"
 speeds="0.9 1.0 1.1"
+sherpa=true             # requirements-sherpa.txt
 lexicon=true            # prepare_an4.py writes words.txt
 
 features=features.yaml

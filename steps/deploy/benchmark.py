@@ -1,6 +1,7 @@
-"""Speed of exported models: all in one process and on one thread, in turns, so that what disturbs one disturbs all."""
+"""Speed of exported models: all in one process, in turns, so that what disturbs one disturbs all."""
 
 import importlib.metadata
+import os
 import platform
 import random
 import statistics
@@ -8,12 +9,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from steps.compress.footprint import predict
 from steps.core.cli import UserError
 from steps.core.outdir import SHIPPED
 from steps.data.features import change_speed, compute_features, load_audio
+from steps.deploy.macs import count_macs
+from steps.deploy.memory import measure_memory
 from steps.deploy.runtimes import load_recogniser
 from steps.models.build import read_spec
 
@@ -23,10 +26,14 @@ PACKAGES = ("onnxruntime", "torch", "torchaudio", "numpy")
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds that each pass over all utterances took. cpu_s: of the calling thread.  wall_s: by the clock."""
+    """Seconds, one list per timed pass, one number per input. cpu_s: of the threads that worked.  wall_s: by the clock."""
 
     cpu_s: list
     wall_s: list
+
+    def totals(self, clock="cpu_s"):
+        """Seconds of each whole pass."""
+        return [sum(values) for values in getattr(self, clock)]
 
 
 def model_name(folder):
@@ -60,11 +67,11 @@ def read_samples(utterances, sample_rate_hz):
     return [change_speed(s, utt.speed) if utt.speed != 1.0 else s for s, utt in zip(samples, utterances, strict=True)]
 
 
-def time_in_turns(tasks, inputs, repeats, seed):
+def time_in_turns(tasks, inputs, repeats, seed, cpu_clocks=None):
     """Time functions over the same inputs, in an order that is drawn anew for each repeat.
 
     Args:    tasks: {name: function of one input}.   inputs: {name: list of inputs}.   repeats: timed passes of each;
-             one more goes before them untimed.
+             one more goes before them untimed.   cpu_clocks: {name: clock}, where it is not that of the calling thread.
     Returns: {name: Passes}.
     """
     order, draw = list(tasks), random.Random(seed)
@@ -72,68 +79,134 @@ def time_in_turns(tasks, inputs, repeats, seed):
     for repeat in range(repeats + 1):
         draw.shuffle(order)
         for name in order:
-            run = tasks[name]
-            cpu_s, wall_s = time.thread_time(), time.perf_counter()
-            for value in inputs[name]:
-                run(value)
-            cpu_s, wall_s = time.thread_time() - cpu_s, time.perf_counter() - wall_s
+            cpu_s, wall_s = time_pass(tasks[name], inputs[name], (cpu_clocks or {}).get(name, time.thread_time))
             if repeat:
                 passes[name].cpu_s.append(cpu_s)
                 passes[name].wall_s.append(wall_s)
     return passes
 
 
-def benchmark(folders, utterances, repeats=7, seed=0):
-    """Measure exported folders on one thread.
+def time_pass(run, inputs, cpu_clock):
+    """Time a function on each input. Returns: (CPU seconds of each, wall seconds of each)."""
+    cpu_s, wall_s = [], []
+    for value in inputs:
+        cpu, wall = cpu_clock(), time.perf_counter()
+        run(value)
+        wall_s.append(time.perf_counter() - wall)
+        cpu_s.append(cpu_clock() - cpu)
+    return cpu_s, wall_s
+
+
+def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
+    """Measure exported folders, on one thread and on all.
 
     Args:    folders: {name: exported folder}.   utterances: list of Utterance; audio is read before anything is timed.
-             repeats: timed passes over all utterances, at least 5.
-    Returns: {"settings", "models"}, ready for JSON. Real-time factors (rtf) are seconds per second of audio: `rtf` CPU
-             time of the network, `rtf_spread` its interquartile range over repeats, `rtf_features` of the features
-             alone, `rtf_with_features` the sum, `wall_rtf` the network by the clock. `load_s`: opening it, once.
+             repeats: timed passes over all utterances, at least 5.   reference: name of the model that all are compared
+             with (default: the first).
+    Returns: {"settings", "models"}, ready for JSON; what a model's entry holds: `speed_row`, `latency_row`, `load_row`,
+             `measure_memory`, `size_row`, `ratio_rows`.
     """
     torch.set_num_threads(1)
-    recognisers, load_s = {}, {}
-    for name, folder in folders.items():
-        start_s = time.perf_counter()
-        recognisers[name] = load_recogniser(folder, num_threads=1)
-        load_s[name] = time.perf_counter() - start_s
-    configs = {recogniser.features for recogniser in recognisers.values()}
-    samples = {config: read_samples(utterances, config.sample_rate_hz) for config in configs}
-    feats = {config: [compute_features(s, config).numpy() for s in values] for config, values in samples.items()}
-    tasks = {name: recogniser.log_probs for name, recogniser in recognisers.items()}
-    inputs = {name: feats[recogniser.features] for name, recogniser in recognisers.items()}
-    for config in configs:
-        tasks[config], inputs[config] = (lambda s, config=config: compute_features(s, config)), samples[config]
-    passes = time_in_turns(tasks, inputs, repeats, seed)
-    config = next(iter(configs))
-    audio_s = sum(len(s) for s in samples[config]) / config.sample_rate_hz
+    cores = len(os.sched_getaffinity(0))
+    loads = time_in_turns(dict.fromkeys(folders, load_recogniser), {n: [f] for n, f in folders.items()}, repeats, seed)
+    recognisers = {name: load_recogniser(folder, num_threads=1) for name, folder in folders.items()}
+    feats, samples = read_inputs(recognisers.values(), utterances)
+    tasks, inputs, clocks = {}, {}, {}
+    for name, recogniser in recognisers.items():
+        threaded = load_recogniser(folders[name], num_threads=cores)
+        tasks[name], tasks[name, "all"] = recogniser.log_probs, threaded.log_probs
+        inputs[name] = inputs[name, "all"] = feats[recogniser.features]
+        clocks[name, "all"] = time.process_time
+    for config, values in samples.items():
+        tasks[config], inputs[config] = (lambda s, config=config: compute_features(s, config)), values
+    passes = time_in_turns(tasks, inputs, repeats, seed, clocks)
+    config, values = next(iter(samples.items()))
+    audio_s = sum(map(len, values)) / config.sample_rate_hz
     models = {}
     for name, recogniser in recognisers.items():
-        features_rtf = statistics.median(passes[recogniser.features].cpu_s) / audio_s
-        speeds = speed_row(passes[name], audio_s, features_rtf)
-        models[name] = speeds | {"load_s": round(load_s[name], 4)} | size_row(folders[name])
-    settings = {"num_threads": 1, "repeats": repeats, "utterances": len(utterances), "audio_s": round(audio_s, 2)}
-    return {"settings": settings | {"seed": seed}, "models": models}
+        own, features = passes[name], passes[recogniser.features]
+        row = speed_row(own, features, audio_s) | threads_row(passes[name, "all"], audio_s)
+        row |= latency_row(own, features) | load_row(loads[name])
+        row |= measure_memory(folders[name], feats[recogniser.features]) | size_row(folders[name])
+        models[name] = row
+    reference = reference or next(iter(folders))
+    for name, folder in folders.items():
+        bases = {reference} | ({float_parent(folder)} & set(folders))
+        models[name]["ratios"] = ratio_rows(name, sorted(bases - {name}), passes, models)
+    settings = {"num_threads": 1, "all_threads": cores, "repeats": repeats, "utterances": len(utterances)}
+    settings |= {"audio_s": round(audio_s, 2), "seed": seed, "reference": reference}
+    return {"settings": settings, "models": models}
 
 
-def speed_row(passes, audio_s, features_rtf):
-    """Real-time factors of one model; see `benchmark`."""
-    low, rtf, high = (value / audio_s for value in statistics.quantiles(passes.cpu_s, n=4, method="inclusive"))
+def read_inputs(recognisers, utterances):
+    """What is timed. Returns: ({FeatureConfig: list of (T, D) arrays}, {FeatureConfig: list of (S,) tensors})."""
+    configs = dict.fromkeys(recogniser.features for recogniser in recognisers)
+    samples = {config: read_samples(utterances, config.sample_rate_hz) for config in configs}
+    return {c: [compute_features(s, c).numpy() for s in values] for c, values in samples.items()}, samples
+
+
+def speed_row(passes, features, audio_s):
+    """Real-time factors of one model on one thread: CPU or wall seconds per second of audio, medians of the repeats.
+
+    Returns: {"rtf": CPU time of the network, "rtf_spread": its interquartile range, "rtf_features": of the features alone,
+             "rtf_with_features": the sum, "wall_rtf": the network by the clock}.
+    """
+    low, rtf, high = (value / audio_s for value in statistics.quantiles(passes.totals(), n=4, method="inclusive"))
+    features_rtf = statistics.median(features.totals()) / audio_s
     row = {"rtf": rtf, "rtf_spread": high - low, "rtf_features": features_rtf, "rtf_with_features": rtf + features_rtf}
-    row["wall_rtf"] = statistics.median(passes.wall_s) / audio_s
+    row["wall_rtf"] = statistics.median(passes.totals("wall_s")) / audio_s
     return {key: round(value, 7) for key, value in row.items()}
+
+
+def threads_row(passes, audio_s):
+    """The network on all threads: {"all_threads_wall_rtf", "all_threads_cpu_rtf": CPU time of all of them}."""
+    wall, cpu = (statistics.median(passes.totals(clock)) / audio_s for clock in ("wall_s", "cpu_s"))
+    return {"all_threads_wall_rtf": round(wall, 7), "all_threads_cpu_rtf": round(cpu, 7)}
+
+
+def latency_row(passes, features):
+    """Wall time from samples to log-probabilities, one thread, over all utterances and repeats: {"latency_ms": {...}}."""
+    pairs = zip(passes.wall_s, features.wall_s, strict=True)
+    sums = [1000 * (a + b) for one, two in pairs for a, b in zip(one, two, strict=True)]
+    return {"latency_ms": {f"p{share}": round(float(np.percentile(sums, share)), 3) for share in (50, 90, 99)}}
+
+
+def load_row(passes):
+    """Wall time to open the folder: median and interquartile range of the repeats, {"load_s", "load_s_spread"}."""
+    low, middle, high = statistics.quantiles(passes.totals("wall_s"), n=4, method="inclusive")
+    return {"load_s": round(middle, 4), "load_s_spread": round(high - low, 4)}
+
+
+def ratio_rows(name, bases, passes, models):
+    """How a model compares with others: {base: {"times_faster", "low", "high": quartiles, "bytes": share of its bytes}}.
+
+    Repeats are paired: what disturbs one disturbs the other. CPU time of the network on one thread.
+    """
+    rows = {}
+    for base in bases:
+        ratios = [b / a for a, b in zip(passes[name].totals(), passes[base].totals(), strict=True)]
+        low, middle, high = (round(value, 3) for value in statistics.quantiles(ratios, n=4, method="inclusive"))
+        share = round(models[name]["bytes"] / models[base]["bytes"], 4)
+        rows[base] = {"times_faster": middle, "low": low, "high": high, "bytes": share}
+    return rows
+
+
+def float_parent(folder):
+    """Name of the float model that an int8 one was made of; None for others, or without a model folder above."""
+    above = folder.resolve().parent
+    spec = read_spec(above) if (above / "model.json").is_file() else {}
+    return (spec.get("parent") or {}).get("name") if spec.get("quantization") else None
 
 
 def size_row(folder):
     """Bytes of an exported folder, and what the model folder above it says of the model (None without one)."""
     sizes = {name: (folder / name).stat().st_size for name in SHIPPED}
     row = {"bytes": sum(sizes.values()), "model_bytes": sizes["model.onnx"]}
-    row |= {"parameters": None, "macs_per_second": None}
+    row |= {"parameters": None, "nonzero_parameters": None, "macs_per_second": round(count_macs(folder))}
     above = folder.resolve().parent
     if (above / "model.json").is_file():
         spec = read_spec(above)
-        row |= {"parameters": spec["parameters"], "macs_per_second": round(predict(spec).macs_per_second)}
+        row |= {key: spec[key] for key in ("parameters", "nonzero_parameters")}
     return row
 
 

@@ -14,6 +14,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import float_graph, float_twin, quantized_layers, strip_
 from steps.deploy.integer import integer_graph_
 from steps.deploy.runtimes import OnnxModel, Recogniser, read_tokens
+from steps.deploy.sherpa import computes
 from steps.models.build import load_model
 
 FLOAT_TOLERANCE = 1e-4  # nats, largest difference of any valid frame
@@ -30,7 +31,10 @@ A speech recogniser: CTC, {quantization}.
 
 Run: python3 -m steps.transcribe THIS_FOLDER a.wav
 {sherpa}{integer}"""
-SHERPA = "Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model='model.onnx', tokens='tokens.txt')\n"
+SHERPA = """\
+Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+    model="model.onnx", tokens="tokens.txt", sample_rate={rate}, feature_dim={dim})
+"""
 INTEGER = """\
 
 Activations are quantized with a scale for each tensor, so a batch gives slightly other numbers than its utterances one
@@ -142,7 +146,7 @@ def describe(model, recogniser):
     features = recogniser.features
     high = features.high_freq_hz
     quantized = quantized_layers(model)
-    default = FeatureConfig(sample_rate_hz=features.sample_rate_hz, num_mel_bins=features.num_mel_bins)
+    sherpa = SHERPA.format(rate=features.sample_rate_hz, dim=features.dim) if computes(features) else ""
     return README.format(
         quantization=f"{len(quantized)} layers in int8" if quantized else "float32",
         dim=features.dim,
@@ -154,6 +158,6 @@ def describe(model, recogniser):
         window=features.window,
         low=features.low_freq_hz,
         high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
-        sherpa=SHERPA if features == default else "",  # it can compute no others
+        sherpa=sherpa,
         integer=INTEGER if quantized else "",
     )

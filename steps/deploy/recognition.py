@@ -1,11 +1,12 @@
 """From features to text with what `load_recogniser` returned: greedy search and, with a word list, lexicon search."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
 
-from steps.core.cli import MissingInput, UserError
+from steps.core.cli import MissingInput, UserError, say
 from steps.core.config import check
 from steps.data.tokenizer import Tokenizer
 from steps.search import lexicon
@@ -100,3 +101,29 @@ def recognise(recogniser, features, name, decoder=None):
     (ids,) = greedy_search(log_probs[None], [len(log_probs)], recogniser.blank_id)
     greedy = " ".join(recogniser.text(ids).split())
     return greedy, None if decoder is None else decoder.decode(log_probs)
+
+
+def decode_all(recogniser, utterances, features, decoder=None, every_s=10.0):
+    """Decode utterances one by one.
+
+    Args:   features: Utterance -> (T, D) array.   every_s: seconds between progress lines.
+    Returns: ({"greedy": {id: text}[, "lexicon": {id: text}]}, number of frames read).
+    Raises:  UserError naming the utterance for features that do not fit or log-probabilities that are not finite.
+    """
+    hyps = {"greedy": {}} if decoder is None else {"greedy": {}, "lexicon": {}}
+    frames, told_s = 0, time.monotonic()
+    for number, utt in enumerate(utterances, start=1):
+        feats = np.ascontiguousarray(features(utt), dtype=np.float32)
+        if feats.ndim != 2 or feats.shape[1] != recogniser.features.dim:
+            raise UserError(f"{utt.utt_id}: features {feats.shape}, the model wants (T, {recogniser.features.dim})")
+        greedy, words = recognise(recogniser, feats, utt.utt_id, decoder)
+        hyps["greedy"][utt.utt_id] = greedy
+        if decoder is not None:
+            hyps["lexicon"][utt.utt_id] = words
+        frames += len(feats)
+        if time.monotonic() - told_s >= every_s:
+            told_s = time.monotonic()
+            say(f"utterance {number}/{len(utterances)}")
+    if len(hyps["greedy"]) != len(utterances):
+        raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id is given twice")
+    return hyps, frames

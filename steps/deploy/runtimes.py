@@ -18,10 +18,11 @@ ORT_ERRORS = tuple(
 )
 
 
-def open_session(model, num_threads=1):
+def open_session(model, num_threads=1, profile_prefix=None):
     """An onnxruntime session on the CPU whose threads do not spin while they wait.
 
     Args:   model: path of an ONNX file, or its content as bytes.   num_threads: of one operator; operators run in turn.
+            profile_prefix: path; `end_profiling` writes the shapes of all that ran to a file that begins so.
     Raises: UserError when onnxruntime cannot load it.
     """
     options = onnxruntime.SessionOptions()
@@ -30,6 +31,9 @@ def open_session(model, num_threads=1):
     options.log_severity_level = 3
     for kind in ("intra", "inter"):
         options.add_session_config_entry(f"session.{kind}_op.allow_spinning", "0")
+    if profile_prefix:
+        options.enable_profiling, options.profile_file_prefix = True, profile_prefix
+        options.add_session_config_entry("session.disable_prepacking", "1")  # the profile leaves packed weights out
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -43,15 +47,16 @@ class OnnxModel:
     """An exported CTC model.
 
     Args: source: exported folder, ONNX file, or the file's content as bytes.   num_threads: CPU threads.
+          profile_prefix: see `open_session`.
     Attributes: feature_dim: D.   vocab_size: V.   session: of onnxruntime.
     """
 
-    def __init__(self, source, num_threads=1):
+    def __init__(self, source, num_threads=1, profile_prefix=None):
         if not isinstance(source, bytes):
             source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
             if not source.is_file():
                 raise MissingInput(f"{source}: no such file; export the model (steps.export_model)")
-        self.session = open_session(source, num_threads)
+        self.session = open_session(source, num_threads, profile_prefix)
         name = "the graph" if isinstance(source, bytes) else source
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         ranks = [len(value.shape) for value in (*inputs, *outputs)]

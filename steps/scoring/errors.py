@@ -1,6 +1,7 @@
 """What went wrong, for reading: aligned utterances, the commonest confusions, a table of speakers."""
 
 import collections
+import itertools
 
 import jiwer
 
@@ -14,16 +15,11 @@ def align(ref, hyp):
 
     Returns: list of (op, reference word, hypothesis word), op one of "", "S", "D", "I"; "" stands for a missing word.
     """
-    ref, hyp = normalise(ref), normalise(hyp)
-    output = jiwer.process_words(ref, hyp)
-    rows = []
+    output = jiwer.process_words(normalise(ref), normalise(hyp))
+    ref, hyp, rows = ref.split(), hyp.split(), []
     for chunk in output.alignments[0]:
-        ref_words = ref.split()[chunk.ref_start_idx : chunk.ref_end_idx]
-        hyp_words = hyp.split()[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for i in range(max(len(ref_words), len(hyp_words))):
-            ref_word = ref_words[i] if i < len(ref_words) else ""
-            hyp_word = hyp_words[i] if i < len(hyp_words) else ""
-            rows.append((_OPS[chunk.type], ref_word, hyp_word))
+        words = ref[chunk.ref_start_idx : chunk.ref_end_idx], hyp[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        rows += [(_OPS[chunk.type], *pair) for pair in itertools.zip_longest(*words, fillvalue="")]
     return rows
 
 
@@ -44,6 +40,11 @@ def format_errors(refs, hyps, speakers, counts, rate="WER"):
     if confusions:
         parts.append(_format_confusions(confusions))
     return "\n".join(parts)
+
+
+def format_alignment(ref, hyp):
+    """REF, HYP and OP lines of two texts."""
+    return _format_rows(align(ref, hyp))
 
 
 def _format_rows(rows):
@@ -72,7 +73,7 @@ def format_speakers(counts, speakers, rate="WER"):
     groups = collections.defaultdict(list)
     for count in counts:
         groups[speakers[count.utt_id]].append(count)
-    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", f"%{rate}", "%SER")]
+    rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", f"%{rate}", "%ACC", "%SER")]
     rows += [_speaker_row(name, pool(groups[name])) for name in sorted(groups, key=str.encode)]
     rows.append(_speaker_row("all", pool(counts)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -85,5 +86,5 @@ def format_speakers(counts, speakers, rate="WER"):
 
 def _speaker_row(name, pooled: ErrorCounts):
     numbers = (pooled.sentences, pooled.reference_length, pooled.errors, pooled.insertions, pooled.deletions)
-    rates = (f"{pooled.percent:.2f}", f"{pooled.sentence_percent:.2f}")
+    rates = (f"{pooled.percent:.2f}", f"{pooled.word_accuracy_percent:.2f}", f"{pooled.sentence_percent:.2f}")
     return (name, *map(str, numbers), str(pooled.substitutions), *rates)

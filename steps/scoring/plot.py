@@ -1,6 +1,10 @@
-"""The picture: word error rate against bytes, the same file for the same numbers."""
+"""The pictures: word error rate against bytes and speed, training curves, stages; the same file for the same numbers."""
 
+import html
 import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,12 +14,29 @@ from matplotlib.transforms import Bbox, ScaledTranslation
 
 from steps.core.outdir import atomic_file
 
-SERIES = (("greedy", "o", "#1f5fa8"), ("lexicon", "s", "#c2571a"))
+SERIES = (("greedy", "o", "#3b7dc4"), ("lexicon", "s", "#d0652a"))
+COLORS = ("#3b7dc4", "#d0652a", "#2f9465", "#9a5fb8", "#b8860b", "#c2477a", "#4a9aa8", "#7a7a7a")
+INK = "#010203"  # stands for the colour of the page's text
+INK_SETTINGS = dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+)
 SETTINGS = {"svg.hashsalt": "slim-asr", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0}
 LINE = {"arrowstyle": "-", "lw": 0.4, "color": "#888888", "shrinkA": 0, "shrinkB": 3}
 # Label positions tried in turn: offset in points, horizontal alignment.
 PLACES = [(side * 7, 4 + up, "left" if side > 0 else "right") for up in range(0, 97, 12) for side in (1, -1)]
 PLACES += [(x, -y, align) for x, y, align in PLACES]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What lies along x. value: function of a row, None when not measured.   label: of the axis."""
+
+    value: Callable
+    label: str
+
+
+BYTES = Axis(lambda row: row.bytes_shipped / 1e6, "megabytes that ship (model.onnx, tokens.txt, features.yaml)")
+SPEED = Axis(lambda row: row.rtf_with_features, "real-time factor, one thread, features included")
 
 
 def plot_wer_bytes(rows, title, svg_path, png_path):
@@ -24,13 +45,7 @@ def plot_wer_bytes(rows, title, svg_path, png_path):
     Args: rows: list of ResultRow.   title: text above.
     """
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        boxed = _draw_points(axes, rows)
-        _dress(axes, rows, title)
-        canvas.draw()
-        _place_labels(axes, canvas.get_renderer(), boxed)
+        figure = wer_figure(rows, BYTES, title)
         for path, metadata in ((svg_path, {"Date": None}), (png_path, {"Software": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=str(path).rsplit(".", 1)[1], metadata=metadata)
@@ -38,15 +53,83 @@ def plot_wer_bytes(rows, title, svg_path, png_path):
                 file.write(buffer.getvalue())
 
 
-def _draw_points(axes, rows):
+def wer_figure(rows, axis, title):
+    """WER with intervals against `axis`; a thin line joins the models that none beats in both. Returns: Figure."""
+    figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    boxed = _draw_points(axes, rows, axis)
+    _dress(axes, rows, axis, title)
+    canvas.draw()
+    _place_labels(axes, canvas.get_renderer(), boxed)
+    return figure
+
+
+def curves_figure(curves, title, label):
+    """Lines over training steps. Args: curves: {name: [(step, value)]}.  Returns: Figure."""
+    figure = Figure(figsize=(7.5, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, (name, points) in enumerate(curves.items()):
+        style = ("-", "--", ":")[index // len(COLORS) % 3]
+        axes.plot(*zip(*points, strict=True), style, color=COLORS[index % len(COLORS)], lw=1.1, label=name)
+    axes.grid(alpha=0.3, lw=0.5)
+    axes.set_xlabel("updates")
+    axes.set_ylabel(label)
+    axes.set_title(title)
+    axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def bars_figure(values, title, label):
+    """Horizontal bars, the first on top. Args: values: {name: number}.  Returns: Figure."""
+    figure = Figure(figsize=(7.5, 0.6 + 0.22 * len(values)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.barh(list(values), list(values.values()), color=COLORS[0])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.grid(alpha=0.3, lw=0.5, axis="x")
+    axes.set_xlabel(label)
+    axes.set_title(title)
+    return figure
+
+
+def pareto_front(points):
+    """The points that no other beats or equals in both numbers. Args: list of (x, y).  Returns: list, x ascending."""
+    front = []
+    for x, y in sorted(set(points)):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def inline_svg(draw, prefix, alt):
+    """An <svg> element for a page in light or dark: text and frame take the colour of the page.
+
+    Args: draw: function without arguments that returns a Figure.   prefix: of all ids in it, for each picture another.
+          alt: what it shows, in words.
+    """
+    with rc_context(SETTINGS | INK_SETTINGS):
+        buffer = io.StringIO()
+        draw().savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", re.sub(r' height="[^"]*pt"', "", text, count=1), count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" ', 1)
+
+
+def _draw_points(axes, rows, axis):
     """Draw all points. Returns: list of (model, x, y) of the points to be labelled."""
     labelled = []
     for index, (kind, marker, color) in enumerate(SERIES):
         aside = ScaledTranslation(3 * index / 72, 0, axes.figure.dpi_scale_trans)  # else bars of one model coincide
-        found = [(row, row.scores[kind]) for row in rows if kind in row.scores]
+        found = [(row, row.scores[kind]) for row in rows if kind in row.scores and axis.value(row) is not None]
         if not found:
             continue
-        x = [row.bytes_shipped / 1e6 for row, _ in found]
+        x = [axis.value(row) for row, _ in found]
         y = [score.wer_percent for _, score in found]
         below = [max(0.0, score.wer_percent - score.interval.low) for _, score in found]
         above = [max(0.0, score.interval.high - score.wer_percent) for _, score in found]
@@ -63,13 +146,15 @@ def _draw_points(axes, rows):
             capsize=2,
             label=kind,
         )
+        front = pareto_front(list(zip(x, y, strict=True)))
+        axes.plot(*zip(*front, strict=True), color=color, lw=0.8, alpha=0.6, transform=axes.transData + aside)
         if kind == "greedy":
-            labelled = [(row.model, row.bytes_shipped / 1e6, score.wer_percent) for row, score in found]
+            labelled = [(row.model, axis.value(row), score.wer_percent) for row, score in found]
     return labelled
 
 
-def _dress(axes, rows, title):
-    sizes = [row.bytes_shipped / 1e6 for row in rows]
+def _dress(axes, rows, axis, title):
+    sizes = [axis.value(row) for row in rows if axis.value(row) is not None]
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
     highest = max(score.interval.high for row in rows for score in row.scores.values())
@@ -78,7 +163,7 @@ def _dress(axes, rows, title):
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, lw=0.5)
-    axes.set_xlabel("megabytes that ship (model.onnx, tokens.txt, features.yaml)")
+    axes.set_xlabel(axis.label)
     axes.set_ylabel("word error rate, %")
     axes.set_title(title)
     axes.legend(frameon=False)

@@ -1,25 +1,27 @@
-"""The one results schema: a row per model and test set, collected from finished folders; differences of models.
+"""The one results schema: what results.json holds, field by field.
 
-Error rates of a row are of the exported file; those of the model folder (torch) stand beside them as a diagnostic.
+Error rates of a row are of the exported file run by onnxruntime; those of the model folder (torch) and of sherpa-onnx
+stand beside them as checks. Lists of rows, comparisons, ... hold one entry per model (or pair) and test set. None (null)
+stands for a number that was not measured. Percentages lie between 0 and 100; `interval` is always of 95 %.
 """
 
 import dataclasses
-import json
-from pathlib import Path
 
-from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import SHIPPED, sha256_file
-from steps.scoring.significance import Interval, paired_difference
-from steps.scoring.wer import percent, read_hypotheses
+from steps.scoring.ledger import Ledger
+from steps.scoring.matched_pairs import MatchedPairs
+from steps.scoring.significance import Interval
 
-FORMAT = 1
+FORMAT = 2
 KINDS = ("greedy", "lexicon")
-BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
+RUNTIMES = {"onnxruntime": "_onnx", "torch": "", "sherpa-onnx": "_sherpa"}  # suffixes of their decoding folders
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Error rates of one set of hypotheses, with counts; `interval` is the 95 % interval of the word error rate."""
+    """Error rates of one set of hypotheses, with counts; `interval` is that of the word error rate.
+
+    classification: as steps.scoring.classes makes it, when the recipe's transcripts are commands; else None.
+    """
 
     errors: int
     words: int
@@ -27,15 +29,38 @@ class Score:
     deletions: int
     substitutions: int
     wer_percent: float
+    word_accuracy_percent: float  # reference words recognised; insertions do not lower it
     cer_percent: float
     ser_percent: float
     interval: Interval
     rate: str = "WER"  # CER or PER where characters or phones are counted: all of the above but cer_percent is of these
+    classification: dict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Texts of one model by two runtimes. differences: [{"id", "a", "b"}], the utterances whose text differs."""
+
+    a: str
+    b: str
+    kind: str
+    utterances: int
+    differences: list
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseScore:
+    """Greedy word errors of the exported file with noise added to the test set, `snr_db` under the speech."""
+
+    snr_db: int
+    errors: int
+    words: int
+    interval: Interval
 
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """One model on one test set; None stands for a number that was not measured."""
+    """One model on one test set."""
 
     model: str
     set: str
@@ -46,12 +71,15 @@ class ResultRow:
     quantization_bits: int | None
     bytes_shipped: int  # model.onnx + tokens.txt + features.yaml
     bytes_onnx: int
-    macs_per_second: float | None  # multiply-accumulates per second of audio
+    macs_per_second: float | None  # multiply-accumulates per second of audio, counted from the graph as it ran
     rtf: float | None  # seconds of one thread per second of audio, the network alone
     rtf_with_features: float | None
-    scores: dict  # {"greedy": Score[, "lexicon": Score]} of the exported file
+    benchmark: dict | None  # everything steps.benchmark measured of this model
+    scores: dict  # {"greedy": Score[, "lexicon": Score]} of the exported file by onnxruntime
     torch_scores: dict  # the same of the model folder
-    torch_differs: dict  # {kind: utterances whose text differs between the two}
+    sherpa_scores: dict  # {"greedy": Score} of the exported file by sherpa-onnx, or {}
+    agreement: list  # of Agreement
+    noise: list  # of NoiseScore
     commit: str | None
     command: str | None
     seed: int | None
@@ -60,13 +88,46 @@ class ResultRow:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Difference in word error rate, `a` minus `b`, of exported files on one set, with its paired interval."""
+    """Difference in word error rate, `a` minus `b`, of exported files on one set, with its paired interval.
+
+    detectable: the smallest true difference, in points, that such a comparison finds with 80 % probability.
+    """
 
     a: str
     b: str
     set: str
     kind: str
     difference: Interval
+    matched_pairs: MatchedPairs
+    detectable: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseComparison:
+    """Difference in greedy word error rate, `a` minus `b`, in noise.   extra: the same minus the difference without noise."""
+
+    a: str
+    b: str
+    set: str
+    snr_db: int
+    difference: Interval
+    extra: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSet:
+    """What a test set can show. coverage_percent: share of `simulated` made-up sets of this design (speakers, words, spread
+    as the greedy errors of `model` have it) whose interval holds the truth.   smallest_detectable: of all comparisons.
+    """
+
+    name: str
+    utterances: int
+    speakers: int
+    words: int
+    model: str
+    coverage_percent: float
+    simulated: int
+    smallest_detectable: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,143 +141,19 @@ class Results:
     seed: int
     device: str | None
     versions: dict
-    rows: list
-    comparisons: list
+    sets: list  # of TestSet
+    rows: list  # of ResultRow
+    comparisons: list  # of Comparison: every model with its parent, and the pairs asked for
+    noise_comparisons: list  # of NoiseComparison
+    ledgers: list  # of Ledger: every model with its parent; at most LEDGER_CHANGES changes each
+    stages: list  # {"stage", "name", "seconds", "finished"} of every task of the run
+    benchmark: dict  # host and settings of steps.benchmark
     format: int = FORMAT
 
 
-def read_json(path):
-    """Read a JSON object. Raises: MissingInput, UserError."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); make it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; make it again")
-    return value
+LEDGER_CHANGES = 20
 
 
-def decode_folder(exp, model, set_name, exported=True):
-    """Where the hypotheses of a model on a test set lie."""
-    return Path(exp) / model / f"decode_{set_name}{'_onnx' if exported else ''}"
-
-
-def check_inputs(exp, models, sets):
-    """Raise MissingInput listing every file a row cannot do without."""
-    needed = [Path(exp) / model / "model.json" for model in models]
-    needed += [Path(exp) / model / "export" / name for model in models for name in SHIPPED]
-    needed += [decode_folder(exp, model, name) / "score_greedy.json" for model in models for name in sets]
-    missing = [str(path) for path in needed if not path.is_file()]
-    if missing:
-        raise MissingInput("\n  ".join([f"{len(missing)} files are missing; run the stages that make them:", *missing]))
-
-
-def collect_rows(exp, models, sets, benchmark=None):
-    """Read the rows of all models and test sets, set by set.
-
-    Args:   exp: experiment folder.   benchmark: content of benchmark.json, or None.
-    Returns: list of ResultRow.   Raises: MissingInput, UserError.
-    """
-    check_inputs(exp, models, sets)
-    return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
-
-
-def collect_row(exp, model, set_name, benchmark):
-    folder = Path(exp) / model
-    spec = read_json(folder / "model.json")
-    run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    measured = benchmark.get("models", {}).get(model, {})
-    speed = {key: measured.get(key) for key in BENCHMARK_KEYS}
-    sizes = {name: (folder / "export" / name).stat().st_size for name in SHIPPED}
-    exported, torch = (decode_folder(exp, model, set_name, exported) for exported in (True, False))
-    return ResultRow(
-        model=model,
-        set=set_name,
-        parent=(spec.get("parent") or {}).get("name"),
-        parameters=spec["parameters"],
-        nonzero_parameters=spec["nonzero_parameters"],
-        sparsity=spec.get("sparsity"),
-        quantization_bits=(spec.get("quantization") or {}).get("bits"),
-        bytes_shipped=sum(sizes.values()),
-        bytes_onnx=sizes["model.onnx"],
-        **speed,
-        scores=read_scores(exported),
-        torch_scores=read_scores(torch),
-        torch_differs=count_different_texts(exported, torch),
-        **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
-    )
-
-
-def read_scores(folder):
-    """Scores of a decoding folder, {kind: Score}; kinds that were not decoded are left out."""
-    scores = {}
-    for kind in KINDS:
-        if (folder / f"score_{kind}.json").is_file():
-            content = read_score(folder, kind)
-            words, chars = content["words"], content["chars"]
-            scores[kind] = Score(
-                **{key: words[key] for key in ("errors", "insertions", "deletions", "substitutions")},
-                words=words["reference_length"],
-                wer_percent=percent(words["errors"], words["reference_length"]),
-                cer_percent=percent(chars["errors"], chars["reference_length"]),
-                ser_percent=percent(words["sentence_errors"], words["sentences"]),
-                interval=Interval(**content["wer_interval_95"]),
-                rate=content.get("rate", "WER"),
-            )
-    return scores
-
-
-def read_score(folder, kind):
-    """Content of score_KIND.json. Raises: MissingInput; UserError when the hypotheses changed since."""
-    content = read_json(folder / f"score_{kind}.json")
-    hyps = folder / f"{kind}.txt"
-    if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
-        raise UserError(f"{folder}: score_{kind}.json is not of {kind}.txt as it is now; run steps.score again")
-    return content
-
-
-def count_different_texts(folder_a, folder_b):
-    """Utterances whose text differs between two decoding folders, {kind: count}, for the kinds that both have."""
-    counts = {}
-    for kind in KINDS:
-        paths = [folder / f"{kind}.txt" for folder in (folder_a, folder_b)]
-        if all(path.is_file() for path in paths):
-            a, b = (read_hypotheses(path) for path in paths)
-            counts[kind] = sum(a.get(utt_id) != b.get(utt_id) for utt_id in {*a, *b})
-    return counts
-
-
-def parent_pairs(rows):
-    """Pairs (model, parent) among the reported models, in their order, each once."""
-    reported = {row.model for row in rows}
-    return list(dict.fromkeys((row.model, row.parent) for row in rows if row.parent in reported))
-
-
-def compare(exp, pairs, sets, seed=0):
-    """Paired differences of exported files for every pair, set and kind that both models have.
-
-    Args:   pairs: list of (a, b); the difference is a minus b.   seed: of the bootstrap.
-    Returns: list of Comparison.   Raises: MissingInput, UserError.
-    """
-    comparisons = []
-    for set_name in sets:
-        for a, b in pairs:
-            folders = [decode_folder(exp, model, set_name) for model in (a, b)]
-            for kind in KINDS:
-                if all((folder / f"score_{kind}.json").is_file() for folder in folders):
-                    difference = compare_scores(*folders, kind, seed)
-                    comparisons.append(Comparison(a, b, set_name, kind, difference))
-    return comparisons
-
-
-def compare_scores(folder_a, folder_b, kind, seed=0):
-    """Paired difference of two decoding folders, a minus b.
-
-    Returns: Interval.   Raises: UserError unless both were scored on the same utterances.
-    """
-    a, b = (read_score(folder, kind)["utterances"] for folder in (folder_a, folder_b))
-    if (a["ids"], a["words"], a["speakers"]) != (b["ids"], b["words"], b["speakers"]):
-        raise UserError(f"{folder_a} and {folder_b}: not scored on the same utterances; decode and score both again")
-    return paired_difference(a["errors"], b["errors"], a["words"], a["speakers"], seed=seed)
+def shorten(ledger: Ledger):
+    """The ledger with its worst changes only; the whole one is a file of its own."""
+    return dataclasses.replace(ledger, changes=ledger.changes[:LEDGER_CHANGES])

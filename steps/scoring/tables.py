@@ -2,19 +2,37 @@
 
 HEADER = (
     "model", "params k", "nonzero k", "size kB", "MMAC/s", "RTF", "RTF+feat",
-    "greedy WER", "95 %", "lexicon WER", "95 %", "torch",
+    "greedy WER", "95 %", "lexicon WER", "95 %", "torch", "sherpa",
 )  # fmt: skip
 
 NOTES = """\
 - WER: word errors in percent (errors / words), of the exported file run by onnxruntime. Greedy: the model alone.
   Lexicon: only words of the recipe's list can come out, all equally likely. Two tasks: compare within a column.
-- 95 %: bootstrap interval of the WER, {drawn}.
-- torch: greedy WER of the model folder, before export; a diagnostic.
+- 95 %: interval of the WER over {over}.
+- torch: greedy WER of the model folder, before export; sherpa: of the exported file by sherpa-onnx. Checks.
 - size: bytes of what ships, model.onnx + tokens.txt + features.yaml (1 kB = 1000 bytes).
 - params: parameters of the model, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
   make the file smaller.
-- MMAC/s: million multiply-accumulates per second of audio. RTF: seconds of one CPU thread per second of audio, for the
-  network alone and with the features. A dash, or no such column: not measured.
+- MMAC/s: million multiply-accumulates per second of audio, counted from the graph as onnxruntime ran it. RTF: seconds of
+  one CPU thread per second of audio, for the network alone and with the features. A dash, or no such column: not measured.
+"""
+COMPARISON_NOTE = """\
+Below 0: the first has fewer errors. *: the paired bootstrap interval leaves out 0. p: matched pairs test of NIST's
+sc_stats, which takes segments as independent, not speakers. Can show: the smallest difference such a comparison finds
+with 80 % probability (greedy).
+"""
+SPEED_NOTE = """\
+p50, p90, p99: milliseconds from samples to log-probabilities, one thread, over utterances and repeats. Peak: the process
+that ran the model, Python and onnxruntime included. All threads: real-time factor by the clock. Faster than: CPU time
+against other models, median and quartiles of paired repeats.
+"""
+NOISE_NOTE = """\
+Pink noise at this signal-to-noise ratio. Cost: the difference from the parent in this noise minus that without noise,
+points [95 %]; above 0, compression costs more in noise.
+"""
+LEDGER_NOTE = """\
+Utterances with more errors than the parent's, with fewer, with another text but as many; more errors by type. Which ones,
+aligned: regressions/ beside this report.
 """
 
 
@@ -36,8 +54,8 @@ def number(value, scale=1.0, digits=0):
     return "-" if value is None else f"{value / scale:,.{digits}f}"
 
 
-def result_table(rows):
-    """The main table; rows of one test set. Columns without any number are left out."""
+def result_cells(rows):
+    """Header and rows of the main table of one test set. Columns without any number are left out."""
     table = []
     for row in rows:
         cells = [row.model, number(row.parameters, 1e3, 1)]
@@ -47,11 +65,16 @@ def result_table(rows):
             score = row.scores.get(kind)
             cells.append("-" if score is None else f"{score.wer_percent:.2f} ({score.errors}/{score.words})")
             cells.append("-" if score is None else f"{score.interval.low:.1f} - {score.interval.high:.1f}")
-        torch = row.torch_scores.get("greedy")
-        table.append([*cells, "-" if torch is None else f"{torch.wer_percent:.2f}"])
+        checks = (row.torch_scores.get("greedy"), row.sherpa_scores.get("greedy"))
+        table.append([*cells, *("-" if score is None else f"{score.wer_percent:.2f}" for score in checks)])
     used = [i for i in range(len(HEADER)) if any(cells[i] != "-" for cells in table)]
     header = [title.replace("WER", rate_of(rows)) for title in HEADER]
-    return markdown_table([header[i] for i in used], [[cells[i] for i in used] for cells in table])
+    return [header[i] for i in used], [[cells[i] for i in used] for cells in table]
+
+
+def result_table(rows):
+    """The main table as Markdown."""
+    return markdown_table(*result_cells(rows))
 
 
 def rate_of(rows):
@@ -59,55 +82,160 @@ def rate_of(rows):
     return next((score.rate for row in rows for score in row.scores.values()), "WER")
 
 
-def comparison_table(comparisons, rate="WER"):
-    """Differences of one test set: one row per pair, a star where the interval leaves out zero."""
+def result_notes(rows):
+    """How to read the main table."""
+    groups = dict.fromkeys(f"{s.interval.groups} {s.interval.over}" for row in rows for s in row.scores.values())
+    notes, rate = NOTES.format(over=", ".join(groups)), rate_of(rows)
+    return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
+
+
+def comparison_cells(comparisons, rate="WER"):
+    """Header and rows of the differences of one test set; a star where the interval leaves out zero."""
     cells = {}
     for item in comparisons:
-        d = item.difference
-        star = " *" if d.excludes_zero else "  "
-        cells.setdefault((item.a, item.b), {})[item.kind] = f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{star}"
+        d, p = item.difference, p_text(item.matched_pairs.p)
+        shown = f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {p}{' *' if d.excludes_zero else '  '}"
+        cells.setdefault((item.a, item.b), {})[item.kind] = shown
     kinds = [kind for kind in ("greedy", "lexicon") if any(kind in found for found in cells.values())]
-    rows = [[f"{a} - {b}", *(found.get(kind, "-") for kind in kinds)] for (a, b), found in cells.items()]
-    return markdown_table([f"difference in {rate}, points [95 %]", *kinds], rows)
+    power = {(c.a, c.b): number(c.detectable, 1, 2) for c in comparisons if c.kind == kinds[0]}
+    header = [f"difference in {rate}, points [95 %]", *kinds, "can show"]
+    return header, [[f"{a} - {b}", *(found.get(k, "-") for k in kinds), power[a, b]] for (a, b), found in cells.items()]
 
 
-def agreement_lines(rows):
-    """How many texts the exported file and the model folder disagree on."""
-    lines = []
+def interval_text(d):
+    """`+1.20 [+0.40, +2.00] *`: a star where the interval leaves out zero."""
+    return f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{' *' if d.excludes_zero else '  '}"
+
+
+def p_text(p):
+    """`p 0.042`."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def comparison_table(comparisons, rate="WER"):
+    """The differences as Markdown."""
+    return markdown_table(*comparison_cells(comparisons, rate))
+
+
+def noise_cells(rows, comparisons):
+    """Header and rows of greedy WER in noise of one test set, and of what noise adds to the difference from the parent."""
+    levels = list(dict.fromkeys(score.snr_db for row in rows for score in row.noise))
+    extra = {(c.a, c.snr_db): c for c in comparisons}
+    table = []
     for row in rows:
-        if row.torch_differs:
-            counts = ", ".join(f"{kind} {count}" for kind, count in row.torch_differs.items())
-            lines.append(f"- {row.model}: {counts}\n")
-    return "Utterances whose text differs between torch and onnxruntime:\n\n" + "".join(lines) if lines else ""
+        if row.noise:
+            by_level = {score.snr_db: score for score in row.noise}
+            shown = [f"{by_level[x].interval.percent:.2f}" if x in by_level else "-" for x in levels]
+            more = [interval_text(extra[row.model, x].extra) if (row.model, x) in extra else "-" for x in levels]
+            table.append([row.model, f"{row.scores['greedy'].wer_percent:.2f}", *shown, *more])
+    header = ["greedy WER", "clean", *(f"{x} dB" for x in levels), *(f"cost at {x} dB" for x in levels)]
+    return header, table
 
 
-def origin_table(rows):
-    """Where each model comes from."""
+def speed_cells(rows):
+    """Header and rows of the measurements that the main table has no room for; (.., []) when there is none."""
+    header = ["model", "p50 ms", "p90 ms", "p99 ms", "load s", "peak MB", "of it model MB", "RTF spread",
+              "all threads", "faster than"]  # fmt: skip
+    table = []
+    for row in rows:
+        found = row.benchmark
+        if found and "latency_ms" in found:
+            ratios = found["ratios"].items()
+            faster = ", ".join(
+                f"{base} {r['times_faster']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for base, r in ratios
+            )
+            memory = [number(found[key], 1e6, 1) for key in ("peak_memory_bytes", "model_memory_bytes")]
+            table.append([
+                row.model, *(f"{value:.1f}" for value in found["latency_ms"].values()), f"{found['load_s']:.3f}", *memory,
+                f"{found['rtf_spread']:.5f}", f"{found['all_threads_wall_rtf']:.4f}", faster or "-",
+            ])  # fmt: skip
+    return header, table
+
+
+def agreement_cells(rows):
+    """Header and rows: how many utterances' texts two runtimes disagree on."""
+    table = [[row.model, f"{a.a} - {a.b}", a.kind, f"{len(a.differences)} of {a.utterances}"]
+             for row in rows for a in row.agreement]  # fmt: skip
+    return ["model", "runtimes", "kind", "texts that differ"], table
+
+
+def classification_cells(rows):
+    """Header and rows of the figures of classification; (.., []) for recipes without."""
+    keys = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
+    found = [(row, kind, score.classification) for row in rows for kind, score in row.scores.items()]
+    table = [[row.model, kind, *(f"{c[key]:.2f}" for key in keys)] for row, kind, c in found if c]
+    return ["model", "kind", *(key.replace("_", " ") for key in keys)], table
+
+
+def accuracy_cells(rows):
+    """Header and rows of the other rates."""
+    table = [
+        [row.model, kind, f"{s.word_accuracy_percent:.2f}", f"{s.cer_percent:.2f}", f"{s.ser_percent:.2f}"]
+        for row in rows
+        for kind, s in row.scores.items()
+    ]
+    return ["model", "kind", "words right %", "CER", "sentences wrong %"], table
+
+
+def ledger_cells(ledgers):
+    """Header and rows of the regression ledgers of one test set."""
+    table = []
+    for one in ledgers:
+        types = [f"{more:+d}" for more in one.by_type.values()]
+        table.append(
+            [f"{one.model} - {one.parent}", one.kind, str(one.worse), str(one.better), str(one.other_text), *types]
+        )
+    return ["model - parent", "kind", "worse", "better", "other text", "ins", "del", "sub"], table
+
+
+def set_lines(info):
+    """What a test set can show, in sentences. Args: info: TestSet."""
+    lines = [
+        f"{info.utterances} utterances of {info.speakers} speakers, {info.words} words. In {info.simulated} simulated "
+        f"sets of this design (rate and spread as of {info.model}) the interval of the WER held the truth in "
+        f"{info.coverage_percent:.1f} %."
+    ]
+    if info.smallest_detectable is not None:
+        lines.append(f"This set cannot show a difference below {info.smallest_detectable:.2f} points (80 % power).")
+    return lines
+
+
+def origin_cells(rows):
+    """Header and rows: where each model comes from."""
     table = []
     for row in rows:
         cells = (row.model, row.parent, row.seed, row.device, row.commit, row.command)
         table.append(["-" if cell is None else cell for cell in cells])
-    return markdown_table(["model", "parent", "seed", "device", "commit", "command"], table, text_columns=range(6))
+    return ["model", "parent", "seed", "device", "commit", "command"], table
+
+
+def set_tables(results, set_name):
+    """All tables of one test set but the first two. Returns: list of (title, note, (header, rows)), none empty."""
+    rows = [row for row in results.rows if row.set == set_name]
+    noise = [item for item in results.noise_comparisons if item.set == set_name]
+    tables = [
+        ("Other rates", "", accuracy_cells(rows)),
+        ("Classification", "", classification_cells(rows)),
+        ("Speed and memory", SPEED_NOTE, speed_cells(rows)),
+        ("In noise", NOISE_NOTE, noise_cells(rows, noise)),
+        ("Texts of the runtimes", "", agreement_cells(rows)),
+        ("Regressions", LEDGER_NOTE, ledger_cells([item for item in results.ledgers if item.set == set_name])),
+    ]
+    return [(title, note, cells) for title, note, cells in tables if cells[1]]
 
 
 def set_section(results, set_name, plot=None):
     """Everything about one test set, as Markdown. Args: plot: file name of the picture, or None."""
     rows = [row for row in results.rows if row.set == set_name]
     comparisons = [item for item in results.comparisons if item.set == set_name]
-    drawn = ", ".join(dict.fromkeys(
-        f"drawn over {s.interval.groups} {s.interval.drawn}" for row in rows for s in row.scores.values()
-    ))  # fmt: skip
     parts = [f"## {set_name}\n", result_table(rows)]
     if comparisons:
-        parts.append(comparison_table(comparisons, rate_of(rows)))
-        parts.append("Below 0: the first has fewer errors. *: the interval leaves out 0.\n")
-    notes = NOTES.format(drawn=drawn)
-    if rate_of(rows) != "WER":
-        notes = notes.replace("WER: word errors", "WER: errors").replace("WER", rate_of(rows))
-    parts.append(notes)
-    agreement = agreement_lines(rows)
-    if agreement:
-        parts.append(agreement)
+        parts += [comparison_table(comparisons, rate_of(rows)), COMPARISON_NOTE]
+    parts += [f"{line}\n" for info in results.sets if info.name == set_name for line in set_lines(info)]
+    parts.append(result_notes(rows))
+    for title, note, (header, table) in set_tables(results, set_name):
+        texts = (0, *(i for i, name in enumerate(header) if name in ("kind", "runtimes", "faster than")))
+        parts += [f"### {title}\n", markdown_table(header, table, texts), *([note] if note else [])]
     if plot:
         parts.append(f"![WER against bytes on {set_name}]({plot})\n")
     return "\n".join(parts)
@@ -124,7 +252,7 @@ def results_page(results, sets):
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     head = f"# Results of {results.recipe}\n"
     origins = [row for row in results.rows if row.set == sets[0]]
-    tail = f"## Where the rows come from\n\n{origin_table(origins)}"
+    tail = f"## Where the rows come from\n\n{markdown_table(*origin_cells(origins), text_columns=range(6))}"
     made = (
         f"Tables: {results.date}, commit {results.commit or 'unknown'}, bootstrap seed {results.seed}, "
         f"timed on {results.device or 'nothing'}, {versions}.\n\n    {results.command}\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -9,8 +10,10 @@ from steps import report as program
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance
 from steps.score import score
-from steps.scoring.plot import plot_wer_bytes
-from steps.scoring.report import collect_rows, compare, compare_scores, parent_pairs
+from steps.scoring.collect import collect_rows
+from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, read_both
+from steps.scoring.ledger import format_ledger
+from steps.scoring.plot import pareto_front, plot_wer_bytes
 from steps.scoring.tables import comparison_table, markdown_table, result_table
 
 UTTERANCES = [
@@ -57,7 +60,10 @@ def test_rows_hold_what_the_folders_hold(exp):
     assert (teacher.rtf, teacher.macs_per_second, student.rtf, student.macs_per_second) == (0.01, 7e6, None, None)
     assert (student.parent, int8.quantization_bits, teacher.parent) == ("teacher", 8, None)
     assert set(student.scores) == {"greedy", "lexicon"} and set(int8.scores) == {"greedy"}
-    assert student.torch_differs == {"greedy": 1, "lexicon": 1}
+    assert [(a.a, a.kind, len(a.differences)) for a in student.agreement] == [
+        ("torch", "greedy", 1), ("torch", "lexicon", 1)
+    ]  # fmt: skip
+    assert student.agreement[0].differences == [{"id": UTTERANCES[9].utt_id, "a": "bad", "b": UTTERANCES[9].text}]
     greedy = student.scores["greedy"]
     assert greedy.errors == greedy.insertions + greedy.deletions + greedy.substitutions
     assert greedy.words == sum(len(utt.text.split()) for utt in UTTERANCES)
@@ -89,7 +95,7 @@ def test_comparisons_are_paired(exp):
     ]  # fmt: skip
     by_model = {row.model: row.scores["greedy"].wer_percent for row in rows}
     assert found[0].difference.percent == pytest.approx(by_model["student"] - by_model["teacher"])
-    assert found[0].difference.drawn == "speakers"
+    assert found[0].difference.over == "speakers"
 
 
 def test_different_test_sets_are_not_compared(exp, tmp_path):
@@ -98,7 +104,69 @@ def test_different_test_sets_are_not_compared(exp, tmp_path):
     content["utterances"]["ids"][0] = "s0-new"
     (exp / "other" / "decode_dev_onnx" / "score_greedy.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="not scored on the same utterances"):
-        compare_scores(exp / "other" / "decode_dev_onnx", exp / "teacher" / "decode_test_onnx", "greedy")
+        read_both(exp / "other" / "decode_dev_onnx", exp / "teacher" / "decode_test_onnx", "greedy")
+
+
+def test_ledgers_say_what_got_worse(exp):
+    first, *_ = ledgers(exp, [("student", "teacher")], ["test"])
+    assert (first.worse, first.better, first.other_text) == (7, 0, 0)
+    more = sum(change.more for change in first.changes)
+    rows = {r.model: r.scores["greedy"].errors for r in collect_rows(exp, MODELS, ["test"])}
+    assert more == rows["student"] - rows["teacher"] == sum(first.by_type.values())
+    for split in (first.by_speaker, first.by_length):
+        assert sum(row["errors"] - row["parent_errors"] for row in split) == more
+        assert sum(row["worse"] for row in split) == first.worse
+    assert [c.more for c in first.changes] == sorted((c.more for c in first.changes), reverse=True)
+    text = format_ledger(first)
+    assert text.count("REF:") == 2 * 7 and "student against teacher on test, greedy" in text
+
+
+def make_noise(exp, name, more):
+    """Noise scores: `more` errors in every utterance of the first three speakers."""
+    folder = exp / name / "decode_test_noise"
+    folder.mkdir()
+    words = [len(u.text.split()) for u in UTTERANCES]
+    errors = [more * (u.speaker in ("s0", "s1", "s2")) for u in UTTERANCES]
+    content = {"ids": [u.utt_id for u in UTTERANCES], "speakers": [u.speaker for u in UTTERANCES], "seed": 0}
+    content |= {"words": words, "levels": [{"snr_db": 10, "errors": errors}]}
+    (folder / "noise.json").write_text(json.dumps(content))
+
+
+def test_noise_is_compared_with_the_parent_and_with_silence(exp):
+    make_noise(exp, "teacher", 0)
+    make_noise(exp, "student", 1)
+    (found,) = compare_in_noise(exp, [("student", "teacher"), ("student_int8", "student")], ["test"])
+    (clean, *_) = compare(exp, [("student", "teacher")], ["test"])
+    words = sum(len(u.text.split()) for u in UTTERANCES)
+    assert found.difference.percent == pytest.approx(100 * 12 / words)
+    assert found.extra.percent == pytest.approx(found.difference.percent - clean.difference.percent)
+    teacher, student, int8 = collect_rows(exp, MODELS, ["test"])
+    assert (student.noise[0].snr_db, student.noise[0].errors, int8.noise) == (10, 12, [])
+
+
+def test_the_page_stands_alone_and_shows_data_as_text(exp, monkeypatch):
+    make_noise(exp, "teacher", 0)
+    make_noise(exp, "student", 1)
+    (exp / "student" / "conf.yaml").write_text("name: <script>alert(1)</script>\n")
+    command = ["report", "--exp", str(exp), "--models", *MODELS, "--sets", "test", "--out", str(exp / "report")]
+    monkeypatch.setattr("sys.argv", [*command, "--recipe", "<b>x</b>"])
+    program.main()
+    page = (exp / "report" / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and "<b>x" not in page
+    assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import""", page), "nothing is fetched"
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", page)) <= set(ids)
+    assert page.count("<figure>") == page.count("<svg") >= 1 and "currentColor" in page
+    for title in ("In noise", "Texts of the runtimes", "Regressions", "Settings and versions"):
+        assert f">{title}<" in page
+    card = (exp / "report" / "cards" / "student.md").read_text()
+    assert "made of teacher" in card and "at 10 dB" in card
+    assert "REF:" in (exp / "report" / "regressions" / "student_test_greedy.txt").read_text()
+
+
+def test_the_front_holds_what_nothing_beats():
+    assert pareto_front([(1, 5), (2, 3), (3, 4), (2, 6), (4, 1), (1, 5)]) == [(1, 5), (2, 3), (4, 1)]
 
 
 def test_tables_line_up(exp):
@@ -107,7 +175,7 @@ def test_tables_line_up(exp):
         lines = text.splitlines()
         assert len({len(line) for line in lines}) == 1
         assert len({tuple(i for i, char in enumerate(line) if char == "|") for line in lines}) == 1
-        assert len(lines[0]) < 150
+        assert len(lines[0]) < 160
     greedy = rows[1].scores["greedy"]
     assert f"{greedy.wer_percent:.2f} ({greedy.errors}/{greedy.words})" in result_table(rows)
     assert markdown_table(["a", "b"], [["x|y", 1]]).count("\\|") == 1
@@ -133,7 +201,7 @@ def test_program_writes_every_file(exp, monkeypatch, capsys):
     assert {"recipe", "commit", "date", "command", "seed", "device", "versions", "rows"} <= set(results)
     assert [(row["model"], row["set"]) for row in results["rows"]] == [("tiny", "test"), ("tiny", "dev")]
     page = (out / "report.md").read_text()
-    assert page.count("| tiny ") == 2 and "greedy 1" in page and "wer_bytes_dev.svg" in page
+    assert page.count("torch - onnxruntime") == 2 and "1 of 24" in page and "wer_bytes_dev.svg" in page
     assert (out / "wer_bytes_dev.svg").is_file() and (out / "wer_bytes_test.png").is_file()
     assert "## Where the rows come from" in (out / "RESULTS.md").read_text()
     assert "| tiny " in capsys.readouterr().out

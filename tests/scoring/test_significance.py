@@ -1,11 +1,13 @@
-"""Bootstrap intervals: coverage, pairing, grouping by speaker, speed."""
+"""Intervals and paired differences: coverage, pairing, grouping by speaker, power, speed."""
 
+import math
 import time
 
 import numpy as np
 import pytest
 
-from steps.scoring.significance import paired_difference, wer_interval
+from steps.scoring.coverage import Design, difference_coverage, estimate_design, simulate, wer_coverage
+from steps.scoring.significance import clopper_pearson, detectable, paired_difference, wer_interval
 
 
 def draw(rng, speakers=10, utterances=13, rate=0.1):
@@ -21,9 +23,10 @@ def test_interval_holds_the_rate_and_is_reproducible():
     interval = wer_interval(errors, words, names)
     assert interval.low < interval.percent < interval.high
     assert interval.percent == pytest.approx(100 * errors.sum() / words.sum())
-    assert (interval.drawn, interval.groups) == ("speakers", 10)
+    assert (interval.over, interval.groups) == ("speakers", 10)
     assert wer_interval(errors, words, names) == interval
-    assert wer_interval(errors, words, names, seed=1) != interval
+    wider = wer_interval(errors, words, names, level=0.99)
+    assert wider.low < interval.low and wider.high > interval.high
 
 
 def test_width_is_the_textbook_one():
@@ -31,13 +34,13 @@ def test_width_is_the_textbook_one():
     errors, words = rng.binomial(1, 0.1, size=4000), np.ones(4000, dtype=int)
     interval = wer_interval(errors, words)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.1 * 0.9 / 4000), rel=0.1)
-    assert interval.drawn == "utterances"
+    assert interval.over == "utterances"
 
 
 def test_few_speakers_fall_back_to_utterances():
     errors, words, names = draw(np.random.default_rng(2), speakers=4)
     assert wer_interval(errors, words, names) == wer_interval(errors, words)
-    assert wer_interval(errors, words, names).drawn == "utterances"
+    assert wer_interval(errors, words, names).over == "utterances"
 
 
 def test_whole_speakers_are_drawn():
@@ -48,9 +51,27 @@ def test_whole_speakers_are_drawn():
 
 
 def test_no_errors_and_all_errors():
+    """The exact bounds: with n words, the rate that leaves none wrong with a probability of 2.5 %."""
     words, names = np.full(20, 3), [f"s{i // 2}" for i in range(20)]
     none, all_wrong = wer_interval(0 * words, words, names), wer_interval(words, words, names)
-    assert (none.low, none.high, all_wrong.low, all_wrong.high) == (0, 0, 100, 100)
+    bound = 100 * (1 - 0.025 ** (1 / 60))
+    assert (none.low, all_wrong.high) == (0, 100)
+    assert (none.high, 100 - all_wrong.low) == pytest.approx((bound, bound))
+
+
+def test_exact_interval_against_the_binomial():
+    for hits, trials in ((1, 10), (3, 20), (50, 100)):
+        low, high = clopper_pearson(hits, trials)
+        below = sum(math.comb(trials, k) * high**k * (1 - high) ** (trials - k) for k in range(hits + 1))
+        above = sum(math.comb(trials, k) * low**k * (1 - low) ** (trials - k) for k in range(hits, trials + 1))
+        assert (below, above) == pytest.approx((0.025, 0.025))
+
+
+def test_more_errors_than_words_are_allowed():
+    rng = np.random.default_rng(8)
+    errors, words = rng.integers(2, 9, size=40), np.full(40, 4)
+    interval = wer_interval(errors, words)
+    assert interval.low < interval.percent < interval.high and interval.percent > 100
 
 
 def test_paired_difference_uses_what_is_shared():
@@ -63,7 +84,8 @@ def test_paired_difference_uses_what_is_shared():
     assert difference.percent == pytest.approx(100 / 12)
     assert difference.low == pytest.approx(100 / 12) and difference.high == pytest.approx(100 / 12)
     same = paired_difference(errors, errors, words, names)
-    assert (same.low, same.percent, same.high) == (0, 0, 0) and not same.excludes_zero
+    assert same.percent == 0 and same.low < 0 < same.high, "no difference seen is not no difference"
+    assert same.high == pytest.approx(100 * (1 - 0.025 ** (1 / words.sum())))
 
 
 def test_paired_difference_changes_sign_with_its_order():
@@ -75,20 +97,54 @@ def test_paired_difference_changes_sign_with_its_order():
     assert (ab.low, ab.high) == pytest.approx((-ba.high, -ba.low))
 
 
-def test_covers_the_truth_about_as_often_as_promised():
-    rng = np.random.default_rng(6)
-    hits = 0
-    for _ in range(200):
-        errors, words, names = draw(rng, speakers=30)
-        interval = wer_interval(errors, words, names, resamples=500)
-        hits += interval.low <= 10.0 <= interval.high
-    assert 0.85 <= hits / 200 <= 0.99
+@pytest.mark.parametrize(("rate", "spread"), [(0.01, 0.5), (0.03, 0.5), (0.1, 0.5), (0.1, 0.8), (0.3, 0.3)])
+@pytest.mark.parametrize("speakers", [30, 60])
+def test_covers_the_truth_as_often_as_promised(speakers, rate, spread):
+    design = made_design(speakers, rate, spread)
+    assert 93 <= wer_coverage(design, sets=1000) <= 97
+
+
+@pytest.mark.parametrize(("rate", "spread"), [(0.03, 0.5), (0.1, 0.5), (0.1, 0.8), (0.2, 0.4), (0.33, 0.3)])
+def test_covers_the_truth_with_ten_speakers_of_thirteen_utterances(rate, spread):
+    assert wer_coverage(made_design(10, rate, spread), sets=1000) >= 92
+
+
+def test_differences_cover_the_truth():
+    for speakers in (10, 30):
+        assert 92 <= difference_coverage(made_design(speakers, 0.12, 0.45), sets=1000, resamples=500) <= 98
+
+
+def made_design(speakers, rate, spread):
+    rng = np.random.default_rng(speakers)
+    speaker = np.repeat(np.arange(speakers), 13)
+    return Design(rng.integers(1, 12, size=len(speaker)), speaker, rate, spread, clumping=0.05)
+
+
+def test_a_design_is_found_again_in_what_it_makes():
+    design = made_design(400, 0.15, 0.5)
+    found = estimate_design(simulate(design, np.random.default_rng(1)), design.words, design.speaker)
+    assert found.rate == pytest.approx(0.15, rel=0.1)
+    assert found.speaker_spread == pytest.approx(0.5, rel=0.15)
+    assert found.clumping == pytest.approx(0.05, abs=0.02)
+
+
+def test_what_can_be_detected_is_detected_as_often_as_said():
+    rng = np.random.default_rng(9)
+    words, names = np.full(400, 10), np.repeat(np.arange(40), 10)
+    base = rng.binomial(words, 0.2)
+    size = np.mean([detectable(rng.binomial(words, 0.2), rng.binomial(words, 0.2), words, names) for _ in range(20)])
+    found = 0
+    for seed in range(100):
+        a, b = (rng.binomial(words, rate) for rate in (0.2 + size / 100, 0.2))
+        found += paired_difference(a, b, words, names, resamples=400, seed=seed).excludes_zero
+    assert 68 <= found <= 92  # 80 %, and chance
+    assert detectable(base, base, words, names) is None
 
 
 def test_fast_enough_for_every_report():
     errors, words, _ = draw(np.random.default_rng(7))
     start = time.process_time()
-    wer_interval(errors, words)
+    paired_difference(errors, errors[::-1], words)
     assert time.process_time() - start < 1.0
 
 

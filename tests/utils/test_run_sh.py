@@ -48,12 +48,14 @@ elif program == "steps.export_model":
     make(option("--out"), "model.onnx", "tokens.txt", "features.yaml")
 elif program == "steps.decode":
     make(option("--out"), "greedy.txt")
+elif program == "steps.stress":
+    make(option("--out"), "noise.json")
 elif program == "steps.score":
     make(option("--decode"), "score_greedy.json")
 elif program == "steps.benchmark":
     make(os.path.dirname(option("--out")), "benchmark.json")
 elif program == "steps.report":
-    make(option("--out"), "report.md", "RESULTS.md", "results.json")
+    make(option("--out"), "report.html", "report.md", "RESULTS.md", "results.json")
 """
 
 
@@ -98,11 +100,25 @@ def test_the_whole_plan_runs_then_nothing_runs_and_fast(bench):
     assert f"--model {exp}/big --teacher {exp}/big --data {data}/train_sp" in cut and "--gpu 1" in cut
     assert len([line for line in ran if "steps.decode" in line]) == 4 * 2 * 2
     assert all(f"--words={data}/words.txt" in line for line in ran if "steps.decode" in line)
+    (noise,) = [line for line in ran if f"steps.stress --model {exp}/cut/export --data {data}/other" in line]
+    assert "--snr-db 20 10 5 0 --seed 5" in noise and not any("sherpa" in line for line in ran)
     assert printed.endswith(f"report: {exp}/report/report.md\n\n| table |\n")
     start_s = time.monotonic()
     again, printed = bench.run("--corpus-dir", "corpus", "--nj", "2", "--seed", "5")
-    assert again == [] and "stage 8 score (16 tasks): up to date" in printed
+    assert again == [] and "stage 8 score (24 tasks): up to date" in printed
     assert time.monotonic() - start_s < 1.5
+
+
+def test_measurements_can_be_chosen(bench):
+    bench.write_recipe(RECIPE + "stress='30 -5'\nclasses=true\n")
+    ran, _ = bench.run("--corpus-dir", "corpus")
+    assert all("--snr-db 30 -5 --seed" in line for line in ran if "steps.stress" in line)
+    assert all(line.endswith("--classes true") for line in ran if "steps.score" in line)
+    ran, _ = bench.run("--corpus-dir", "corpus", "--stress", "", "--stage", "8", "--force")
+    assert not any("steps.stress" in line for line in ran)
+    for name, value in (("stress", "loud"), ("classes", "yes"), ("sherpa", "1")):
+        bench.write_recipe(f"{RECIPE}{name}={value}\n")
+        assert name in bench.run(status=2)[1]
 
 
 def test_a_changed_setting_redoes_that_model_and_what_follows(bench):

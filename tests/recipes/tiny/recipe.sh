@@ -6,6 +6,7 @@ train_set=train
 dev_set=dev
 test_sets="test"
 speeds="0.9 1.0 1.1"
+sherpa=true             # requirements-sherpa.txt
 lexicon=true            # prepare.py writes words.txt
 
 features=features.yaml

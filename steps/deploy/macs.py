@@ -1,0 +1,57 @@
+"""Multiply-accumulates of an exported file, counted from what onnxruntime ran: its own profile, fusions included."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from steps.core.cli import UserError
+from steps.deploy.runtimes import OnnxModel
+
+FRAMES_PER_SECOND = 100
+PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat",
+            "DynamicQuantizeMatMul", "MatMulNBits", "TransposeMatMul"}  # fmt: skip
+CONVOLUTIONS = {"Conv", "FusedConv", "NhwcFusedConv", "ConvInteger"}
+RECURRENT = {"LSTM", "DynamicQuantizeLSTM"}
+KNOWN = PRODUCTS | CONVOLUTIONS | RECURRENT
+SUSPECTS = ("matmul", "gemm", "conv", "lstm", "gru", "rnn", "attention", "einsum")
+
+
+def count_macs(source, seconds=10.0):
+    """Run one utterance of zeros and add up what every node multiplied.
+
+    Args:    source: exported folder or ONNX file.   seconds: length of the utterance; attention grows with its square.
+    Returns: float, multiply-accumulates per second of audio.
+    Raises:  UserError for a node that multiplies in a way not known here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = OnnxModel(source, profile_prefix=f"{folder}/profile")
+        frames = round(seconds * FRAMES_PER_SECOND)
+        feats = np.zeros((1, frames, model.feature_dim), dtype=np.float32)
+        model.log_probs(feats, np.array([frames], dtype=np.int64))
+        events = json.loads(Path(model.session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [event["args"] for event in events if event["name"].endswith("_kernel_time")]
+    return sum(node_macs(node) for node in nodes) / seconds
+
+
+def node_macs(node):
+    """Multiply-accumulates of one profiled node. Args: "args" of its event: op_name, input_ and output_type_shape."""
+    name = node["op_name"]
+    if name not in KNOWN:
+        if any(word in name.lower() for word in SUSPECTS):
+            raise UserError(f"multiply-accumulates of the operator {name} cannot be counted")
+        return 0
+    inputs, outputs = (
+        [next(iter(entry.values())) for entry in node[f"{key}_type_shape"]] for key in ("input", "output")
+    )
+    if name in RECURRENT:  # x (T, N, I), then both weights
+        return inputs[0][0] * inputs[0][1] * (math.prod(inputs[1]) + math.prod(inputs[2]))
+    if name in CONVOLUTIONS:  # weight (O, I / groups, ...)
+        return math.prod(outputs[0]) * math.prod(inputs[1][1:])
+    if name == "MatMulNBits":  # its weight is packed; x (..., K)
+        return math.prod(outputs[0]) * inputs[0][-1]
+    # (M, K) times (K, N), either perhaps transposed: (M K)(K N) / (M N) = K squared
+    inner = math.isqrt(math.prod(inputs[0][-2:]) * math.prod(inputs[1][-2:]) // math.prod(outputs[0][-2:]))
+    return math.prod(outputs[0]) * inner

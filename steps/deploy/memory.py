@@ -1,0 +1,56 @@
+"""Peak resident memory of an exported model: a process of its own that opens it and runs utterances.
+
+The child is `python3 -m steps.deploy.memory FOLDER FEATURES.npz`; it prints one line of JSON.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from steps.core.cli import UserError
+from steps.deploy.runtimes import load_recogniser
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def measure_memory(folder, feats):
+    """Run utterances one by one, on one thread, in a new process.
+
+    Args:    folder: exported folder.   feats: list of (T, D) float32 arrays.
+    Returns: {"peak_memory_bytes": of the whole process, "model_memory_bytes": the part above Python and onnxruntime
+             before the model was opened}.
+    Raises:  UserError when the process fails.
+    """
+    with tempfile.TemporaryDirectory() as temp:
+        np.savez(f"{temp}/feats.npz", *feats)
+        command = [sys.executable, "-m", "steps.deploy.memory", str(Path(folder).resolve()), f"{temp}/feats.npz"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise UserError(f"{folder}: its memory could not be measured ({lines[-1]})")
+    before, peak = json.loads(done.stdout)
+    return {"peak_memory_bytes": peak, "model_memory_bytes": peak - before}
+
+
+def peak_bytes():
+    """The most memory this process held so far. (getrusage would tell that of the process it was forked from.)"""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def main(folder, feats_path):
+    feats = np.load(feats_path, allow_pickle=False)
+    arrays = [feats[name] for name in feats.files]
+    before = peak_bytes()
+    recogniser = load_recogniser(folder, num_threads=1)
+    for array in arrays:
+        recogniser.log_probs(array)
+    print(json.dumps([before, peak_bytes()]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,120 @@
+"""Decoding of an exported folder by sherpa-onnx, in a process of its own.
+
+sherpa-onnx is optional, brings an onnxruntime of its own, and ends its process when it cannot read a model; hence the
+process. It computes the features itself, from samples: what is tested is the folder as an application would use it.
+The child (`python3 -m steps.deploy.sherpa FOLDER THREADS RATE DIM`) reads from standard input, again and again, a count
+of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from steps.core.cli import UserError
+from steps.core.config import load_config
+from steps.data.feature_config import FeatureConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "sherpa-onnx"
+
+
+def computes(features):
+    """Whether sherpa-onnx can compute these features. Args: FeatureConfig."""
+    return features == FeatureConfig(sample_rate_hz=features.sample_rate_hz, num_mel_bins=features.num_mel_bins)
+
+
+def version():
+    """Version of sherpa-onnx. Raises: UserError when it is not installed."""
+    if importlib.util.find_spec("sherpa_onnx") is None:
+        raise UserError("sherpa-onnx is not installed; pip install -r requirements-sherpa.txt")
+    return importlib.metadata.version(PACKAGE)
+
+
+class SherpaProcess:
+    """An exported folder opened by sherpa-onnx. Use in a `with` statement.
+
+    Args:   folder: exported folder.   num_threads: CPU threads.
+    Raises: UserError when sherpa-onnx is missing, computes no such features, or gives up on the folder.
+    """
+
+    def __init__(self, folder, num_threads=1):
+        self.version = version()
+        self.folder = Path(folder)
+        self.features = load_config(FeatureConfig, self.folder / "features.yaml")
+        if not computes(self.features):
+            raise UserError(f"{folder}/features.yaml: sherpa-onnx computes no such features, only the default fbank")
+        sizes = (num_threads, self.features.sample_rate_hz, self.features.num_mel_bins)
+        self.command = [sys.executable, "-m", "steps.deploy.sherpa", str(self.folder.resolve()), *map(str, sizes)]
+
+    def __enter__(self):
+        self.errors = tempfile.TemporaryFile()  # a pipe that nobody empties could fill up
+        self.process = subprocess.Popen(
+            self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
+        )
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        self.errors.close()
+
+    def text(self, samples, name):
+        """Recognise one utterance.
+
+        Args:    samples: (S,) float32 array in [-1, 1] at the rate of features.yaml.   name: for messages.
+        Returns: text, words separated by single spaces.   Raises: UserError when the process has ended.
+        """
+        samples = np.ascontiguousarray(samples, dtype="<f4")
+        try:
+            self.process.stdin.write(struct.pack("<q", len(samples)) + samples.tobytes())
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise UserError(f"{self.folder}: sherpa-onnx gave up at {name}: {self._last_words()}")
+        return " ".join(json.loads(line).split())
+
+    def _last_words(self):
+        status = self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return f"status {status}; {lines[-1] if lines else 'no message'}"
+
+
+def serve(folder, num_threads, sample_rate_hz, feature_dim):
+    """Child: answer requests until standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the library prints goes to standard error
+    import sherpa_onnx
+
+    recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+        model=f"{folder}/model.onnx",
+        tokens=f"{folder}/tokens.txt",
+        num_threads=num_threads,
+        sample_rate=sample_rate_hz,
+        feature_dim=feature_dim,
+    )
+    while head := sys.stdin.buffer.read(8):
+        (count,) = struct.unpack("<q", head)
+        samples = np.frombuffer(sys.stdin.buffer.read(4 * count), dtype="<f4")
+        stream = recogniser.create_stream()
+        stream.accept_waveform(sample_rate_hz, samples)
+        recogniser.decode_stream(stream)
+        answers.write(json.dumps(stream.result.text).encode() + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,103 @@
+"""Decide whether a model may replace another: exit status 0 and one sentence if so, 1 and one sentence if not.
+
+    python3 -m steps.gate --exp exp/an4 --model student_kd_int8 --baseline student_kd --set test \\
+        --max-wer-increase 0.3 --alpha 0.05 --max-bytes 400000 --max-rtf 0.002
+
+The model passes if its word error rate is shown not to lie more than --max-wer-increase points above the baseline's: the
+upper end of the one-sided paired interval (level 1 - alpha, over speakers) has to lie within. A test set too small to
+show it fails; with --unsure pass only a model that is shown to be worse than allowed does. Bytes are those of the
+exported folder, the real-time factor is that of one thread with features, from exp/benchmark.json.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from steps.core.cli import UserError, make_parser, parse_seed, run_main, say
+from steps.core.outdir import SHIPPED
+from steps.scoring.collect import check_inputs, decode_folder, read_json
+from steps.scoring.compare import read_both
+from steps.scoring.report import KINDS
+from steps.scoring.significance import paired_difference
+
+
+def main():
+    args = parse_args()
+    baseline = args.baseline or parent_of(args.exp, args.model)
+    check_inputs(args.exp, [args.model, baseline], [args.set])
+    failures, facts = [], []
+    judge(*judge_wer(args, baseline), failures, facts)
+    if args.max_bytes is not None:
+        size = sum((Path(args.exp) / args.model / "export" / name).stat().st_size for name in SHIPPED)
+        judge(size <= args.max_bytes, f"{size:,} bytes (at most {args.max_bytes:,})", failures, facts)
+    if args.max_rtf is not None:
+        rtf = read_rtf(args)
+        judge(rtf <= args.max_rtf, f"real-time factor {rtf:.5f} (at most {args.max_rtf:g})", failures, facts)
+    if failures:
+        raise UserError(f"{args.model} does not pass: {'; '.join(failures)}")
+    say(f"{args.model} passes: {'; '.join(facts)}")
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--exp", required=True, metavar="DIR", help="experiment folder")
+    parser.add_argument("--model", required=True, metavar="NAME", help="model to judge")
+    parser.add_argument("--baseline", metavar="NAME", help="model it is compared with (default: its parent)")
+    parser.add_argument("--set", default="test", metavar="NAME", help="test set (default: test)")
+    parser.add_argument("--kind", choices=KINDS, default="greedy", help="kind of decoding (default: greedy)")
+    parser.add_argument("--max-wer-increase", required=True, type=float, metavar="POINTS", help="largest loss allowed")
+    parser.add_argument("--alpha", type=parse_alpha, default=0.05, help="risk of passing a worse model (default: 0.05)")
+    parser.add_argument("--unsure", choices=("fail", "pass"), default="fail", help="when the set is too small to tell")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="largest size of what ships")
+    parser.add_argument("--max-rtf", type=float, metavar="X", help="largest real-time factor, features included")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="of the bootstrap (default: 0)")
+    return parser.parse_args()
+
+
+def parse_alpha(text):
+    """Type of --alpha: a number between 0 and 0.5."""
+    value = float(text)
+    if not 0 < value < 0.5:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 0.5, not {text!r}")
+    return value
+
+
+def judge(good, what, failures, facts):
+    (facts if good else failures).append(what)
+
+
+def parent_of(exp, model):
+    """Name of the parent in model.json. Raises: MissingInput; UserError when there is none."""
+    parent = (read_json(Path(exp) / model / "model.json").get("parent") or {}).get("name")
+    if not parent:
+        raise UserError(f"{model} has no parent; name the model to compare it with by --baseline")
+    return parent
+
+
+def judge_wer(args, baseline):
+    """Whether the loss in word error rate is allowed. Returns: (bool, sentence)."""
+    folders = [decode_folder(args.exp, name, args.set) for name in (args.model, baseline)]
+    a, b = read_both(*folders, args.kind)
+    counts = (a["errors"], b["errors"], a["words"], a["speakers"])
+    found = paired_difference(*counts, seed=args.seed, level=1 - 2 * args.alpha)
+    what = f"WER {found.percent:+.2f} points against {baseline}"
+    level = f"{100 * (1 - args.alpha):g} %"
+    if found.high <= args.max_wer_increase:
+        return True, f"{what}, at most {found.high:+.2f} at {level} (allowed {args.max_wer_increase:+g})"
+    if found.low > args.max_wer_increase:
+        return False, f"{what}, at least {found.low:+.2f} at {level}: more than the {args.max_wer_increase:+g} allowed"
+    shown = f"{what}, but up to {found.high:+.2f} is possible at {level}"
+    return args.unsure == "pass", f"{shown}: {args.set} is too small to show less than {args.max_wer_increase:+g}"
+
+
+def read_rtf(args):
+    """Real-time factor of the model from benchmark.json. Raises: MissingInput, UserError."""
+    path = Path(args.exp) / "benchmark.json"
+    row = read_json(path).get("models", {}).get(args.model)
+    if row is None:
+        raise UserError(f"{path}: {args.model} was not measured; run steps.benchmark with it")
+    return row["rtf_with_features"]
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

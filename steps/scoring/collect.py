@@ -1,0 +1,140 @@
+"""Collects the rows of the results from finished folders."""
+
+import json
+from pathlib import Path
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.outdir import SHIPPED, sha256_file
+from steps.scoring.report import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
+from steps.scoring.significance import Interval, wer_interval
+from steps.scoring.wer import percent, read_hypotheses
+
+BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
+
+
+def read_json(path):
+    """Read a JSON object. Raises: MissingInput, UserError."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; make it again")
+    return value
+
+
+def decode_folder(exp, model, set_name, runtime="onnxruntime"):
+    """Where the hypotheses of a model on a test set lie."""
+    return Path(exp) / model / f"decode_{set_name}{RUNTIMES[runtime]}"
+
+
+def check_inputs(exp, models, sets):
+    """Raise MissingInput listing every file a row cannot do without."""
+    needed = [Path(exp) / model / "model.json" for model in models]
+    needed += [Path(exp) / model / "export" / name for model in models for name in SHIPPED]
+    needed += [decode_folder(exp, model, name) / "score_greedy.json" for model in models for name in sets]
+    missing = [str(path) for path in needed if not path.is_file()]
+    if missing:
+        raise MissingInput("\n  ".join([f"{len(missing)} files are missing; run the stages that make them:", *missing]))
+
+
+def collect_rows(exp, models, sets, benchmark=None):
+    """Read the rows of all models and test sets, set by set.
+
+    Args:   exp: experiment folder.   benchmark: content of benchmark.json, or None.
+    Returns: list of ResultRow.   Raises: MissingInput, UserError.
+    """
+    check_inputs(exp, models, sets)
+    return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
+
+
+def collect_row(exp, model, set_name, benchmark):
+    folder = Path(exp) / model
+    spec = read_json(folder / "model.json")
+    run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    measured = benchmark.get("models", {}).get(model)
+    speed = {key: (measured or {}).get(key) for key in BENCHMARK_KEYS}
+    sizes = {name: (folder / "export" / name).stat().st_size for name in SHIPPED}
+    places = {runtime: decode_folder(exp, model, set_name, runtime) for runtime in RUNTIMES}
+    pairs = (("torch", "onnxruntime"), ("sherpa-onnx", "onnxruntime"), ("sherpa-onnx", "torch"))
+    return ResultRow(
+        model=model,
+        set=set_name,
+        parent=(spec.get("parent") or {}).get("name"),
+        parameters=spec["parameters"],
+        nonzero_parameters=spec["nonzero_parameters"],
+        sparsity=spec.get("sparsity"),
+        quantization_bits=(spec.get("quantization") or {}).get("bits"),
+        bytes_shipped=sum(sizes.values()),
+        bytes_onnx=sizes["model.onnx"],
+        **speed,
+        benchmark=measured,
+        scores=read_scores(places["onnxruntime"]),
+        torch_scores=read_scores(places["torch"]),
+        sherpa_scores=read_scores(places["sherpa-onnx"]),
+        agreement=[found for a, b in pairs for found in compare_texts(places[a], places[b], a, b)],
+        noise=read_noise(exp, model, set_name)[1],
+        **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
+    )
+
+
+def read_scores(folder):
+    """Scores of a decoding folder, {kind: Score}; kinds that were not decoded are left out."""
+    scores = {}
+    for kind in KINDS:
+        if (folder / f"score_{kind}.json").is_file():
+            content = read_score(folder, kind)
+            words, chars = content["words"], content["chars"]
+            right = words["reference_length"] - words["deletions"] - words["substitutions"]
+            scores[kind] = Score(
+                **{key: words[key] for key in ("errors", "insertions", "deletions", "substitutions")},
+                words=words["reference_length"],
+                wer_percent=percent(words["errors"], words["reference_length"]),
+                word_accuracy_percent=percent(right, words["reference_length"]),
+                cer_percent=percent(chars["errors"], chars["reference_length"]),
+                ser_percent=percent(words["sentence_errors"], words["sentences"]),
+                interval=Interval(**content["wer_interval_95"]),
+                rate=content.get("rate", "WER"),
+                classification=content["classification"],
+            )
+    return scores
+
+
+def read_score(folder, kind):
+    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old or the hypotheses changed since."""
+    content = read_json(folder / f"score_{kind}.json")
+    hyps = folder / f"{kind}.txt"
+    if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
+        raise UserError(f"{folder}: score_{kind}.json is not of {kind}.txt as it is now; run steps.score again")
+    if "references" not in content.get("utterances", {}):
+        raise UserError(f"{folder}: score_{kind}.json was written by an older version; run steps.score again")
+    return content
+
+
+def compare_texts(folder_a, folder_b, a, b):
+    """What two runtimes recognised. Returns: list of Agreement, for the kinds that both have."""
+    found = []
+    for kind in KINDS:
+        paths = [folder / f"{kind}.txt" for folder in (folder_a, folder_b)]
+        if all(path.is_file() for path in paths):
+            one, two = (read_hypotheses(path) for path in paths)
+            ids = sorted({*one, *two}, key=str.encode)
+            differ = [{"id": i, "a": one.get(i), "b": two.get(i)} for i in ids if one.get(i) != two.get(i)]
+            found.append(Agreement(a, b, kind, len(ids), differ))
+    return found
+
+
+def read_noise(exp, model, set_name):
+    """Scores in noise. Returns: (content of noise.json or None, list of NoiseScore). Raises: UserError."""
+    path = Path(exp) / model / f"decode_{set_name}_noise" / "noise.json"
+    if not path.is_file():
+        return None, []
+    content = read_json(path)
+    words, speakers = content["words"], content["speakers"]
+    scores = [
+        NoiseScore(level["snr_db"], sum(level["errors"]), sum(words), wer_interval(level["errors"], words, speakers))
+        for level in content["levels"]
+    ]
+    return content, scores

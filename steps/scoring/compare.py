@@ -1,0 +1,134 @@
+"""Comparisons of finished models: paired differences, in noise too, ledgers, and what a test set can show."""
+
+import numpy as np
+
+from steps.core.cli import UserError
+from steps.scoring.collect import decode_folder, read_noise, read_score
+from steps.scoring.coverage import estimate_design, wer_coverage
+from steps.scoring.ledger import make_ledger
+from steps.scoring.matched_pairs import matched_pairs_test
+from steps.scoring.report import KINDS, Comparison, NoiseComparison, TestSet
+from steps.scoring.significance import bootstrap, detectable, paired_difference
+from steps.scoring.wer import read_hypotheses
+
+SIMULATED = 1000
+
+
+def parent_pairs(rows):
+    """Pairs (model, parent) among the reported models, in their order, each once."""
+    reported = {row.model for row in rows}
+    return list(dict.fromkeys((row.model, row.parent) for row in rows if row.parent in reported))
+
+
+def compare(exp, pairs, sets, seed=0):
+    """Paired differences of exported files for every pair, set and kind that both models have.
+
+    Args:   pairs: list of (a, b); the difference is a minus b.   seed: of the bootstrap.
+    Returns: list of Comparison.   Raises: MissingInput, UserError.
+    """
+    return [
+        compare_pair(exp, a, b, set_name, kind, seed)
+        for set_name, a, b, kind in _present(exp, pairs, sets)
+    ]  # fmt: skip
+
+
+def ledgers(exp, pairs, sets):
+    """The ledger of every pair, set and kind that both models have. Returns: list of Ledger."""
+    found = []
+    for set_name, a, b, kind in _present(exp, pairs, sets):
+        folders = [decode_folder(exp, model, set_name) for model in (a, b)]
+        utterances, _ = read_both(*folders, kind)
+        refs = dict(zip(utterances["ids"], utterances["references"], strict=True))
+        speakers = dict(zip(utterances["ids"], utterances["speakers"], strict=True))
+        hyps, parent_hyps = (read_hypotheses(folder / f"{kind}.txt") for folder in folders)
+        names = {"model": a, "parent": b, "set": set_name, "kind": kind}
+        found.append(make_ledger(names, refs, speakers, parent_hyps, hyps))
+    return found
+
+
+def _present(exp, pairs, sets):
+    """(set, a, b, kind) of what both models of a pair were scored on."""
+    for set_name in sets:
+        for a, b in pairs:
+            for kind in KINDS:
+                files = [decode_folder(exp, model, set_name) / f"score_{kind}.json" for model in (a, b)]
+                if all(file.is_file() for file in files):
+                    yield set_name, a, b, kind
+
+
+def compare_pair(exp, a, b, set_name, kind, seed=0):
+    """Compare two exported models on one set. Returns: Comparison."""
+    folders = [decode_folder(exp, model, set_name) for model in (a, b)]
+    one, two = read_both(*folders, kind)
+    counts = (one["errors"], two["errors"], one["words"], one["speakers"])
+    refs = dict(zip(one["ids"], one["references"], strict=True))
+    hyps = [read_hypotheses(folder / f"{kind}.txt") for folder in folders]
+    return Comparison(
+        a, b, set_name, kind,
+        difference=paired_difference(*counts, seed=seed),
+        matched_pairs=matched_pairs_test(refs, *hyps),
+        detectable=detectable(*counts),
+    )  # fmt: skip
+
+
+def read_both(folder_a, folder_b, kind):
+    """Counts by utterance of two decoding folders. Raises: UserError unless both were scored on the same utterances."""
+    a, b = (read_score(folder, kind)["utterances"] for folder in (folder_a, folder_b))
+    if any(a[key] != b[key] for key in ("ids", "references", "speakers")):
+        raise UserError(f"{folder_a} and {folder_b}: not scored on the same utterances; decode and score both again")
+    return a, b
+
+
+def compare_in_noise(exp, pairs, sets, seed=0):
+    """Differences in noise, and how much larger they are than without; where both models of a pair were measured.
+
+    Returns: list of NoiseComparison.   Raises: UserError.
+    """
+    found = []
+    for set_name in sets:
+        for a, b in pairs:
+            contents = [read_noise(exp, model, set_name)[0] for model in (a, b)]
+            if None not in contents:
+                found += _noise_differences(exp, a, b, set_name, contents, seed)
+    return found
+
+
+def _noise_differences(exp, a, b, set_name, contents, seed):
+    folders = [decode_folder(exp, model, set_name) for model in (a, b)]
+    clean = read_both(*folders, "greedy")
+    if any(content[key] != contents[0][key] for content in contents for key in ("ids", "words", "seed")) or (
+        contents[0]["ids"] != clean[0]["ids"] or contents[0]["words"] != clean[0]["words"]
+    ):
+        raise UserError(
+            f"{folders[0]} and {folders[1]}: noise.json is of other utterances or noise; run steps.stress again"
+        )
+    words, speakers = contents[0]["words"], contents[0]["speakers"]
+    without = np.subtract(clean[0]["errors"], clean[1]["errors"])
+    levels = [{level["snr_db"]: np.array(level["errors"]) for level in content["levels"]} for content in contents]
+    return [
+        NoiseComparison(
+            a, b, set_name, snr_db,
+            difference=paired_difference(levels[0][snr_db], levels[1][snr_db], words, speakers, seed=seed),
+            extra=bootstrap(levels[0][snr_db] - levels[1][snr_db] - without, np.array(words), speakers, seed=seed),
+        )
+        for snr_db in levels[0]
+        if snr_db in levels[1]
+    ]  # fmt: skip
+
+
+def describe_set(exp, set_name, rows, comparisons, seed=0):
+    """What a test set can show, judged by the greedy errors of the first model. Returns: TestSet."""
+    model = rows[0].model
+    utterances = read_score(decode_folder(exp, model, set_name), "greedy")["utterances"]
+    design = estimate_design(utterances["errors"], utterances["words"], utterances["speakers"])
+    known = [c.detectable for c in comparisons if c.set == set_name and c.detectable is not None]
+    return TestSet(
+        name=set_name,
+        utterances=len(utterances["ids"]),
+        speakers=len(set(utterances["speakers"])),
+        words=sum(utterances["words"]),
+        model=model,
+        coverage_percent=wer_coverage(design, SIMULATED, seed),
+        simulated=SIMULATED,
+        smallest_detectable=min(known, default=None),
+    )

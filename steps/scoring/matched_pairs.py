@@ -1,0 +1,75 @@
+"""The matched pairs test of NIST's sc_stats: do two systems differ on the same speech?"""
+
+import dataclasses
+import math
+
+from scipy.special import ndtr
+
+from steps.scoring.errors import align
+
+GOOD = 2  # words both systems have right that part two segments, as in sc_stats
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedPairs:
+    """Outcome of the test. mean: errors of A minus errors of B per segment.   p: two-sided."""
+
+    segments: int
+    mean: float
+    z: float
+    p: float
+
+
+def matched_pairs_test(refs, hyps_a, hyps_b):
+    """Matched-pairs sentence-segment word error test (MAPSSWE).
+
+    A segment is a stretch where either system errs, bounded on both sides by two words that both have right or by the
+    end of the utterance; segments are taken as independent, speakers are not looked at.
+
+    Args:    refs, hyps_a, hyps_b: utterance id -> text.
+    Returns: MatchedPairs; p is 1 when no segment differs.
+    Source:  Gillick and Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms";
+             Pallett, Fisher, Fiscus 1990, "Tools for the analysis of benchmark speech recognition tests".
+    """
+    differences = []
+    for utt_id, ref in refs.items():
+        if ref != hyps_a[utt_id] or ref != hyps_b[utt_id]:
+            errors = [errors_at_words(ref, hyps[utt_id]) for hyps in (hyps_a, hyps_b)]
+            differences += segment_differences(*errors)
+    count = len(differences)
+    mean = sum(differences) / count if count else 0.0
+    variance = sum((d - mean) ** 2 for d in differences) / (count - 1) if count > 1 else 0.0
+    if not variance:
+        return MatchedPairs(count, mean, 0.0, 1.0)
+    z = mean / math.sqrt(variance / count)
+    return MatchedPairs(count, mean, z, float(2.0 * ndtr(-abs(z))))
+
+
+def errors_at_words(ref, hyp):
+    """Where the errors of a hypothesis lie.
+
+    Returns: list over 2 R + 1 places of a reference of R words: before the first word, the first word, between ... ;
+             insertions count at the places between words, the others at their word.
+    """
+    places, word = [0] * (2 * len(ref.split()) + 1), 0
+    for op, _, _ in align(ref, hyp):
+        if op == "I":
+            places[2 * word] += 1
+        else:
+            places[2 * word + 1] += op != ""
+            word += 1
+    return places
+
+
+def segment_differences(errors_a, errors_b):
+    """Errors of A minus errors of B in every segment. Args: two lists of `errors_at_words` of one reference."""
+    found, difference, good, open_segment = [], 0, GOOD, False
+    for place, (a, b) in enumerate(zip(errors_a, errors_b, strict=True)):
+        if a or b:
+            difference, good, open_segment = difference + a - b, 0, True
+        elif place % 2:  # a word that both have right
+            good += 1
+            if good == GOOD and open_segment:
+                found.append(difference)
+                difference, open_segment = 0, False
+    return [*found, difference] if open_segment else found

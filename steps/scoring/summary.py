@@ -1,0 +1,90 @@
+"""The result in words: the sentences on top of the report, and a card for every model that ships."""
+
+from steps.scoring.plot import pareto_front
+from steps.scoring.tables import interval_text, number
+
+
+def summary_sentences(results, set_name):
+    """What to know of one test set, in three or four sentences. Returns: list of str."""
+    rows = [row for row in results.rows if row.set == set_name]
+    best = min(rows, key=lambda row: (row.scores["greedy"].wer_percent, row.bytes_shipped))
+    small = min(rows, key=lambda row: (row.bytes_shipped, row.scores["greedy"].wer_percent))
+    front = pareto_front([(row.bytes_shipped, row.scores["greedy"].wer_percent) for row in rows])
+    names = [r.model for r in sorted(rows, key=lambda row: row.bytes_shipped)
+             if (r.bytes_shipped, r.scores["greedy"].wer_percent) in front]  # fmt: skip
+    sentences = [f"{set_name}: {best.model} makes the fewest word errors, {rate(best)}, and ships {size(best)}."]
+    if small.model != best.model:
+        times = best.bytes_shipped / small.bytes_shipped
+        faster = ""
+        if best.rtf and small.rtf:
+            faster = f" and takes {100 * small.rtf / best.rtf:.0f} % of its computing time"
+        sentences.append(f"{small.model} ships {size(small)}, {times:.0f} times less{faster}, with {rate(small)}.")
+    sentences.append(f"No other model beats these in both errors and size: {', '.join(names)}.")
+    found = [item for item in results.comparisons if item.set == set_name and item.kind == "greedy"]
+    parents = {(row.model, row.parent) for row in rows}
+    worse = [item.a for item in found if (item.a, item.b) in parents and item.difference.low > 0]
+    if any((item.a, item.b) in parents for item in found):
+        shown = (
+            f"a loss against their parent is shown for {', '.join(worse)}"
+            if worse
+            else "no loss against a parent is shown"
+        )
+        power = [info.smallest_detectable for info in results.sets if info.name == set_name]
+        limit = f"; this set cannot show less than {power[0]:.1f} points" if power and power[0] else ""
+        sentences.append(f"Of the compressed models, {shown}{limit}.")
+    return sentences
+
+
+def rate(row):
+    """`17.6 % WER [13.1, 22.6]`, greedy."""
+    score = row.scores["greedy"]
+    return f"{score.wer_percent:.1f} % {score.rate} [{score.interval.low:.1f}, {score.interval.high:.1f}]"
+
+
+def size(row):
+    """`301 kB`."""
+    return f"{row.bytes_shipped / 1000:,.0f} kB"
+
+
+def model_card(results, model):
+    """A card for one exported model, as Markdown."""
+    rows = [row for row in results.rows if row.model == model]
+    row, measured = rows[0], rows[0].benchmark or {}
+    kind = f"int{row.quantization_bits} weights" if row.quantization_bits else "float32"
+    lines = [
+        f"# {model}\n",
+        f"A CTC speech recogniser of recipe {results.recipe}, {kind}"
+        + (f", made of {row.parent}.\n" if row.parent else ".\n"),
+        f"- ships {row.bytes_shipped:,} bytes: model.onnx, tokens.txt, features.yaml",
+        f"- {row.parameters:,} parameters, {row.nonzero_parameters:,} of them not zero",
+        f"- {number(row.macs_per_second, 1e6, 1)} million multiply-accumulates per second of audio",
+    ]
+    if measured.get("latency_ms"):
+        latency = ", ".join(f"{name} {value:.1f} ms" for name, value in measured["latency_ms"].items())
+        lines += [
+            f"- real-time factor {row.rtf:.4f} on one thread of {results.device}, {row.rtf_with_features:.4f} with features",
+            f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
+        ]
+    lines.append("")
+    for one in rows:
+        lines.append(f"## On {one.set}\n")
+        for name, score in one.scores.items():
+            lines.append(
+                f"- {name}: {score.wer_percent:.2f} % {score.rate} ({score.errors} / {score.words}), 95 % interval "
+                f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of words right"
+            )
+        for item in results.comparisons:
+            if (item.a, item.b, item.set) == (model, one.parent, one.set):
+                lines.append(f"- {item.kind}, against {item.b}: {interval_text(item.difference).strip()} points")
+        lines += [f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % WER" for n in one.noise]
+        lines += [
+            f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in one.agreement
+        ]
+        lines.append("")
+    lines += [
+        "## Made by\n",
+        f"    {row.command}\n",
+        f"Commit {row.commit}, seed {row.seed}, on {row.device}. Measured {results.date}.\n",
+        "Error rates are of the test sets named, nothing else: speech of another kind, language or room has other ones.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,73 @@
+"""How a model fares in noise: decode and score a test set with noise added at several levels.
+
+    python3 -m steps.stress --model exp/an4/student/export --data data/an4/test --snr-db 20 10 5 0 \\
+        --out exp/an4/student/decode_test_noise
+
+Pink noise, drawn from --seed and the utterance's id, so that every model hears the same; its level is set against the
+power of the whole utterance. Greedy decoding. Writes greedy_LEVELdB.txt for each level, then noise.json.
+"""
+
+import sys
+from pathlib import Path
+
+from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import write_json
+from steps.core.tables import write_table
+from steps.data.augment import utterance_rng
+from steps.data.features import change_speed, compute_features, load_audio
+from steps.data.noise import add_noise
+from steps.deploy.recognition import decode_all
+from steps.deploy.runtimes import load_recogniser
+from steps.scoring.wer import count_utterances, format_wer_line, pool
+
+
+def main():
+    args = parse_args()
+    out = Path(args.out)
+    utterances = read_data_dir(args.data)
+    recogniser = load_recogniser(args.model, num_threads=args.num_threads)
+    refs = {utt.utt_id: utt.text for utt in utterances}
+    say(f"{len(utterances)} utterances of {args.data} with noise at {' '.join(map(str, args.snr_db))} dB, {args.model}")
+    levels = []
+    for snr_db in args.snr_db:
+        hyps, _ = decode_all(recogniser, utterances, noisy_features(recogniser.features, snr_db, args.seed))
+        write_table(out / f"greedy_{snr_db}dB.txt", hyps["greedy"])
+        counts = count_utterances(refs, hyps["greedy"])
+        levels.append({"snr_db": snr_db, "errors": [count.errors for count in counts]})
+        say(f"{snr_db} dB: {format_wer_line(pool(counts))}")
+    facts = {"ids": list(refs), "speakers": [utt.speaker for utt in utterances], "seed": args.seed, "noise": "pink"}
+    words = [count.reference_length for count in counts]
+    write_json(out / "noise.json", {"set": Path(args.data).name, **facts, "words": words, "levels": levels})
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="exported folder or model folder")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder with audio and transcripts")
+    text = "signal-to-noise ratios (default: 20 10 5 0)"
+    parser.add_argument("--snr-db", type=int, nargs="+", default=[20, 10, 5, 0], metavar="DB", help=text)
+    parser.add_argument("--num-threads", type=parse_count, default=1, metavar="N", help="CPU threads (default: 1)")
+    add_common(parser, out="folder of the hypotheses", seed=True)
+    args = parser.parse_args()
+    if len(set(args.snr_db)) != len(args.snr_db):
+        parser.error("--snr-db names a level twice")
+    return args
+
+
+def noisy_features(config, snr_db, seed):
+    """Function from Utterance to (T, D) float32 features of its audio with noise."""
+
+    def features(utt):
+        samples = load_audio(utt.audio, config.sample_rate_hz, utt.start_s, utt.end_s)
+        samples = change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
+        try:
+            return compute_features(add_noise(samples, snr_db, utterance_rng(seed, 0, utt.utt_id)), config).numpy()
+        except ValueError:
+            raise UserError(f"{utt.audio}: utterance {utt.utt_id} is shorter than one frame") from None
+
+    return features
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

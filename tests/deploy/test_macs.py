@@ -1,0 +1,34 @@
+"""Multiply-accumulates of the graph as it ran are those of the model, float and int8."""
+
+import pytest
+
+from steps.compress.footprint import macs_per_second
+from steps.core.cli import UserError
+from steps.deploy.export import export_folder
+from steps.deploy.macs import count_macs, node_macs
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
+def test_counts_are_those_of_the_model(kind, quantized, make, save, tmp_path):
+    model = make(kind, quantized)
+    export_folder(save(tmp_path / "m", model), tmp_path / "m" / "export")
+    assert count_macs(tmp_path / "m" / "export") == pytest.approx(macs_per_second(make(kind)), rel=1e-6)
+
+
+def node(name, inputs, outputs):
+    shapes = {"input_type_shape": [{"float": s} for s in inputs], "output_type_shape": [{"float": s} for s in outputs]}
+    return {"op_name": name} | shapes
+
+
+def test_counts_by_hand():
+    assert node_macs(node("MatMul", [[2, 7, 3], [3, 5]], [[2, 7, 5]])) == 2 * 7 * 3 * 5
+    assert node_macs(node("FusedMatMul", [[4, 7, 3], [4, 5, 3]], [[4, 7, 5]])) == 4 * 7 * 3 * 5
+    assert node_macs(node("Conv", [[1, 8, 9], [8, 1, 3]], [[1, 8, 7]])) == 8 * 7 * 3
+    assert node_macs(node("LSTM", [[6, 1, 4], [1, 20, 4], [1, 20, 5]], [[6, 1, 1, 5]])) == 6 * (80 + 100)
+    assert node_macs(node("Softmax", [[5, 5]], [[5, 5]])) == 0
+
+
+def test_an_unknown_product_is_refused_rather_than_left_out():
+    with pytest.raises(UserError, match="QAttention"):
+        node_macs(node("QAttention", [[1]], [[1]]))

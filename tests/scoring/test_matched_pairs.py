@@ -1,0 +1,63 @@
+"""The matched pairs test: segments by hand, symmetry, and its level when nothing differs."""
+
+import random
+
+import pytest
+
+from steps.scoring.matched_pairs import errors_at_words, matched_pairs_test, segment_differences
+
+
+def segments(ref, a, b):
+    return segment_differences(errors_at_words(ref, a), errors_at_words(ref, b))
+
+
+def test_errors_lie_at_their_words():
+    assert errors_at_words("a b c", "a x c d") == [0, 0, 0, 1, 0, 0, 1]
+    assert errors_at_words("a b", "b") == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ("1 2 3 4 5 6 7 8", "1 2 3 4 5 6 7 8", []),
+        ("x 2 3 4 5 6 7 8", "1 2 3 4 5 6 7 8", [1]),
+        ("x 2 3 4 5 6 7 y", "1 2 3 4 5 6 7 8", [1, 1]),  # far apart: two segments
+        ("x 2 y 4 5 6 7 8", "1 2 3 4 5 6 7 8", [2]),  # one good word between: one segment
+        ("x 2 3 4 5 6 7 8", "1 2 3 y 5 6 7 8", [1, -1]),  # two good words in both between
+        ("x 2 3 4 5 6 7 8", "1 2 y 4 5 6 7 8", [0]),
+        ("1 2 3 4 5 6 7", "1 2 3 4 5 6 7 8 9", [0]),
+    ],
+)
+def test_segments_are_bounded_by_two_words_both_have_right(a, b, expected):
+    assert segments("1 2 3 4 5 6 7 8", a, b) == expected
+
+
+def texts(rng, count, rate):
+    refs = {f"u{i}": " ".join(rng.choices("abcdefgh", k=10)) for i in range(count)}
+
+    def spoil(text):
+        return " ".join("x" if rng.random() < rate else word for word in text.split())
+
+    return refs, spoil
+
+
+def test_order_only_changes_the_sign():
+    refs, spoil = texts(random.Random(0), 100, 0.1)
+    a, b = ({u: spoil(t) for u, t in refs.items()} for _ in range(2))
+    one, two = matched_pairs_test(refs, a, b), matched_pairs_test(refs, b, a)
+    assert (one.z, one.p, one.segments) == (-two.z, two.p, two.segments)
+    same = matched_pairs_test(refs, a, a)
+    assert same.p == 1 and same.z == 0
+
+
+def test_a_clear_difference_is_found_and_chance_is_not():
+    rng = random.Random(1)
+    refs, spoil = texts(rng, 200, 0.05)
+    good = {u: spoil(t) for u, t in refs.items()}
+    _, worse = texts(rng, 0, 0.15)
+    assert matched_pairs_test(refs, {u: worse(t) for u, t in refs.items()}, good).p < 0.001
+    found = 0
+    for _ in range(200):
+        a, b = ({u: spoil(t) for u, t in list(refs.items())[:60]} for _ in range(2))
+        found += matched_pairs_test({u: refs[u] for u in a}, a, b).p < 0.05
+    assert found <= 22  # 5 % of 200, and chance

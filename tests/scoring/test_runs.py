@@ -1,0 +1,47 @@
+"""Runs with several seeds, and folds."""
+
+import statistics
+
+import numpy as np
+import pytest
+
+from steps.core.cli import UserError
+from steps.scoring.runs import over_folds, over_seeds, spread
+from steps.scoring.significance import wer_interval
+
+
+def counts(rng, speakers, rate, prefix=""):
+    names = [f"{prefix}{s}" for s in range(speakers) for _ in range(5)]
+    words = [10] * len(names)
+    ids = [f"{name}-{i}" for i, name in enumerate(names)]
+    return {"ids": ids, "speakers": names, "words": words, "errors": rng.binomial(10, rate, len(names)).tolist()}
+
+
+def test_spread_over_seeds():
+    rng = np.random.default_rng(0)
+    runs = [{"big": counts(rng, 6, 0.1), "small": counts(rng, 6, 0.3)} for _ in range(3)]
+    found = over_seeds(runs, [("small", "big")])
+    rates = [100 * sum(run["big"]["errors"]) / 300 for run in runs]
+    big = found["models"]["big"]
+    assert (big.values, big.mean, big.sd) == (rates, statistics.fmean(rates), statistics.stdev(rates))
+    assert big.mean - big.low == pytest.approx(4.3027 * big.sd / 3**0.5, rel=1e-4)
+    difference = found["differences"][0]["spread"]
+    assert difference.mean == pytest.approx(found["models"]["small"].mean - big.mean)
+    assert spread([5.0]).sd is None
+
+
+def test_folds_are_pooled_over_all_speakers():
+    rng = np.random.default_rng(1)
+    runs = [{"m": counts(rng, 3, 0.2, prefix=f"f{fold}-")} for fold in range(3)]
+    interval = over_folds(runs, [])["models"]["m"]
+    joined = {key: sum((run["m"][key] for run in runs), []) for key in ("errors", "words", "speakers")}
+    assert interval == wer_interval(joined["errors"], joined["words"], joined["speakers"])
+    assert (interval.groups, interval.over) == (9, "speakers")
+
+
+def test_what_is_no_set_of_seeds_or_folds_is_refused():
+    rng = np.random.default_rng(2)
+    with pytest.raises(UserError, match="not scored on the same utterances"):
+        over_seeds([{"m": counts(rng, 3, 0.2, "a")}, {"m": counts(rng, 3, 0.2, "b")}], [])
+    with pytest.raises(UserError, match="speaker a0 is in the test sets of two folds"):
+        over_folds([{"m": counts(rng, 3, 0.2, "a")}, {"m": counts(rng, 3, 0.2, "a")}], [])

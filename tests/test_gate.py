@@ -1,0 +1,91 @@
+"""The gate: what passes, what fails, and the sentence it says."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from steps import gate as program
+from steps.core.cli import run_main
+from steps.core.datadir import Utterance
+from steps.score import score
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    """A parent without errors in 40 speakers of 5 utterances of 8 words, and models with more and more errors."""
+    root = tmp_path_factory.mktemp("exp")
+    text = "one two three four five six seven eight"
+    utterances = [Utterance(f"s{s:02d}-{u}", f"s{s:02d}", text, "x.wav") for s in range(40) for u in range(5)]
+    rng = np.random.default_rng(0)
+    for name, wrong in (("parent", 0), ("same", 0), ("near", 2), ("far", 60)):
+        folder = root / name / "decode_test_onnx"
+        folder.mkdir(parents=True)
+        spoilt = set(rng.choice(len(utterances), wrong, replace=False).tolist())
+        texts = (text.replace("one", "won") if i in spoilt else text for i in range(len(utterances)))
+        lines = [f"{utt.utt_id} {said}\n" for utt, said in zip(utterances, texts, strict=True)]
+        (folder / "greedy.txt").write_text("".join(lines))
+        score(folder, "greedy", utterances, "test")
+        (root / name / "model.json").write_text(json.dumps({"parent": {"name": "parent"}}))
+        (root / name / "export").mkdir()
+        for file in ("model.onnx", "tokens.txt", "features.yaml"):
+            (root / name / "export" / file).write_bytes(b"x" * 100)
+    speeds = {"models": {"same": {"rtf_with_features": 0.01}}}
+    (root / "benchmark.json").write_text(json.dumps(speeds))
+    return root
+
+
+@pytest.fixture
+def gate(exp, monkeypatch, capsys):
+    """Function (model, *options) -> (exit status, what was said)."""
+
+    def run(model, *options):
+        monkeypatch.setattr(sys, "argv", ["gate", "--exp", str(exp), "--model", model, *map(str, options)])
+        try:
+            status = run_main(program.main)
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out + err
+
+    return run
+
+
+def test_what_is_shown_to_be_within_the_limit_passes(gate):
+    status, said = gate("same", "--max-wer-increase", 0.3)
+    assert status == 0 and "same passes: WER +0.00 points against parent" in said
+    assert gate("near", "--max-wer-increase", 1)[0] == 0
+
+
+def test_what_is_not_shown_fails_unless_told_otherwise(gate):
+    status, said = gate("near", "--max-wer-increase", 0.15)
+    assert status == 1 and "is possible at 95 %" in said and "too small to show" in said
+    assert gate("near", "--max-wer-increase", 0.15, "--unsure", "pass")[0] == 0
+
+
+def test_what_is_shown_to_be_worse_fails_in_any_case(gate):
+    status, said = gate("far", "--max-wer-increase", 0.3, "--unsure", "pass")
+    assert status == 1 and "more than the +0.3 allowed" in said
+
+
+def test_a_stricter_alpha_is_stricter(gate):
+    limits = [
+        gate("near", "--max-wer-increase", 9, "--alpha", a)[1].split("at most ")[1].split()[0] for a in (0.2, 0.01)
+    ]
+    assert float(limits[0]) < float(limits[1])
+
+
+def test_bytes_and_speed_count_too(gate):
+    options = ("--max-wer-increase", 1)
+    assert gate("same", *options, "--max-bytes", 300, "--max-rtf", 0.01)[0] == 0
+    status, said = gate("same", *options, "--max-bytes", 299, "--max-rtf", 0.009)
+    assert status == 1 and "300 bytes (at most 299)" in said and "real-time factor 0.01000" in said
+    status, said = gate("near", *options, "--max-rtf", 1)
+    assert status == 1 and "near was not measured" in said
+
+
+def test_mistakes_are_told(gate):
+    assert gate("same", "--max-wer-increase", 1, "--set", "dev")[0] == 5
+    for alpha in ("0.5", "0", "x", "nan"):
+        assert gate("same", "--max-wer-increase", 1, "--alpha", alpha)[0] == 2

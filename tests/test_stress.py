@@ -1,0 +1,64 @@
+"""Decoding in noise: what is written, what the level does, and that a second run gives the same bytes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from steps import stress as program
+from steps.core.config import save_config
+from steps.core.datadir import Utterance, write_data_dir
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import utterance_features
+from steps.deploy.export import export_folder
+from steps.deploy.recognition import recognise
+from steps.deploy.runtimes import load_recogniser
+from steps.models.build import build_model, new_spec, save_model
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """An exported model of random weights that says something, and a data folder of three utterances."""
+    root = tmp_path_factory.mktemp("stress")
+    (root / "tokens.txt").write_text("<blk> 0\na 1\nb 2\nc 3\n\u2581 4\n", encoding="utf-8")
+    (root / "tokenizer.model").write_bytes(b"not read")
+    save_config(root / "features.yaml", FeatureConfig(num_mel_bins=20))
+    torch.manual_seed(0)
+    model = build_model(new_spec("dnn", {"d_model": 16, "block": {"units": 32}}, 20, 5, "test")).eval()
+    save_model(root / "m", model, {f: root / f for f in ("tokens.txt", "tokenizer.model", "features.yaml")})
+    export_folder(root / "m", root / "m/export")
+    random, utterances = np.random.default_rng(0), []
+    for number in range(3):
+        soundfile.write(root / f"{number}.wav", random.uniform(-0.3, 0.3, 12000), 16000)
+        utterances.append(Utterance(f"s-{number}", "s", "a b c", str(root / f"{number}.wav")))
+    write_data_dir(root / "data", utterances)
+    return root
+
+
+def run(monkeypatch, root, out, *options):
+    words = ["stress", "--model", root / "m/export", "--data", root / "data", "--out", out, *options]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    program.main()
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_levels_are_written_and_repeatable(root, tmp_path, monkeypatch):
+    files = run(monkeypatch, root, tmp_path / "a", "--snr-db", 10, -5)
+    assert set(files) == {"greedy_10dB.txt", "greedy_-5dB.txt", "noise.json"}
+    content = json.loads(files["noise.json"])
+    assert [level["snr_db"] for level in content["levels"]] == [10, -5]
+    assert content["ids"] == ["s-0", "s-1", "s-2"] and content["words"] == [3, 3, 3]
+    assert run(monkeypatch, root, tmp_path / "b", "--snr-db", 10, -5) == files
+    assert run(monkeypatch, root, tmp_path / "c", "--snr-db", 10, -5, "--seed", 1) != files
+
+
+def test_noise_far_below_the_speech_changes_nothing(root, tmp_path, monkeypatch):
+    files = run(monkeypatch, root, tmp_path / "a", "--snr-db", 200)
+    recogniser = load_recogniser(root / "m/export")
+    for line in files["greedy_200dB.txt"].decode().splitlines():
+        utt_id, _, text = line.partition(" ")
+        feats = utterance_features(Utterance(utt_id, "s", "", str(root / f"{utt_id[2:]}.wav")), recogniser.features)
+        assert text == recognise(recogniser, feats.numpy(), utt_id)[0]

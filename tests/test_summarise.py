@@ -1,0 +1,58 @@
+"""Several runs as one table: seeds are averaged, folds are pooled."""
+
+import json
+import sys
+
+import pytest
+
+from steps import summarise as program
+from steps.core.cli import UserError
+from steps.core.datadir import Utterance
+from steps.score import score
+
+
+def make_run(root, name, wrong, prefix="s"):
+    """A run with a parent and its child: `wrong` errors and twice as many, in 6 speakers of 4 one-word utterances."""
+    utterances = [Utterance(f"{prefix}{s}-{u}", f"{prefix}{s}", "yes", "x") for s in range(6) for u in range(4)]
+    for model, count in (("parent", wrong), ("child", 2 * wrong)):
+        folder = root / name / model / "decode_test_onnx"
+        folder.mkdir(parents=True)
+        lines = [f"{utt.utt_id} {'no' if i < count else 'yes'}\n" for i, utt in enumerate(utterances)]
+        (folder / "greedy.txt").write_text("".join(lines))
+        score(folder, "greedy", utterances, "test")
+        spec = {"parent": {"name": "parent"} if model == "child" else None}
+        (root / name / model / "model.json").write_text(json.dumps(spec))
+    return root / name
+
+
+def run(monkeypatch, out, how, *runs):
+    words = ["summarise", "--runs", *runs, "--as", how, "--set", "test", "--out", out]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    program.main()
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_seeds_are_averaged(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, f"r{wrong}", wrong) for wrong in (2, 3, 4)]
+    found = run(monkeypatch, tmp_path / "out", "seeds", *runs)
+    assert found["models"]["parent"]["mean"] == pytest.approx(100 * 3 / 24)
+    (difference,) = found["differences"]
+    assert (difference["a"], difference["b"]) == ("child", "parent")
+    assert difference["spread"]["values"] == pytest.approx([100 * wrong / 24 for wrong in (2, 3, 4)])
+    assert "| child - parent" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_folds_are_pooled(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, f"f{i}", wrong, prefix=f"f{i}-s") for i, wrong in enumerate((2, 3, 4))]
+    found = run(monkeypatch, tmp_path / "out", "folds", *runs)
+    assert found["models"]["parent"]["percent"] == pytest.approx(100 * 9 / 72)
+    assert found["models"]["parent"]["groups"] == 18
+    assert found["differences"][0]["interval"]["percent"] == pytest.approx(100 * 9 / 72)
+    with pytest.raises(UserError, match="not scored on the same utterances"):
+        run(monkeypatch, tmp_path / "out", "seeds", *runs)
+
+
+def test_runs_without_a_common_model_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no model has greedy scores on test"):
+        run(monkeypatch, tmp_path / "out", "seeds", make_run(tmp_path, "r", 1), tmp_path / "empty")

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Split a data folder for cross-validation: fold N's speakers are the test set, the next fold's dev, the others train.
+
+    python3 utils/fold_data_dir.py --folds 5 --fold 1 --source data/an4/train --out data/fold1
+
+Speakers are dealt to the folds by their amount of speech, so that folds are of like size; the same source and --folds
+always give the same folds. Writes train/, dev/ and test/ below --out: usable as `prepare=` of a recipe for each fold.
+Results of all folds together: python3 -m steps.summarise --as folds.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from steps.core.cli import UserError, make_parser, parse_count, run_main, say
+from steps.core.datadir import validate_data_dir
+from steps.core.tables import byte_order, select, show_counts, spk2utt, write_folder
+
+
+def deal(sizes, folds):
+    """Deal speakers to folds, the largest first, each to the fold that has least so far.
+
+    Args:    sizes: speaker -> amount of speech.   folds: how many.   Returns: list of sets of speakers.
+    """
+    dealt, totals = [set() for _ in range(folds)], [0.0] * folds
+    for speaker in sorted(sizes, key=lambda name: (-sizes[name], byte_order(name))):
+        least = totals.index(min(totals))
+        dealt[least].add(speaker)
+        totals[least] += sizes[speaker]
+    return dealt
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--source", required=True, metavar="DIR", help="data folder")
+    parser.add_argument("--folds", required=True, type=parse_count, metavar="N", help="how many folds, 3 or more")
+    parser.add_argument("--fold", required=True, type=parse_count, metavar="N", help="which one to write, from 1")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for train/, dev/ and test/")
+    args = parser.parse_args()
+    if args.folds < 3 or args.fold > args.folds:
+        parser.error("--folds must be 3 or more, --fold from 1 to --folds")
+    tables = validate_data_dir(args.source, allow_pipes=True, need_text=False, spk_sort=False)
+    speakers = {speaker: utts.split() for speaker, utts in spk2utt(tables["utt2spk"]).items()}
+    if len(speakers) < args.folds:
+        raise UserError(f"{args.source}: {len(speakers)} speakers cannot make {args.folds} folds that share none")
+    lengths = tables.get("utt2dur") or dict.fromkeys(tables["utt2spk"], 1)
+    sizes = {speaker: sum(float(lengths[utt]) for utt in utts) for speaker, utts in speakers.items()}
+    folds = deal(sizes, args.folds)
+    test, dev = folds[args.fold - 1], folds[args.fold % args.folds]
+    for name, chosen in (("train", set(speakers) - test - dev), ("dev", dev), ("test", test)):
+        folder = Path(args.out) / name
+        if folder.resolve() == Path(args.source).resolve():
+            raise UserError(f"{folder} is the source; name another --out")
+        part = select(tables, [utt for speaker in chosen for utt in speakers[speaker]])
+        write_folder(folder, part)
+        say(f"{folder}: {show_counts(part)}, of {show_counts(tables)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
