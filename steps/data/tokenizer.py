@@ -5,6 +5,7 @@ the only place that says so. U+2581 in a piece stands for a space. Kind char: a 
 words only. BPE and unigram: it leads every word, the first one too. Text is taken as it is: no case folding, no NFKC.
 """
 
+import hashlib
 import io
 import re
 from collections import Counter
@@ -89,6 +90,15 @@ class Tokenizer:
     def encode(self, text):
         """Turn text into ids; blanks at its ends do not count. Returns: list of int, none of them the blank."""
         return [i + _SHIFT for i in self._processor.encode(text)]
+
+    def encode_all(self, texts):
+        """Turn many texts into ids at once. Returns: list of lists of int."""
+        return [[i + _SHIFT for i in ids] for ids in self._processor.encode(texts)]
+
+    @property
+    def fingerprint(self):
+        """Hex digest of the model: tokenizers with the same one encode alike."""
+        return hashlib.sha256(self._model_bytes).hexdigest()
 
     def decode(self, ids):
         """Turn ids into text: pieces joined, blanks left out. Returns: str without spaces at its ends."""
