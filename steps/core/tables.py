@@ -4,12 +4,13 @@ Standard library only: the tools in utils/ stand on this without any installatio
 """
 
 import contextlib
-import re
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import write_text
+from steps.core.large_tables import BLANK, LargeTable, Malformed, Part, byte_order
+from steps.core.outdir import atomic_file, sha256_file, write_text
 
 # The files of a data folder, by what their ids name. Other files are neither read nor carried along.
 UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
@@ -17,7 +18,7 @@ RECORDING_FILES = ("wav.scp", "reco2dur")
 SPEAKER_FILES = ("spk2utt", "spk2gender")
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
 SHOWN = 20  # problems told one by one before the rest is only counted
-BLANK = re.compile(r"[ \t]+")
+LARGE_BYTES = 32 << 20  # from this size on a table may stay on disk
 
 
 class Table(dict):
@@ -56,9 +57,9 @@ def raise_problems(problems, remedy=""):
     raise UserError("\n  ".join([head, *lines]))
 
 
-def byte_order(key):
-    """Sort key of the C locale: the UTF-8 bytes of the text."""
-    return key.encode(errors="surrogatepass")
+def by_id(item):
+    """Sort key of (id, value) pairs."""
+    return byte_order(item[0])
 
 
 def parse_table(path, problems):
@@ -126,13 +127,28 @@ def read_table(path):
 
 def write_table(path, values):
     """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched."""
+    if isinstance(values, (LargeTable, Part)):
+        return _write_large(Path(path), values)
     lines = [f"{key} {values[key]}".rstrip(" ") + "\n" for key in sorted(values, key=byte_order)]
-    write_text(path, "".join(lines))
+    return write_text(path, "".join(lines))
 
 
-def read_folder(folder, problems):
+def _write_large(path, values):
+    """Write lines that come in order."""
+    new = path.with_name(f".{path.name}.new")
+    with atomic_file(new) as file:
+        for key, value in values.items():
+            file.write(f"{key} {value}".rstrip(" ") + "\n")
+    if path.is_file() and sha256_file(path) == sha256_file(new):
+        new.unlink()
+    else:
+        os.replace(new, path)
+
+
+def read_folder(folder, problems, on_disk=False):
     """Read every known file of a data folder that is there.
 
+    Args:    on_disk: leave large, well-formed files on disk (LargeTable): for reading only.
     Returns: dict file name -> Table.   Raises: MissingInput when there is no such folder.
     """
     folder = Path(folder)
@@ -141,8 +157,18 @@ def read_folder(folder, problems):
     tables = {}
     for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
         with contextlib.suppress(MissingInput):
-            tables[name] = parse_table(folder / name, problems)
+            tables[name] = (on_disk and _large_table(folder / name)) or parse_table(folder / name, problems)
     return tables
+
+
+def _large_table(path):
+    """The table left on disk, or None for one that is small, missing or not well-formed."""
+    if not path.is_file() or path.stat().st_size < LARGE_BYTES:
+        return None
+    try:
+        return LargeTable(path)
+    except Malformed:
+        return None
 
 
 def write_folder(folder, tables):
@@ -164,16 +190,17 @@ def write_folder(folder, tables):
 
 
 def _audio_facts(folder):
-    """What features depend on: the content of these files, None for one that is not there."""
+    """What features depend on: digests of these files, None for one that is not there."""
     paths = [folder / name for name in ("utt2spk", "wav.scp", "segments", "utt2speed")]
-    return [path.read_bytes() if path.is_file() else None for path in paths]
+    return [sha256_file(path) if path.is_file() else None for path in paths]
 
 
 def spk2utt(utt2spk):
     """Turn utterance -> speaker into speaker -> `utterance utterance ...`, each list in C-locale order."""
     speakers = {}
-    for utterance in sorted(utt2spk, key=byte_order):
-        speakers.setdefault(utt2spk[utterance], []).append(utterance)
+    in_order = utt2spk if isinstance(utt2spk, (LargeTable, Part)) else dict(sorted(utt2spk.items(), key=by_id))
+    for utterance, speaker in in_order.items():
+        speakers.setdefault(speaker, []).append(utterance)
     return {speaker: " ".join(utterances) for speaker, utterances in speakers.items()}
 
 
@@ -185,12 +212,13 @@ def recording_of(tables, utterance):
 def select(tables, utterances):
     """The part of a data folder that belongs to the given utterances (a collection of ids), in every file."""
     utterances = set(utterances)
-    recordings = {recording_of(tables, utterance) for utterance in utterances}
-    speakers = {tables["utt2spk"][utterance] for utterance in utterances}
+    recordings = {recording_of(tables, utterance) for utterance in utterances} if "segments" in tables else utterances
+    speakers = {speaker for utterance, speaker in tables["utt2spk"].items() if utterance in utterances}
     chosen = {}
     for name, table in tables.items():
         keep = recordings if name in RECORDING_FILES else speakers if name in SPEAKER_FILES else utterances
-        chosen[name] = {key: value for key, value in table.items() if key in keep}
+        large = isinstance(table, LargeTable)
+        chosen[name] = Part(table, keep) if large else {key: table[key] for key in table if key in keep}
     return chosen
 
 

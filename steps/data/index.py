@@ -11,13 +11,13 @@ import os
 from array import array
 from collections import Counter
 from itertools import chain, islice
-from operator import lt
 from pathlib import Path
 
 import numpy as np
 
 from steps.core.cli import UserError, say
 from steps.core.datadir import Utterance, read_data_dir
+from steps.core.large_tables import Malformed, plain_blocks, split_line
 from steps.core.outdir import atomic_file, write_json
 
 LARGE_BYTES = 8 << 20  # of utt2spk: some 200,000 utterances
@@ -28,10 +28,6 @@ TABLES = ("text", "utt2spk", "segments", "wav.scp", "utt2dur", "utt2speed", "utt
 NUMBERS = {"utt2num_frames": np.int32, "utt2dur": np.float64, "utt2speed": np.float64}  # kept as arrays
 
 
-class Malformed(Exception):
-    """A table that is not plain: the full check of the folder tells what is wrong with it."""
-
-
 def scan_table(path, convert=None):
     """Read a table once.
 
@@ -40,30 +36,18 @@ def scan_table(path, convert=None):
     Raises:  Malformed when it is empty, not UTF-8, not sorted, not unique, or a line has no value of that kind.
     """
     starts, digest, values = array("Q", [0]), hashlib.blake2b(digest_size=16), []
-    previous, position = b"", 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            block += file.readline()
-            if not block.endswith(b"\n") or b"\r" in block:
-                raise Malformed
-            rows = block[:-1].split(b"\n")
-            fields = [row.split(None, 1) for row in rows]
+    for position, rows, ids in plain_blocks(path, BLOCK_BYTES):
+        fields = [row.split(None, 1) for row in rows]
+        if any(len(field) < 2 for field in fields):
+            raise Malformed
+        if convert:
             try:
-                block.decode()
-                ids = [field[0] for field in fields]
-                if convert:
-                    values.append(np.array([field[1] for field in fields]).astype(convert))
-                elif any(len(field) < 2 for field in fields):
-                    raise Malformed
-            except (UnicodeDecodeError, IndexError, ValueError):
+                values.append(np.array([field[1] for field in fields]).astype(convert))
+            except ValueError:
                 raise Malformed from None
-            if not previous < ids[0] or not all(map(lt, ids, ids[1:])) or any(row[:1].isspace() for row in rows):
-                raise Malformed
-            previous = ids[-1]
-            digest.update(b"\n".join(ids) + b"\n")
-            ends = np.cumsum(np.fromiter(map(len, rows), np.uint64, len(rows)) + np.uint64(1)) + np.uint64(position)
-            starts.frombytes(ends.astype(np.uint64).tobytes())
-            position += len(block)
+        digest.update(b"\n".join(ids) + b"\n")
+        ends = np.cumsum(np.fromiter(map(len, rows), np.uint64, len(rows)) + np.uint64(1)) + np.uint64(position)
+        starts.frombytes(ends.astype(np.uint64).tobytes())
     if len(starts) < 2:
         raise Malformed
     return np.frombuffer(starts, np.uint64), digest.hexdigest(), np.concatenate(values) if values else None
@@ -93,10 +77,7 @@ class Index:
             self._files[table] = os.open(self.folder / table, os.O_RDONLY)
         starts = self.arrays[f"{table}.starts"]
         start, end = int(starts[number]), int(starts[number + 1])
-        key, _, value = os.pread(self._files[table], end - start, start).decode().rstrip(" \t\n").partition(" ")
-        if "\t" in key:
-            key, _, value = f"{key} {value}".partition("\t")
-        return key, value.lstrip(" \t")
+        return split_line(os.pread(self._files[table], end - start - 1, start))
 
     def find(self, table, key):
         """Value that a table has for an id, by bisection."""
