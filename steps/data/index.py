@@ -10,7 +10,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -224,12 +224,10 @@ def needed_frames(index, tokenizer):
             pass
     needed, unknown = [], Counter()
     for texts in index.all_texts():
-        tokens = tokenizer.encode_all(texts)
-        lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
-        flat = np.fromiter(chain.from_iterable(tokens), np.int32, int(lengths.sum()))
-        row = np.repeat(np.arange(len(tokens)), lengths)
+        lengths, flat = tokenizer.encode_all(texts)
+        row = np.repeat(np.arange(len(texts)), lengths)
         repeats = row[1:][(flat[1:] == flat[:-1]) & (row[1:] == row[:-1])]
-        needed.append((lengths + np.bincount(repeats, minlength=len(tokens))).astype(np.int32))
+        needed.append((lengths + np.bincount(repeats, minlength=len(texts))).astype(np.int32))
         lacking = np.unique(row[flat == tokenizer.unknown_id])
         unknown += tokenizer.unknown_characters(texts[i] for i in lacking)
     needed = np.concatenate(needed)

@@ -10,8 +10,10 @@ import io
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
 from steps.core.cli import MissingInput, UserError
@@ -92,8 +94,10 @@ class Tokenizer:
         return [i + _SHIFT for i in self._processor.encode(text)]
 
     def encode_all(self, texts):
-        """Turn many texts into ids at once. Returns: list of lists of int."""
-        return [[i + _SHIFT for i in ids] for ids in self._processor.encode(texts)]
+        """Turn many texts into ids at once. Returns: ids of each text (N,) int64; all ids, one text after the other, int32."""
+        encoded = self._processor.encode(texts)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return lengths, np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum())) + _SHIFT
 
     @property
     def fingerprint(self):
