@@ -22,7 +22,7 @@ from steps.core.outdir import atomic_file, write_json
 
 LARGE_BYTES = 8 << 20  # of utt2spk: some 200,000 utterances
 FORMAT = 1
-ROWS = 20_000
+ROWS = 5_000
 BLOCK_BYTES = 4 << 20
 TABLES = ("text", "utt2spk", "segments", "wav.scp", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp")
 NUMBERS = {"utt2num_frames": np.int32, "utt2dur": np.float64, "utt2speed": np.float64}  # kept as arrays
