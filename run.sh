@@ -59,7 +59,7 @@ read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
 check_settings
-light="--mem 2G" heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # what jobs ask of a cluster
+heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # of a cluster; others get the defaults in conf/slurm.conf
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 [[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
 
@@ -73,7 +73,7 @@ extra_task 0 after_prepare "${sets[@]/%//text}"
 # 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation
 features() { # NAME DIR SOURCE, commands that come before
   task 1 "features_$1" --needs "$3/wav.scp" "$3/text" ${after_prepare:+@after_prepare} --conf "$features" \
-    --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" --runner "$light" -- "${@:4}" \
+    --makes "$2/feats.scp" "$2/utt2num_frames" "$2/cmvn.json" -- "${@:4}" \
     "JOB=1:{nj}" python3 -m steps.extract_features --data "$2" --config "$features" --out "$2/feats" --shard JOB \
     --num-shards "{nj}" --compress "$compress" :then: \
     python3 -m steps.combine_features --data "$2" --feats "$2/feats" --num-shards "{nj}" --cmvn "$2/cmvn.json"
@@ -118,7 +118,7 @@ done
 
 # 7 export      every model folder -> an ONNX file and its tokens, compared with the model
 for model in "${models[@]}"; do
-  task 7 "export_$model" --needs "$exp/$model/model.json" --parallel --runner "$light" \
+  task 7 "export_$model" --needs "$exp/$model/model.json" --parallel \
     --makes "$exp/$model/export"/{model.onnx,tokens.txt,features.yaml} -- \
     python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
 done

@@ -44,7 +44,7 @@ def main():
     args = parser.parse_args()
     if args.num_parts < 1:
         parser.error("N must be at least 1")
-    tables = validate_data_dir(args.folder, allow_pipes=True, need_text=False, spk_sort=False)
+    tables = validate_data_dir(args.folder, allow_pipes=True, need_text=False, spk_sort=False, on_disk=True)
     if args.per_utt:
         groups = [[utt] for utt in sorted(tables["utt2spk"], key=byte_order)]
     else:

@@ -22,7 +22,6 @@ WAYS = ("first", "shortest", "per_spk", "utt_list", "spk_list")
 def choose(tables, way, value):
     """List the chosen utterances. Args: way: one of WAYS.   value: a number, or the path of a list of ids."""
     utterances = sorted(tables["utt2spk"], key=byte_order)
-    speakers = {speaker: utts.split() for speaker, utts in spk2utt(tables["utt2spk"]).items()}
     if way == "first":
         return at_least(utterances, value)[:value]
     if way == "shortest":
@@ -30,6 +29,7 @@ def choose(tables, way, value):
         if not lengths:
             raise UserError("--shortest needs utt2dur or utt2num_frames in the data folder")
         return sorted(at_least(utterances, value), key=lambda utt: float(lengths[utt]))[:value]
+    speakers = {speaker: utts.split() for speaker, utts in spk2utt(tables["utt2spk"]).items()}
     if way == "per_spk":
         return [utt for utts in speakers.values() for utt in utts[:value]]
     wanted = read_ids(value)
@@ -77,7 +77,7 @@ def main():
         parser.error("SRC and DEST are the same folder")
     if any(Path(args.dest).glob("*")) and not (Path(args.dest) / "utt2spk").is_file():
         raise UserError(f"{args.dest}: exists, and is not a data folder; name another one")
-    tables = validate_data_dir(args.source, allow_pipes=True, need_text=False, spk_sort=False)
+    tables = validate_data_dir(args.source, allow_pipes=True, need_text=False, spk_sort=False, on_disk=True)
     chosen = select(tables, choose(tables, given[0], value))
     write_folder(args.dest, chosen)
     say(f"{args.dest}: {show_counts(chosen)}, of {show_counts(tables)}")

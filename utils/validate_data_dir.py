@@ -31,7 +31,7 @@ def main():
     errors = []
     for folder in args.folders:
         try:
-            tables = validate_data_dir(folder, args.allow_pipes, args.audio, args.text, args.spk_sort)
+            tables = validate_data_dir(folder, args.allow_pipes, args.audio, args.text, args.spk_sort, on_disk=True)
         except UserError as error:
             errors.append(error)
             continue

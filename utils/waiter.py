@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import time
 
@@ -35,13 +36,16 @@ class Waiter:
         self.work, self.submission, self.say = work, submission, say
         self.open, self.failed, self.words, self.lost = set(), {}, {}, False
         self.states, self.ended_s, self.told = {}, {}, set()
-        self.signals, self.silent = [], False
+        self.signals, self.wake, self.silent = [], None, False
         self.next_query_s, self.query_every_s = 0.0, 2.0
 
     def catch_signals(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda number, _: self.signals.append(number))
+        self.wake, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
 
     def run(self, indexes):
         """Wait for these indexes to end. Returns: exit status of the runner."""
@@ -57,11 +61,12 @@ class Waiter:
             ):
                 self.query()
                 self.judge()
-            pause_s = 0.1 if len(self.open) < before else min(1.0, pause_s * 1.1)
+            pause_s = 0.1 if len(self.open) < before else min(3.0, pause_s * 1.1)
             running = [index for index in self.open if self.states.get(index, ("", ""))[0] == "RUNNING"]
             progress.show(len(self.open) - len(running), running)
             if self.open and not self.signals:
-                time.sleep(0.1 if suspects else min(pause_s, max(0.05, self.next_query_s - now)))
+                pause = 0.1 if suspects else min(pause_s, max(0.05, self.next_query_s - now))
+                select.select([self.wake], [], [], pause)  # a signal ends the pause
         progress.clear()
         return self.interrupted() if self.signals else self.conclude()
 

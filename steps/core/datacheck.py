@@ -5,16 +5,18 @@ Standard library only, except that looking into sound files needs soundfile.
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from steps.core.cli import UserError
+from steps.core.large_tables import LargeTable
 from steps.core.tables import (
     BLANK,
     RECORDING_FILES,
     SPEAKER_FILES,
     UTTERANCE_FILES,
     Problem,
-    Table,
+    by_id,
     byte_order,
     recording_of,
     spk2utt,
@@ -44,12 +46,12 @@ def find_problems(path, tables, allow_pipes=False, check_audio=True, need_text=T
 
 def _where(table, key):
     """The place of an id: `file:line` in a table that was read, else the id itself."""
-    return table.where(key) if isinstance(table, Table) else key
+    return table.where(key) if hasattr(table, "where") else key
 
 
 def _id_problems(tables):
     """Ids that one file has and another lacks."""
-    utterances = {utt: [utt] for utt in tables["utt2spk"]}
+    utterances = Selves(tables["utt2spk"])
     speakers = dict.fromkeys(tables["utt2spk"].values(), ())
     origin = "segments" if "segments" in tables else "utt2spk"
     yield from _compare_ids(tables, UTTERANCE_FILES, utterances, "utt2spk")
@@ -60,9 +62,9 @@ def _id_problems(tables):
 def _compare_ids(tables, names, users, origin):
     """Ids of the files `names` against the keys of `users` (id -> utterances that need it), which `origin` lists."""
     for name in [name for name in names if name in tables]:
-        for key in sorted(set(tables[name]) - set(users), key=byte_order):
+        for key in sorted((key for key in tables[name] if key not in users), key=byte_order):
             yield Problem(_where(tables[name], key), f"id {key!r} is not in {origin}")
-        for key in sorted(set(users) - set(tables[name]), key=byte_order):
+        for key in sorted((key for key in users if key not in tables[name]), key=byte_order):
             where = _where(tables[origin], users[key][0]) if users[key] else getattr(tables[name], "path", name)
             yield Problem(str(where), f"id {key!r} is not in {name}", tuple(users[key]))
 
@@ -73,16 +75,27 @@ def _speaker_problems(tables, spk_sort):
         if not speaker or BLANK.search(speaker):
             yield Problem(_where(utt2spk, utt), f"expected `utterance-id speaker-id`, not {utt} {speaker}", (utt,))
     told = {speaker: BLANK.sub(" ", utts) for speaker, utts in tables.get("spk2utt", {}).items()}
-    for speaker, utts in spk2utt(utt2spk).items():
+    for speaker, utts in (spk2utt(utt2spk) if told else {}).items():
         if speaker in told and told[speaker] != utts:
             what = f"the utterances of {speaker!r} are not those of utt2spk, in order"
             yield Problem(_where(tables["spk2utt"], speaker), what)
-    by_utt = sorted(utt2spk, key=byte_order)
-    by_speaker = sorted(utt2spk, key=lambda utt: (utt2spk[utt].encode(), utt.encode()))
-    if spk_sort and by_utt != by_speaker:
+    if spk_sort and not _speakers_in_order(utt2spk):
+        by_utt = sorted(utt2spk, key=byte_order)
+        by_speaker = sorted(utt2spk, key=lambda utt: (utt2spk[utt].encode(), utt.encode()))
         first = next(a for a, b in zip(by_utt, by_speaker, strict=True) if a != b)
         what = "Kaldi wants the same order when sorted by speaker: let utterance ids start with the speaker id"
         yield Problem(_where(utt2spk, first), what)
+
+
+def _speakers_in_order(utt2spk):
+    """Whether speakers come in C-locale order when utterances do."""
+    rows = utt2spk if isinstance(utt2spk, LargeTable) else dict(sorted(utt2spk.items(), key=by_id))
+    previous = b""
+    for speaker in rows.values():
+        if byte_order(speaker) < previous:
+            return False
+        previous = byte_order(speaker)
+    return True
 
 
 def _text_problems(tables):
@@ -153,8 +166,31 @@ def _audio_path_problems(tables, allow_pipes, check_audio):
         yield Problem(_where(tables["wav.scp"], recording), what, tuple(users.get(recording, ())))
 
 
+class Selves(Mapping):
+    """Id -> [id], for the ids of a table."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __len__(self):
+        return len(self.table)
+
+    def __iter__(self):
+        return iter(self.table)
+
+    def __contains__(self, key):
+        return key in self.table
+
+    def __getitem__(self, key):
+        if key not in self.table:
+            raise KeyError(key)
+        return [key]
+
+
 def recording_users(tables):
     """Recording -> the utterances that stand on it."""
+    if "segments" not in tables:
+        return Selves(tables["utt2spk"])
     users = {}
     for utt in tables["utt2spk"]:
         if recording := recording_of(tables, utt):

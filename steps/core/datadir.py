@@ -165,14 +165,15 @@ def show_number(value):
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def validate_data_dir(path, allow_pipes=False, audio=False, need_text=True, spk_sort=True):
+def validate_data_dir(path, allow_pipes=False, audio=False, need_text=True, spk_sort=True, on_disk=False):
     """Check everything about a data folder.
 
     Args:    audio: also read the header of every sound file.   spk_sort: also demand what Kaldi does of speaker ids.
+             on_disk: leave large files on disk, to be read only.
     Returns: dict file name -> Table, the checked content.   Raises: MissingInput; UserError listing every problem.
     """
     problems = []
-    tables = read_folder(path, problems)
+    tables = read_folder(path, problems, on_disk)
     problems += find_problems(path, tables, allow_pipes, True, need_text, spk_sort)
     if audio:
         problems += audio_problems(tables, {utt for problem in problems for utt in problem.utterances})

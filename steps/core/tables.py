@@ -4,12 +4,14 @@ Standard library only: the tools in utils/ stand on this without any installatio
 """
 
 import contextlib
-import re
+import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import write_text
+from steps.core.large_tables import BLANK, LargeTable, Malformed, Part, byte_order
+from steps.core.outdir import atomic_file, sha256_file, write_text
 
 # The files of a data folder, by what their ids name. Other files are neither read nor carried along.
 UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
@@ -18,7 +20,7 @@ SPEAKER_FILES = ("spk2utt", "spk2gender")
 AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")  # what features depend on
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
 SHOWN = 20  # problems told one by one before the rest is only counted
-BLANK = re.compile(r"[ \t]+")
+LARGE_BYTES = 32 << 20  # from this size on a table may stay on disk
 
 
 class Table(dict):
@@ -57,9 +59,9 @@ def raise_problems(problems, remedy=""):
     raise UserError("\n  ".join([head, *lines]))
 
 
-def byte_order(key):
-    """Sort key of the C locale: the UTF-8 bytes of the text."""
-    return key.encode(errors="surrogatepass")
+def by_id(item):
+    """Sort key of (id, value) pairs."""
+    return byte_order(item[0])
 
 
 def parse_table(path, problems):
@@ -127,17 +129,33 @@ def read_table(path):
 
 def write_table(path, values):
     """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched."""
-    write_text(path, table_text(values))
+    if isinstance(values, (LargeTable, Part)):
+        return _write_large(Path(path), values)
+    return write_text(path, "".join(_lines(values)))
 
 
-def table_text(values):
-    """The content of a table's file."""
-    return "".join(f"{key} {values[key]}".rstrip(" ") + "\n" for key in sorted(values, key=byte_order))
+def _lines(values):
+    """The lines of a table's file, in C-locale order."""
+    in_order = values if isinstance(values, (LargeTable, Part)) else dict(sorted(values.items(), key=by_id))
+    for key, value in in_order.items():
+        yield f"{key} {value}".rstrip(" ") + "\n"
 
 
-def read_folder(folder, problems):
+def _write_large(path, values):
+    """Write lines that come in order."""
+    new = path.with_name(f".{path.name}.new")
+    with atomic_file(new) as file:
+        file.writelines(_lines(values))
+    if path.is_file() and sha256_file(path) == sha256_file(new):
+        new.unlink()
+    else:
+        os.replace(new, path)
+
+
+def read_folder(folder, problems, on_disk=False):
     """Read every known file of a data folder that is there.
 
+    Args:    on_disk: leave large, well-formed files on disk (LargeTable): for reading only.
     Returns: dict file name -> Table.   Raises: MissingInput when there is no such folder.
     """
     folder = Path(folder)
@@ -146,8 +164,18 @@ def read_folder(folder, problems):
     tables = {}
     for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
         with contextlib.suppress(MissingInput):
-            tables[name] = parse_table(folder / name, problems)
+            tables[name] = (on_disk and _large_table(folder / name)) or parse_table(folder / name, problems)
     return tables
+
+
+def _large_table(path):
+    """The table left on disk, or None for one that is small, missing or not well-formed."""
+    if not path.is_file() or path.stat().st_size < LARGE_BYTES:
+        return None
+    try:
+        return LargeTable(path)
+    except Malformed:
+        return None
 
 
 def write_folder(folder, tables):
@@ -171,14 +199,17 @@ def _is_as_before(path, values):
     """Whether a file holds this table already; None: whether there is no file."""
     if values is None or not path.is_file():
         return values is None and not path.is_file()
-    return path.read_bytes() == table_text(values).encode()
+    with open(path, "rb") as file:
+        pairs = itertools.zip_longest((line.encode() for line in _lines(values)), file)
+        return all(new == old for new, old in pairs)
 
 
 def spk2utt(utt2spk):
     """Turn utterance -> speaker into speaker -> `utterance utterance ...`, each list in C-locale order."""
     speakers = {}
-    for utterance in sorted(utt2spk, key=byte_order):
-        speakers.setdefault(utt2spk[utterance], []).append(utterance)
+    in_order = utt2spk if isinstance(utt2spk, (LargeTable, Part)) else dict(sorted(utt2spk.items(), key=by_id))
+    for utterance, speaker in in_order.items():
+        speakers.setdefault(speaker, []).append(utterance)
     return {speaker: " ".join(utterances) for speaker, utterances in speakers.items()}
 
 
@@ -190,12 +221,13 @@ def recording_of(tables, utterance):
 def select(tables, utterances):
     """The part of a data folder that belongs to the given utterances (a collection of ids), in every file."""
     utterances = set(utterances)
-    recordings = {recording_of(tables, utterance) for utterance in utterances}
-    speakers = {tables["utt2spk"][utterance] for utterance in utterances}
+    recordings = {recording_of(tables, utterance) for utterance in utterances} if "segments" in tables else utterances
+    speakers = {speaker for utterance, speaker in tables["utt2spk"].items() if utterance in utterances}
     chosen = {}
     for name, table in tables.items():
         keep = recordings if name in RECORDING_FILES else speakers if name in SPEAKER_FILES else utterances
-        chosen[name] = {key: value for key, value in table.items() if key in keep}
+        large = isinstance(table, LargeTable)
+        chosen[name] = Part(table, keep) if large else {key: table[key] for key in table if key in keep}
     return chosen
 
 

@@ -1,5 +1,7 @@
 """Training examples and batches, from extracted features or straight from audio, the same numbers either way."""
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,11 +9,13 @@ import numpy as np
 import torch
 
 from steps.core.cli import MissingInput, UserError, say
-from steps.core.datadir import read_data_dir, read_table
-from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
+from steps.data.archives import check_feature_settings, load_feature_matrix
 from steps.data.augment import augment_wave, spec_augment, utterance_rng, warp_frequency
 from steps.data.features import utterance_features
+from steps.data.index import needed_frames, open_index
 from steps.data.wave_augment import WaveAugment
+
+CHUNK = 100_000  # utterances looked at together, so that little memory is needed
 
 
 @dataclass
@@ -40,82 +44,101 @@ class SpeechDataset:
           feature_config: FeatureConfig; with `ark` the files must have its dimension.
           source: `ark` (stage 1's files) or `on_the_fly` (computed from wav.scp when read; needs utt2dur).
           output_lengths: encoder frames for feature frames, to drop utterances too short for CTC; None: keep all.
-    Attributes: utterances (sorted by id), num_frames (feature frames of each), dropped (ids too short for their transcript),
-          unknown (characters the tokenizer lacks, counted).
+    Attributes: num_frames ((N,) int array, feature frames of each), dropped (ids too short for their transcript),
+          unknown (characters the tokenizer lacks, counted); utterance, tokens, features by number.
     """
 
     def __init__(self, data_dir, tokenizer, feature_config, source="ark", output_lengths=None):
-        self.folder, self.feature_config = Path(data_dir), feature_config
-        self.utterances = read_data_dir(data_dir, check_audio=source != "ark")
-        self.where = None
-        if source == "ark":
+        self.folder, self.feature_config, self.tokenizer = Path(data_dir), feature_config, tokenizer
+        self.index = open_index(data_dir, check_audio=source != "ark")
+        self.stored = source == "ark"
+        if self.stored:
             check_feature_settings(self.folder, feature_config, "--features")
-            self.where = read_feats_scp(self.folder / "feats.scp")
         self.num_frames = self._count_frames()
-        self.tokens = [tokenizer.encode(utt.text) for utt in self.utterances]
-        self.unknown = tokenizer.unknown_characters(utt.text for utt in self.utterances)
-        self.dropped = []
+        self.rows, self.dropped = None, []  # numbers of the kept utterances in the index; None: all
+        needed, self.unknown = needed_frames(self.index, tokenizer)
         if output_lengths is not None:
-            self._drop_short(output_lengths)
+            self._drop_short(needed, output_lengths)
 
     def _count_frames(self):
-        if self.where is None:
-            if any(utt.duration_s is None for utt in self.utterances):
-                raise MissingInput(
-                    f"{self.folder}/utt2dur: needed to plan batches on the fly; utils/validate_data_dir.py tells more"
-                )
-            return [count_frames(utt.duration_s, self.feature_config) for utt in self.utterances]
-        counts = read_table(self.folder / "utt2num_frames")
-        missing = [utt.utt_id for utt in self.utterances if utt.utt_id not in self.where or utt.utt_id not in counts]
-        if missing:
-            raise UserError(
-                f"{self.folder}/feats.scp: {len(missing)} utterances have no features, e.g. {missing[0]}; run stage 1 again"
+        if self.stored:
+            for name in ("feats.scp", "utt2num_frames"):
+                if name not in self.index:
+                    raise MissingInput(f"{self.folder / name}: no such file")
+            return self.index.arrays["utt2num_frames"]
+        if "utt2dur" not in self.index:
+            raise MissingInput(
+                f"{self.folder}/utt2dur: needed to plan batches on the fly; utils/validate_data_dir.py tells more"
             )
-        return [int(counts[utt.utt_id]) for utt in self.utterances]
+        return count_frames(self.index.arrays["utt2dur"], self.feature_config)
 
-    def _drop_short(self, output_lengths):
-        room = output_lengths(torch.tensor(self.num_frames)).tolist()
-        fits = [frames >= frames_needed(tokens) > 0 for frames, tokens in zip(room, self.tokens, strict=True)]
-        self.dropped = [utt.utt_id for utt, fit in zip(self.utterances, fits, strict=True) if not fit]
-        for name in ("utterances", "num_frames", "tokens"):
-            setattr(self, name, [item for item, fit in zip(getattr(self, name), fits, strict=True) if fit])
-        if not self.utterances:
+    def _drop_short(self, needed, output_lengths):
+        room = output_lengths(torch.arange(int(self.num_frames.max()) + 1)).numpy()  # by number of feature frames
+        fits = np.concatenate(
+            [
+                (room[self.num_frames[start : start + CHUNK]] >= needed[start : start + CHUNK])
+                & (needed[start : start + CHUNK] > 0)
+                for start in range(0, len(needed), CHUNK)
+            ]
+        )
+        if not fits.any():
             raise UserError(f"{self.folder}: no utterance is long enough for its transcript; nothing to train on")
+        if not fits.all():
+            self.dropped = [self.index.row("utt2spk", number)[0] for number in np.flatnonzero(~fits)]
+            self.rows = np.flatnonzero(fits).astype(np.int32)
+            self.num_frames = self.num_frames[self.rows]
+
+    def _row(self, index):
+        return int(index if self.rows is None else self.rows[index])
+
+    def utterance(self, index):
+        """The Utterance of this number."""
+        return self.index.utterance(self._row(index))
+
+    def utt_id(self, index):
+        """Its id."""
+        return self.index.row("utt2spk", self._row(index))[0]
+
+    def text(self, index):
+        """Its transcript."""
+        return self.index.text(self._row(index))
+
+    def tokens(self, index):
+        """Token ids of its transcript. Returns: list of int."""
+        return self.tokenizer.encode(self.text(index))
 
     def __len__(self):
-        return len(self.utterances)
+        return len(self.num_frames)
 
     @property
     def hours(self):
         """Length of the kept utterances."""
-        return sum(self.num_frames) * self.feature_config.frame_shift_ms / 3.6e6
+        return int(self.num_frames.sum(dtype=np.int64)) * self.feature_config.frame_shift_ms / 3.6e6
 
     def features(self, index, change=None):
         """Features of one utterance. Args: change: of its samples, on the fly only. Returns: (T, D) float32 array."""
-        utt = self.utterances[index]
-        if self.where is None:
-            return utterance_features(utt, self.feature_config, change).numpy()
-        feats = load_feature_matrix(self.where[utt.utt_id])
+        if not self.stored:
+            return utterance_features(self.utterance(index), self.feature_config, change).numpy()
+        utt_id = self.utt_id(index)
+        feats = load_feature_matrix(self.index.value("feats.scp", self._row(index), utt_id))
         if feats.shape != (self.num_frames[index], self.feature_config.dim):
             raise UserError(
-                f"{self.folder}/feats.scp: {utt.utt_id} has shape {feats.shape}, expected "
+                f"{self.folder}/feats.scp: {utt_id} has shape {feats.shape}, expected "
                 f"({self.num_frames[index]}, {self.feature_config.dim}); run stage 1 again"
             )
         return feats
 
 
 def count_frames(duration_s, config):
-    """Frames that compute_features makes of so much audio. Args: config: FeatureConfig.  Returns: int, at least 1."""
+    """Frames that compute_features makes of so much audio.
+
+    Args: duration_s: array of seconds.   config: FeatureConfig.   Returns: int32 array, each at least 1.
+    """
     rate = config.sample_rate_hz
-    samples = round(duration_s * rate)
+    samples = np.rint(np.asarray(duration_s) * rate).astype(np.int64)
     shift, window = (int(rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
     frames = 1 + (samples - window) // shift if config.snip_edges else (samples + shift // 2) // shift
-    return max(1, frames)
-
-
-def frames_needed(tokens):
-    """Least encoder frames CTC can spell the tokens in: one each and a blank between repeats."""
-    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return np.maximum(1, frames).astype(np.int32)
 
 
 def report_dataset(name, dataset):
@@ -134,24 +157,46 @@ def plan_batches(num_frames, max_frames, seed, epoch):
 
     Args:    num_frames: feature frames of each utterance.   max_frames: padded frames per batch, at most (a longer utterance
              makes a batch of its own).   seed, epoch: integers >= 0.
-    Returns: list of lists of indices; every utterance exactly once.
+    Returns: BatchPlan; every utterance exactly once.
     """
     rng = np.random.default_rng([seed, epoch])
-    jittered = np.asarray(num_frames) * rng.uniform(0.9, 1.1, len(num_frames))
-    batches, longest = [[]], 0
-    for index in np.argsort(jittered, kind="stable").tolist():
-        longest = max(longest, num_frames[index])
-        if batches[-1] and longest * (len(batches[-1]) + 1) > max_frames:
-            batches.append([])
-            longest = num_frames[index]
-        batches[-1].append(index)
-    return [batches[i] for i in rng.permutation(len(batches))]
+    num_frames = np.asarray(num_frames)
+    order = np.argsort(rng.uniform(0.9, 1.1, len(num_frames)) * num_frames, kind="stable").astype(np.int32)
+    bounds, count, longest = array("q", [0]), 0, 0
+    for start in range(0, len(order), CHUNK):
+        for position, frames in enumerate(num_frames[order[start : start + CHUNK]].tolist(), start):
+            longest = max(longest, frames)
+            if count and longest * (count + 1) > max_frames:
+                bounds.append(position)
+                count, longest = 0, frames
+            count += 1
+    bounds.append(len(order))
+    return BatchPlan(order, np.frombuffer(bounds, np.int64), rng.permutation(len(bounds) - 1))
+
+
+class BatchPlan(Sequence):
+    """Batches in the order they are to be taken, as lists of indices; three arrays hold them.
+
+    Args: order: all indices, batch by batch.   bounds: where batches begin in it, and its end.   shuffled: numbers of batches.
+    """
+
+    def __init__(self, order, bounds, shuffled):
+        self.order, self.bounds, self.shuffled = order, bounds, shuffled
+
+    def __len__(self):
+        return len(self.shuffled)
+
+    def __getitem__(self, position):
+        if isinstance(position, slice):
+            return BatchPlan(self.order, self.bounds, self.shuffled[position])
+        batch = self.shuffled[position]
+        return self.order[self.bounds[batch] : self.bounds[batch + 1]].tolist()
 
 
 class BatchLoader:
     """The batches of one epoch, made when asked for, so that a DataLoader's workers can share the work.
 
-    Args: dataset: SpeechDataset.   batches: list of (indices, weight).   augment: SpecAugmentConfig or None.
+    Args: dataset: SpeechDataset.   batches: sequence of (indices, weight).   augment: SpecAugmentConfig or None.
           fill: (D,) float32, what a masked bin holds.   seed, epoch: of the augmentation.   clean: fill in Batch.clean, too.
     """
 
@@ -170,10 +215,10 @@ class BatchLoader:
         read = self.clean or self.wave is None
         untouched = [self.dataset.features(index) if read else None for index in indices]
         rows = [torch.tensor(self.augmented(index, feats)) for index, feats in zip(indices, untouched, strict=True)]
-        tokens = [torch.tensor(self.dataset.tokens[index], dtype=torch.int64) for index in indices]
+        tokens = [torch.tensor(self.dataset.tokens(index), dtype=torch.int64) for index in indices]
         pad = torch.nn.utils.rnn.pad_sequence
         return Batch(
-            utt_ids=[self.dataset.utterances[index].utt_id for index in indices],
+            utt_ids=[self.dataset.utt_id(index) for index in indices],
             feats=pad(rows, batch_first=True),
             lengths=torch.tensor([len(row) for row in rows]),
             tokens=pad(tokens, batch_first=True),
@@ -186,7 +231,7 @@ class BatchLoader:
         """Features (T, D) of this utterance as the model gets them in this epoch. Args: feats: as they are (not read with wave)."""
         if self.augment is None:
             return feats
-        place = (self.seed, self.epoch, self.dataset.utterances[index].utt_id)
+        place = (self.seed, self.epoch, self.dataset.utt_id(index))
         if self.wave is not None:
             feats = self.dataset.features(index, lambda samples: augment_wave(samples, self.wave, *place))
         rng = utterance_rng(*place)

@@ -5,12 +5,15 @@ the only place that says so. U+2581 in a piece stands for a space. Kind char: a 
 words only. The other kinds: it leads every word, the first one too. Text is taken as it is: no case folding, no NFKC.
 """
 
+import hashlib
 import io
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
 from steps.core.cli import MissingInput, UserError
@@ -89,6 +92,17 @@ class Tokenizer:
     def encode(self, text):
         """Turn text into ids; blanks at its ends do not count. Returns: list of int, none of them the blank."""
         return [i + _SHIFT for i in self._processor.encode(text)]
+
+    def encode_all(self, texts):
+        """Turn many texts into ids at once. Returns: ids of each text (N,) int64; all ids, one text after the other, int32."""
+        encoded = self._processor.encode(texts)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return lengths, np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum())) + _SHIFT
+
+    @property
+    def fingerprint(self):
+        """Hex digest of the model: tokenizers with the same one encode alike."""
+        return hashlib.sha256(self._model_bytes).hexdigest()
 
     def decode(self, ids):
         """Turn ids into text: pieces joined, blanks left out. Returns: str without spaces at its ends."""

@@ -1,5 +1,7 @@
 """The order of the data: one global list of batches per epoch, dealt out to updates and processes."""
 
+from collections.abc import Sequence
+
 from torch.utils.data import DataLoader
 
 from steps.core.cli import UserError
@@ -11,15 +13,10 @@ def epoch_groups(dataset, loop, seed, epoch, done=0):
     """Deal the epoch's batches into updates of `processes x accumulate` batches.
 
     Args:    done: batches of this epoch that earlier updates took, in however many processes.
-    Returns: list of groups still to do; a group is a list of (indices, weight). The last one is filled up with batches of weight 0
-             when there are several processes, so that all of them take part in every update.
+    Returns: Groups still to do.
     """
     plan = plan_batches(dataset.num_frames, loop.max_batch_frames, seed, epoch)
-    batches = [(indices, 1.0) for indices in plan[done:]]
-    while len(batches) % distributed.world_size():
-        batches.append((plan[0][:1], 0.0))
-    size = batches_per_update(loop)
-    return [batches[start : start + size] for start in range(0, len(batches), size)]
+    return Groups(plan, done, batches_per_update(loop), distributed.world_size())
 
 
 def batches_per_update(loop):
@@ -27,14 +24,58 @@ def batches_per_update(loop):
     return distributed.world_size() * loop.accumulate
 
 
+class Groups(Sequence):
+    """Updates to do; a group is a list of (indices, weight). The last one is filled up with batches of weight 0 when there are
+    several processes, so that all of them take part in every update.
+
+    Args: plan: BatchPlan of the epoch.   done: batches to leave out.   size: batches of a group.   processes: how many.
+    """
+
+    def __init__(self, plan, done, size, processes):
+        self.plan, self.done, self.size, self.processes = plan, done, size, processes
+        left = max(0, len(plan) - done)
+        self.total = left + -left % processes
+
+    def __len__(self):
+        return -(-self.total // self.size)
+
+    def __getitem__(self, number):
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        start = number % len(self) * self.size
+        return [self.batch(place) for place in range(start, min(start + self.size, self.total))]
+
+    def batch(self, place):
+        """(indices, weight) at this place of the whole."""
+        place += self.done
+        return (self.plan[place], 1.0) if place < len(self.plan) else (self.plan[0][:1], 0.0)
+
+
+class Share(Sequence):
+    """The batches of one process, in order, and how many of them make an update. Args: groups: Groups.  rank: of the process."""
+
+    def __init__(self, groups, rank):
+        self.groups, self.rank, self.accumulate = groups, rank, groups.size // groups.processes
+
+    def __len__(self):
+        return self.groups.total // self.groups.processes
+
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self.groups.batch(number * self.groups.processes + self.rank)
+
+
 def load_groups(dataset, groups, loop, augment, fill, seed, epoch, clean=False):
     """Read this process's share of the groups. Yields: list of Batch, one list per update."""
-    own = [group[distributed.rank() :: distributed.world_size()] for group in groups]
-    batches = BatchLoader(dataset, [batch for group in own for batch in group], augment, fill, seed, epoch, clean)
+    own = Share(groups, distributed.rank())
+    batches = BatchLoader(dataset, own, augment, fill, seed, epoch, clean)
     stream = iter(DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers))
-    for group in own:
+    for start in range(0, len(own), own.accumulate):
         try:
-            batches_of_group = [next(stream) for _ in group]
+            batches_of_group = [next(stream) for _ in range(start, min(start + own.accumulate, len(own)))]
         except UserError as error:  # a loader process sends its whole traceback along
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("steps.core.cli.UserError: ")) from None
         yield batches_of_group

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+from contextlib import contextmanager
 
 import torch
 from torch import distributed
@@ -83,6 +84,18 @@ def of_first_process(values, device):
     told = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
     distributed.broadcast(told, 0)
     return told.tolist()
+
+
+@contextmanager
+def first_process_first():
+    """Process 0 goes through the block before the others: what it makes there, they find; an error meets all of them."""
+    if rank() > 0:
+        barrier()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            barrier()
 
 
 def barrier():

@@ -102,13 +102,14 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
     Returns: {"loss": nats per encoder frame, "wer": percent, "example": reference and hypothesis of one utterance}.
     """
     model.eval()
-    order = sorted(range(len(dataset)), key=lambda index: (dataset.num_frames[index], index))
+    frame_counts = dataset.num_frames.tolist()
+    order = sorted(range(len(dataset)), key=lambda index: (frame_counts[index], index))
     batches, width = [[]], 0
     for index in order:
-        width = max(width, dataset.num_frames[index])
+        width = max(width, frame_counts[index])
         if batches[-1] and width * (len(batches[-1]) + 1) > max_frames:
             batches.append([])
-            width = dataset.num_frames[index]
+            width = frame_counts[index]
         batches[-1].append(index)
     loader = BatchLoader(dataset, [(indices, 1.0) for indices in batches], None, None, 0, 0)
     loss, frames, hyps = 0.0, 0, {}
@@ -119,7 +120,7 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
         frames += int(lengths.sum())
         paths = greedy_search(log_probs, lengths, tokenizer.blank_id)
         hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
-    refs = {utt.utt_id: utt.text for utt in dataset.utterances}
+    refs = {dataset.utt_id(index): dataset.text(index) for index in range(len(dataset))}
     counts = count_errors(refs, hyps)
     first = min(refs)
     wer = 100.0 * counts.errors / max(counts.reference_length, 1)

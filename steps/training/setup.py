@@ -193,8 +193,9 @@ class Setup:
         """
         args, config = self.args, self.config
         loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
-        train_data = SpeechDataset(args.data, self.tokenizer, self.features, config.source, model.output_lengths)
-        dev_data = SpeechDataset(args.dev, self.tokenizer, self.features, config.source, model.output_lengths)
+        with distributed.first_process_first():  # the index of a large folder is made once
+            train_data = SpeechDataset(args.data, self.tokenizer, self.features, config.source, model.output_lengths)
+            dev_data = SpeechDataset(args.dev, self.tokenizer, self.features, config.source, model.output_lengths)
         self.claim_out()
         if distributed.rank() == 0:
             report_dataset("train", train_data)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from steps.data.dataset import frames_needed, plan_batches
+from steps.data.dataset import plan_batches
 
 _random = random.Random(1)
 FRAMES = [_random.randint(20, 900) for _ in range(300)]
@@ -21,9 +21,9 @@ def test_every_utterance_once_and_within_the_limit(max_frames):
 
 def test_a_plan_depends_on_seed_and_epoch_alone():
     plan = plan_batches(FRAMES, 3000, 0, 0)
-    assert plan == plan_batches(FRAMES, 3000, 0, 0)
-    assert plan != plan_batches(FRAMES, 3000, 0, 1)
-    assert plan != plan_batches(FRAMES, 3000, 1, 0)
+    assert list(plan) == list(plan_batches(FRAMES, 3000, 0, 0))
+    assert list(plan) != list(plan_batches(FRAMES, 3000, 0, 1))
+    assert list(plan) != list(plan_batches(FRAMES, 3000, 1, 0))
 
 
 def test_utterances_of_like_length_share_a_batch():
@@ -31,9 +31,3 @@ def test_utterances_of_like_length_share_a_batch():
     shuffled = np.random.default_rng(0).permutation(300)
     unsorted = sum(len(part) * max(FRAMES[index] for index in part) for part in np.array_split(shuffled, 30))
     assert padded < 1.2 * sum(FRAMES) < unsorted
-
-
-def test_frames_ctc_needs():
-    assert frames_needed([]) == 0
-    assert frames_needed([3, 4]) == 2
-    assert frames_needed([3, 3, 4, 4, 4]) == 8

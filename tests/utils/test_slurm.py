@@ -240,12 +240,13 @@ def test_a_range_beyond_the_largest_array_is_cut(submit, tmp_path):
     assert [body(tmp_path / f"x.{i}.log") for i in range(999, 1004)] == [[str(i)] for i in range(999, 1004)]
 
 
-def test_several_nodes_are_one_job(submit, tmp_path):
+def test_several_nodes_are_one_job(submit, slurm, tmp_path):
     (tmp_path / "where.py").write_text(
         "import os; open('r' + os.environ['RANK'], 'w').write(os.environ['SLURMD_NODENAME'])"
     )
-    words = ["--nodes", "2", "--processes", "2", "x.log", "python3", "-m", "where"]
-    result = submit(*words, PYTHONPATH=str(tmp_path))
+    words = ["--nodes", "2", "--processes", "2", "--mem", "2G", "x.log", "python3", "-m", "where"]
+    path = f"{Path(sys.executable).parent}:{slurm.environment['PATH']}"
+    result = submit(*words, PYTHONPATH=str(tmp_path), PATH=path)
     assert result.returncode == 0, (tmp_path / "x.log").read_text()
     assert [(tmp_path / f"r{rank}").read_text() for rank in range(4)] == ["n1", "n1", "n2", "n2"]
 

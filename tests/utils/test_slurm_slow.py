@@ -15,7 +15,7 @@ TEACHER = """
 type: conformer
 model: {d_model: 16, head_dim: 8, kernel_size: 3, subsampling_channels: [4, 4], num_blocks: 1,
         block: {heads: 2, ff1: 16, ff2: 16, conv_channels: 16}}
-loop: {epochs: 700, max_batch_frames: 700, average_last: 2, dev_every: 100}
+loop: {epochs: 1200, max_batch_frames: 700, average_last: 2, dev_every: 100}
 """
 
 
@@ -69,22 +69,6 @@ def test_tasks_of_a_dead_node_are_run_again(start, slurm, tmp_path):
         slurm.wait_for(lambda: slurm.node_states().get(dead) == "idle", 60, "the node to come back")
 
 
-def test_what_a_forgetful_controller_loses_is_named_and_only_that_is_run_again(start, submit, slurm, tmp_path):
-    words = ["--max-jobs-run", "1", "JOB=1:2", "x.JOB.log", "bash", "-c"]
-    words += ["echo JOB >> ran; while ! test -f go; do sleep 0.2; done"]
-    process = start(*words)
-    wait_until((tmp_path / "ran").exists)
-    slurm.stop("slurmctld", signal.SIGKILL)
-    (tmp_path / "go").touch()
-    wait_until(lambda: list((tmp_path / "q").glob("*/done.1")))
-    slurm.start_controller("-c")
-    _, errors = process.communicate(timeout=180)
-    assert process.returncode == 1
-    assert "1 of 2 jobs failed: JOB 2: LOST" in errors
-    assert submit(*words).returncode == 0
-    assert (tmp_path / "ran").read_text().split() == ["1", "2"]
-
-
 def test_a_preempted_job_saves_and_goes_on(start, submit, slurm, tmp_path):
     script = (
         "trap 'touch saved.JOB; exit 75' TERM; echo x >> ran.JOB; test $(wc -l < ran.JOB) = 1 || exit 0;"
@@ -130,13 +114,41 @@ def test_a_training_cut_by_a_one_minute_limit_ends_with_the_same_model(slurm, tm
     path = f"{Path(sys.executable).parent}:{slurm.environment['PATH']}"
     options = {"cwd": ROOT, "env": {**slurm.environment, "PATH": path, "PYTHONPATH": str(ROOT)}, "timeout": 1500}
     seconds = time.monotonic()
-    words = [sys.executable, "utils/slurm.py", "--time", "1", tmp_path / "cut.log", *command, tmp_path / "cut"]
+    words = [
+        sys.executable,
+        "utils/slurm.py",
+        "--time",
+        "1",
+        "--max-restarts",
+        "90",
+        "--mem",
+        "4G",
+        tmp_path / "cut.log",
+        *command,
+        tmp_path / "cut",
+    ]
     assert subprocess.run([*map(str, words)], **options).returncode == 0, (tmp_path / "cut.log").read_text()
     print("seconds with a limit of one minute:", time.monotonic() - seconds)
     starts = (tmp_path / "cut.log").read_text().count("# Started")
     print("starts:", starts)
-    assert starts >= 3
+    assert starts >= 2
     words = [sys.executable, "utils/run.py", tmp_path / "whole.log", *command, tmp_path / "whole"]
     assert subprocess.run([*map(str, words)], **options).returncode == 0
     for name in ("model.safetensors", "model.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_a_forgetful_controller_loses_is_named_and_only_that_is_run_again(start, submit, slurm, tmp_path):
+    words = ["--max-jobs-run", "1", "JOB=1:2", "x.JOB.log", "bash", "-c"]
+    words += ["echo JOB >> ran; while ! test -f go; do sleep 0.2; done"]
+    process = start(*words)
+    wait_until((tmp_path / "ran").exists)
+    slurm.stop("slurmctld", signal.SIGKILL)
+    (tmp_path / "go").touch()
+    wait_until(lambda: list((tmp_path / "q").glob("*/done.1")))
+    slurm.start_controller("-c")
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "1 of 2 jobs failed: JOB 2: LOST" in errors
+    assert submit(*words).returncode == 0
+    assert (tmp_path / "ran").read_text().split() == ["1", "2"]
