@@ -30,7 +30,7 @@ from steps.data.tokenizer import Tokenizer, train_tokenizer
 from steps.deploy.recognition import DecodeConfig, read_words
 from steps.deploy.runtimes import read_tokens
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
-from steps.scoring.report import read_json
+from steps.scoring.collect import read_json
 from steps.scoring.wer import read_hypotheses
 from steps.training.setup import TrainConfig
 

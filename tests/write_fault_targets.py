@@ -24,7 +24,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.models.build import build_model, load_model, new_spec, save_model
 from steps.score import score
-from steps.scoring.report import read_json, read_scores
+from steps.scoring.collect import read_json, read_scores
 from tests.kill_resume import ROOT
 
 sys.path.insert(0, str(ROOT / "utils"))

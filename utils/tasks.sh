@@ -175,7 +175,7 @@ score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
   [[ $classes == false ]] || as_classes=(--classes true)
   scores+=("$5/score_greedy.json")
   task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
-    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel --runner "$light" -- \
+    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
     python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
     --out "$5" --device "$device" --num-threads 1 "${@:6}" :then: \
     python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"
@@ -187,6 +187,6 @@ stress_task() {
   read -ra levels <<<"$stress"
   scores+=("$out/noise.json")
   task 8 "noise_${1}_$2" --needs "$exp/$1/export/model.onnx" "$data/$2/wav.scp" "$data/$2/text" \
-    --makes "$out/noise.json" --parallel --runner "$light" -- python3 -m steps.stress --model "$exp/$1/export" --data "$data/$2" \
+    --makes "$out/noise.json" --parallel -- python3 -m steps.stress --model "$exp/$1/export" --data "$data/$2" \
     --snr-db "${levels[@]}" --seed "$seed" --out "$out"
 }
