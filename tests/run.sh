@@ -7,9 +7,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/env.sh
 ensure_python requirements.txt requirements-home.txt requirements-sherpa.txt requirements-test.txt
+workers=$(env -u OMP_NUM_THREADS nproc) # nproc itself obeys that variable
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 python3 -m ruff check .
 find . \( -path ./.venv -o -path ./.git -o -path ./data -o -path ./exp \) -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck --external-sources .ci/run
-exec python3 -m pytest -q -n "$(nproc)" --dist loadfile "$@"
+exec python3 -m pytest -q -n "$workers" --dist loadfile "$@"

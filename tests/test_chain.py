@@ -153,11 +153,18 @@ def test_killed_five_times_it_ships_the_same_bytes(work, tmp_path, capsys):
 
 
 def test_a_run_on_slurm_ships_the_same_bytes(work, exp, slurm, tmp_path):
-    words = [*command_line(tmp_path), "--cmd", "utils/slurm.py", "--nj", "3"]
+    words = [*command_line(tmp_path), "--cmd", "utils/slurm.py", "--nj", "3", "--sherpa", "false", "--stress", ""]
     done = subprocess.run(words, cwd=ROOT, env=slurm.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     there = tmp_path / "exp/tiny"
-    patterns = ["*/model.safetensors", "*/model.json", "*/tokens.txt", "*/export/*", "*/decode_*/*.txt"]
+    patterns = [
+        "*/model.safetensors",
+        "*/model.json",
+        "*/tokens.txt",
+        "*/export/*",
+        "*/decode_test/*.txt",
+        "*/decode_test_onnx/*.txt",
+    ]
     shipped = [path.relative_to(exp) for pattern in patterns for path in exp.glob(pattern)]
     assert len(shipped) > 100
     assert [str(path) for path in shipped if (there / path).read_bytes() != (exp / path).read_bytes()] == []

@@ -8,6 +8,7 @@ dev_set=dev
 test_sets="test"
 speeds="1.0"            # the voices differ in pace already
 lexicon=true            # prepare_home.py writes words.txt
+stress=                 # no noisy test sets: they would take another minute
 
 features=features.yaml
 tokenizer=tokenizer.yaml

@@ -1,6 +1,7 @@
 """Exported files compute what the model does, carry nothing else, and the integer ones hold the folder's codes."""
 
 import collections
+import json
 import os
 import subprocess
 import sys
@@ -214,6 +215,9 @@ def test_export_is_the_same_twice_and_in_another_process(make, save, tmp_path):
 def test_a_failed_export_leaves_nothing_behind(make, save, tmp_path):
     folder = save(tmp_path / "m", make("dnn"))
     (folder / "tokens.txt").write_text("<blk> 0\na 1\n")
+    spec = json.loads((folder / "model.json").read_text())
+    del spec["files_sha256"]  # as older folders are
+    (folder / "model.json").write_text(json.dumps(spec))
     with pytest.raises(UserError, match="11 outputs, tokens.txt 2 tokens"):
         export_folder(folder, folder / "export")
     assert not (folder / "export").exists()
