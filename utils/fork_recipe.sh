@@ -81,8 +81,9 @@ else
   cat >>"$new/recipe.sh" <<'LINES'
 
 # Your corpus: local/prepare.py reads train.tsv, dev.tsv and test.tsv in this folder (or what you change it to).
+# shellcheck disable=SC2154  # recipe_dir: this folder
 corpus_dir=$recipe_dir/corpus
-prepare='python3 $recipe_dir/local/prepare.py --corpus-dir $corpus_dir'
+prepare="python3 \$recipe_dir/local/prepare.py --corpus-dir \$corpus_dir"
 LINES
 fi
 data= && [[ $2 != */* || $to == recipes/* ]] || data=$to/
