@@ -264,9 +264,14 @@ class Experiment:
 
 
 def show_report(path):
-    """Print the path of a Markdown report and the table in it."""
+    """Print the path of a Markdown report and the first two tables of each of its test sets."""
+    shown, tables, inside = [], 0, False
     with open(path, encoding="utf-8") as file:
-        say(f"report: {path}\n\n" + "".join(line for line in file if line.startswith("|")).rstrip())
+        for line in file:
+            tables = 0 if line.startswith("## ") else tables + (line.startswith("|") and not inside)
+            inside = line.startswith("|")
+            shown += [line] if inside and tables <= 2 else []
+    say(f"report: {path}\n\n" + "".join(shown).rstrip())
 
 
 def main(words):
