@@ -93,15 +93,15 @@ extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
 # 5 prune       structured, low rank, sparse; then recovery
 # 6 quantize    int8
 make_model() { # STAGE INDEX PARENTS, options of the step
-  local dir=$exp/${models[$2]} needs=() settings=("${confs[$2]}") options=("${@:4}")
+  local dir=$exp/${models[$2]} needs=() settings=("${confs[$2]}") options=("${@:4}") at_a_time=()
   model_files "$3"
   if (($1 < 6)); then # it trains
     needs+=("$train/feats.scp" "$train/cmvn.json" "$dev/feats.scp" "$data/tokenizer/tokens.txt")
-    needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features")
+    needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features") at_a_time=("$trainings")
     options+=(--data "$train" --dev "$dev" --tokenizer "$data/tokenizer" --features "$features" "${common[@]}")
   fi
   task "$1" "${models[$2]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
-    --parallel "$trainings" --replaces "$dir" --log "$dir/train.log" \
+    --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" \
     --runner "$heavy $( (($1 >= 6)) || echo "--gpu $ngpu --processes $processes --nodes $nodes")" -- \
     python3 -m "steps.${steps[$2]}" "${options[@]}" --config "${confs[$2]}" --out "$dir"
 }
