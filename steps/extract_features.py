@@ -12,6 +12,7 @@ little precision.
 import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import kaldiio.matio
@@ -41,7 +42,7 @@ def plan_shards(seconds, num_shards):
     middles = np.cumsum(seconds) - np.asarray(seconds) / 2
     edges = np.sum(seconds) * np.arange(1, num_shards) / num_shards
     cuts = [0, *np.searchsorted(middles, edges).tolist(), len(seconds)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(pairwise(cuts))
 
 
 def write_shard(utterances, config, out, shard, compress):

@@ -7,6 +7,7 @@ copies of an utterance that are to be played faster or slower when features are 
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from steps.core.cli import UserError
@@ -118,7 +119,7 @@ def write_data_dir(path, utterances):
 
 
 def _repeated(utterances):
-    return [later for earlier, later in zip(utterances, utterances[1:], strict=False) if earlier.utt_id == later.utt_id]
+    return [later for earlier, later in pairwise(utterances) if earlier.utt_id == later.utt_id]
 
 
 def _not_writable(utt):

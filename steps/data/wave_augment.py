@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from steps.core.cli import UserError
 from steps.core.config import check
@@ -154,6 +153,8 @@ def simulated_response(rt60_s, drr_db, rate_hz, rng):
 
 def reverberate(samples, response):
     """Convolve, keep the length and the mean power. Args: samples (S,); response (R,).  Returns: (S,)."""
+    from scipy.signal import fftconvolve  # here, because it takes a second that only reverberation should cost
+
     wet = fftconvolve(samples, response)[: len(samples)]
     power = float(np.mean(np.square(wet)))
     return wet * np.sqrt(float(np.mean(np.square(samples))) / power) if power else samples
