@@ -53,9 +53,8 @@ class Launch:
         if RENDEZVOUS in os.environ:
             endpoint, name = os.environ[RENDEZVOUS].split()
             words += ["--nnodes", str(self.options.nodes), "--node-rank", os.environ["SLURM_NODEID"]]
-            words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", name]
-            if os.environ["SLURM_NODEID"] == "0":
-                words += ["--rdzv-conf", "is_host=1"]
+            # Static: node 0 holds the store and ranks follow the nodes, whoever comes first.
+            words += ["--rdzv-backend", "static", "--rdzv-endpoint", endpoint, "--rdzv-id", name]
         else:
             words += ["--standalone"]
         # The first process speaks in the log; of the others only what they have to complain of is kept.

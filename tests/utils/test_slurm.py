@@ -245,8 +245,11 @@ def test_several_nodes_are_one_job(submit, slurm, tmp_path):
         "import os; open('r' + os.environ['RANK'], 'w').write(os.environ['SLURMD_NODENAME'])"
     )
     words = ["--nodes", "2", "--processes", "2", "--mem", "2G", "x.log", "python3", "-m", "where"]
-    path = f"{Path(sys.executable).parent}:{slurm.environment['PATH']}"
-    result = submit(*words, PYTHONPATH=str(tmp_path), PATH=path)
+    late = tmp_path / "bin/python3"  # on the first node, which the others wait for
+    late.parent.mkdir()
+    late.write_text(f'#!/bin/sh\n[ "$SLURM_NODEID" != 0 ] || sleep 4\nexec {sys.executable} "$@"\n')
+    late.chmod(0o755)
+    result = submit(*words, PYTHONPATH=str(tmp_path), PATH=f"{late.parent}:{slurm.environment['PATH']}")
     assert result.returncode == 0, (tmp_path / "x.log").read_text()
     assert [(tmp_path / f"r{rank}").read_text() for rank in range(4)] == ["n1", "n1", "n2", "n2"]
 
