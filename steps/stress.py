@@ -1,10 +1,11 @@
 """How a model fares in noise: decode and score a test set with noise added at several levels.
 
     python3 -m steps.stress --model exp/an4/student/export --data data/an4/test --snr-db 20 10 5 0 \\
-        --out exp/an4/student/decode_test_noise
+        --config conf/decode.yaml --out exp/an4/student/decode_test_noise
 
 Pink noise, drawn from --seed and the utterance's id, so that every model hears the same; its level is set against the
-power of the whole utterance. Greedy decoding. Writes greedy_LEVELdB.txt for each level, then noise.json.
+power of the whole utterance. Greedy decoding; errors are counted in the units of the decoding settings. Writes
+greedy_LEVELdB.txt for each level, then noise.json.
 """
 
 import sys
@@ -14,31 +15,33 @@ import numpy as np
 import torch
 
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
+from steps.core.config import load_config
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.data.augment import utterance_rng
 from steps.data.features import change_speed, compute_features, load_audio
 from steps.data.wave_augment import add_noise, coloured_noise
-from steps.deploy.recognition import decode_all
+from steps.deploy.recognition import DecodeConfig, decode_all
 from steps.deploy.runtimes import load_recogniser
-from steps.scoring.wer import count_utterances, format_wer_line, pool
+from steps.scoring.wer import RATES, count_utterances, format_wer_line, in_units, pool
 
 
 def main():
     args = parse_args()
-    out = Path(args.out)
+    config, out = load_config(DecodeConfig, args.config), Path(args.out)
     utterances = read_data_dir(args.data)
     recogniser = load_recogniser(args.model, num_threads=args.num_threads)
-    refs = {utt.utt_id: utt.text for utt in utterances}
+    refs = {utt.utt_id: in_units(utt.text, config.unit, config.fold) for utt in utterances}
     say(f"{len(utterances)} utterances of {args.data} with noise at {' '.join(map(str, args.snr_db))} dB, {args.model}")
     levels = []
     for snr_db in args.snr_db:
         hyps, _ = decode_all(recogniser, utterances, noisy_features(recogniser.features, snr_db, args.seed))
         write_table(out / f"greedy_{snr_db}dB.txt", hyps["greedy"])
-        counts = count_utterances(refs, hyps["greedy"])
+        said = {utt_id: in_units(text, config.unit, config.fold) for utt_id, text in hyps["greedy"].items()}
+        counts = count_utterances(refs, said)
         levels.append({"snr_db": snr_db, "errors": [count.errors for count in counts]})
-        say(f"{snr_db} dB: {format_wer_line(pool(counts))}")
+        say(f"{snr_db} dB: {format_wer_line(pool(counts), RATES[config.unit])}")
     facts = {"ids": list(refs), "speakers": [utt.speaker for utt in utterances], "seed": args.seed, "noise": "pink"}
     words = [count.reference_length for count in counts]
     write_json(out / "noise.json", {"set": Path(args.data).name, **facts, "words": words, "levels": levels})
@@ -51,7 +54,7 @@ def parse_args():
     text = "signal-to-noise ratios (default: 20 10 5 0)"
     parser.add_argument("--snr-db", type=int, nargs="+", default=[20, 10, 5, 0], metavar="DB", help=text)
     parser.add_argument("--num-threads", type=parse_count, default=1, metavar="N", help="CPU threads (default: 1)")
-    add_common(parser, out="folder of the hypotheses", seed=True)
+    add_common(parser, config=True, out="folder of the hypotheses", seed=True)
     args = parser.parse_args()
     if len(set(args.snr_db)) != len(args.snr_db):
         parser.error("--snr-db names a level twice")

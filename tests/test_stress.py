@@ -39,7 +39,8 @@ def root(tmp_path_factory):
 
 
 def run(monkeypatch, root, out, *options):
-    words = ["stress", "--model", root / "m/export", "--data", root / "data", "--out", out, *options]
+    words = ["stress", "--model", root / "m/export", "--data", root / "data", "--out", out]
+    words += [*([] if "--config" in options else ["--config", "conf/decode.yaml"]), *options]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     program.main()
     return {path.name: path.read_bytes() for path in out.iterdir()}
@@ -53,6 +54,12 @@ def test_levels_are_written_and_repeatable(root, tmp_path, monkeypatch):
     assert content["ids"] == ["s-0", "s-1", "s-2"] and content["words"] == [3, 3, 3]
     assert run(monkeypatch, root, tmp_path / "b", "--snr-db", 10, -5) == files
     assert run(monkeypatch, root, tmp_path / "c", "--snr-db", 10, -5, "--seed", 1) != files
+
+
+def test_errors_are_counted_in_the_units_of_the_decoding_settings(root, tmp_path, monkeypatch):
+    (tmp_path / "char.yaml").write_text("unit: char\nfold: {c: dd}\n")
+    files = run(monkeypatch, root, tmp_path / "a", "--snr-db", 10, "--config", tmp_path / "char.yaml")
+    assert json.loads(files["noise.json"])["words"] == [4, 4, 4]  # a, b, d, d
 
 
 def test_noise_far_below_the_speech_changes_nothing(root, tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ stress_task() {
   local levels=() out=$exp/$1/decode_${2}_noise
   read -ra levels <<<"$stress"
   scores+=("$out/noise.json")
-  task 8 "noise_${1}_$2" --needs "$exp/$1/export/model.onnx" "$data/$2/wav.scp" "$data/$2/text" \
+  task 8 "noise_${1}_$2" --needs "$exp/$1/export/model.onnx" "$data/$2/wav.scp" "$data/$2/text" --conf "$decode" \
     --makes "$out/noise.json" --parallel -- python3 -m steps.stress --model "$exp/$1/export" --data "$data/$2" \
-    --snr-db "${levels[@]}" --seed "$seed" --out "$out"
+    --snr-db "${levels[@]}" --config "$decode" --seed "$seed" --out "$out"
 }

@@ -168,10 +168,11 @@ class Trainer:
         return bool(self.loop.patience) and self.batch == 0 and looks >= self.loop.patience
 
     def look_at_dev(self, when):
-        """Loss and greedy word errors on dev with the weights as they are. Returns: dict."""
+        """Loss and greedy errors on dev with the weights as they are. Returns: dict."""
         self.monitor.report()
         dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
-        dev["loss"], dev["wer"] = distributed.of_first_process([dev["loss"], dev["wer"]], self.device)
+        numbers = ("loss", "wer", "cer")
+        dev |= zip(numbers, distributed.of_first_process([dev[name] for name in numbers], self.device), strict=True)
         self.monitor.dev(self.step, when, dev)
         return dev
 

@@ -69,9 +69,9 @@ class Monitor:
         """Show a look at dev."""
         if self.writer is None:
             return
-        say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} %  {dev['example']}")
-        self.writer.add_scalar("dev/loss", dev["loss"], step)
-        self.writer.add_scalar("dev/wer", dev["wer"], step)
+        say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} % CER {dev['cer']:.2f} %  {dev['example']}")
+        for name in ("loss", "wer", "cer"):
+            self.writer.add_scalar(f"dev/{name}", dev[name], step)
         self.writer.add_text("dev/example", dev["example"], step)
         self.writer.flush()
 
@@ -97,9 +97,10 @@ class Monitor:
 
 @torch.no_grad()
 def score_dev(model, dataset, tokenizer, max_frames, device):
-    """CTC loss and greedy word error rate of a data set.
+    """CTC loss and greedy error rates of a data set.
 
-    Returns: {"loss": nats per encoder frame, "wer": percent, "example": reference and hypothesis of one utterance}.
+    Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
+             hypothesis of one utterance}.
     """
     model.eval()
     frame_counts = dataset.num_frames.tolist()
@@ -121,7 +122,7 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
         paths = greedy_search(log_probs, lengths, tokenizer.blank_id)
         hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
     refs = {dataset.utt_id(index): dataset.text(index) for index in range(len(dataset))}
-    counts = count_errors(refs, hyps)
+    counts = {rate: count_errors(refs, hyps, unit) for rate, unit in (("wer", "word"), ("cer", "char"))}
+    rates = {rate: 100.0 * count.errors / max(count.reference_length, 1) for rate, count in counts.items()}
     first = min(refs)
-    wer = 100.0 * counts.errors / max(counts.reference_length, 1)
-    return {"loss": loss / max(frames, 1), "wer": wer, "example": f"ref: {refs[first]} | hyp: {hyps[first]}"}
+    return {"loss": loss / max(frames, 1), **rates, "example": f"ref: {refs[first]} | hyp: {hyps[first]}"}

@@ -214,7 +214,7 @@ class Setup:
             raise
         if distributed.rank() == 0:
             facts = {"seconds": round(trainer.seconds(), 1), "steps": trainer.step}
-            self.save(out, model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], **facts)
+            self.save(out, model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], dev_cer=dev["cer"], **facts)
             shutil.rmtree(trainer.checkpoints, ignore_errors=True)
             (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()

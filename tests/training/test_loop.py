@@ -201,7 +201,7 @@ def test_early_stopping_ships_the_best_epoch(data, tmp_path, monkeypatch):
 
     def look(*_args):
         seen.append(weights(trainer.model))
-        return {"loss": next(losses), "wer": 0.0, "example": ""}
+        return {"loss": next(losses), "wer": 0.0, "cer": 0.0, "example": ""}
 
     monkeypatch.setattr("steps.training.loop.score_dev", look)
     trainer.train()
