@@ -74,18 +74,19 @@ def open_lexicon(words_file, folder, recogniser, word_score=0.0):
     special_ids = {recogniser.blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
     encode = None
     if not lexicon.has_single_characters(tokens, special_ids):
-        encode = _load_tokenizer(folder).encode
+        encode = load_tokenizer(folder).encode
     try:
         return lexicon.LexiconDecoder(words, tokens, recogniser.blank_id, encode, special_ids, word_score)
     except ValueError as error:
         raise UserError(f"{words_file}: {error}") from None
 
 
-def _load_tokenizer(folder):
+def load_tokenizer(folder):
+    """The tokenizer of a model folder, or of an exported folder in one. Raises: MissingInput."""
     for place in (Path(folder), Path(folder).parent):
         if (place / "tokenizer.model").is_file():
             return Tokenizer.load(place)
-    raise MissingInput(f"{folder}: words are spelled in subwords, which needs tokenizer.model here or one folder up")
+    raise MissingInput(f"{folder}: spelling words in tokens needs tokenizer.model here or one folder up")
 
 
 def recognise(recogniser, features, name, decoder=None):

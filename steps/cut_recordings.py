@@ -1,0 +1,158 @@
+"""Cut long recordings with a transcript into pieces short enough to train on, in their pauses.
+
+    python3 -m steps.cut_recordings --model exp/mine/teacher --data data/mine/long --max-s 15 --out data/mine/cut
+
+A model that knows the language a little, such as one trained on the short recordings alone, finds where the words are; each
+piece ends in the longest pause within reach. Utterances of at most --max-s stay as they are. Writes a data folder with
+segments (no audio), scores.tsv (the mean probability of each piece's tokens: low where the transcript is wrong) and
+dropped.tsv. Recordings are aligned whole, with a memory of frames x characters: about half an hour at most.
+"""
+
+import dataclasses
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from steps.core.cli import UserError, add_common, make_parser, parse_count, parse_finite, run_main, say
+from steps.core.datadir import read_data_dir, write_data_dir
+from steps.core.outdir import write_text
+from steps.data.features import utterance_features
+from steps.data.tokenizer import join_pieces
+from steps.deploy.recognition import load_tokenizer
+from steps.deploy.runtimes import load_recogniser
+from steps.search.alignment import CannotAlign, align_units, choose_cuts
+
+WINDOW, CONTEXT = 3000, 200  # feature frames the model hears at a time, and of its neighbours on each side
+
+
+def main():
+    args = parse_args()
+    utterances, out = read_data_dir(args.data), Path(args.out)
+    if out.resolve() == Path(args.data).resolve():
+        raise UserError(f"{args.data}: --out is the folder that is read; choose another")
+    recogniser = load_recogniser(args.model, num_threads=args.num_threads)
+    encode = load_tokenizer(args.model).encode
+    pieces, scores, dropped, told_s = [], [], [], time.monotonic()
+    for number, utt in enumerate(utterances, start=1):
+        try:
+            found = cut(utt, recogniser, encode, args)
+        except CannotAlign as error:
+            dropped.append((utt.utt_id, str(error)))
+            continue
+        for piece, score in found:
+            reason = reason_to_drop(piece, score, args)
+            if reason:
+                dropped.append((piece.utt_id, reason))
+            else:
+                pieces.append(piece)
+                scores.append((piece.utt_id, "-" if score is None else f"{score:.3f}"))
+        if time.monotonic() - told_s >= 10:
+            told_s = time.monotonic()
+            say(f"utterance {number}/{len(utterances)}, {len(pieces)} pieces")
+    if not pieces:
+        raise UserError(f"{args.data}: nothing is left ({dropped[0][0]}: {dropped[0][1]}; ...)")
+    write_data_dir(out, pieces)
+    for name, rows in (("scores.tsv", scores), ("dropped.tsv", dropped)):
+        write_text(out / name, "".join("\t".join(row) + "\n" for row in rows))
+    tell(args, utterances, pieces, scores, dropped)
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="exported folder or model folder")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder with audio and transcripts")
+    add_common(parser, out="data folder to write")
+    for name, default, text in (
+        ("max-s", 15.0, "longest piece (default: 15)"),
+        ("min-s", 2.0, "shortest piece, if a pause allows (default: 2)"),
+        ("pad-s", 0.5, "silence left around the words, at most (default: 0.5)"),
+        ("min-score", 0.0, "drop pieces below this mean probability, 0 to 1 (default: 0, none)"),
+    ):
+        parser.add_argument(f"--{name}", type=parse_finite, default=default, metavar="X", help=text)
+    parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
+    args = parser.parse_args()
+    if not 0 < args.min_s < args.max_s:
+        parser.error("--min-s must be above 0 and below --max-s")
+    if args.pad_s < 0 or not 0 <= args.min_score <= 1:
+        parser.error("--pad-s must be at least 0, --min-score in 0..1")
+    return args
+
+
+def log_probs_of(recogniser, feats):
+    """Posteriors of a recording of any length, heard window by window.
+
+    Args: feats (T, D) float32.   Returns: (T', V) float32; feature frames per output frame.
+    """
+    factor = round(WINDOW / len(recogniser.log_probs(np.zeros((WINDOW, feats.shape[1]), np.float32))))
+    parts = []
+    for start in range(0, len(feats), WINDOW):
+        lead = min(CONTEXT, start)
+        heard = recogniser.log_probs(feats[start - lead : start + WINDOW + CONTEXT])[lead // factor :]
+        parts.append(heard if start + WINDOW >= len(feats) else heard[: WINDOW // factor])
+    return np.concatenate(parts), factor
+
+
+def cut(utt, recogniser, encode, args):
+    """Cut one utterance. Returns: list of (Utterance, score or None).   Raises: CannotAlign; UserError."""
+    if utt.speed != 1.0:
+        raise UserError(f"{utt.utt_id}: a copy at another speed; cut first, then change speeds")
+    feats = utterance_features(utt, recogniser.features).numpy()
+    frame_s = recogniser.features.frame_shift_ms / 1000
+    seconds = len(feats) * frame_s
+    if seconds <= args.max_s:
+        return [(utt, None)]
+    ids = encode(utt.text)
+    if recogniser.tokens.index("<unk>") in ids:
+        raise CannotAlign("characters that the tokenizer lacks")
+    log_probs, factor = log_probs_of(recogniser, feats)
+    frame_s *= factor
+    units = align_units(log_probs, ids, recogniser.tokens, recogniser.blank_id)
+    cuts = choose_cuts(units, len(log_probs), args.min_s / frame_s, args.max_s / frame_s)
+    bounds = [0, *cuts, len(units)]
+    found = []
+    for first, last in pairwise(bounds):
+        own = units[first:last]
+        left = (units[first - 1].end + own[0].start) / 2 * frame_s if first else 0.0
+        right = (own[-1].end + units[last].start) / 2 * frame_s if last < len(units) else seconds
+        start = max(left, own[0].start * frame_s - args.pad_s)
+        end = min(right, own[-1].end * frame_s + args.pad_s)
+        text = join_pieces(recogniser.tokens, ids[own[0].first : own[-1].last], recogniser.blank_id)
+        score = sum(unit.score for unit in own) / len(own)
+        found.append((piece_of(utt, text, start, end), score))
+    return found
+
+
+def piece_of(utt, text, start_s, end_s):
+    """The part of an utterance between two moments of it, in seconds, under Kaldi's kind of name (hundredths of a second)."""
+    start_s, end_s = round(start_s, 2), round(end_s, 2)
+    name = f"{utt.utt_id}-{round(100 * start_s):07d}-{round(100 * end_s):07d}"
+    limits = {"start_s": round(utt.start_s + start_s, 2), "end_s": round(utt.start_s + end_s, 2)}
+    return dataclasses.replace(utt, utt_id=name, text=text, duration_s=round(end_s - start_s, 2), **limits)
+
+
+def reason_to_drop(piece, score, args):
+    """Why a piece cannot stay, or an empty string."""
+    if score is None:
+        return ""
+    if piece.duration_s > args.max_s:
+        return "no pause within --max-s"
+    return "below --min-score" if score < args.min_score else ""
+
+
+def tell(args, utterances, pieces, scores, dropped):
+    """Say what came of it."""
+    hours = sum(piece.duration_s or 0 for piece in pieces) / 3600
+    say(f"{args.out}: {len(pieces)} pieces, {hours:.2f} h, from {len(utterances)} utterances of {args.data}")
+    known = sorted(float(score) for _, score in scores if score != "-")
+    if known:
+        low, middle = known[len(known) // 20], known[len(known) // 2]
+        say(f"mean probability of their tokens: median {middle:.2f}, lowest twentieth below {low:.2f}")
+    if dropped:
+        say(f"dropped {len(dropped)}, listed in {args.out}/dropped.tsv")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

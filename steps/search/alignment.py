@@ -1,0 +1,97 @@
+"""Where the words of a known transcript lie in a recording, and where between them it is best cut."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+SPACE = "\u2581"
+MOST_STATES = 2_000_000_000  # frames x states of an alignment; one byte each
+
+
+class CannotAlign(Exception):
+    """The transcript does not fit the recording."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A word, or a character of a script without blanks: tokens [first, last), frames [start, end) and their mean probability."""
+
+    first: int
+    last: int
+    start: int
+    end: int
+    score: float
+
+
+def best_path(log_probs, ids, blank_id):
+    """The most probable CTC path of a transcript (Viterbi).
+
+    Args:    log_probs (T, V) float array; ids: L tokens, at least one, none of them the blank.
+    Returns: (T,) int array: 2 n + 1 where token n is emitted, even numbers for the blanks around them.
+    Raises:  CannotAlign.
+    Source:  Graves et al. 2006, section 4.1, with the maximum for the sum. torchaudio's forced_align (2.11) is not used: with long
+             silence its path is not the best one.
+    """
+    count = 2 * len(ids) + 1
+    if len(log_probs) * count > MOST_STATES:
+        raise CannotAlign("too long to align in one piece")
+    units = np.full(count, blank_id)
+    units[1::2] = ids
+    no_skip = np.ones(count, bool)  # from one token to the next without a blank, unless they are the same
+    no_skip[3::2] = units[3::2] == units[1:-2:2]
+    score = np.full(count, -np.inf)
+    score[:2] = log_probs[0, units[:2]]
+    came_from = np.zeros((len(log_probs), count), np.int8)  # states to go back by
+    options = np.full((3, count), -np.inf)
+    for frame in range(1, len(log_probs)):
+        options[0], options[1, 1:], options[2, 2:] = score, score[:-1], score[:-2]
+        options[2, no_skip] = -np.inf
+        came_from[frame] = options.argmax(axis=0)
+        score = options.max(axis=0) + log_probs[frame, units]
+    if score[-2:].max() == -np.inf:
+        raise CannotAlign("too short for its transcript")
+    path = np.empty(len(log_probs), np.int64)
+    path[-1] = count - 2 + score[-2:].argmax()
+    for frame in range(len(log_probs) - 1, 0, -1):
+        path[frame - 1] = path[frame] - came_from[frame, path[frame]]
+    return path
+
+
+def align_units(log_probs, ids, pieces, blank_id):
+    """Find the words of a transcript on the best path.
+
+    Args:    log_probs (T, V) float array; ids: tokens of the transcript, at least one; pieces: text of each id, U+2581 for a
+             space; where there is none in the transcript, every token is a unit.
+    Returns: list of Unit, in order.   Raises: CannotAlign.
+    """
+    path = best_path(log_probs, ids, blank_id)
+    numbers, frames = path // 2, np.flatnonzero(path % 2)
+    starts = [i for i, token in enumerate(ids) if i and pieces[token].startswith(SPACE)] or range(1, len(ids))
+    units = []
+    for first, last in pairwise([0, *starts, len(ids)]):
+        spoken = [i for i in range(first, last) if pieces[ids[i]] != SPACE]
+        if spoken:
+            own = frames[(numbers[frames] >= spoken[0]) & (numbers[frames] <= spoken[-1])]
+            probs = np.exp(log_probs[own, np.asarray(ids)[numbers[own]]])
+            units.append(Unit(first, last, int(own[0]), int(own[-1]) + 1, float(probs.mean())))
+    return units
+
+
+def choose_cuts(units, total, shortest, longest):
+    """Cut a recording in its longest pauses.
+
+    Args:    units: list of Unit.   total: frames of the recording.   shortest, longest: frames a piece should have.
+    Returns: numbers of the units that begin a new piece. From each cut on, the next is the longest pause (of equal ones the
+             last) that leaves a piece within the limits; where there is none, the first pause behind `shortest`.
+    """
+    cuts, begin = [], 0
+    pauses = [((a.end + b.start) / 2, b.start - a.end, number) for number, (a, b) in enumerate(pairwise(units), 1)]
+    while total - begin > longest:
+        behind = [pause for pause in pauses if pause[0] - begin >= shortest]
+        if not behind:
+            break
+        within = [pause for pause in behind if pause[0] - begin <= longest]
+        begin, _, number = max(within, key=lambda pause: (pause[1], pause[0])) if within else behind[0]
+        cuts.append(number)
+    return cuts
