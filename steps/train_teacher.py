@@ -10,7 +10,6 @@ import sys
 
 from steps.core.cli import run_main
 from steps.core.config import load_config
-from steps.training.objectives import CtcObjective
 from steps.training.setup import Setup, TrainConfig, training_parser
 
 
@@ -19,7 +18,8 @@ def main():
     args = training_parser(__doc__).parse_args()
     setup = Setup(args, load_config(TrainConfig, args.config), "train_teacher")
     if not setup.already_done():
-        setup.train(setup.new_model(), CtcObjective(), args.out)
+        model = setup.new_model()
+        setup.train(model, setup.objective(model, None), args.out)
 
 
 if __name__ == "__main__":

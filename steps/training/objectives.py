@@ -48,27 +48,74 @@ class DistillConfig:
         )
 
 
+@dataclass
+class CtcConfig:
+    """What is added to plain CTC, in training alone.
+
+    intermediate_weight: share of the loss that CTC on earlier blocks gets, through the model's own output layer, 0..1; 0: off.
+    intermediate_blocks: which, counted from 0; default: the middle one.
+    """
+
+    intermediate_weight: float = 0.0
+    intermediate_blocks: list[int] | None = None
+
+    def __post_init__(self):
+        check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
+
+
 class CtcObjective(nn.Module):
-    """CTC alone."""
+    """CTC, with intermediate CTC where asked for.
+
+    Args: config: CtcConfig; default: CTC alone.   model: CtcModel; needed for intermediate CTC.
+    Raises: UserError when the model has no such block.
+    """
 
     wants_clean = False
 
+    def __init__(self, config=None, model=None):
+        super().__init__()
+        self.config = config = config or CtcConfig()
+        self.inner = []  # places in what CtcModel.encode returns
+        if config.intermediate_weight:
+            count = len(model.blocks)
+            self.inner = [block + 1 for block in config.intermediate_blocks or [(count - 1) // 2]]
+            if not all(1 <= place < count for place in self.inner):
+                raise UserError(f"ctc: intermediate_blocks must be in 0..{count - 2}: the model has {count} blocks")
+
     def forward(self, model, batch):
         """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
-        log_probs, lengths = model(batch.feats, batch.lengths)
-        return {"ctc": ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths)}
+        hidden, lengths = model.encode(model.normalise(batch.feats, batch.lengths), batch.lengths)
+        return self.terms(model, hidden, model.classify(hidden[-1]), lengths, batch)
+
+    def terms(self, model, hidden, log_probs, lengths, batch):
+        """The same for what the model made of the batch. Args: hidden, lengths: of CtcModel.encode; log_probs (N, T', V).
+
+        Source: Lee & Watanabe 2021 (arXiv:2102.03216), section 3, for intermediate CTC.
+        """
+        config, target = self.config, (batch.tokens, batch.token_lengths)
+        terms = {"ctc": (1 - config.intermediate_weight) * ctc_loss_sum(log_probs, lengths, *target)}
+        for place in self.inner:
+            share = config.intermediate_weight / len(self.inner)
+            inner = ctc_loss_sum(model.classify(hidden[place]), lengths, *target)
+            terms["inner"] = terms.get("inner", 0.0) + share * inner
+        return terms
 
 
 class DistillObjective(nn.Module):
     """CTC mixed with frame-wise KL from the teachers' mean posterior and, if asked, hidden-layer matching.
 
     Args: config: DistillConfig.   student, teachers: CtcModel and a list of them, same frame rate and vocabulary; the
-          teachers are in eval mode.
+          teachers are in eval mode.   ctc: CtcConfig.
     Raises: UserError when they do not fit together.
     """
 
-    def __init__(self, config, student, teachers):
+    def __init__(self, config, student, teachers, ctc=None):
         super().__init__()
+        self.ctc = CtcObjective(ctc, student)
+        if self.ctc.inner and config.kl_weight == 1:
+            raise UserError(
+                "distill.kl_weight: 1 leaves no CTC, so ctc.intermediate_weight would do nothing; set it to 0"
+            )
         for teacher in teachers:
             if teacher.spec["vocab_size"] != student.spec["vocab_size"]:
                 raise UserError("teacher and student have different vocabularies; train both with one tokenizer")
@@ -133,8 +180,8 @@ class DistillObjective(nn.Module):
             selected = select_frames(target, is_pad, config.frames, config.window)
         terms = {}
         if config.kl_weight < 1:
-            ctc = ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths)
-            terms["ctc"] = (1 - config.kl_weight) * ctc
+            labelled = self.ctc.terms(model, hidden, log_probs, lengths, batch)
+            terms = {name: (1 - config.kl_weight) * value for name, value in labelled.items()}
         if config.kl_weight:
             share = (~is_pad).sum() / selected.sum().clamp(min=1)  # the mean is over the frames that are taught
             terms["kl"] = config.kl_weight * share * frame_kl_sum(log_probs, target, selected, config.temperature)

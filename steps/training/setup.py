@@ -22,7 +22,7 @@ from steps.models.build import build_model, load_model, new_spec, read_spec, sav
 from steps.training import distributed
 from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
+from steps.training.objectives import CtcConfig, CtcObjective, DistillConfig, DistillObjective
 from steps.training.optim import OptimConfig
 
 NO_RESULT = ("loader_workers", "save_every_s")  # may change between an interruption and the next run
@@ -31,12 +31,13 @@ NO_RESULT = ("loader_workers", "save_every_s")  # may change between an interrup
 @dataclass(kw_only=True)
 class LearningConfig:
     """Settings that every program that trains has. source: `ark` (features of stage 1) or `on_the_fly`.
-    augment: null switches SpecAugment off.  distill: counts where there is a teacher."""
+    augment: null switches SpecAugment off.  ctc: beyond plain CTC.  distill: counts where there is a teacher."""
 
     source: str = "ark"
     loop: LoopConfig = field(default_factory=LoopConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
+    ctc: CtcConfig = field(default_factory=CtcConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self):
@@ -169,8 +170,9 @@ class Setup:
         """CTC, or CTC and distillation. Args: teachers: comma-separated folders, or None."""
         torch.manual_seed(self.args.seed)  # projections of hidden matching, whatever was drawn before
         if not teachers:
-            return CtcObjective()
-        return DistillObjective(self.config.distill, model, [self.load(folder) for folder in teachers.split(",")])
+            return CtcObjective(self.config.ctc, model)
+        loaded = [self.load(folder) for folder in teachers.split(",")]
+        return DistillObjective(self.config.distill, model, loaded, self.config.ctc)
 
     def calibration(self, model, count):
         """The first `count` batches of training data in a fixed order, and the CTC loss on them.

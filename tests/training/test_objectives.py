@@ -9,7 +9,7 @@ from steps.core.cli import UserError
 from steps.data.dataset import Batch
 from steps.losses.ctc import ctc_loss_sum
 from steps.models.build import build_model, new_spec
-from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
+from steps.training.objectives import CtcConfig, CtcObjective, DistillConfig, DistillObjective
 
 BLOCK = {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}
 SIZES = {
@@ -42,6 +42,37 @@ def test_ctc_alone_is_the_ctc_loss(batch):
     log_probs, lengths = model(batch.feats, batch.lengths)
     expected = ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths)
     torch.testing.assert_close(CtcObjective()(model, batch)["ctc"], expected)
+
+
+def test_intermediate_ctc_reads_an_earlier_block_through_the_same_output(batch):
+    model = make(0)
+    hidden, lengths = model.encode(model.normalise(batch.feats, batch.lengths), batch.lengths)
+    terms = CtcObjective(CtcConfig(intermediate_weight=0.25), model)(model, batch)
+    target = (batch.tokens, batch.token_lengths)
+    torch.testing.assert_close(terms["ctc"], 0.75 * ctc_loss_sum(model.classify(hidden[2]), lengths, *target))
+    torch.testing.assert_close(terms["inner"], 0.25 * ctc_loss_sum(model.classify(hidden[1]), lengths, *target))
+
+
+@pytest.mark.parametrize("blocks", [[1], [-1], [0, 7]])
+def test_an_intermediate_block_that_is_not_there_is_refused(blocks):
+    config = CtcConfig(intermediate_weight=0.3, intermediate_blocks=blocks)
+    with pytest.raises(UserError, match="intermediate_blocks must be in 0..0: the model has 2 blocks"):
+        CtcObjective(config, make(0))
+
+
+def test_intermediate_ctc_without_ctc_is_refused():
+    with pytest.raises(UserError, match="intermediate_weight would do nothing"):
+        DistillObjective(DistillConfig(kl_weight=1.0), make(1), [make(2)], CtcConfig(intermediate_weight=0.3))
+
+
+def test_a_taught_student_has_the_additions_to_ctc_too(batch):
+    student, teacher = make(1), make(2)
+    ctc = CtcConfig(intermediate_weight=0.3)
+    objective = DistillObjective(DistillConfig(kl_weight=0.5), student, [teacher], ctc)
+    terms, alone = objective(student, batch), CtcObjective(ctc, student)(student, batch)
+    assert terms.keys() == {"ctc", "inner", "kl"}
+    for name in alone:
+        torch.testing.assert_close(terms[name], 0.5 * alone[name])
 
 
 def test_a_student_equal_to_its_teacher_has_no_kl_left(batch):
