@@ -174,6 +174,16 @@ def put(name, content):
     return harm
 
 
+def unsummed(harm):
+    """Harm to an exported folder that has no SHA256SUMS."""
+
+    def both(w):
+        (w.root / "model/export/SHA256SUMS").unlink()
+        harm(w)
+
+    return both
+
+
 def cut(name, keep=0.5):
     """Harm: only the first part of a file is there."""
 
@@ -385,11 +395,13 @@ CASES = [  # name, harm, program, words of the message
     ("checkpoint: cut", damaged_checkpoint, train, "no checkpoint is whole"),
     ("checkpoint: of something else", checkpoint({"seed": 0}), train, "of another training"),
     # ONNX
-    ("onnx: cut", cut("model/export/model.onnx"), recognise, "onnxruntime cannot load it"),
-    ("onnx: empty", put("model/export/model.onnx", ""), recognise, "model.onnx"),
-    ("onnx: random", put("model/export/model.onnx", bytes(range(256)) * 9), recognise, "onnxruntime cannot load it"),
-    ("onnx: fewer tokens", cut("model/export/tokens.txt", 0.7), recognise, "tokens.txt"),
-    ("onnx: other features", put("model/export/features.yaml", "num_mel_bins: 8\n"), recognise, "features"),
+    ("onnx: cut", cut("model/export/model.onnx"), recognise, "model.onnx: not the file that SHA256SUMS names"),
+    ("onnx: cut, no sums", unsummed(cut("model/export/model.onnx")), recognise, "onnxruntime cannot load it"),
+    ("onnx: empty", unsummed(put("model/export/model.onnx", "")), recognise, "model.onnx"),
+    ("onnx: random", unsummed(put("model/export/model.onnx", bytes(range(256)) * 9)), recognise, "onnxruntime cannot load it"),
+    ("onnx: sums cut", cut("model/export/SHA256SUMS"), recognise, "SHA256SUMS"),
+    ("onnx: fewer tokens", unsummed(cut("model/export/tokens.txt", 0.7)), recognise, "tokens.txt"),
+    ("onnx: other features", unsummed(put("model/export/features.yaml", "num_mel_bins: 8\n")), recognise, "features"),
     # archives
     ("tar: cut", put("an4.tar.gz", b"\x1f\x8b\x08\x00cut"), unpack, "an4.tar.gz"),
     ("tar: text", put("an4.tar.gz", "hello"), unpack, "an4.tar.gz"),

@@ -1,5 +1,6 @@
 """Export of a model folder: an ONNX file, compared with torch before it is written, and its tokens and features."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from onnx import numpy_helper
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.outdir import atomic_file, write_text
+from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import float_graph, float_twin, quantized_layers, strip_
 from steps.deploy.integer import integer_graph_
-from steps.deploy.runtimes import OnnxModel, Recogniser, read_tokens
+from steps.deploy.runtimes import CHECKED, SUMS, OnnxModel, Recogniser, read_tokens
 from steps.deploy.sherpa import computes
 from steps.models.build import load_model
 
@@ -28,6 +29,7 @@ A speech recogniser: CTC, {quantization}.
   (N, U, {vocab_size}) and log_probs_lens (N,). Mean and variance normalisation are inside.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
 - features.yaml: Kaldi {kind} of {rate} Hz audio with samples in [-1, 1], window {window}, {low:g} Hz to {high}.
+- SHA256SUMS: of these three; `sha256sum -c SHA256SUMS`.
 
 Run: python3 -m steps.transcribe THIS_FOLDER a.wav
 {sherpa}{integer}"""
@@ -78,6 +80,9 @@ def export_folder(model_dir, out):
     for name in ("tokens.txt", "features.yaml"):
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
     write_text(out / "README.md", describe(model, recogniser))
+    sums = {name: sha256_file(out / name) for name in CHECKED if name != "model.onnx"}
+    sums["model.onnx"] = hashlib.sha256(content).hexdigest()
+    write_text(out / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
     with atomic_file(out / "model.onnx", "wb") as file:
         file.write(content)
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in graph.graph.initializer)

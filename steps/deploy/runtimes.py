@@ -8,9 +8,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config
+from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import join_pieces
 
+SUMS, CHECKED = "SHA256SUMS", ("tokens.txt", "features.yaml", "model.onnx")
 BLANKS = ("<blk>", "<blank>", "<eps>")
 SHORTEST = 8  # feature frames that every front end can digest; shorter utterances are filled up with padding
 ORT_ERRORS = tuple(
@@ -146,6 +148,20 @@ def read_tokens(path):
     return tokens
 
 
+def check_sums(folder):
+    """Compare the files of an exported folder with its SHA256SUMS, if it has one. Raises: UserError naming the file that differs."""
+    path = folder / SUMS
+    if not path.is_file():
+        return
+    lines = [line.split("  ", 1) for line in path.read_bytes().decode("utf-8", "replace").splitlines()]
+    told = {words[-1]: words[0] for words in lines}
+    for name in CHECKED:
+        if not (folder / name).is_file():
+            raise MissingInput(f"{folder / name}: no such file; {path} has it; copy or export the folder again")
+        if told.get(name) != sha256_file(folder / name):
+            raise UserError(f"{folder / name}: not the file that {SUMS} names; copy or export the folder again")
+
+
 def load_recogniser(folder, device="cpu", num_threads=1):
     """Open a model folder (model.json: torch) or an exported folder (model.onnx: onnxruntime, on the CPU).
 
@@ -155,6 +171,7 @@ def load_recogniser(folder, device="cpu", num_threads=1):
     if folder.name in ("model.onnx", "model.json") and folder.is_file():
         folder = folder.parent
     if (folder / "model.onnx").is_file():
+        check_sums(folder)
         model = OnnxModel(folder, num_threads)
     elif (folder / "model.json").is_file():
         model = TorchModel(folder, device, num_threads)

@@ -183,7 +183,7 @@ def test_exported_folder(make, save, tmp_path, quantized):
     model = make("conformer", quantized=quantized)
     folder = save(tmp_path / "m", model)
     report = export_folder(folder, folder / "export")
-    names = ["README.md", "features.yaml", "model.onnx", "tokens.txt"]
+    names = ["README.md", "SHA256SUMS", "features.yaml", "model.onnx", "tokens.txt"]
     assert sorted(path.name for path in (folder / "export").iterdir()) == names
     for name in ("tokens.txt", "features.yaml"):
         assert (folder / "export" / name).read_bytes() == (folder / name).read_bytes()
@@ -208,7 +208,7 @@ def test_export_is_the_same_twice_and_in_another_process(make, save, tmp_path):
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("model.onnx", "README.md", "tokens.txt", "features.yaml"):
+    for name in ("model.onnx", "README.md", "SHA256SUMS", "tokens.txt", "features.yaml"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 

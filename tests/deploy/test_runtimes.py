@@ -5,7 +5,7 @@ import pytest
 
 from steps.core.cli import MissingInput, UserError
 from steps.deploy.export import export_folder
-from steps.deploy.runtimes import OnnxModel, load_recogniser, read_tokens
+from steps.deploy.runtimes import CHECKED, SUMS, OnnxModel, load_recogniser, read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,24 @@ def test_tokens_that_are_not_text(tmp_path):
 
 def copy_export(folder, to):
     to.mkdir()
-    for path in (folder / "export").iterdir():
-        (to / path.name).write_bytes(path.read_bytes())
+    for name in CHECKED:
+        (to / name).write_bytes((folder / "export" / name).read_bytes())
     return to
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_folder_with_sums_is_compared_with_them(folder, tmp_path, name):
+    broken = copy_export(folder, tmp_path / "e")
+    (broken / SUMS).write_bytes((folder / "export" / SUMS).read_bytes())
+    load_recogniser(broken)
+    content = bytearray((broken / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (broken / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: not the file that SHA256SUMS names"):
+        load_recogniser(broken)
+    (broken / "features.yaml").unlink()
+    with pytest.raises(MissingInput if name != "tokens.txt" else UserError):
+        load_recogniser(broken)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", None], ids=["empty", "text", "cut"])
