@@ -13,26 +13,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import unpack
-from local.download import download
-from steps.core.cli import UserError, add_common, make_parser, parse_bool, run_main, say
-from steps.core.datadir import Utterance, audio_info, write_data_dir
-from steps.core.outdir import write_text
+from local.corpus import check_counts, fetch, finish, measure, reader_parser
+from steps.core.cli import UserError, parse_bool, run_main, say
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import Problem, raise_problems
 
-URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
+MIRROR, ARCHIVE = "http://www.speech.cs.cmu.edu/databases/an4", "an4_sphere.tar.gz"
 DEV_SPEAKERS = {"fbbh", "fkai", "fplp", "mcel", "mewl", "mmal", "msct"}  # three women, four men; chosen by name only
-COUNTS = {"train": (948, 74), "test": (130, 10)}  # utterances, speakers, as published
+COUNTS = {"train": (948, 74, None), "test": (130, 10, None)}  # utterances, speakers, as published
 SUFFIXES = (".flac", ".wav", ".sph")
 TRANSCRIPT = re.compile(r"(?:<s>\s+)?(.*?)\s*(?:</s>\s*)?\((\S+)\)")
 
 
-def find_root(corpus_dir, out):
-    """Find the folder that holds etc/, after unpacking an archive to OUT/corpus if that is what was given."""
-    path = Path(corpus_dir)
-    if path.is_file():
-        path = unpack(path, Path(out) / "corpus")
-    for root in (path, path / "an4"):
+def find_root(path):
+    """Find the folder that holds etc/: `path`, an4/ in it, or where its archive was unpacked."""
+    for root in (path, path / "an4", path / Path(ARCHIVE).name.split(".")[0] / "an4"):
         if (root / "etc" / "an4_train.fileids").is_file():
             return root
     raise UserError(
@@ -62,11 +57,11 @@ def read_set(root, name, problems):
                 Problem(where, f"no sound file {file_id} with suffix {', '.join(SUFFIXES)} in flac/ or wav/")
             )
         else:
-            utterances.append(make_utterance(speaker, stem, transcripts[stem], audio, problems))
-    listed = {utt.utt_id.removeprefix(f"{utt.speaker}-") for utt in utterances if utt}
+            utterances.append(Utterance(f"{speaker}-{stem}", speaker, transcripts[stem], str(audio.resolve())))
+    listed = {utt.utt_id.removeprefix(f"{utt.speaker}-") for utt in utterances}
     if not problems and (extra := sorted(set(transcripts) - listed)):
         problems.append(Problem(str(list_path), f"{len(extra)} transcripts are of files not listed, e.g. {extra[0]}"))
-    return [utt for utt in utterances if utt]
+    return utterances
 
 
 def read_transcripts(path, problems):
@@ -83,83 +78,29 @@ def read_transcripts(path, problems):
     return transcripts
 
 
-def make_utterance(speaker, stem, text, audio, problems):
-    """One row, or None when its sound file cannot be read."""
-    try:
-        seconds, _, _ = audio_info(str(audio))
-    except UserError as error:
-        problems.append(Problem(str(audio), str(error)))
-        return None
-    return Utterance(f"{speaker}-{stem}", speaker, text, str(audio.resolve()), duration_s=seconds)
-
-
 def read_words(root):
     """The words of the corpus' dictionary, once each, sorted."""
     lines = (root / "etc" / "an4.dic").read_text(encoding="utf-8").split("\n")
     return sorted({re.sub(r"\(\d+\)$", "", line.split()[0]) for line in lines if line.split()})
 
 
-def check_counts(sets):
-    """Refuse a copy of the corpus that is not the published one."""
-    for name, expected in COUNTS.items():
-        found = (len(sets[name]), len({utt.speaker for utt in sets[name]}))
-        if found != expected:
-            raise UserError(
-                f"{name} has {found[0]} utterances of {found[1]} speakers, the published corpus {expected[0]} of "
-                f"{expected[1]}; for a part of it, say --check-counts false"
-            )
-
-
-def write_sets(sets, words, out):
-    """Write the data folders and the word list, and say what is in them."""
-    for name, utterances in sets.items():
-        write_data_dir(out / name, utterances)
-        tokens = [word for utt in utterances for word in utt.text.split()]
-        hours = sum(utt.duration_s for utt in utterances) / 3600
-        speakers = len({utt.speaker for utt in utterances})
-        outside = sum(word not in set(words) for word in tokens)
-        say(
-            f"{name}: {len(utterances)} utterances, {speakers} speakers, {hours:.2f} h, {len(tokens)} words, "
-            f"{outside} of them not in words.txt"
-        )
-    write_text(out / "words.txt", "".join(f"{word}\n" for word in words))
-    say(f"{out}/words.txt: {len(words)} words")
-
-
 def main():
-    parser = make_parser(__doc__)
-    text = "the corpus: a folder or an4_sphere.tar.gz (default: fetch the latter)"
-    parser.add_argument("--corpus-dir", nargs="?", default="", const="", metavar="PATH", help=text)
-    add_common(parser, out="folder of the data folders, such as data/an4")
-    parser.add_argument("--url", default=URL, help="where to fetch the archive")
+    parser = reader_parser(__doc__, mirror=MIRROR, counts=True)
     text = "true: train also on the dev speakers, for a final model (default: false)"
     parser.add_argument("--dev-in-train", type=parse_bool, default=False, metavar="BOOL", help=text)
-    text = "false: accept a part of the corpus (default: true)"
-    parser.add_argument("--check-counts", type=parse_bool, default=True, metavar="BOOL", help=text)
-    args = parser.parse_args()
-    out, problems = Path(args.out), []
-    corpus = args.corpus_dir or fetch(args.url, out)
-    root = find_root(corpus, out)
+    args, problems = parser.parse_args(), []
+    out, root = Path(args.out), find_root(fetch(args, {ARCHIVE: None}))
     sets = {name: read_set(root, name, problems) for name in COUNTS}
+    sets = measure(sets, problems)
     raise_problems(problems, f"{root} is not a complete AN4")
     if args.check_counts:
-        check_counts(sets)
-    train, test = sets["train"], sets["test"]
-    dev = [utt for utt in train if utt.speaker in DEV_SPEAKERS]
+        check_counts(sets, COUNTS)
+    sets["dev"] = [utt for utt in sets["train"] if utt.speaker in DEV_SPEAKERS]
+    sets["train"] = [utt for utt in sets["train"] if utt.speaker not in DEV_SPEAKERS]
+    finish(sets, problems, args, words=read_words(root))
     if args.dev_in_train:
+        write_data_dir(out / "train", [utt for name in ("train", "dev") for utt in read_data_dir(out / name)])
         say("the dev speakers are in train, too: scores on dev say nothing about unseen speakers")
-    else:
-        train = [utt for utt in train if utt.speaker not in DEV_SPEAKERS]
-    write_sets({"train": train, "dev": dev, "test": test}, read_words(root), out)
-
-
-def fetch(url, out):
-    """Fetch the archive. Returns: its path."""
-    say(f"fetching {url}")
-    try:
-        return download(url, out / "download" / Path(url).name)
-    except UserError as error:
-        raise UserError(f"{error}; or fetch AN4 elsewhere and name it with --corpus-dir") from None
 
 
 if __name__ == "__main__":

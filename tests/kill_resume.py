@@ -28,7 +28,16 @@ RECIPE = "tests/recipes/tiny"
 MODELS = "teacher student_kd teacher_prune teacher_prune_int8"
 PHASES = {"features": {1}, "training": {3, 4, 5}, "export": {7, 8}}  # name -> stages of run.sh
 KINDS = [*PHASES, "writes"]
-COMPARED = {"model.safetensors", "model.json", "conf.yaml", "features.yaml", "cmvn.json", "model.onnx", "tokens.txt", "SHA256SUMS"}
+COMPARED = {
+    "model.safetensors",
+    "model.json",
+    "conf.yaml",
+    "features.yaml",
+    "cmvn.json",
+    "model.onnx",
+    "tokens.txt",
+    "SHA256SUMS",
+}
 COMPARED |= {"tokenizer.model", "greedy.txt", "lexicon.txt", "score_greedy.json", "score_lexicon.json"}
 STARTED = re.compile(r"\.stages/(\d\d)_[^/]*\.started$")
 ORPHANS_GONE_S = 1.0

@@ -35,7 +35,7 @@ def make_corpus(root, suffix):
                 stem = f"an{number}-{speaker}-b"
                 ids.append(f"{folder}/{stem}\n")
                 transcripts.append(f"<s> {words} </s> ({stem})\n" if name == "train" else f"{words} ({stem})\n")
-                samples = np.full(1600 * (number + 1), 0.25)
+                samples = np.full(1600 * (number + 1), 0.1 + 0.01 * len(ids) + 0.005 * (name == "test"))
                 format = {"format": "NIST", "subtype": "PCM_16"} if suffix == ".sph" else {}
                 soundfile.write(audio / f"{stem}{suffix}", samples, 16000, **format)
         (root / "etc" / f"an4_{name}.fileids").write_text("".join(ids))
@@ -77,7 +77,7 @@ def test_dev_in_train_and_words_outside_the_dictionary(tmp_path):
     root = make_corpus(tmp_path / "an4", ".wav")
     (root / "etc" / "an4.dic").write_text("A  AH\nB  B IY\nC  S IY\nENTER  EH\nYES  Y\n")
     status, stdout, _ = prepare("--corpus-dir", root, "--out", tmp_path / "out", "--dev-in-train", "true")
-    assert status == 0 and "the dev speakers are in train, too" in stdout and "4 of them not in words.txt" in stdout
+    assert status == 0 and "the dev speakers are in train, too" in stdout and "2 of them not in words.txt" in stdout
     assert speakers(tmp_path / "out" / "train") == sorted(SPEAKERS["train"])
     assert speakers(tmp_path / "out" / "dev") == ["fbbh", "msct"]
 
@@ -133,15 +133,15 @@ def test_everything_missing_or_odd_is_listed(tmp_path):
 def test_wrong_counts_and_wrong_folders_are_refused(tmp_path):
     root = make_corpus(tmp_path / "an4", ".wav")
     status, _, stderr = prepare("--corpus-dir", root, "--out", tmp_path / "out", check_counts=True)
-    assert status == 1 and "train has 12 utterances of 4 speakers, the published corpus 948 of 74" in stderr
+    assert status == 1 and "train has 12 utterances, 4 speakers" in stderr and "948 utterances, 74 speakers" in stderr
     status, _, stderr = prepare("--corpus-dir", tmp_path / "nowhere", "--out", tmp_path / "out")
-    assert status == 1 and "no etc/an4_train.fileids" in stderr
+    assert status == 1 and "no such file or folder" in stderr
 
 
 def test_no_corpus_and_no_network_is_one_clear_line(tmp_path):
     with mock.patch("local.download.PAUSES_S", ()):
-        status, _, stderr = prepare("--corpus-dir", "--out", tmp_path / "out", "--url", "http://127.0.0.1:1/an4.tar.gz")
-    assert status == 1 and "name it with --corpus-dir" in stderr and len(stderr.splitlines()) == 1
+        status, _, stderr = prepare("--corpus-dir", "--out", tmp_path / "out", "--mirror", "http://127.0.0.1:1")
+    assert status == 1 and "name a copy with --corpus-dir" in stderr and len(stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif("AN4_DIR" not in os.environ, reason="AN4_DIR does not name a copy of AN4")
