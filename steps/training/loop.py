@@ -137,8 +137,10 @@ class Trainer:
         if self.after_update:
             self.after_update(self.model)
         self.step, self.batch = self.step + 1, self.batch + batches_per_update(self.loop)
+        heard = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
+        heard, *values = distributed.sum_over_processes([heard, *sums.values()], self.device)
         self.monitor.update(
-            self.step, self.epoch, sums, frames, rate, norm, sum(int(batch.lengths.sum()) for batch in batches)
+            self.step, self.epoch, dict(zip(sums, values, strict=True)), total_frames, rate, norm, heard
         )
 
     def seed_dropout(self, index):

@@ -37,7 +37,7 @@ class Monitor:
         self.saved_s = self.began_s = time.monotonic()
 
     def update(self, step, epoch, sums, frames, rate, norm, audio_frames):
-        """Take in one update: term sums and encoder frames of this process, learning rate, gradient norm, feature frames."""
+        """Take in one update: term sums, encoder frames, learning rate, gradient norm, feature frames; of all processes."""
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.frames += frames

@@ -33,8 +33,7 @@ class Recorder(Monitor):
         self.losses, self.seen = [], []
 
     def update(self, step, epoch, sums, frames, *rest):
-        total, count = distributed.sum_over_processes([sum(sums.values()), frames], torch.device("cpu"))
-        self.losses.append(total / count)
+        self.losses.append(sum(sums.values()) / frames)
         super().update(step, epoch, sums, frames, *rest)
 
 
