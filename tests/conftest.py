@@ -1,10 +1,15 @@
 """Fixtures that several test folders share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from throwaway_slurm import ThrowawaySlurm, missing
+
+# Behind `nohup ... &` SIGINT is ignored, and so it would be in every program the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
