@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from throwaway_slurm import ThrowawaySlurm, missing
 
-# Behind `nohup ... &` SIGINT is ignored, and so it would be in every program the tests start and interrupt.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Behind `nohup ... &` these are ignored, and so they would be in every program that the tests start and signal.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")

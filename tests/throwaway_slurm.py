@@ -159,15 +159,17 @@ class ThrowawaySlurm:
                 raise RuntimeError(f"Slurm: waited {limit_s} s for {what}\n" + "\n".join(tails))
             time.sleep(0.05)
 
-    def close(self):
-        """End all jobs and daemons, and wait for them."""
-        if "slurmctld" in self.daemons:
-            subprocess.run(
-                ["scancel", "--user", str(os.getuid())], env=self.environment, capture_output=True, timeout=30
-            )
-            end_s = time.monotonic() + 10
+    def cancel_jobs(self):
+        """End all jobs, and wait for them."""
+        end_s = time.monotonic() + 10
+        if "slurmctld" in self.daemons and self.call("squeue", "--noheader", check=False).strip():
+            self.call("scancel", "--user", str(os.getuid()), check=False)
             while time.monotonic() < end_s and self.call("squeue", "--noheader", check=False).strip():
                 time.sleep(0.1)
+
+    def close(self):
+        """End all jobs and daemons, and wait for them."""
+        self.cancel_jobs()
         for name in ("n1", "n2", "slurmctld", "munged"):
             if name in self.daemons:
                 self.stop(name)
