@@ -23,5 +23,9 @@ for file in RESULTS.md results.json; do
     exit 5
   fi
 done
-cp "$report/RESULTS.md" "$report/results.json" "$recipe_dir/"
+for file in RESULTS.md results.json; do
+  content=$(<"$report/$file")
+  printf '%s\n' "${content//"$place/"/}" >"$recipe_dir/.$file.tmp" # commands as they are without --workdir
+  mv "$recipe_dir/.$file.tmp" "$recipe_dir/$file"
+done
 echo "$recipe_dir/RESULTS.md and results.json are those of $report"

@@ -83,9 +83,10 @@ def test_results_are_published_by_hand(tmp_path, forked):
     report = forked / "exp/kitchen/report"
     report.mkdir(parents=True)
     for name in ("RESULTS.md", "results.json"):
-        (report / name).write_text(name)
+        (report / name).write_text(f"{name}: --exp {forked.resolve()}/exp/kitchen\n")
     subprocess.run(words, check=True, capture_output=True, timeout=10)
-    assert (forked / "RESULTS.md").read_text() == "RESULTS.md"
+    for name in ("RESULTS.md", "results.json"):
+        assert (forked / name).read_text() == f"{name}: --exp exp/kitchen\n", "no paths of this machine"
 
 
 def test_a_fork_of_a_recipe_for_own_data_keeps_its_reader(tmp_path):
