@@ -166,7 +166,7 @@ def main():
         parser.error("--nj must be at least 1")
     start_s = time.monotonic()
     try:
-        import espeakng_loader  # noqa: F401
+        import espeakng_loader  # noqa: F401  is it there? only the processes that speak use it
 
         voices = read_jobs(args.jobs)
         speak_all(voices, args.nj)

@@ -20,7 +20,6 @@ from steps.core.cli import UserError, add_common, make_parser, parse_count, pars
 from steps.core.datadir import read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.data.features import utterance_features
-from steps.data.tokenizer import join_pieces
 from steps.deploy.recognition import load_tokenizer
 from steps.deploy.runtimes import load_recogniser
 from steps.search.alignment import CannotAlign, align_units, choose_cuts
@@ -34,11 +33,11 @@ def main():
     if out.resolve() == Path(args.data).resolve():
         raise UserError(f"{args.data}: --out is the folder that is read; choose another")
     recogniser = load_recogniser(args.model, num_threads=args.num_threads)
-    encode = load_tokenizer(args.model).encode
+    tokenizer = load_tokenizer(args.model)
     pieces, scores, dropped, told_s = [], [], [], time.monotonic()
     for number, utt in enumerate(utterances, start=1):
         try:
-            found = cut(utt, recogniser, encode, args)
+            found = cut(utt, recogniser, tokenizer, args)
         except CannotAlign as error:
             dropped.append((utt.utt_id, str(error)))
             continue
@@ -95,7 +94,7 @@ def log_probs_of(recogniser, feats):
     return np.concatenate(parts), factor
 
 
-def cut(utt, recogniser, encode, args):
+def cut(utt, recogniser, tokenizer, args):
     """Cut one utterance. Returns: list of (Utterance, score or None).   Raises: CannotAlign; UserError."""
     if utt.speed != 1.0:
         raise UserError(f"{utt.utt_id}: a copy at another speed; cut first, then change speeds")
@@ -104,12 +103,12 @@ def cut(utt, recogniser, encode, args):
     seconds = len(feats) * frame_s
     if seconds <= args.max_s:
         return [(utt, None)]
-    ids = encode(utt.text)
-    if recogniser.tokens.index("<unk>") in ids:
+    ids = tokenizer.encode(utt.text)
+    if tokenizer.unknown_id in ids:
         raise CannotAlign("characters that the tokenizer lacks")
     log_probs, factor = log_probs_of(recogniser, feats)
     frame_s *= factor
-    units = align_units(log_probs, ids, recogniser.tokens, recogniser.blank_id)
+    units = align_units(log_probs, ids, tokenizer.pieces, tokenizer.blank_id)
     cuts = choose_cuts(units, len(log_probs), args.min_s / frame_s, args.max_s / frame_s)
     bounds = [0, *cuts, len(units)]
     found = []
@@ -119,7 +118,7 @@ def cut(utt, recogniser, encode, args):
         right = (own[-1].end + units[last].start) / 2 * frame_s if last < len(units) else seconds
         start = max(left, own[0].start * frame_s - args.pad_s)
         end = min(right, own[-1].end * frame_s + args.pad_s)
-        text = join_pieces(recogniser.tokens, ids[own[0].first : own[-1].last], recogniser.blank_id)
+        text = tokenizer.decode(ids[own[0].first : own[-1].last])
         score = sum(unit.score for unit in own) / len(own)
         found.append((piece_of(utt, text, start, end), score))
     return found

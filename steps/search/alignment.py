@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-SPACE = "\u2581"
+from steps.search.lexicon import SPACE
+
 MOST_STATES = 2_000_000_000  # frames x states of an alignment; one byte each
 
 

@@ -61,6 +61,9 @@ class CtcConfig:
 
     def __post_init__(self):
         check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
+        blocks = self.intermediate_blocks
+        check(blocks is None or blocks, "intermediate_blocks is empty; leave it out for the middle one")
+        check(blocks is None or self.intermediate_weight, "intermediate_blocks needs an intermediate_weight above 0")
 
 
 class CtcObjective(nn.Module):
@@ -80,7 +83,10 @@ class CtcObjective(nn.Module):
             count = len(model.blocks)
             self.inner = [block + 1 for block in config.intermediate_blocks or [(count - 1) // 2]]
             if not all(1 <= place < count for place in self.inner):
-                raise UserError(f"ctc: intermediate_blocks must be in 0..{count - 2}: the model has {count} blocks")
+                raise UserError(
+                    f"ctc: intermediate_blocks must lie before the last, and the model has {count}; for CTC alone set "
+                    "intermediate_weight to 0"
+                )
 
     def forward(self, model, batch):
         """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""

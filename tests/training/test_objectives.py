@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from steps.core.cli import UserError
+from steps.core.config import ConfigError, from_dict
 from steps.data.dataset import Batch
 from steps.losses.ctc import ctc_loss_sum
 from steps.models.build import build_model, new_spec
@@ -56,8 +57,16 @@ def test_intermediate_ctc_reads_an_earlier_block_through_the_same_output(batch):
 @pytest.mark.parametrize("blocks", [[1], [-1], [0, 7]])
 def test_an_intermediate_block_that_is_not_there_is_refused(blocks):
     config = CtcConfig(intermediate_weight=0.3, intermediate_blocks=blocks)
-    with pytest.raises(UserError, match="intermediate_blocks must be in 0..0: the model has 2 blocks"):
+    with pytest.raises(UserError, match="intermediate_blocks must lie before the last, and the model has 2"):
         CtcObjective(config, make(0))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"intermediate_blocks": [0]}, {"intermediate_weight": 0.3, "intermediate_blocks": []}]
+)
+def test_settings_of_intermediate_ctc_that_would_do_nothing_are_refused(settings):
+    with pytest.raises(ConfigError, match="intermediate_blocks"):
+        from_dict(CtcConfig, settings, "x.yaml")
 
 
 def test_intermediate_ctc_without_ctc_is_refused():
