@@ -3,14 +3,11 @@
 utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
 """
 
-import ctypes
 import hashlib
 import os
 import re
 import shlex
-import shutil
 import signal
-import socket
 import sys
 import time
 
@@ -128,12 +125,12 @@ def write_status(work, index, status, restart, job_id="-"):
     path = f"{work.state_folder()}/done.{index}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(f"{status} {restart} {socket.gethostname()} {job_id}\n")
+        file.write(f"{status} {restart} {os.uname().nodename} {job_id}\n")
     os.replace(path + ".tmp", path)
 
 
 def log_header(line, job_id, restart):
-    started = f"# Started {time.strftime('%F %T')} on {socket.gethostname()}, {job_id}, restart {restart}"
+    started = f"# Started {time.strftime('%F %T')} on {os.uname().nodename}, {job_id}, restart {restart}"
     return "# " + line.replace("\n", "\n# ") + f"\n{started}\n#\n"
 
 
@@ -198,7 +195,7 @@ class Progress:
         if self.work.is_array:
             line = f"{self.total - waiting - len(running)}/{self.total} done, {len(running)} running: {line}"
         if self.on_terminal:
-            width = shutil.get_terminal_size().columns - 5
+            width = (os.get_terminal_size(2).columns or 80) - 5
             sys.stderr.write(f"\r\x1b[K    {line[:width]}")
             self.dirty = True
         else:
@@ -213,6 +210,8 @@ class Progress:
 
 def die_with_parent(number=signal.SIGKILL):
     """Return a function for a child to call right after fork: it gets `number` when the process that forked it dies."""
+    import ctypes  # here: a cluster task starts without it
+
     parent, libc = os.getpid(), ctypes.CDLL(None, use_errno=True)
 
     def call():

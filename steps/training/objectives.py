@@ -20,6 +20,7 @@ class DistillConfig:
     chosen frames of each batch.
     teacher_view: `augmented`, the very features of the student, or `clean`: the teachers label each utterance once, as it is,
     and the labels stay in memory (25 frames a second x vocabulary x 2 bytes): much faster on small corpora.
+    intermediate_weight: share of the KL that the student's middle block gets, through its own output layer, 0..1; 0: off.
     hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
     from 0 (last: -1); default: the last of each; of several teachers the first is matched.
     """
@@ -29,6 +30,7 @@ class DistillConfig:
     frames: str = "all"
     window: int = 2
     teacher_view: str = "augmented"
+    intermediate_weight: float = 0.0
     hidden_weight: float = 0.0
     hidden_layers: list[list[int]] | None = None
 
@@ -39,6 +41,8 @@ class DistillConfig:
         check(self.window >= 0, "window must be >= 0")
         check(self.teacher_view in ("augmented", "clean"), "teacher_view must be augmented or clean")
         check(self.teacher_view != "clean" or not self.hidden_weight, "hidden_weight needs teacher_view: augmented")
+        check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
+        check(self.kl_weight or not self.intermediate_weight, "intermediate_weight needs a kl_weight above 0")
         check(self.hidden_weight >= 0, "hidden_weight must be >= 0")
         check(
             self.kl_weight > 0 or self.hidden_weight > 0, "kl_weight and hidden_weight are both 0: nothing is distilled"
@@ -66,6 +70,21 @@ class CtcConfig:
         check(blocks is None or self.intermediate_weight, "intermediate_blocks needs an intermediate_weight above 0")
 
 
+def inner_places(model, blocks, section):
+    """Where `CtcModel.encode` returns the outputs of earlier blocks.
+
+    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, for the message.
+    Raises: UserError when the model has no such block.
+    """
+    count = len(model.blocks)
+    places = [block + 1 for block in blocks or [(count - 1) // 2]]
+    if not all(1 <= place < count for place in places):
+        raise UserError(
+            f"{section}: intermediate blocks must lie before the last, and the model has {count}; set intermediate_weight to 0"
+        )
+    return places
+
+
 class CtcObjective(nn.Module):
     """CTC, with intermediate CTC where asked for.
 
@@ -78,15 +97,7 @@ class CtcObjective(nn.Module):
     def __init__(self, config=None, model=None):
         super().__init__()
         self.config = config = config or CtcConfig()
-        self.inner = []  # places in what CtcModel.encode returns
-        if config.intermediate_weight:
-            count = len(model.blocks)
-            self.inner = [block + 1 for block in config.intermediate_blocks or [(count - 1) // 2]]
-            if not all(1 <= place < count for place in self.inner):
-                raise UserError(
-                    f"ctc: intermediate_blocks must lie before the last, and the model has {count}; for CTC alone set "
-                    "intermediate_weight to 0"
-                )
+        self.inner = inner_places(model, config.intermediate_blocks, "ctc") if config.intermediate_weight else []
 
     def forward(self, model, batch):
         """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
@@ -136,6 +147,7 @@ class DistillObjective(nn.Module):
         self.teachers = tuple(
             teacher.requires_grad_(False).eval() for teacher in teachers
         )  # a tuple: not saved with us
+        self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
         self.pairs = self._layer_pairs(student) if config.hidden_weight else []
         width = student.config.d_model
         self.projections = nn.ModuleList(nn.Linear(width, self.teachers[0].config.d_model) for _ in self.pairs)
@@ -170,6 +182,14 @@ class DistillObjective(nn.Module):
         rows = [self.labels[utt_id].float() for utt_id in batch.utt_ids]
         return torch.stack([nn.functional.pad(row, (0, 0, 0, frames - len(row))) for row in rows]), None
 
+    def kl_sum(self, model, hidden, log_probs, target, selected):
+        """Frame-wise KL of the last output and, with its share, of the middle block's. Returns: scalar, nats."""
+        share, temperature = self.config.intermediate_weight, self.config.temperature
+        total = (1 - share) * frame_kl_sum(log_probs, target, selected, temperature)
+        for place in self.inner:
+            total = total + share * frame_kl_sum(model.classify(hidden[place]), target, selected, temperature)
+        return total
+
     def forward(self, model, batch):
         """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
         config = self.config
@@ -190,7 +210,7 @@ class DistillObjective(nn.Module):
             terms = {name: (1 - config.kl_weight) * value for name, value in labelled.items()}
         if config.kl_weight:
             share = (~is_pad).sum() / selected.sum().clamp(min=1)  # the mean is over the frames that are taught
-            terms["kl"] = config.kl_weight * share * frame_kl_sum(log_probs, target, selected, config.temperature)
+            terms["kl"] = config.kl_weight * share * self.kl_sum(model, hidden, log_probs, target, selected)
         for (own, other), projection in zip(self.pairs, self.projections, strict=True):
             match = hidden_match_sum(projection(hidden[own]).float(), taught[other].float(), is_pad)
             terms["hidden"] = terms.get("hidden", 0.0) + config.hidden_weight / len(self.pairs) * match

@@ -9,6 +9,7 @@ from steps.core.cli import UserError
 from steps.core.config import ConfigError, from_dict
 from steps.data.dataset import Batch
 from steps.losses.ctc import ctc_loss_sum
+from steps.losses.distill import frame_kl_sum
 from steps.models.build import build_model, new_spec
 from steps.training.objectives import CtcConfig, CtcObjective, DistillConfig, DistillObjective
 
@@ -57,7 +58,7 @@ def test_intermediate_ctc_reads_an_earlier_block_through_the_same_output(batch):
 @pytest.mark.parametrize("blocks", [[1], [-1], [0, 7]])
 def test_an_intermediate_block_that_is_not_there_is_refused(blocks):
     config = CtcConfig(intermediate_weight=0.3, intermediate_blocks=blocks)
-    with pytest.raises(UserError, match="intermediate_blocks must lie before the last, and the model has 2"):
+    with pytest.raises(UserError, match="ctc: intermediate blocks must lie before the last, and the model has 2"):
         CtcObjective(config, make(0))
 
 
@@ -97,6 +98,21 @@ def test_terms_are_mixed_by_their_weights(batch):
     quarter = DistillObjective(DistillConfig(kl_weight=0.25), student, [teacher])(student, batch)
     torch.testing.assert_close(half["kl"], 2 * quarter["kl"])
     torch.testing.assert_close(half["ctc"] / 0.5, quarter["ctc"] / 0.75)
+
+
+def test_the_middle_block_can_be_taught_too(batch):
+    student, teacher = make(1), make(2)
+    objective = DistillObjective(DistillConfig(kl_weight=1.0, intermediate_weight=0.25), student, [teacher])
+    hidden, lengths = student.encode(student.normalise(batch.feats, batch.lengths), batch.lengths)
+    target, _ = objective.teach(batch.feats, batch.lengths)
+    real = torch.arange(target.shape[1]) < lengths.unsqueeze(1)
+    inner, last = (frame_kl_sum(student.classify(hidden[place]), target, real, 1.0) for place in (1, 2))
+    torch.testing.assert_close(objective(student, batch)["kl"], 0.75 * last + 0.25 * inner)
+
+
+def test_teaching_the_middle_block_without_kl_is_refused():
+    with pytest.raises(ConfigError, match="intermediate_weight needs a kl_weight"):
+        from_dict(DistillConfig, {"kl_weight": 0, "hidden_weight": 1.0, "intermediate_weight": 0.3}, "x.yaml")
 
 
 def test_padding_changes_nothing(batch):
