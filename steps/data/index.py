@@ -11,6 +11,7 @@ import os
 from array import array
 from collections import Counter
 from itertools import islice
+from operator import le
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,11 @@ def scan_table(path, convert=None):
     """
     starts, digest, values = array("Q", [0]), hashlib.blake2b(digest_size=16), []
     for position, rows, ids in plain_blocks(path, BLOCK_BYTES):
-        fields = [row.split(None, 1) for row in rows]
-        if any(len(field) < 2 for field in fields):
+        if any(map(le, map(len, map(bytes.rstrip, rows)), map(len, ids))):  # a line with nothing behind its id
             raise Malformed
         if convert:
             try:
-                values.append(np.array([field[1] for field in fields]).astype(convert))
+                values.append(np.array([row.split(None, 1)[1] for row in rows]).astype(convert))
             except ValueError:
                 raise Malformed from None
         digest.update(b"\n".join(ids) + b"\n")
@@ -225,10 +225,12 @@ def needed_frames(index, tokenizer):
     needed, unknown = [], Counter()
     for texts in index.all_texts():
         lengths, flat = tokenizer.encode_all(texts)
-        row = np.repeat(np.arange(len(texts)), lengths)
-        repeats = row[1:][(flat[1:] == flat[:-1]) & (row[1:] == row[:-1])]
-        needed.append((lengths + np.bincount(repeats, minlength=len(texts))).astype(np.int32))
-        lacking = np.unique(row[flat == tokenizer.unknown_id])
+        ends = np.cumsum(lengths)
+        repeats = np.flatnonzero(flat[1:] == flat[:-1]) + 1  # a blank must stand before each, unless a text begins there
+        rows = np.searchsorted(ends, repeats, "right")
+        repeated = np.bincount(rows[repeats > (ends - lengths)[rows]], minlength=len(texts))
+        needed.append((lengths + repeated).astype(np.int32))
+        lacking = np.unique(np.searchsorted(ends, np.flatnonzero(flat == tokenizer.unknown_id), "right"))
         unknown += tokenizer.unknown_characters(texts[i] for i in lacking)
     needed = np.concatenate(needed)
     if index.is_large and index.keep({name: needed}):
