@@ -115,7 +115,11 @@ def spread(values):
 
 
 def histogram(values, bins=30):
-    """Counts of equal steps. Returns: dict edges (bins + 1), counts (bins)."""
+    """Counts of equal steps, whole ones for whole numbers. Returns: dict edges (bins + 1 at most), counts."""
+    low, high = min(values), max(values)
+    if all(float(value).is_integer() for value in values):
+        step = max(1, math.ceil((high - low + 1) / bins))
+        bins = np.arange(low, high + step + 0.5, step) - 0.5
     counts, edges = np.histogram(values, bins=bins)
     return {"edges": [round(float(edge), 4) for edge in edges], "counts": counts.tolist()}
 
@@ -158,9 +162,10 @@ def format_text(stats):
     return "\n".join(lines) + "\n"
 
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}
-td{padding:.1rem 1rem .1rem 0;vertical-align:top;overflow-wrap:anywhere}figure{display:inline-block;margin:1rem 1.5rem 1rem 0}
-svg{max-width:100%}rect{fill:#3b7dd8}text{font-size:11px;fill:currentColor}figcaption{font-weight:600}"""
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}
+h1{font-size:1.5rem;overflow-wrap:anywhere}td{padding:.1rem 1rem .1rem 0;vertical-align:top}td+td{overflow-wrap:anywhere}
+main{margin-top:1.5rem;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(19rem,100%),1fr));gap:1.5rem}figure{margin:0}
+svg{width:100%}rect{fill:#3b7dd8}text{font-size:11px;fill:currentColor}figcaption b{display:block}"""
 
 
 def format_page(stats):
@@ -171,7 +176,9 @@ def format_page(stats):
     figures = "".join(_figure(key, stats) for key in stats["histograms"])
     title = html.escape(stats["name"])
     head = f'<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>{title}</title>'
-    return f"{head}\n<style>{STYLE}</style>\n<h1>{title}</h1>\n<table>\n{rows}</table>\n{figures}</html>\n"
+    return (
+        f"{head}\n<style>{STYLE}</style>\n<h1>{title}</h1>\n<table>\n{rows}</table>\n<main>\n{figures}</main></html>\n"
+    )
 
 
 def _figure(key, stats):
@@ -184,7 +191,7 @@ def _figure(key, stats):
         f"<title>{edges[i]:g} to {edges[i + 1]:g} {unit}: {n}</title></rect>"
         for i, n in enumerate(counts)
     )
-    axis = f'<text x="5" y="145">{edges[0]:g}</text><text x="325" y="145" text-anchor="end">{edges[-1]:g} {unit}</text>'
-    low, _, median, _, high = stats["spread"][key]
-    note = f"{html.escape(title)}: median {median:g}, {low:g} to {high:g} {unit}"
-    return f'<figure><figcaption>{note}</figcaption><svg viewBox="0 0 330 150" width="330" role="img">{bars}{axis}</svg></figure>\n'
+    low, _, median, _, high = (f"{number:.3g}" for number in stats["spread"][key])
+    axis = f'<text x="5" y="145">{low}</text><text x="325" y="145" text-anchor="end">{high} {unit}</text>'
+    note = f"<b>{html.escape(title)}</b>median {median}, {low} to {f'{high} {unit}'.strip()}; tallest bar {tallest:,}"
+    return f'<figure><figcaption>{note}</figcaption><svg viewBox="0 0 330 150" role="img">{bars}{axis}</svg></figure>\n'

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from steps.core.datadir import Utterance, write_data_dir
-from steps.data.statistics import estimate_snr, format_page, format_text, levels, summarise
+from steps.data.statistics import estimate_snr, format_page, format_text, histogram, levels, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
@@ -66,6 +66,13 @@ def test_the_program_writes_text_numbers_and_page(folder):
     page = (folder / "stats/stats.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page and "http" not in page
     assert "שלום" in page and "हिन्दी" in page and "words not in training" in done.stdout
+
+
+def test_whole_numbers_are_counted_in_whole_steps():
+    assert histogram([1, 1, 2, 5]) == {"edges": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5], "counts": [2, 1, 0, 0, 1]}
+    wide = histogram(list(range(1, 101)))
+    assert sum(wide["counts"]) == 100 and wide["edges"][1] - wide["edges"][0] == 4 and wide["counts"][0] == 4
+    assert histogram([7])["counts"] == [1] and sum(histogram([0.5, 0.7])["counts"]) == 2
 
 
 def test_an_unreadable_file_is_told_and_the_page_is_well_formed():
