@@ -226,9 +226,8 @@ def needed_frames(index, tokenizer):
     for texts in index.all_texts():
         lengths, flat = tokenizer.encode_all(texts)
         ends = np.cumsum(lengths)
-        repeats = (
-            np.flatnonzero(flat[1:] == flat[:-1]) + 1
-        )  # a blank must stand before each, unless a text begins there
+        # A blank must stand before each token that repeats the one before, unless a text begins there.
+        repeats = np.flatnonzero(flat[1:] == flat[:-1]) + 1
         rows = np.searchsorted(ends, repeats, "right")
         repeated = np.bincount(rows[repeats > (ends - lengths)[rows]], minlength=len(texts))
         needed.append((lengths + repeated).astype(np.int32))
