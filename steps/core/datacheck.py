@@ -6,6 +6,7 @@ Standard library only, except that looking into sound files needs soundfile.
 import os
 import re
 from collections.abc import Mapping
+from operator import eq
 from pathlib import Path
 
 from steps.core.cli import UserError
@@ -24,6 +25,8 @@ from steps.core.tables import (
 
 OVERSHOOT_S = 0.5  # a segment may end this much after its file does, and is cut there (as Kaldi's extract-segments)
 NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
+STRANGE_SPACE = re.compile(r"[^\S \t]")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 REFUSED_WORDS = {"<s>", "</s>", "#0"}  # words with a meaning of their own in Kaldi's tools
 
 
@@ -62,6 +65,8 @@ def _id_problems(tables):
 def _compare_ids(tables, names, users, origin):
     """Ids of the files `names` against the keys of `users` (id -> utterances that need it), which `origin` lists."""
     for name in [name for name in names if name in tables]:
+        if len(tables[name]) == len(users) and all(map(eq, tables[name], users)):
+            continue
         for key in sorted((key for key in tables[name] if key not in users), key=byte_order):
             yield Problem(_where(tables[name], key), f"id {key!r} is not in {origin}")
         for key in sorted((key for key in users if key not in tables[name]), key=byte_order):
@@ -100,15 +105,17 @@ def _speakers_in_order(utt2spk):
 
 def _text_problems(tables):
     for utt, text in tables["text"].items():
-        where = _where(tables["text"], utt)
         if not text:
-            yield Problem(where, f"the transcript of {utt!r} is empty", (utt,))
-        elif re.search(r"[^\S \t]", text):
-            yield Problem(where, "white space other than blank and tab in the transcript", (utt,))
-        elif control := re.search(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]", text):
-            yield Problem(where, f"control character {control[0]!r} in the transcript", (utt,))
+            what = f"the transcript of {utt!r} is empty"
+        elif STRANGE_SPACE.search(text):
+            what = "white space other than blank and tab in the transcript"
+        elif control := CONTROL.search(text):
+            what = f"control character {control[0]!r} in the transcript"
         elif refused := REFUSED_WORDS.intersection(text.split()):
-            yield Problem(where, f"Kaldi does not allow the word {min(refused)} in a transcript", (utt,))
+            what = f"Kaldi does not allow the word {min(refused)} in a transcript"
+        else:
+            continue
+        yield Problem(_where(tables["text"], utt), what, (utt,))
 
 
 def _number_problems(tables):
@@ -125,18 +132,25 @@ def _number_problems(tables):
 def _segment_problems(tables):
     """Limits that are no numbers, reversed, or beyond the end of a recording whose length is known."""
     for utt, value in tables["segments"].items():
-        where = _where(tables["segments"], utt)
         fields = BLANK.split(value)
         if len(fields) != 3 or not all(NUMBER.fullmatch(field) and float(field) < 1e9 for field in fields[1:]):
             what = f"expected `utterance-id recording-id start end` in seconds, not {utt} {value}"
-            yield Problem(where, what, (utt,))
+            yield Problem(_where(tables["segments"], utt), what, (utt,))
             continue
         start_s, end_s = map(float, fields[1:])
         if end_s <= start_s:
-            yield Problem(where, f"{utt!r} ends at {end_s} s, not after its start at {start_s} s", (utt,))
+            yield Problem(
+                _where(tables["segments"], utt),
+                f"{utt!r} ends at {end_s} s, not after its start at {start_s} s",
+                (utt,),
+            )
         length = tables.get("reco2dur", {}).get(fields[0], "")
         if NUMBER.fullmatch(length) and end_s > float(length) + OVERSHOOT_S:
-            yield Problem(where, f"{utt!r} ends at {end_s} s, but its recording after {length} s", (utt,))
+            yield Problem(
+                _where(tables["segments"], utt),
+                f"{utt!r} ends at {end_s} s, but its recording after {length} s",
+                (utt,),
+            )
         yield from _duration_problem(tables, utt, end_s - start_s)
 
 
