@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# AN4 with noise: one small model trained on clean speech, one with noise added on the fly; both tested clean and at 10 dB.
+# AN4 with noise: one small model trained on clean speech, one taught by it with noise added on the fly; both tested clean
+# and at 10 dB.
 
 # corpus_dir: as for recipe an4. The noisy test set is a copy of the test set, its noise generated and fixed by the seed.
 prepare="python3 local/prepare_an4.py --corpus-dir \$corpus_dir --out \$data :then: \
@@ -15,5 +16,5 @@ compare="noisy:plain"
 # name                parent            step             conf
 chain="
 plain                 -                 train_teacher    plain.yaml
-noisy                 -                 train_teacher    noisy.yaml
+noisy                 plain             distill_student  noisy.yaml
 "

@@ -106,7 +106,9 @@ class Trainer:
     def load(self, groups):
         """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
         fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
-        rest = self.loop, self.augment, fill, self.seed, self.epoch, self.objective.wants_clean
+        objective = self.objective
+        clean = objective.wants_clean and len(objective.labels) < len(self.train_data)  # else the teachers have said all
+        rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 
     def update(self, batches, progress):
