@@ -7,6 +7,7 @@ rate of words that it lacks is told. Every sound file is read once; --sample N r
 """
 
 import sys
+import time
 from pathlib import Path
 
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
@@ -27,17 +28,26 @@ def main():
     if args.words_of:
         known = {word for utt in read_data_dir(args.words_of, check_audio=False) for word in utt.text.split()}
     step = max(1, -(-len(utterances) // args.sample)) if args.sample else 1
-    audio, bad = [], []
-    for utt in utterances[::step]:
-        try:
-            audio.append(measure_audio(utt))
-        except UserError as error:
-            bad.append(f"{utt.utt_id}: {error}")
+    audio, bad = measure_all(utterances[::step])
     stats = summarise(str(args.data), utterances, audio, known, bad)
     write_json(Path(args.out) / "stats.json", stats)
     write_text(Path(args.out) / "stats.html", format_page(stats))
     write_text(Path(args.out) / "stats.txt", format_text(stats))
     say(format_text(stats) + f"{args.out}/stats.html")
+
+
+def measure_all(utterances):
+    """Read every sound file, telling every ten seconds how many are done. Returns: list of measures, lines about bad files."""
+    audio, bad, told_s = [], [], time.monotonic()
+    for utt in utterances:
+        try:
+            audio.append(measure_audio(utt))
+        except UserError as error:
+            bad.append(f"{utt.utt_id}: {error}")
+        if time.monotonic() - told_s >= 10:
+            say(f"{len(audio) + len(bad)} of {len(utterances)} utterances")
+            told_s = time.monotonic()
+    return audio, bad
 
 
 if __name__ == "__main__":

@@ -174,7 +174,8 @@ class Runner:
 
     def conclude(self):
         if self.signals:
-            print("run.py: interrupted; its jobs have ended", file=sys.stderr, flush=True)
+            name = signal.Signals(self.signals[0][0]).name
+            print(f"run.py: interrupted by {name}; its jobs have ended", file=sys.stderr, flush=True)
             return 130 if self.signals[0][0] == signal.SIGINT else 143
         if self.failed:
             limit = self.work.options["--max-restarts"]

@@ -166,7 +166,8 @@ class Experiment:
                 time.sleep(pause_s)
         if self.signals:
             status = 130 if self.signals[0] == signal.SIGINT else 143
-            raise StageError(status, "interrupted; the same command goes on from here")
+            name = signal.Signals(self.signals[0]).name
+            raise StageError(status, f"interrupted by {name}; the same command goes on from here")
         if failed:
             raise failed
 

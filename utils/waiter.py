@@ -203,7 +203,7 @@ class Waiter:
         except cluster.ClusterError as error:
             self.say(f"interrupted, but its jobs could not be cancelled: {error}; scancel {' '.join(ids)}")
         else:
-            self.say("interrupted; its jobs are cancelled")
+            self.say(f"interrupted by {signal.Signals(self.signals[0]).name}; its jobs are cancelled")
             self.submission.forget()
         return 130 if self.signals[0] == signal.SIGINT else 143
 

@@ -107,7 +107,9 @@ class Trainer:
         """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
         fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
         objective = self.objective
-        clean = objective.wants_clean and len(objective.labels) < len(self.train_data)  # else the teachers have said all
+        clean = objective.wants_clean and len(objective.labels) < len(
+            self.train_data
+        )  # else the teachers have said all
         rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 
@@ -141,9 +143,8 @@ class Trainer:
         self.step, self.batch = self.step + 1, self.batch + batches_per_update(self.loop)
         heard = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
         heard, *values = distributed.sum_over_processes([heard, *sums.values()], self.device)
-        self.monitor.update(
-            self.step, self.epoch, dict(zip(sums, values, strict=True)), total_frames, rate, norm, heard
-        )
+        sums = dict(zip(sums, values, strict=True))
+        self.monitor.update(self.step, self.epoch, progress, sums, total_frames, rate, norm, heard)
 
     def seed_dropout(self, index):
         """Dropout depends on (seed, step, micro-batch) alone, so that it needs no saving and does not notice the number of processes."""

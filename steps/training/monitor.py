@@ -16,6 +16,14 @@ from steps.training import distributed
 LOG_EVERY_S = 10.0
 
 
+def time_left(seconds):
+    """How long it will take, as read at a glance. Args: seconds >= 0.  Returns: such as `12 min left`."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit} left" if seconds < 9.95 * size else f"{seconds / size:.0f} {unit} left"
+    return f"{seconds:.0f} s left"
+
+
 class Monitor:
     """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
 
@@ -24,6 +32,7 @@ class Monitor:
         self.writer = None
         self.save_s = 0.0
         self.saved_s = self.began_s = time.monotonic()
+        self.began_at = None  # time of the first update of this run, and the share of the training done then
         self._fresh()
 
     def _fresh(self):
@@ -36,14 +45,19 @@ class Monitor:
             self.writer = SummaryWriter(self.folder, purge_step=step)
         self.saved_s = self.began_s = time.monotonic()
 
-    def update(self, step, epoch, sums, frames, rate, norm, audio_frames):
-        """Take in one update: term sums, encoder frames, learning rate, gradient norm, feature frames; of all processes."""
+    def update(self, step, epoch, done, sums, frames, rate, norm, audio_frames):
+        """Take in one update of all processes.
+
+        Args: done: share of the whole training, 0..1.   sums: of the loss terms.   frames: of the encoder.   rate: of learning.
+              norm: of the gradient.   audio_frames: of the features.
+        """
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.frames += frames
         self.audio_frames += audio_frames
         self.updates += 1
-        self.step, self.epoch, self.rate, self.norm = step, epoch, rate, norm
+        self.step, self.epoch, self.done, self.rate, self.norm = step, epoch, done, rate, norm
+        self.began_at = self.began_at or (time.monotonic(), done)
         if time.monotonic() - self.since_s >= LOG_EVERY_S:
             self.report()
 
@@ -55,9 +69,12 @@ class Monitor:
         terms = {name: value / max(self.frames, 1.0) for name, value in self.sums.items()}
         shown = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
         speed = self.audio_frames / 100 / elapsed_s
+        began_s, before = self.began_at
+        left = (time.monotonic() - began_s) * (1 - self.done) / (self.done - before) if self.done > before else None
         say(
             f"step {self.step} epoch {self.epoch + 1}/{self.epochs} loss {sum(terms.values()):.4f} {shown} lr {self.rate:.2e} "
             f"grad {self.norm:.3f} {elapsed_s / self.updates:.3f} s/step {speed:.0f} s of audio/s"
+            + ("" if left is None else f", {time_left(left)}")
         )
         scalars = {f"train/{name}": value for name, value in terms.items()}
         scalars |= {"train/loss": sum(terms.values()), "train/lr": self.rate, "train/grad_norm": self.norm}
