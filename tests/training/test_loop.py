@@ -18,6 +18,7 @@ from steps.data.dataset import BatchLoader, SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec
+from steps.training import loop
 from steps.training.data import epoch_groups
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
@@ -101,6 +102,13 @@ def test_resume_is_exact_to_the_bit(data, tmp_path, view):
     assert pieces.step == whole.step
     assert torch.equal(weights(pieces.model), weights(whole.model))
     assert pieces.dev == whole.dev
+
+
+def test_clean_features_are_read_until_the_teacher_has_labelled_all(data, tmp_path, monkeypatch):
+    asked, load_groups = [], loop.load_groups
+    monkeypatch.setattr(loop, "load_groups", lambda *args: asked.append(args[-1]) or load_groups(*args))
+    make_trainer(data, tmp_path, teacher=make_model(data, seed=1), view="clean").train()
+    assert asked == [True, False, False]
 
 
 @pytest.mark.parametrize("workers", [(0, 1, 2, 0), (1, 1, 1, 1), (2, 0, 1, 2)], ids=str)
