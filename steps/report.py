@@ -26,8 +26,9 @@ from steps.scoring.ledger import format_ledger
 from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.report import Results, shorten
+from steps.scoring.significance import counted
 from steps.scoring.summary import model_card
-from steps.scoring.tables import comparison_table, rate_of, report_page, result_table, results_page
+from steps.scoring.tables import comparison_table, rate_of, report_page, result_table, results_page, speaker_lines
 
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
@@ -66,7 +67,7 @@ def main():
     write_report(out, results, args.models, args.sets)
     for set_name in args.sets:
         print_set(results, set_name)
-    say(f"{len(args.models)} models, {len(args.sets)} test sets -> {args.out}/report.html")
+    say(f"{counted(len(args.models), 'model')}, {counted(len(args.sets), 'test set')} -> {args.out}/report.html")
 
 
 def parse_args():
@@ -132,6 +133,8 @@ def write_report(out, results, models, sets):
 def print_set(results, set_name):
     """Print the tables of one test set."""
     say(f"\n{results.recipe}, {set_name}:\n" + result_table([row for row in results.rows if row.set == set_name]))
+    for line in speaker_lines(results, set_name):
+        say(f"{line}\n")
     comparisons = [item for item in results.comparisons if item.set == set_name]
     if comparisons:
         say(comparison_table(comparisons, rate_of(results.rows)))

@@ -18,7 +18,7 @@ from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.classes import classification, format_classes
 from steps.scoring.collect import read_json
 from steps.scoring.errors import format_errors, format_speakers
-from steps.scoring.significance import wer_interval
+from steps.scoring.significance import few_speakers, wer_interval
 from steps.scoring.wer import (
     RATES,
     count_utterances,
@@ -77,6 +77,7 @@ def score(folder, kind, utterances, set_name, classes=False):
         [c.errors for c in words], [c.reference_length for c in words], [speakers[c.utt_id] for c in words]
     )
     lines = rate_lines(pool(words), pool(chars), interval, RATES[unit])
+    lines += filter(None, [few_speakers(len({speakers[c.utt_id] for c in words}))])
     write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
     write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words, RATES[unit]))
     write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers, RATES[unit]))
@@ -110,13 +111,12 @@ def read_units(folder):
 
 def rate_lines(words, chars, interval, rate="WER"):
     """The lines of wer_KIND; `words` are the units of the rate."""
-    over = f"over {interval.groups} {interval.over}"
     return [
         format_wer_line(words, rate),
         format_wer_line(chars, "CER" if rate != "CER" else "CER with blanks"),
         format_ser_line(words),
         format_accuracy_line(words),
-        f"95 % interval of {rate}: {interval.low:.2f} to {interval.high:.2f} ({over})",
+        f"95 % interval of {rate}: {interval.low:.2f} to {interval.high:.2f} (over {interval.units})",
     ]
 
 

@@ -8,7 +8,7 @@ from steps.scoring.coverage import estimate_design, wer_coverage
 from steps.scoring.ledger import make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
 from steps.scoring.report import KINDS, Comparison, NoiseComparison, TestSet
-from steps.scoring.significance import bootstrap, detectable, paired_difference
+from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
 from steps.scoring.wer import read_hypotheses
 
 SIMULATED = 1000
@@ -120,15 +120,18 @@ def describe_set(exp, set_name, rows, comparisons, seed=0):
     """What a test set can show, judged by the greedy errors of the first model. Returns: TestSet."""
     model = rows[0].model
     utterances = read_score(decode_folder(exp, model, set_name), "greedy")["utterances"]
-    design = estimate_design(utterances["errors"], utterances["words"], utterances["speakers"])
+    speakers, coverage = len(set(utterances["speakers"])), None
+    if not few_speakers(speakers):
+        design = estimate_design(utterances["errors"], utterances["words"], utterances["speakers"])
+        coverage = wer_coverage(design, SIMULATED, seed)
     known = [c.detectable for c in comparisons if c.set == set_name and c.detectable is not None]
     return TestSet(
         name=set_name,
         utterances=len(utterances["ids"]),
-        speakers=len(set(utterances["speakers"])),
+        speakers=speakers,
         words=sum(utterances["words"]),
         model=model,
-        coverage_percent=wer_coverage(design, SIMULATED, seed),
-        simulated=SIMULATED,
+        coverage_percent=coverage,
+        simulated=0 if coverage is None else SIMULATED,
         smallest_detectable=min(known, default=None),
     )

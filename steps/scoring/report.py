@@ -117,7 +117,8 @@ class NoiseComparison:
 @dataclasses.dataclass(frozen=True)
 class TestSet:
     """What a test set can show. coverage_percent: share of `simulated` made-up sets of this design (speakers, words, spread
-    as the greedy errors of `model` have it) whose interval holds the truth.   smallest_detectable: of all comparisons.
+    as the greedy errors of `model` have it) whose interval holds the truth; None, and 0 sets, for few speakers, whose spread
+    cannot be simulated.   smallest_detectable: of all comparisons.
     """
 
     name: str
@@ -125,7 +126,7 @@ class TestSet:
     speakers: int
     words: int
     model: str
-    coverage_percent: float
+    coverage_percent: float | None
     simulated: int
     smallest_detectable: float | None
 

@@ -24,8 +24,29 @@ class Interval:
     groups: int  # how many of them there are
 
     @property
+    def units(self):
+        """`10 speakers`, `1 utterance`."""
+        return counted(self.groups, self.over.removesuffix("s"))
+
+    @property
     def excludes_zero(self):
         return self.low > 0 or self.high < 0
+
+
+def counted(number, noun):
+    """`1 speaker`, `2 speakers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def few_speakers(speakers):
+    """What to say of intervals from so few speakers (a number) that they leave out the spread between voices, or None."""
+    if speakers >= MIN_SPEAKERS:
+        return None
+    voices = "this voice" if speakers == 1 else "these voices"
+    return (
+        f"{counted(speakers, 'speaker')}: the intervals cover {voices} only, not new ones; "
+        "cross-validation: utils/fold_data_dir.py."
+    )
 
 
 def wer_interval(errors, words, speakers=None, level=0.95):

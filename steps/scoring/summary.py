@@ -1,11 +1,11 @@
 """The result in words: the sentences on top of the report, and a card for every model that ships."""
 
 from steps.scoring.plot import pareto_front
-from steps.scoring.tables import interval_text, number
+from steps.scoring.tables import interval_text, number, speaker_lines
 
 
 def summary_sentences(results, set_name):
-    """What to know of one test set, in three or four sentences. Returns: list of str."""
+    """What to know of one test set, in three to five sentences. Returns: list of str."""
     rows = [row for row in results.rows if row.set == set_name]
     best = min(rows, key=lambda row: (row.scores["greedy"].wer_percent, row.bytes_shipped))
     small = min(rows, key=lambda row: (row.bytes_shipped, row.scores["greedy"].wer_percent))
@@ -13,6 +13,7 @@ def summary_sentences(results, set_name):
     names = [r.model for r in sorted(rows, key=lambda row: row.bytes_shipped)
              if (r.bytes_shipped, r.scores["greedy"].wer_percent) in front]  # fmt: skip
     sentences = [f"{set_name}: {best.model} makes the fewest word errors, {rate(best)}, and ships {size(best)}."]
+    sentences += speaker_lines(results, set_name)
     if small.model != best.model:
         times = best.bytes_shipped / small.bytes_shipped
         faster = ""
@@ -73,6 +74,7 @@ def model_card(results, model):
                 f"- {name}: {score.wer_percent:.2f} % {score.rate} ({score.errors} / {score.words}), 95 % interval "
                 f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of words right"
             )
+        lines += [f"- {line}" for line in speaker_lines(results, one.set)]
         for item in results.comparisons:
             if (item.a, item.b, item.set) == (model, one.parent, one.set):
                 lines.append(f"- {item.kind}, against {item.b}: {interval_text(item.difference).strip()} points")

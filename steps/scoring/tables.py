@@ -1,5 +1,7 @@
 """Results as Markdown tables that can also be read in a terminal."""
 
+from steps.scoring.significance import counted, few_speakers
+
 HEADER = (
     "model", "params k", "nonzero k", "size kB", "MMAC/s", "RTF", "RTF+feat",
     "greedy WER", "95 %", "lexicon WER", "95 %", "torch", "sherpa",
@@ -84,7 +86,7 @@ def rate_of(rows):
 
 def result_notes(rows):
     """How to read the main table."""
-    groups = dict.fromkeys(f"{s.interval.groups} {s.interval.over}" for row in rows for s in row.scores.values())
+    groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
     notes, rate = NOTES.format(over=", ".join(groups)), rate_of(rows)
     return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
 
@@ -188,13 +190,21 @@ def ledger_cells(ledgers):
     return ["model - parent", "kind", "worse", "better", "other text", "ins", "del", "sub"], table
 
 
+def speaker_lines(results, set_name):
+    """What to know of the intervals of a test set of few speakers. Returns: list of one sentence, or empty."""
+    found = [few_speakers(info.speakers) for info in results.sets if info.name == set_name]
+    return [line for line in found if line]
+
+
 def set_lines(info):
     """What a test set can show, in sentences. Args: info: TestSet."""
-    lines = [
-        f"{info.utterances} utterances of {info.speakers} speakers, {info.words} words. In {info.simulated} simulated "
-        f"sets of this design (rate and spread as of {info.model}) the interval of the WER held the truth in "
-        f"{info.coverage_percent:.1f} %."
-    ]
+    utterances, speakers = counted(info.utterances, "utterance"), counted(info.speakers, "speaker")
+    lines = [f"{utterances} of {speakers}, {counted(info.words, 'word')}."]
+    if info.coverage_percent is not None:
+        lines[0] += (
+            f" In {info.simulated} simulated sets of this design (rate and spread as of {info.model}) the interval of "
+            f"the WER held the truth in {info.coverage_percent:.1f} %."
+        )
     if info.smallest_detectable is not None:
         lines.append(f"This set cannot show a difference below {info.smallest_detectable:.2f} points (80 % power).")
     return lines
@@ -228,7 +238,7 @@ def set_section(results, set_name, plot=None):
     """Everything about one test set, as Markdown. Args: plot: file name of the picture, or None."""
     rows = [row for row in results.rows if row.set == set_name]
     comparisons = [item for item in results.comparisons if item.set == set_name]
-    parts = [f"## {set_name}\n", result_table(rows)]
+    parts = [f"## {set_name}\n", result_table(rows), *(f"{line}\n" for line in speaker_lines(results, set_name))]
     if comparisons:
         parts += [comparison_table(comparisons, rate_of(rows)), COMPARISON_NOTE]
     parts += [f"{line}\n" for info in results.sets if info.name == set_name for line in set_lines(info)]

@@ -23,7 +23,7 @@ UTTERANCES = [
 ]
 
 
-def make_model(exp, name, wrong=0, parent=None, size=1000, sets=("test",), lexicon=False, **spec):
+def make_model(exp, name, wrong=0, parent=None, size=1000, sets=("test",), lexicon=False, utts=UTTERANCES, **spec):
     """A finished model folder whose first `wrong` utterances are misrecognised; torch has one text more wrong."""
     export = exp / name / "export"
     export.mkdir(parents=True)
@@ -36,10 +36,10 @@ def make_model(exp, name, wrong=0, parent=None, size=1000, sets=("test",), lexic
         for suffix, more in (("_onnx", 0), ("", 1)):
             folder = exp / name / f"decode_{set_name}{suffix}"
             folder.mkdir()
-            texts = [(u.utt_id, "bad" if i < wrong + more else u.text) for i, u in enumerate(UTTERANCES)]
+            texts = [(u.utt_id, "bad" if i < wrong + more else u.text) for i, u in enumerate(utts)]
             for kind in ("greedy", "lexicon") if lexicon else ("greedy",):
                 (folder / f"{kind}.txt").write_text("".join(f"{utt_id} {text}\n" for utt_id, text in texts))
-                score(folder, kind, UTTERANCES, set_name)
+                score(folder, kind, utts, set_name)
 
 
 @pytest.fixture
@@ -205,6 +205,38 @@ def test_program_writes_every_file(exp, monkeypatch, capsys):
     assert (out / "wer_bytes_dev.svg").is_file() and (out / "wer_bytes_test.png").is_file()
     assert "## Where the rows come from" in (out / "RESULTS.md").read_text()
     assert "| tiny " in capsys.readouterr().out
+
+
+def write_report(exp, monkeypatch, *models):
+    """Run the program. Returns: {file name: text} of what it wrote, cards included."""
+    out = exp / "report"
+    command = ["report", "--exp", str(exp), "--models", *models, "--sets", "test", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", command)
+    program.main()
+    paths = [*out.glob("*.md"), *out.glob("*.html"), *out.glob("*.json"), *out.glob("cards/*.md")]
+    return {path.name: path.read_text() for path in paths}
+
+
+@pytest.mark.parametrize("speakers", [1, 2, 4, 5])
+def test_few_speakers_are_told_once_and_nothing_is_simulated(tmp_path, monkeypatch, capsys, speakers):
+    utts = UTTERANCES[: 4 * speakers]
+    make_model(tmp_path, "solo", utts=utts)
+    make_model(tmp_path, "small", wrong=1, parent="solo", utts=utts)
+    files = write_report(tmp_path, monkeypatch, "solo", "small")
+    files["output"] = capsys.readouterr().out
+    few, named = speakers < 5, "1 speaker" if speakers == 1 else f"{speakers} speakers"
+    said = f"{named}: the intervals cover {'this voice' if speakers == 1 else 'these voices'} only, not new ones"
+    for name in ("report.md", "RESULTS.md", "report.html", "solo.md", "small.md", "output"):
+        assert files[name].count(said) == files[name].count("utils/fold_data_dir.py") == few, name
+    for name in ("report.md", "RESULTS.md", "report.html"):
+        assert f"{4 * speakers} utterances of {named}, " in files[name]
+        assert ("held the truth" in files[name]) == (not few), name
+        assert not re.search(r"\b1 (speakers|utterances|words)\b", files[name])
+    (info,) = json.loads(files["results.json"])["sets"]
+    assert info["speakers"] == speakers and info["simulated"] == (0 if few else 1000)
+    assert (info["coverage_percent"] is None) == few
+    scored = (tmp_path / "solo/decode_test_onnx/wer_greedy").read_text()
+    assert scored.count(said) == few
 
 
 def test_pairs_are_checked():

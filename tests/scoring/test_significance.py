@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from steps.scoring.coverage import Design, difference_coverage, estimate_design, simulate, wer_coverage
-from steps.scoring.significance import clopper_pearson, detectable, paired_difference, wer_interval
+from steps.scoring.significance import (
+    MIN_SPEAKERS,
+    clopper_pearson,
+    detectable,
+    few_speakers,
+    paired_difference,
+    wer_interval,
+)
 
 
 def draw(rng, speakers=10, utterances=13, rate=0.1):
@@ -152,3 +159,15 @@ def test_refuses_what_is_no_count():
     for errors, words, names in (([1, 2], [3], None), ([0], [0], None), ([1, 1], [3, 3], ["a"])):
         with pytest.raises(ValueError):
             wer_interval(errors, words, names)
+
+
+def test_units_are_counted_in_the_right_number():
+    assert wer_interval([1], [3]).units == "1 utterance"
+    assert wer_interval([1, 0], [3, 3]).units == "2 utterances"
+    assert wer_interval([1] * 5, [3] * 5, list("abcde")).units == "5 speakers"
+
+
+def test_whoever_takes_utterances_for_units_is_warned():
+    for count in range(1, 2 * MIN_SPEAKERS):
+        interval = wer_interval([1] * count, [3] * count, [str(i) for i in range(count)])
+        assert (few_speakers(count) is not None) == (interval.over == "utterances"), count
