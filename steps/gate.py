@@ -5,7 +5,8 @@
 
 The model passes if its word error rate is shown not to lie more than --max-wer-increase points above the baseline's: the
 upper end of the one-sided paired interval (level 1 - alpha, over speakers) has to lie within. A test set too small to
-show it fails; with --unsure pass only a model that is shown to be worse than allowed does. Bytes are those of the
+show it fails; with --unsure pass only a model that is shown to be worse than allowed does. With few speakers a warning
+line comes first: what is shown is shown for their voices only, and the exit status is not changed by it. Bytes are those of the
 exported folder, the real-time factor is that of one thread with features, from exp/benchmark.json.
 """
 
@@ -18,7 +19,7 @@ from steps.core.outdir import SHIPPED
 from steps.scoring.collect import check_inputs, decode_folder, read_json
 from steps.scoring.compare import read_both
 from steps.scoring.report import KINDS
-from steps.scoring.significance import paired_difference
+from steps.scoring.significance import few_speakers, paired_difference
 
 
 def main():
@@ -75,9 +76,12 @@ def parent_of(exp, model):
 
 
 def judge_wer(args, baseline):
-    """Whether the loss in word error rate is allowed. Returns: (bool, sentence)."""
+    """Whether the loss in word error rate is allowed; warns of few speakers. Returns: (bool, sentence)."""
     folders = [decode_folder(args.exp, name, args.set) for name in (args.model, baseline)]
     a, b = read_both(*folders, args.kind)
+    few = few_speakers(len(set(a["speakers"])))
+    if few:
+        say(f"warning: {few}")
     counts = (a["errors"], b["errors"], a["words"], a["speakers"])
     found = paired_difference(*counts, seed=args.seed, level=1 - 2 * args.alpha)
     what = f"WER {found.percent:+.2f} points against {baseline}"

@@ -14,12 +14,19 @@ from steps.score import score
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
-    """A parent without errors in 40 speakers of 5 utterances of 8 words, and models with more and more errors."""
+    """The models of `make_exp`, 40 speakers."""
     root = tmp_path_factory.mktemp("exp")
+    make_exp(root)
+    return root
+
+
+def make_exp(root, speakers=40):
+    """A parent without errors in speakers of 5 utterances of 8 words, and models with more and more errors."""
     text = "one two three four five six seven eight"
-    utterances = [Utterance(f"s{s:02d}-{u}", f"s{s:02d}", text, "x.wav") for s in range(40) for u in range(5)]
+    utterances = [Utterance(f"s{s:02d}-{u}", f"s{s:02d}", text, "x.wav") for s in range(speakers) for u in range(5)]
+    wrong_of = {"parent": 0, "same": 0, "near": 2, "far": min(60, len(utterances))}
     rng = np.random.default_rng(0)
-    for name, wrong in (("parent", 0), ("same", 0), ("near", 2), ("far", 60)):
+    for name, wrong in wrong_of.items():
         folder = root / name / "decode_test_onnx"
         folder.mkdir(parents=True)
         spoilt = set(rng.choice(len(utterances), wrong, replace=False).tolist())
@@ -33,14 +40,13 @@ def exp(tmp_path_factory):
             (root / name / "export" / file).write_bytes(b"x" * 100)
     speeds = {"models": {"same": {"rtf_with_features": 0.01}}}
     (root / "benchmark.json").write_text(json.dumps(speeds))
-    return root
 
 
 @pytest.fixture
 def gate(exp, monkeypatch, capsys):
     """Function (model, *options) -> (exit status, what was said)."""
 
-    def run(model, *options):
+    def run(model, *options, exp=exp):
         monkeypatch.setattr(sys, "argv", ["gate", "--exp", str(exp), "--model", model, *map(str, options)])
         try:
             status = run_main(program.main)
@@ -83,6 +89,17 @@ def test_bytes_and_speed_count_too(gate):
     assert status == 1 and "300 bytes (at most 299)" in said and "real-time factor 0.01000" in said
     status, said = gate("near", *options, "--max-rtf", 1)
     assert status == 1 and "near was not measured" in said
+
+
+@pytest.mark.parametrize("speakers", [1, 2, 4, 5])
+def test_few_speakers_are_warned_of_whatever_the_verdict(gate, tmp_path, speakers):
+    make_exp(tmp_path, speakers)
+    named = "1 speaker" if speakers == 1 else f"{speakers} speakers"
+    for model, limit, status in (("same", 50, 0), ("far", 0, 1)):
+        found, said = gate(model, "--max-wer-increase", limit, exp=tmp_path)
+        assert found == status and said.count(f"\nwarning: {named}: ") == said.count("warning") == (speakers < 5)
+    found, said = gate("same", "--max-wer-increase", 50, "--max-bytes", 1, exp=tmp_path)
+    assert found == 1 and said.count("warning") == (speakers < 5)
 
 
 def test_mistakes_are_told(gate):
