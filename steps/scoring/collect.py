@@ -77,6 +77,8 @@ def collect_row(exp, model, set_name, benchmark):
         agreement=[found for a, b in pairs for found in compare_texts(places[a], places[b], a, b)],
         noise=read_noise(exp, model, set_name)[1],
         **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
+        **{f"{key}_percent": run.get(key) for key in ("dev_wer", "dev_cer")},
+        lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
     )
 
 
@@ -119,11 +121,21 @@ def compare_texts(folder_a, folder_b, a, b):
     for kind in KINDS:
         paths = [folder / f"{kind}.txt" for folder in (folder_a, folder_b)]
         if all(path.is_file() for path in paths):
-            one, two = (read_hypotheses(path) for path in paths)
-            ids = sorted({*one, *two}, key=str.encode)
-            differ = [{"id": i, "a": one.get(i), "b": two.get(i)} for i in ids if one.get(i) != two.get(i)]
-            found.append(Agreement(a, b, kind, len(ids), differ))
+            found.append(Agreement(a, b, kind, *text_differences(*paths)))
     return found
+
+
+def text_differences(path_a, path_b):
+    """Utterances whose texts in two hypothesis files differ. Returns: (number of all, [{"id", "a", "b"}])."""
+    one, two = read_hypotheses(path_a), read_hypotheses(path_b)
+    ids = sorted({*one, *two}, key=str.encode)
+    return len(ids), [{"id": i, "a": one.get(i), "b": two.get(i)} for i in ids if one.get(i) != two.get(i)]
+
+
+def count_lexicon_changes(folder):
+    """How many utterances' lexicon text is another than the greedy one; None where there is no lexicon text."""
+    paths = [folder / f"{kind}.txt" for kind in KINDS]
+    return len(text_differences(*paths)[1]) if all(path.is_file() for path in paths) else None
 
 
 def read_noise(exp, model, set_name):

@@ -76,7 +76,7 @@ def set_part(results, name, prefix):
     rows = [row for row in results.rows if row.set == name]
     comparisons = [item for item in results.comparisons if item.set == name]
     parts = [f"<h2>{escape(name)}</h2>", html_table(*result_cells(rows))]
-    parts += [paragraph(line) for info in results.sets if info.name == name for line in set_lines(info)]
+    parts += [paragraph(line) for line in set_lines(results, name)]
     axes = {"bytes": plot.BYTES, "rtf": plot.SPEED}
     for key, axis in axes.items():
         if any(axis.value(row) is not None for row in rows):

@@ -84,6 +84,9 @@ class ResultRow:
     command: str | None
     seed: int | None
     device: str | None
+    dev_wer_percent: float | None = None  # greedy on dev, of the model folder by torch, when its training ended; None
+    dev_cer_percent: float | None = None  # where nothing was trained (quantized models)
+    lexicon_differs: int | None = None  # utterances whose lexicon text by onnxruntime is another than the greedy one
 
 
 @dataclasses.dataclass(frozen=True)

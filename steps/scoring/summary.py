@@ -66,6 +66,9 @@ def model_card(results, model):
             f"- real-time factor {row.rtf:.4f} on one thread of {results.device}, {row.rtf_with_features:.4f} with features",
             f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
         ]
+    if row.dev_wer_percent is not None:
+        rates = f"{row.dev_wer_percent:.2f} % WER, {number(row.dev_cer_percent, 1, 2)} % CER"
+        lines.append(f"- dev, greedy, by torch before export: {rates}; dev serves to choose settings, so it is no test")
     lines.append("")
     for one in rows:
         lines.append(f"## On {one.set}\n")

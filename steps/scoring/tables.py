@@ -32,6 +32,9 @@ NOISE_NOTE = """\
 Pink noise at this signal-to-noise ratio. Cost: the difference from the parent in this noise minus that without noise,
 points [95 %]; above 0, compression costs more in noise.
 """
+DEV_NOTE = """\
+By torch, before export, when training ended; words between blanks. Dev serves to choose settings, so it is no test.
+"""
 LEDGER_NOTE = """\
 Utterances with more errors than the parent's, with fewer, with another text but as many; more errors by type. Which ones,
 aligned: regressions/ beside this report.
@@ -179,6 +182,12 @@ def accuracy_cells(rows):
     return ["model", "kind", "words right %", "CER", "sentences wrong %"], table
 
 
+def dev_cells(rows):
+    """Header and rows of the rates on dev, for the models that were trained."""
+    table = [[row.model, number(row.dev_wer_percent, 1, 2), number(row.dev_cer_percent, 1, 2)] for row in rows]
+    return ["model", "WER", "CER"], [cells for cells in table if cells[1:] != ["-", "-"]]
+
+
 def ledger_cells(ledgers):
     """Header and rows of the regression ledgers of one test set."""
     table = []
@@ -196,8 +205,17 @@ def speaker_lines(results, set_name):
     return [line for line in found if line]
 
 
-def set_lines(info):
-    """What a test set can show, in sentences. Args: info: TestSet."""
+def set_lines(results, set_name):
+    """What a test set can show, in sentences. Returns: list of str."""
+    rows = [row for row in results.rows if row.set == set_name]
+    lines = [line for info in results.sets if info.name == set_name for line in size_lines(info)]
+    if rows and all(row.lexicon_differs == 0 for row in rows):
+        lines.append("Greedy and lexicon texts are equal: every utterance, every model.")
+    return lines
+
+
+def size_lines(info):
+    """How large a test set is, and what it can show for that. Args: info: TestSet."""
     utterances, speakers = counted(info.utterances, "utterance"), counted(info.speakers, "speaker")
     lines = [f"{utterances} of {speakers}, {counted(info.words, 'word')}."]
     if info.coverage_percent is not None:
@@ -225,6 +243,7 @@ def set_tables(results, set_name):
     noise = [item for item in results.noise_comparisons if item.set == set_name]
     tables = [
         ("Other rates", "", accuracy_cells(rows)),
+        ("Dev, greedy", DEV_NOTE, dev_cells(rows)),
         ("Classification", "", classification_cells(rows)),
         ("Speed and memory", SPEED_NOTE, speed_cells(rows)),
         ("In noise", NOISE_NOTE, noise_cells(rows, noise)),
@@ -241,7 +260,7 @@ def set_section(results, set_name, plot=None):
     parts = [f"## {set_name}\n", result_table(rows), *(f"{line}\n" for line in speaker_lines(results, set_name))]
     if comparisons:
         parts += [comparison_table(comparisons, rate_of(rows)), COMPARISON_NOTE]
-    parts += [f"{line}\n" for info in results.sets if info.name == set_name for line in set_lines(info)]
+    parts += [f"{line}\n" for line in set_lines(results, set_name)]
     parts.append(result_notes(rows))
     for title, note, (header, table) in set_tables(results, set_name):
         texts = (0, *(i for i, name in enumerate(header) if name in ("kind", "runtimes", "faster than")))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +11,14 @@ from steps import report as program
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance
 from steps.score import score
+from steps.scoring import report as schema
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, read_both
 from steps.scoring.ledger import format_ledger
 from steps.scoring.plot import pareto_front, plot_wer_bytes
 from steps.scoring.tables import comparison_table, markdown_table, result_table
 
+ROOT = Path(__file__).resolve().parents[2]
 UTTERANCES = [
     Utterance(f"s{s}-u{u}", f"s{s}", " ".join(["one", "two", "three"][: 1 + (s + u) % 3]), "x.wav")
     for s in range(6)
@@ -237,6 +240,43 @@ def test_few_speakers_are_told_once_and_nothing_is_simulated(tmp_path, monkeypat
     assert (info["coverage_percent"] is None) == few
     scored = (tmp_path / "solo/decode_test_onnx/wer_greedy").read_text()
     assert scored.count(said) == few
+
+
+def test_dev_rates_of_the_training_stand_beside_the_tests(exp, monkeypatch):
+    (exp / "teacher" / "run.json").write_text(json.dumps({"dev_wer": 12.345, "dev_cer": 6.789}))
+    (exp / "student" / "run.json").write_text(json.dumps({"seed": 0}))
+    files = write_report(exp, monkeypatch, *MODELS)
+    found = [(row["dev_wer_percent"], row["dev_cer_percent"]) for row in json.loads(files["results.json"])["rows"]]
+    assert found == [(12.345, 6.789), (None, None), (None, None)]
+    for name in ("report.md", "RESULTS.md"):
+        section = files[name].split("### Dev, greedy\n")[1].split("###")[0]
+        assert re.search(r"\| teacher +\| 12.3[45] \| 6.79 \|", section) and "before export" in section
+        assert "student" not in section, "it was not measured"
+    assert ">Dev, greedy<" in files["report.html"] and ">6.79<" in files["report.html"]
+    assert "before export: 12.3" in files["teacher.md"] and "dev, greedy" not in files["student.md"]
+    (exp / "teacher" / "run.json").unlink()
+    assert "Dev, greedy" not in "".join(write_report(exp, monkeypatch, *MODELS).values())
+
+
+def test_equal_texts_of_both_kinds_are_told(exp, monkeypatch):
+    sentence = "Greedy and lexicon texts are equal"
+    files = write_report(exp, monkeypatch, "teacher", "student")
+    assert all(files[name].count(sentence) == 1 for name in ("report.md", "RESULTS.md", "report.html"))
+    assert sentence not in write_report(exp, monkeypatch, *MODELS)["report.md"], "one model has no lexicon text"
+    folder = exp / "student" / "decode_test_onnx"
+    texts = (folder / "lexicon.txt").read_text().replace(" bad\n", " sad\n", 1)  # another text, as many errors
+    (folder / "lexicon.txt").write_text(texts)
+    score(folder, "lexicon", UTTERANCES, "test")
+    files = write_report(exp, monkeypatch, "teacher", "student")
+    assert [row["lexicon_differs"] for row in json.loads(files["results.json"])["rows"]] == [0, 1]
+    assert not any(sentence in text for text in files.values())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/results.json")), ids=lambda path: path.parent.name)
+def test_older_results_are_readable(path):
+    content = json.loads(path.read_text())
+    assert content["rows"] and all(schema.ResultRow(**row).model for row in content["rows"])
+    assert content["sets"] and all(schema.TestSet(**info).words for info in content["sets"])
 
 
 def test_pairs_are_checked():
