@@ -67,7 +67,8 @@ def model_card(results, model):
             f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
         ]
     if row.dev_wer_percent is not None:
-        rates = f"{row.dev_wer_percent:.2f} % WER, {number(row.dev_cer_percent, 1, 2)} % CER"
+        rates = f"{row.dev_wer_percent:.2f} % WER"
+        rates += f", {row.dev_cer_percent:.2f} % CER" if row.dev_cer_percent is not None else ""
         lines.append(f"- dev, greedy, by torch before export: {rates}; dev serves to choose settings, so it is no test")
     lines.append("")
     for one in rows:

@@ -253,7 +253,10 @@ def test_dev_rates_of_the_training_stand_beside_the_tests(exp, monkeypatch):
         assert re.search(r"\| teacher +\| 12.3[45] \| 6.79 \|", section) and "before export" in section
         assert "student" not in section, "it was not measured"
     assert ">Dev, greedy<" in files["report.html"] and ">6.79<" in files["report.html"]
-    assert "before export: 12.3" in files["teacher.md"] and "dev, greedy" not in files["student.md"]
+    assert "% WER, 6.79 % CER; dev serves" in files["teacher.md"] and "dev, greedy" not in files["student.md"]
+    (exp / "teacher" / "run.json").write_text(json.dumps({"dev_wer": 12.345}))
+    older = write_report(exp, monkeypatch, *MODELS)
+    assert "| 12.3" in older["report.md"] and "CER;" not in older["teacher.md"], "older trainings wrote no CER"
     (exp / "teacher" / "run.json").unlink()
     assert "Dev, greedy" not in "".join(write_report(exp, monkeypatch, *MODELS).values())
 
