@@ -1,5 +1,6 @@
 """utils/fork_recipe.sh: a fork needs nothing of the recipe it came from, and runs at once."""
 
+import shutil
 import subprocess
 import wave
 from pathlib import Path
@@ -61,6 +62,29 @@ def test_the_reader_of_a_fork_reads_tables(forked):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (forked / "data/kitchen/train/text").read_text() == "ann-train1 turn train on\n"
     assert (forked / "data/kitchen/words.txt").read_text().split() == ["dev", "on", "train", "turn"]
+
+
+def test_help_is_the_head_of_the_script_and_wrong_use_is_not_help(tmp_path):
+    for word in ("--help", "-h"):
+        done = subprocess.run([ROOT / "utils/fork_recipe.sh", word], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0 and not done.stderr
+        assert done.stdout.startswith("usage: utils/fork_recipe.sh FROM TO")
+        assert "home kitchen" in done.stdout and "pipefail" not in done.stdout
+    for words in ([], ["home"], ["--frobnicate"], ["home", "--help"]):
+        done = subprocess.run([ROOT / "utils/fork_recipe.sh", *words], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and "usage: utils/fork_recipe.sh FROM TO" in done.stderr and not done.stdout
+
+
+def test_hand_commands_take_the_environment_that_is_there(tmp_path):
+    for path in ("utils", "conf", "recipes/home"):
+        shutil.copytree(ROOT / path, tmp_path / path)
+    words = [tmp_path / "utils/fork_recipe.sh", "home"]
+    printed = subprocess.run([*words, "one"], capture_output=True, text=True, check=True).stdout
+    assert "how it sounds:  python3 -m steps.describe_data" in printed
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").touch()
+    printed = subprocess.run([*words, "two"], capture_output=True, text=True, check=True).stdout
+    assert "how it sounds:  . .venv/bin/activate && python3 -m steps.describe_data" in printed
 
 
 def test_nothing_is_overwritten(forked, tmp_path):
