@@ -93,7 +93,6 @@ corpus_dir=$recipe_dir/corpus
 prepare="python3 \$recipe_dir/local/prepare.py --corpus-dir \$corpus_dir"
 LINES
 fi
-activate= && [[ ! -f .venv/bin/activate ]] || activate=". .venv/bin/activate && "
 data= && [[ $2 != */* || $to == recipes/* ]] || data=$to/
 mkdir -p "$(dirname "$to")"
 mv "$new" "$to"
@@ -101,7 +100,8 @@ cat <<TEXT
 $to is made from $recipe_dir. Next, in this order (README.md, Your own corpus):
   $reader
   what is read:   ./run.sh --recipe ${2} --stop-stage 0
-  how it sounds:  ${activate}python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
+  by hand:        . .venv/bin/activate, once a terminal, if the set-up made .venv
+  how it sounds:  python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
   its settings:   $to/conf/: prepare, tokenizer, teacher, student; then the chain in $to/recipe.sh
   what would run: ./run.sh --recipe ${2} --dry-run
 TEXT

@@ -1,6 +1,5 @@
 """utils/fork_recipe.sh: a fork needs nothing of the recipe it came from, and runs at once."""
 
-import shutil
 import subprocess
 import wave
 from pathlib import Path
@@ -75,16 +74,9 @@ def test_help_is_the_head_of_the_script_and_wrong_use_is_not_help(tmp_path):
         assert done.returncode == 2 and "usage: utils/fork_recipe.sh FROM TO" in done.stderr and not done.stdout
 
 
-def test_hand_commands_take_the_environment_that_is_there(tmp_path):
-    for path in ("utils", "conf", "recipes/home"):
-        shutil.copytree(ROOT / path, tmp_path / path)
-    words = [tmp_path / "utils/fork_recipe.sh", "home"]
-    printed = subprocess.run([*words, "one"], capture_output=True, text=True, check=True).stdout
-    assert "how it sounds:  python3 -m steps.describe_data" in printed
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/activate").touch()
-    printed = subprocess.run([*words, "two"], capture_output=True, text=True, check=True).stdout
-    assert "how it sounds:  . .venv/bin/activate && python3 -m steps.describe_data" in printed
+def test_the_environment_is_told_before_the_first_hand_command(tmp_path):
+    printed = fork("home", str(tmp_path / "kitchen"))
+    assert 0 < printed.find(". .venv/bin/activate") < printed.index("python3 -m")
 
 
 def test_nothing_is_overwritten(forked, tmp_path):
