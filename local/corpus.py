@@ -25,9 +25,10 @@ from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse
 from steps.core.config import load_config
 from steps.core.datadir import audio_info, write_data_dir
 from steps.core.outdir import write_text
-from steps.core.tables import Problem, raise_problems
+from steps.core.tables import Problem, counted, raise_problems
 
 HOURS_OFF = 0.05
+FEW = 10  # so many names are all told, of more only the first ones
 THREADS = 8  # that read headers of sound files: waiting for the disk, not computing
 
 
@@ -163,26 +164,35 @@ def clean_id(text):
     return re.sub(r"[^\w-]", "_", text).strip("_") or "_"
 
 
+def names_of(values):
+    """The names in their order, once each, the first ten of more: `ann, bob` or `a, b, c, d, e, f, g, h, i, j, ...`."""
+    names = sorted(set(values))
+    return ", ".join(names[:FEW] + ["..."] * (len(names) > FEW))
+
+
 def split_by_speaker(utterances, dev_share=0.1, test_share=0.1):
     """Split into train, dev and test with speakers of their own.
 
     The speakers' order is that of a hash of their names, so neither the order of files nor a new speaker moves others
     far; dev and test get speakers until they have their share of utterances, one at least.
 
-    Returns: dict set name -> list.   Raises: UserError with fewer than three speakers.
+    Args:    dev_share, test_share: from 0 to 1; None: no such set.
+    Returns: dict set name -> list.   Raises: UserError with fewer speakers than sets.
     """
+    shares = {name: share for name, share in (("test", test_share), ("dev", dev_share)) if share is not None}
     speakers = {}
     for utt in utterances:
         speakers.setdefault(utt.speaker, []).append(utt)
-    if len(speakers) < 3:
-        raise UserError(f"{len(speakers)} speakers cannot be split into train, dev and test; list the sets yourself")
+    if len(speakers) <= len(shares):
+        wanted = "train, dev and test" if len(shares) == 2 else f"train and {' '.join(shares)}"
+        raise UserError(f"{counted(len(speakers), 'speaker')} cannot be split into {wanted}; list the sets yourself")
     order = sorted(speakers, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    sets, total = {"train": [], "dev": [], "test": []}, len(utterances)
+    sets = {name: [] for name in ("train", "dev", "test") if name == "train" or name in shares}
     for left, speaker in zip(range(len(order), 0, -1), order, strict=True):
-        if not sets["test"] or (len(sets["test"]) + len(speakers[speaker]) <= test_share * total and left > 2):
-            name = "test"
-        elif not sets["dev"] or (len(sets["dev"]) + len(speakers[speaker]) <= dev_share * total and left > 1):
-            name = "dev"
+        size = len(speakers[speaker])
+        for needed, (name, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
+            if not sets[name] or (len(sets[name]) + size <= share * len(utterances) and left > needed):
+                break
         else:
             name = "train"
         sets[name] += speakers[speaker]
@@ -258,11 +268,13 @@ def finish(sets, problems, args, published=None, words=None):
 
 
 def describe(name, utterances, words):
-    """One line about a set."""
+    """One line about a set; a few speakers are named."""
+    speakers = {utt.speaker for utt in utterances}
+    who = f"; {'speaker' if len(speakers) == 1 else 'speakers'} {names_of(speakers)}" if len(speakers) <= FEW else ""
     tokens = [word for utt in utterances for word in utt.text.split()]
     hours = sum(utt.duration_s for utt in utterances) / 3600
     outside = sum(word not in words for word in tokens)
     return (
-        f"{name}: {len(utterances)} utterances, {len({utt.speaker for utt in utterances})} speakers, {hours:.2f} h, "
-        f"{len(tokens)} words, {outside} of them not in words.txt"
+        f"{name}: {counted(len(utterances), 'utterance')}, {counted(len(speakers), 'speaker')}, {hours:.2f} h, "
+        f"{counted(len(tokens), 'word')}, {outside} of them not in words.txt{who}"
     )

@@ -4,7 +4,7 @@ import hashlib
 import os
 
 from steps.core.cli import UserError, say
-from steps.core.tables import SHOWN
+from steps.core.tables import SHOWN, counted
 
 
 def refuse_leaks(sets, shared_speakers=False):
@@ -18,7 +18,8 @@ def refuse_leaks(sets, shared_speakers=False):
         if len(names) > 1:
             leaks.append(f"speaker {speaker} is in {' and '.join(names)}")
     if leaks and shared_speakers:
-        say(f"{len(leaks)} speakers are in several sets: scores say nothing about unseen speakers")
+        verb = "is" if len(leaks) == 1 else "are"
+        say(f"{counted(len(leaks), 'speaker')} {verb} in several sets: scores say nothing about unseen speakers")
         leaks = []
     if leaks:
         _refuse(leaks, "move speakers whole, or allow them with shared_speakers: true in the preparation options")

@@ -3,9 +3,12 @@
     python3 local/prepare_labelled_folder.py --corpus-dir /data/mine --pattern '{label}/{speaker}_{take}' --out data/mine
 
 --pattern is the path of a file below --corpus-dir without its suffix; {label} and {speaker} are taken, any other {name}
-and * match anything but a slash. The default is that of Speech Commands. Folders train, dev and test, or the lists
-validation_list.txt and testing_list.txt, decide on the sets where they are there; otherwise speakers are split.
-Underscores in labels become blanks; folders whose names start with _ or . are left out.
+and * match anything but a slash. The default is that of Speech Commands. Underscores in labels become blanks; folders whose
+names start with _ or . are left out.
+
+Sets: folders train, dev and test, if there are all three. Otherwise dev and test are, each, what --dev-speakers and
+--test-speakers say, else the files listed in validation_list.txt and testing_list.txt in --corpus-dir, else a tenth of
+the rest, whole speakers, one at least.
 """
 
 import re
@@ -14,9 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, read_lines, reader_parser, split_by_speaker
+from local.corpus import clean_id, fetch, finish, names_of, read_lines, reader_parser, split_by_speaker
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
+from steps.core.tables import counted
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
 PATTERN = "{label}/{speaker}_nohash_{take}"  # no other layout is guessed: a wrong guess would take speakers for labels
@@ -60,33 +64,91 @@ def read_folder(root, pattern):
     if others:
         text = "do not fit the pattern and are left out, e.g."
         say(f"{root}: {len(others)} of {len(files)} files {text} {others[0]}")
-    for what in ("text", "speaker"):
-        values = sorted({getattr(utt, what) for utt in found.values()})
-        say(f"{root}: {len(values)} {'labels' if what == 'text' else 'speakers'}: {', '.join(values[:8])}, ...")
+    for what, values in (("label", [utt.text for utt in found.values()]), ("speaker", speakers_of(found.values()))):
+        say(f"{root}: {counted(len(set(values)), what)}: {names_of(values)}")
     return found
 
 
-def split(root, found):
-    """Sets by the corpus' own lists, else by speakers."""
-    if not all((root / path).is_file() for path in LISTS.values()):
-        return split_by_speaker(list(found.values()))
-    sets, rest = {}, dict(found)
+def speakers_of(utterances):
+    return {utt.speaker for utt in utterances}
+
+
+def read_list(path, found):
+    """Names of the files in a list. Raises: UserError for lines that name no file, with the first of them."""
+    names, bad = set(), []
+    for where, line in read_lines(path):
+        inner = Path(line.strip())
+        name = (inner.with_suffix("") if inner.suffix.lower() in SUFFIXES else inner).as_posix()
+        names.add(name)
+        if name not in found:
+            bad.append(f"{where}: {line.strip()!r}")
+    if bad:
+        name, utt = next(iter(found.items()))
+        form = f"lines look like {name}{Path(utt.audio).suffix}"
+        raise UserError(f"{bad[0]} is none of the files read ({counted(len(bad), 'such line')} in the list); {form}")
+    return names
+
+
+def names_by_speakers(option, speakers, found):
+    """Names of all files of some speakers. Raises: UserError for one that is not there."""
+    for speaker in speakers:
+        if speaker not in speakers_of(found.values()):
+            raise UserError(
+                f"{option}: no speaker {speaker}; there are {', '.join(sorted(speakers_of(found.values())))}"
+            )
+    return {name for name, utt in found.items() if utt.speaker in speakers}
+
+
+def held_out(root, found, speakers):
+    """What the user says of dev and test. Args: speakers: set -> list.  Returns: set -> names of files.
+
+    Raises: UserError, also for a file in both sets.
+    """
+    chosen = {}
     for name, path in LISTS.items():
-        listed = [Path(line).with_suffix("").as_posix() for _, line in read_lines(root / path)]
-        sets[name] = [rest.pop(item) for item in listed if item in rest]
-    return {"train": list(rest.values()), **sets}
+        if speakers[name]:
+            chosen[name] = names_by_speakers(f"--{name}-speakers", speakers[name], found)
+        elif (root / path).is_file():
+            chosen[name] = read_list(root / path, found)
+    if both := chosen.get("dev", set()) & chosen.get("test", set()):
+        raise UserError(f"{root}: {min(both)} is to be in dev and in test; keep each file in one set")
+    return chosen
+
+
+def split(root, found, speakers):
+    """Sets by the user's speakers, else by the corpus' own lists; what neither tells is split off the rest by speakers."""
+    chosen = held_out(root, found, speakers)
+    rest = [utt for name, utt in found.items() if not any(name in names for names in chosen.values())]
+    shares = {f"{name}_share": None for name in chosen}
+    sets = split_by_speaker(rest, **shares) if len(chosen) < len(LISTS) else {"train": rest}
+    for name, names in chosen.items():
+        sets[name] = [found[item] for item in sorted(names)]
+    return {name: sets[name] for name in ("train", "dev", "test")}
+
+
+def parse_speakers(words):
+    """Speakers parted by commas or blanks. Returns: list."""
+    return [speaker for word in words for speaker in word.split(",") if speaker]
 
 
 def main():
     parser = reader_parser(__doc__)
     parser.add_argument("--pattern", default=PATTERN, help="path of a file without its suffix (default: %(default)s)")
+    for name in LISTS:
+        text = f"speakers of {name}, parted by commas or blanks"
+        parser.add_argument(f"--{name}-speakers", nargs="+", default=[], metavar="NAME", help=text)
     args = parser.parse_args()
+    speakers = {"dev": parse_speakers(args.dev_speakers), "test": parse_speakers(args.test_speakers)}
     root = fetch(args, {})
     pattern = compile_pattern(args.pattern)
     if all((root / name).is_dir() for name in ("train", "dev", "test")):
+        if any(speakers.values()):
+            raise UserError(
+                f"{root}: folders train, dev and test are the sets; leave out --dev-speakers, --test-speakers"
+            )
         sets = {name: list(read_folder(root / name, pattern).values()) for name in ("train", "dev", "test")}
     else:
-        sets = split(root, read_folder(root, pattern))
+        sets = split(root, read_folder(root, pattern), speakers)
     finish(sets, [], args, words=sorted({word for utts in sets.values() for utt in utts for word in utt.text.split()}))
 
 

@@ -1,10 +1,11 @@
 """Write what a model recognises in a data folder, one utterance at a time, so that no number depends on batching.
 
-    python3 -m steps.decode --model exp/an4/student/export --data data/an4/test --config conf/decode.yaml \\
-        --words data/an4/words.txt --out exp/an4/student/decode_test_onnx
+    python3 -m steps.decode --model exp/an4/student/export --data data/an4/test --words data/an4/words.txt \\
+        --out exp/an4/student/decode_test_onnx
 
 --model is a model folder (runs in torch) or an exported folder (runs in onnxruntime). Writes greedy.txt and, with
---words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --runtime sherpa-onnx decodes an exported
+--words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --config: that of the recipe where it has a
+decode.yaml of its own, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported
 folder from the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a process of its own.
 """
 
@@ -58,7 +59,7 @@ def parse_args():
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     parser.add_argument("--words", metavar="FILE", help="word list, one per line, for the lexicon column")
     parser.add_argument("--runtime", choices=("own", "sherpa-onnx"), default="own", help="what runs an exported folder")
-    add_common(parser, config=True, out="folder of the hypotheses", device=True)
+    add_common(parser, config="conf/decode.yaml", out="folder of the hypotheses", device=True)
     return parser.parse_args()
 
 

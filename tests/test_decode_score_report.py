@@ -15,7 +15,7 @@ import soundfile
 
 from steps import decode, score, transcribe
 from steps.core.cli import MissingInput, UserError
-from steps.core.config import save_config
+from steps.core.config import load_config, save_config, to_dict
 from steps.core.datadir import Utterance, write_data_dir
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
@@ -28,6 +28,7 @@ from steps.models.build import build_model, new_spec, save_model
 TOKENS = ["<blk>", "<unk>", "\u2581", *"ABCDE"]
 TEXTS = {"s1-a": "AB CAD", "s1-b": "CAD", "s2-a": "BAD DAB", "s2-b": "A BED"}
 RATE = 16000
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class FakeRecogniser:
@@ -90,6 +91,19 @@ def test_decode_writes_what_was_spoken(setup, monkeypatch):
     assert words[0] == ["AB", "CAD"] and words[3] == ["A", "BED"]
     facts = json.loads((setup.out / "decode.json").read_text())
     assert facts["utterances"] == 4 and facts["words"]["count"] == 6 and "onnxruntime" in facts["runtime"]
+
+
+def test_decode_takes_the_settings_of_conf_unless_told_otherwise(setup, monkeypatch):
+    words = ["--model", setup.model, "--data", setup.data, "--words", setup.root / "words.txt", "--out", setup.out]
+    run(monkeypatch, decode, *words)
+    there = json.loads((setup.out / "decode.json").read_text())["settings"]
+    assert (
+        there == to_dict(load_config(DecodeConfig, ROOT / "conf/decode.yaml")) and (setup.out / "lexicon.txt").exists()
+    )
+    (setup.root / "decode.yaml").write_text("{lexicon: false, unit: char}\n")
+    run(monkeypatch, decode, *words, "--config", setup.root / "decode.yaml")
+    assert json.loads((setup.out / "decode.json").read_text())["settings"]["unit"] == "char"
+    assert not (setup.out / "lexicon.txt").exists()
 
 
 def test_decode_again_gives_the_same_bytes_and_drops_an_old_lexicon_column(setup, monkeypatch):

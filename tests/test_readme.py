@@ -42,6 +42,56 @@ def test_run_sh_commands_dry_run(command, tmp_path):
         assert "stage 9 report: would run" in done.stdout
 
 
+def test_the_run_behind_a_closed_terminal_dry_runs(tmp_path):
+    (command,) = [command for command in COMMANDS if command.startswith("setsid")]
+    words, redirected = command.split(" > ")
+    assert redirected == "run.log 2>&1 &"
+    done = run([*shlex.split(words), "--workdir", str(tmp_path), "--dry-run"])
+    assert done.returncode == 0 and "stage 9 report: would run" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python3 ")])
+def test_programs_have_the_options_given(command):
+    words = shlex.split(command)
+    program = words[: 3 if words[1] == "-m" else 2]
+    done = run([*program, "--help"])
+    assert done.returncode == 0, done.stderr
+    for word in words[len(program) :]:
+        assert not word.startswith("--") or re.search(rf"(?<![\w-]){word}(?![\w-])", done.stdout), word
+
+
+def test_folds_by_hand(tmp_path):
+    """The commands for few speakers, as far as the data folders of the first fold."""
+    from tests.local import corpora
+
+    corpora.labelled_folder(tmp_path / "corpus")
+    recipe, data = tmp_path / "mine", tmp_path / "mine/data/mine"
+    assert run(["utils/fork_recipe.sh", "labelled_folder", str(recipe)]).returncode == 0
+    whole = ["./run.sh", "--recipe", str(recipe), "--corpus-dir", str(tmp_path / "corpus"), "--stop-stage", "0"]
+    assert run(whole).returncode == 0
+    (combine,) = [shlex.split(c) for c in COMMANDS if "combine_data_dir" in c]
+    assert run([word.replace("data/mine", str(data)) for word in combine]).returncode == 0
+    (fold,) = [shlex.split(c.replace("$n", "1")) for c in COMMANDS if "fold_data_dir" in c]
+    assert fold[:5] == ["./run.sh", "--recipe", "mine", "--workdir", "folds/1"]
+    prepare = fold[-1].replace("data/mine", str(data))
+    done = run(
+        [
+            "./run.sh",
+            "--recipe",
+            str(recipe),
+            "--workdir",
+            str(tmp_path / "1"),
+            "--prepare",
+            prepare,
+            "--stop-stage",
+            "0",
+        ]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [(tmp_path / f"1/data/mine/{name}/spk2utt").read_text().count("\n") for name in ("train", "dev", "test")]
+    assert names == [4, 1, 1]
+
+
 def test_forks_dry_run_at_once(tmp_path):
     commands = [shlex.split(command) for command in COMMANDS if command.startswith("utils/fork_recipe.sh")]
     assert len(commands) == 2

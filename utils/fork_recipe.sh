@@ -3,14 +3,21 @@
 #
 #   utils/fork_recipe.sh home kitchen              -> recipes/kitchen, same corpus
 #   utils/fork_recipe.sh home /data/asr/kitchen    -> a folder elsewhere, with a reader to fit to your own corpus
+#
+# FROM: a name in recipes/, or a folder that holds recipe.sh. TO: a new name, or a new folder with a / in it.
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/parse_options.sh
 . utils/tasks.sh
 
-[[ $# -eq 2 && $1 != -* && $2 != -* ]] ||
-  usage_error "usage: utils/fork_recipe.sh FROM TO (a name, or a folder with a / in it)"
+usage="usage: utils/fork_recipe.sh FROM TO (a name, or a folder with a / in it)"
+if [[ $# -eq 1 && ($1 == -h || $1 == --help) ]]; then
+  echo "$usage"
+  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' utils/fork_recipe.sh
+  exit 0
+fi
+[[ $# -eq 2 && $1 != -* && $2 != -* ]] || usage_error "$usage"
 find_recipe "$1"
 case $2 in
   /*) to=$2 ;;
@@ -93,6 +100,7 @@ cat <<TEXT
 $to is made from $recipe_dir. Next, in this order (README.md, Your own corpus):
   $reader
   what is read:   ./run.sh --recipe ${2} --stop-stage 0
+  by hand:        . .venv/bin/activate, once a terminal, if the set-up made .venv
   how it sounds:  python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
   its settings:   $to/conf/: prepare, tokenizer, teacher, student; then the chain in $to/recipe.sh
   what would run: ./run.sh --recipe ${2} --dry-run

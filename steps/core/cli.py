@@ -40,10 +40,13 @@ def make_parser(description):
 def add_common(parser, config=False, out=None, seed=False, device=False):
     """Add the options that mean the same in every program.
 
-    Args: config, seed, device: whether to add that option.   out: help text of --out, or None for no such option.
+    Args: config: whether to add --config; a path: what it is by default.   seed, device: whether to add that option.
+          out: help text of --out, or None for no such option.
     """
     if config:
-        parser.add_argument("--config", required=True, metavar="YAML", help="settings of this step")
+        given = {"required": True} if config is True else {"default": config}
+        text = "settings of this step" + ("" if config is True else f" (default: {config})")
+        parser.add_argument("--config", metavar="YAML", help=text, **given)
     if out:
         parser.add_argument("--out", required=True, metavar="PATH", help=out)
     if seed:

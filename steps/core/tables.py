@@ -231,7 +231,12 @@ def select(tables, utterances):
     return chosen
 
 
+def counted(number, what):
+    """A number and what it counts: `1 speaker`, `2 speakers`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def show_counts(tables):
     """One phrase for the end of a tool: `948 utterances, 74 speakers`."""
     utt2spk = tables["utt2spk"]
-    return f"{len(utt2spk)} utterances, {len(set(utt2spk.values()))} speakers"
+    return f"{counted(len(utt2spk), 'utterance')}, {counted(len(set(utt2spk.values())), 'speaker')}"

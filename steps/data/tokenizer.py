@@ -29,7 +29,7 @@ _SHIFT = 1  # id here = id in SentencePiece + 1
 class TokenizerConfig:
     """Settings of tokenizer training."""
 
-    kind: str = "char"  # char, bpe, unigram, or word: whole words, for phones and closed vocabularies
+    kind: str = "char"  # char, bpe, unigram, or word: what stands between blanks, for phones
     vocab_size: int | None = (
         None  # bpe, unigram: size of the output layer, blank and unknown counted; char: from the text
     )

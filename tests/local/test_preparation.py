@@ -162,7 +162,7 @@ def test_speaker_leaks_are_refused_or_said(tmp_path, capsys):
     with pytest.raises(UserError, match="speaker s is in train and test"):
         refuse_leaks(sets)
     refuse_leaks(sets, shared_speakers=True)
-    assert "1 speakers are in several sets" in capsys.readouterr().out
+    assert "1 speaker is in several sets" in capsys.readouterr().out
 
 
 def test_the_same_recording_under_two_names_is_refused(tmp_path, capsys):
@@ -191,3 +191,12 @@ def test_split_is_by_speaker_whatever_the_order(speakers):
     }
     with pytest.raises(UserError, match="2 speakers cannot be split"):
         split_by_speaker([utt for utt in utts if utt.speaker in ("s0", "s1")])
+
+
+@pytest.mark.parametrize("name", ["dev", "test"])
+def test_split_makes_one_set_only_where_the_other_is_there(name):
+    utts = [Utterance(f"s{i % 30}-{i}", f"s{i % 30}", "x", "x.wav") for i in range(90)]
+    sets = split_by_speaker(utts, **{f"{'dev' if name == 'test' else 'test'}_share": None})
+    assert list(sets) == ["train", name] and len(sets[name]) == 9 and len(sets["train"]) == 81
+    assert not {utt.speaker for utt in sets[name]} & {utt.speaker for utt in sets["train"]}
+    assert [len(part) for part in split_by_speaker(utts).values()] == [72, 9, 9]

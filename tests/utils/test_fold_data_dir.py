@@ -45,6 +45,14 @@ def test_folds_share_no_speaker_and_cover_all(source, tmp_path):
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
 
+def test_the_word_list_goes_along(source, tmp_path):
+    assert fold("--source", source, "--folds", 3, "--fold", 1, "--out", tmp_path / "a").returncode == 0
+    assert not (tmp_path / "a/words.txt").exists()
+    (source.parent / "words.txt").write_text("a\n")
+    assert fold("--source", source, "--folds", 3, "--fold", 1, "--out", tmp_path / "a").returncode == 0
+    assert (tmp_path / "a/words.txt").read_text() == "a\n"
+
+
 def test_what_cannot_be_split_is_refused(source, tmp_path):
     assert (
         "9 speakers cannot make 10 folds"

@@ -63,6 +63,22 @@ def test_the_reader_of_a_fork_reads_tables(forked):
     assert (forked / "data/kitchen/words.txt").read_text().split() == ["dev", "on", "train", "turn"]
 
 
+def test_help_is_the_head_of_the_script_and_wrong_use_is_not_help(tmp_path):
+    for word in ("--help", "-h"):
+        done = subprocess.run([ROOT / "utils/fork_recipe.sh", word], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0 and not done.stderr
+        assert done.stdout.startswith("usage: utils/fork_recipe.sh FROM TO")
+        assert "home kitchen" in done.stdout and "pipefail" not in done.stdout
+    for words in ([], ["home"], ["--frobnicate"], ["home", "--help"]):
+        done = subprocess.run([ROOT / "utils/fork_recipe.sh", *words], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and "usage: utils/fork_recipe.sh FROM TO" in done.stderr and not done.stdout
+
+
+def test_the_environment_is_told_before_the_first_hand_command(tmp_path):
+    printed = fork("home", str(tmp_path / "kitchen"))
+    assert 0 < printed.find(". .venv/bin/activate") < printed.index("python3 -m")
+
+
 def test_nothing_is_overwritten(forked, tmp_path):
     before = (forked / "recipe.sh").read_bytes()
     assert "exists already" in fork("home", str(forked), status=2)
