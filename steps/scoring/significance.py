@@ -9,6 +9,8 @@ import math
 import numpy as np
 from scipy.special import betaincinv, ndtr, stdtrit
 
+from steps.core.tables import counted
+
 MIN_SPEAKERS = 5
 POWER = 0.8  # with which a difference of the size `detectable` is found
 
@@ -31,11 +33,6 @@ class Interval:
     @property
     def excludes_zero(self):
         return self.low > 0 or self.high < 0
-
-
-def counted(number, noun):
-    """`1 speaker`, `2 speakers`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def few_speakers(speakers):

@@ -1,6 +1,7 @@
 """Results as Markdown tables that can also be read in a terminal."""
 
-from steps.scoring.significance import counted, few_speakers
+from steps.core.tables import counted
+from steps.scoring.significance import few_speakers
 
 HEADER = (
     "model", "params k", "nonzero k", "size kB", "MMAC/s", "RTF", "RTF+feat",
