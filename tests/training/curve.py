@@ -32,9 +32,9 @@ class Recorder(Monitor):
         super().__init__(*words)
         self.losses, self.seen = [], []
 
-    def update(self, step, epoch, sums, frames, *rest):
+    def update(self, step, epoch, done, sums, frames, *rest):
         self.losses.append(sum(sums.values()) / frames)
-        super().update(step, epoch, sums, frames, *rest)
+        super().update(step, epoch, done, sums, frames, *rest)
 
 
 def main():
