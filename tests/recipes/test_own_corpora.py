@@ -6,7 +6,6 @@ from tests.recipes.corpus_runs import check_recipe
 from tests.recipes.test_public_corpora import OTHERS
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", OTHERS)
 def test_recipe(recipe, tmp_path):
     check_recipe(recipe, tmp_path)

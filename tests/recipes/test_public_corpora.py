@@ -8,7 +8,6 @@ PUBLIC = ["librispeech", "timit", "aishell", "yesno"]
 OTHERS = ["commonvoice", "kaldi", "manifest", "labelled_folder"]  # test_own_corpora.py
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", PUBLIC)
 def test_recipe(recipe, tmp_path):
     check_recipe(recipe, tmp_path)
