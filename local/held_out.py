@@ -31,11 +31,10 @@ def read_list(path, found):
 
 def names_by_speakers(option, speakers, found):
     """Names of all files of some speakers. Raises: UserError for one that is not there."""
+    known = speakers_of(found.values())
     for speaker in speakers:
-        if speaker not in speakers_of(found.values()):
-            raise UserError(
-                f"{option}: no speaker {speaker}; there are {', '.join(sorted(speakers_of(found.values())))}"
-            )
+        if speaker not in known:
+            raise UserError(f"{option}: no speaker {speaker}; there are {', '.join(sorted(known))}")
     return {name for name, utt in found.items() if utt.speaker in speakers}
 
 
