@@ -19,6 +19,7 @@ force=false              # redo the stages looked at; finished models are moved 
 dry_run=false            # only print what would run, and why
 cmd=utils/run.py         # job runner, with options for every job
 nj=$(env -u OMP_NUM_THREADS nproc) # jobs at a time
+decode_nj=1              # parts of each decoding, jobs of one array: for test sets of many hours
 trainings=1              # trainings of one stage side by side, for machines with many cores: num_threads each
 num_threads=2            # CPU threads of a training; results are the same bytes only with the same number
 device=auto              # auto, cpu or cuda

@@ -15,7 +15,8 @@ import numpy as np
 from steps.core.cli import UserError, make_parser, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
-from steps.core.tables import Problem, byte_order, parse_table, raise_problems, write_table
+from steps.core.shards import add_shard_options, merge_tables
+from steps.core.tables import byte_order, raise_problems, write_table
 from steps.data.archives import load_feature_matrix
 
 STD_FLOOR = 0.1  # a bin that never changes in training must not blow up one that does later (natural log units)
@@ -27,21 +28,12 @@ def merge_shards(feats, num_shards, utt_ids):
     Args:    utt_ids: the ids that must be there.
     Returns: (id -> `file:offset`, id -> number of frames as text).   Raises: UserError, MissingInput.
     """
-    places, frames, problems = {}, {}, []
-    for shard in range(1, num_shards + 1):
-        for merged, path in ((places, feats / f"feats.{shard}.scp"), (frames, feats / f"utt2num_frames.{shard}")):
-            if path.is_file() and path.stat().st_size == 0:  # a part without utterances
-                continue
-            table = parse_table(path, problems)
-            twice = sorted(table.keys() & merged, key=byte_order)
-            problems += [Problem(table.where(key), f"id {key!r} is in an earlier part, too") for key in twice]
-            merged.update(table)
-    for name, merged in (("feats.*.scp", places), ("utt2num_frames.*", frames)):
-        problems += [Problem(f"{feats}/{name}", f"id {key!r} is missing") for key in utt_ids if key not in merged]
-        extra = sorted(set(merged) - set(utt_ids), key=byte_order)
-        problems += [Problem(f"{feats}/{name}", f"id {key!r} is not in the data folder") for key in extra]
+    problems, merged = [], []
+    for stem, end in (("feats", ".scp"), ("utt2num_frames", "")):
+        paths = [feats / f"{stem}.{shard}{end}" for shard in range(1, num_shards + 1)]
+        merged.append(merge_tables(paths, feats / f"{stem}.*{end}", utt_ids, problems))
     raise_problems(problems, "run steps.extract_features again for every part")
-    return places, frames
+    return merged
 
 
 def global_stats(matrices):
@@ -86,7 +78,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     parser.add_argument("--feats", required=True, metavar="DIR", help="folder of the feature files")
-    parser.add_argument("--num-shards", type=int, default=1, metavar="N", help="number of parts (default: 1)")
+    add_shard_options(parser, both=False)
     parser.add_argument("--cmvn", metavar="JSON", help="write mean and deviation over all frames here")
     args = parser.parse_args()
     data, feats = Path(args.data), Path(args.feats)

@@ -6,7 +6,8 @@
 --model is a model folder (runs in torch) or an exported folder (runs in onnxruntime). Writes greedy.txt and, with
 --words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --config: that of the recipe where it has a
 decode.yaml of its own, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported
-folder from the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a process of its own.
+folder from the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a process of its own. With --shard J
+--num-shards N it decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
 """
 
 import importlib.metadata
@@ -16,23 +17,25 @@ from pathlib import Path
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
-from steps.core.outdir import sha256_file, write_json
-from steps.core.tables import write_table
+from steps.core.outdir import sha256_file
+from steps.core.shards import add_shard_options, own_part
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
-from steps.deploy.recognition import DecodeConfig, decode_all, is_exported, open_lexicon
+from steps.deploy.recognition import DecodeConfig, decode_all, is_exported, open_lexicon, write_hypotheses
 from steps.deploy.runtimes import load_recogniser
 from steps.deploy.sherpa import SherpaProcess
 
 
 def main():
-    args = parse_args()
+    parser = make_decode_parser()
+    args = parser.parse_args()
     config = load_config(DecodeConfig, args.config)
     exported = is_exported(args.model)
     if args.runtime == "sherpa-onnx":
-        decode_sherpa(args, exported)
+        decode_sherpa(parser, args, exported)
         return
     device = "cpu" if exported else torch_device(args.device)
     utterances = read_data_dir(args.data, check_audio=not (Path(args.data) / "feats.scp").is_file(), need_text=False)
+    utterances = own_part(parser, args, utterances)
     recogniser = load_recogniser(args.model, device=device, num_threads=args.num_threads)
     decoder = None
     if args.words and config.lexicon:
@@ -49,27 +52,28 @@ def main():
         "settings": to_dict(config),
         "words": decoder and {"count": len(decoder.words), "sha256": sha256_file(args.words)},
     }
-    write_results(Path(args.out), hyps, facts)
+    write_hypotheses(folder_of_part(args), hyps, facts)
     say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
 
 
-def parse_args():
+def make_decode_parser():
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or exported folder")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     parser.add_argument("--words", metavar="FILE", help="word list, one per line, for the lexicon column")
     parser.add_argument("--runtime", choices=("own", "sherpa-onnx"), default="own", help="what runs an exported folder")
     add_common(parser, config="conf/decode.yaml", out="folder of the hypotheses", device=True)
-    return parser.parse_args()
+    add_shard_options(parser)
+    return parser
 
 
-def decode_sherpa(args, exported):
+def decode_sherpa(parser, args, exported):
     """Decode with sherpa-onnx and write what `main` writes, for the greedy text."""
     from steps.data.features import change_speed, load_audio  # torchaudio
 
     if not exported:
         raise UserError(f"{args.model}: sherpa-onnx reads exported folders only; name the export/ in it")
-    utterances = read_data_dir(args.data, need_text=False)
+    utterances = own_part(parser, args, read_data_dir(args.data, need_text=False))
     say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by sherpa-onnx")
     texts, seconds = {}, 0.0
     with SherpaProcess(args.model, args.num_threads) as sherpa:
@@ -86,8 +90,13 @@ def decode_sherpa(args, exported):
         "device": "cpu",
         "num_threads": args.num_threads,
     }
-    write_results(Path(args.out), {"greedy": texts}, facts)
+    write_hypotheses(folder_of_part(args), {"greedy": texts}, facts)
     say(f"wrote greedy.txt of {facts['audio_seconds']} s of audio to {args.out}")
+
+
+def folder_of_part(args):
+    """Where the hypotheses go: --out, or, of one part of several, a folder in it."""
+    return Path(args.out) / f"part.{args.shard}" if args.num_shards > 1 else Path(args.out)
 
 
 def versions(*packages):
@@ -119,15 +128,6 @@ def open_features(data_dir, utterances, config, where):
         some = " ".join(missing[:10])
         raise UserError(f"{scp}: {len(missing)} utterances are missing: {some}; extract features again")
     return lambda utt: load_feature_matrix(table[utt.utt_id])
-
-
-def write_results(out, hyps, facts):
-    """Write one text file per kind and decode.json last; a lexicon.txt of an earlier run does not stay."""
-    if "lexicon" not in hyps:
-        (out / "lexicon.txt").unlink(missing_ok=True)
-    for kind, texts in hyps.items():
-        write_table(out / f"{kind}.txt", texts)
-    write_json(out / "decode.json", facts)
 
 
 if __name__ == "__main__":

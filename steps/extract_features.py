@@ -12,37 +12,22 @@ little precision.
 import os
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import kaldiio.matio
-import numpy as np
 import torch
 
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, run_main, say
 from steps.core.config import load_config, save_config
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import atomic_file, write_text
+from steps.core.shards import add_shard_options, own_part
 from steps.core.tables import Problem, raise_problems
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 
 REPORT_EVERY_S = 5.0
 SPEECH_FEATURE = 2  # Kaldi's compression method for speech features: one byte a number, scaled per column
-
-
-def plan_shards(seconds, num_shards):
-    """Cut a list of utterances into runs of like total length; a run may be empty.
-
-    Args:    seconds: length of each utterance, or None where unknown (then all count the same).
-    Returns: num_shards (first, last + 1) pairs that cover the list in order.
-    """
-    if any(length is None for length in seconds):
-        seconds = [1.0] * len(seconds)
-    middles = np.cumsum(seconds) - np.asarray(seconds) / 2
-    edges = np.sum(seconds) * np.arange(1, num_shards) / num_shards
-    cuts = [0, *np.searchsorted(middles, edges).tolist(), len(seconds)]
-    return list(pairwise(cuts))
 
 
 def write_shard(utterances, config, out, shard, compress):
@@ -97,25 +82,22 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     add_common(parser, config=True, out="folder of the feature files")
-    parser.add_argument("--shard", type=int, default=1, metavar="J", help="part to compute, 1 to N (default: 1)")
-    parser.add_argument("--num-shards", type=int, default=1, metavar="N", help="number of parts (default: 1)")
+    add_shard_options(parser)
     parser.add_argument(
         "--compress", type=parse_bool, default=False, help="true: lossy, one byte a number (default: false)"
     )
     args = parser.parse_args()
-    if not 1 <= args.shard <= args.num_shards:
-        parser.error(f"--shard must be 1 to {args.num_shards}, not {args.shard}")
     torch.set_num_threads(1)  # the parts run side by side
     config = load_config(FeatureConfig, args.config)
     utterances = read_data_dir(args.data, need_text=False)
-    first, last = plan_shards([utt.duration_s for utt in utterances], args.num_shards)[args.shard - 1]
-    say(f"{args.data}: {len(utterances)} utterances, {last - first} of them in part {args.shard} of {args.num_shards}")
+    own = own_part(parser, args, utterances)
+    say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
     for name in ("feats.scp", "utt2num_frames"):
         (Path(args.data) / name).unlink(missing_ok=True)
-    frames = write_shard(utterances[first:last], config, args.out, args.shard, args.compress)
+    frames = write_shard(own, config, args.out, args.shard, args.compress)
     save_config(Path(args.out) / "features.yaml", config)
     path = os.path.join(args.out, f"feats.{args.shard}.ark")
-    say(f"{last - first} utterances, {frames} frames, {os.path.getsize(path) / 1e6:.1f} MB: {path}")
+    say(f"{len(own)} utterances, {frames} frames, {os.path.getsize(path) / 1e6:.1f} MB: {path}")
 
 
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ def test_killed_five_times_it_ships_the_same_bytes(work, tmp_path, capsys):
 
 def test_a_run_on_slurm_ships_the_same_bytes(work, exp, slurm, tmp_path):
     words = [*command_line(tmp_path), "--cmd", "utils/slurm.py", "--nj", "3", "--sherpa", "false", "--stress", ""]
+    words += ["--decode-nj", "2"]
     done = subprocess.run(words, cwd=ROOT, env=slurm.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     there = tmp_path / "exp/tiny"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from steps import decode, score, transcribe
+from steps import combine_decodes, decode, score, transcribe
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, save_config, to_dict
 from steps.core.datadir import Utterance, write_data_dir
@@ -113,6 +113,43 @@ def test_decode_again_gives_the_same_bytes_and_drops_an_old_lexicon_column(setup
     assert {path.name: path.read_bytes() for path in setup.out.iterdir()} == before
     run_decode(monkeypatch, setup)
     assert not (setup.out / "lexicon.txt").exists() and (setup.out / "greedy.txt").read_bytes() == before["greedy.txt"]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])  # 6: of four utterances, so that some parts are empty
+def test_parts_put_together_are_the_bytes_of_decoding_at_once(setup, monkeypatch, parts):
+    run_decode(monkeypatch, setup, "--words", setup.root / "words.txt")
+    names = ("greedy.txt", "lexicon.txt", "decode.json")
+    whole = {name: (setup.out / name).read_bytes() for name in names}
+    for name in names:
+        (setup.out / name).unlink()
+    shards = ["--words", setup.root / "words.txt", "--num-shards", parts]
+    for shard in range(1, parts + 1):
+        run_decode(monkeypatch, setup, *shards, "--shard", shard)
+    (setup.out / "part.9").mkdir()  # an earlier run had more
+    combine = ["--data", setup.data, "--decode", setup.out, "--num-shards", parts]
+    run(monkeypatch, combine_decodes, *combine)
+    assert {name: (setup.out / name).read_bytes() for name in names} == whole
+    assert not (setup.out / "part.9").exists()
+
+
+def test_parts_that_do_not_fit_together_are_refused(setup, monkeypatch):
+    combine = ["--data", setup.data, "--decode", setup.out, "--num-shards", 2]
+    run_decode(monkeypatch, setup, "--num-shards", 2, "--shard", 1)
+    with pytest.raises(MissingInput, match=r"part\.2/decode\.json: no such file"):
+        run(monkeypatch, combine_decodes, *combine)
+    (setup.root / "decode.yaml").write_text("{word_score: 1.0}\n")
+    run_decode(monkeypatch, setup, "--num-shards", 2, "--shard", 2)
+    with pytest.raises(UserError, match=r"part\.2/decode\.json: settings differs from that of part\.1; run steps"):
+        run(monkeypatch, combine_decodes, *combine)
+    save_config(setup.root / "decode.yaml", DecodeConfig())
+    run_decode(monkeypatch, setup, "--num-shards", 2, "--shard", 2)
+    (setup.out / "part.2/greedy.txt").write_text("s1-a AB\ns2-b A BED\n")
+    with pytest.raises(UserError) as error:
+        run(monkeypatch, combine_decodes, *combine)
+    assert "part.2/greedy.txt:1: id 's1-a' is in an earlier part, too" in str(error.value)
+    assert "id 's2-a' is missing" in str(error.value) and not (setup.out / "greedy.txt").exists()
+    with pytest.raises(SystemExit):
+        run_decode(monkeypatch, setup, "--num-shards", 2, "--shard", 3)
 
 
 def test_decode_reads_audio_when_there_are_no_features(setup, monkeypatch):

@@ -72,7 +72,7 @@ expand() {
 # Refuses settings that would fail only in a later stage.
 check_settings() {
   local name word
-  for name in nj trainings num_threads processes nodes; do
+  for name in nj decode_nj trainings num_threads processes nodes; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
   done
   for name in stage stop_stage; do
@@ -171,13 +171,17 @@ model_files() {
 
 # Declares decoding and scoring of the folder $2, whose file $3 makes it usable, on set $4 into $5; the rest are options.
 score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
-  local as_classes=()
+  local as_classes=() array=() part=() combine=()
   [[ $classes == false ]] || as_classes=(--classes true)
+  if ((decode_nj > 1)); then
+    array=("JOB=1:$decode_nj") part=(--shard JOB --num-shards "$decode_nj")
+    combine=(python3 -m steps.combine_decodes --data "$data/$4" --decode "$5" --num-shards "$decode_nj" :then:)
+  fi
   scores+=("$5/score_greedy.json")
   task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
     --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
-    python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
-    --out "$5" --device "$device" --num-threads 1 "${@:6}" :then: \
+    "${array[@]}" python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
+    --out "$5" --device "$device" --num-threads 1 "${part[@]}" "${@:6}" :then: "${combine[@]}" \
     python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"
 }
 

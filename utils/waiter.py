@@ -24,6 +24,7 @@ USUAL = {"None", "Resources", "Priority", "JobArrayTaskLimit", "Dependency", "Be
 GRACE_S = {"COMPLETED": 60.0, "LOST": 10.0}  # a status file may come late over NFS
 GRACE_OTHER_S = 2.0
 CANCEL_WAIT_S = 60.0
+LEAST_PAUSE_S, MOST_PAUSE_S = 0.05, 3.0  # between looks at the status files
 
 
 class Waiter:
@@ -50,10 +51,9 @@ class Waiter:
     def run(self, indexes):
         """Wait for these indexes to end. Returns: exit status of the runner."""
         self.open, total = set(indexes), len(indexes)
-        progress, pause_s = jobs.Progress(self.work, total), 0.1
-        self.next_query_s = time.monotonic() + self.query_every_s
+        progress, began_s = jobs.Progress(self.work, total), time.monotonic()
+        self.next_query_s = began_s + self.query_every_s
         while self.open and not self.signals:
-            before = len(self.open)
             suspects = self.read_status_files()
             now = time.monotonic()
             if self.open and (
@@ -61,12 +61,12 @@ class Waiter:
             ):
                 self.query()
                 self.judge()
-            pause_s = 0.1 if len(self.open) < before else min(3.0, pause_s * 1.1)
             running = [index for index in self.open if self.states.get(index, ("", ""))[0] == "RUNNING"]
             progress.show(len(self.open) - len(running), running)
             if self.open and not self.signals:
-                pause = 0.1 if suspects else min(pause_s, max(0.05, self.next_query_s - now))
-                select.select([self.wake], [], [], pause)  # a signal ends the pause
+                pause_s = min(MOST_PAUSE_S, max(LEAST_PAUSE_S, (now - began_s) / 50))  # 2 % of the wait is lost at most
+                pause_s = 0.1 if suspects else min(pause_s, max(LEAST_PAUSE_S, self.next_query_s - now))
+                select.select([self.wake], [], [], pause_s)  # a signal ends the pause
         progress.clear()
         return self.interrupted() if self.signals else self.conclude()
 

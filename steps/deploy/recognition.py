@@ -8,6 +8,8 @@ import numpy as np
 
 from steps.core.cli import MissingInput, UserError, say
 from steps.core.config import check
+from steps.core.outdir import write_json
+from steps.core.tables import write_table
 from steps.data.tokenizer import Tokenizer
 from steps.search import lexicon
 from steps.search.greedy import greedy_search
@@ -128,3 +130,12 @@ def decode_all(recogniser, utterances, features, decoder=None, every_s=10.0):
     if len(hyps["greedy"]) != len(utterances):
         raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id is given twice")
     return hyps, frames
+
+
+def write_hypotheses(out, hyps, facts):
+    """Write one text file per kind and decode.json last; a lexicon.txt of an earlier run does not stay."""
+    if "lexicon" not in hyps:
+        (out / "lexicon.txt").unlink(missing_ok=True)
+    for kind, texts in hyps.items():
+        write_table(out / f"{kind}.txt", texts)
+    write_json(out / "decode.json", facts)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import random
 import sys
 from pathlib import Path
 from unittest import mock
@@ -20,7 +19,6 @@ from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_
 from steps.data.archives import load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
-from steps.extract_features import plan_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = FeatureConfig()
@@ -137,18 +135,6 @@ def test_damaged_feature_files_are_refused(tmp_path):
         load_feature_matrix(places[-1])
     with pytest.raises(MissingInput):
         load_feature_matrix(f"{ark}.gone:5")
-
-
-def test_parts_cover_the_list_in_order_and_are_balanced():
-    rng = random.Random(0)
-    for count, num_shards in ((1, 1), (2, 5), (100, 7), (1000, 4)):
-        seconds = [rng.uniform(0.5, 10) for _ in range(count)]
-        shards = plan_shards(seconds, num_shards)
-        assert [index for first, last in shards for index in range(first, last)] == list(range(count))
-        assert len(shards) == num_shards
-        for first, last in shards:
-            assert abs(sum(seconds[first:last]) - sum(seconds) / num_shards) <= 10
-    assert plan_shards([None] * 4, 2) == [(0, 2), (2, 4)]
 
 
 def test_global_stats_are_exact_far_from_zero_and_floored():

@@ -1,0 +1,58 @@
+"""The parts that an array of jobs works on: runs of utterances of like total length."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from steps.core.cli import parse_count
+from steps.core.tables import Problem, byte_order, parse_table
+
+
+def add_shard_options(parser, both=True):
+    """Add --num-shards and, for the program that works on one part, --shard."""
+    if both:
+        parser.add_argument("--shard", type=parse_count, default=1, metavar="J", help="part to do, 1 to N (default: 1)")
+    parser.add_argument("--num-shards", type=parse_count, default=1, metavar="N", help="number of parts (default: 1)")
+
+
+def own_part(parser, args, utterances):
+    """The utterances of part --shard of --num-shards, in order; there may be none."""
+    if args.shard > args.num_shards:
+        parser.error(f"--shard must be 1 to {args.num_shards}, not {args.shard}")
+    first, last = plan_shards([utt.duration_s for utt in utterances], args.num_shards)[args.shard - 1]
+    return utterances[first:last]
+
+
+def plan_shards(seconds, num_shards):
+    """Cut a list of utterances into runs of like total length; a run may be empty.
+
+    Args:    seconds: length of each utterance, or None where unknown (then all count the same).
+    Returns: num_shards (first, last + 1) pairs that cover the list in order.
+    """
+    if any(length is None for length in seconds):
+        seconds = [1.0] * len(seconds)
+    middles = np.cumsum(seconds) - np.asarray(seconds) / 2
+    edges = np.sum(seconds) * np.arange(1, num_shards) / num_shards
+    cuts = [0, *np.searchsorted(middles, edges).tolist(), len(seconds)]
+    return list(pairwise(cuts))
+
+
+def merge_tables(paths, shown, utt_ids, problems):
+    """Merge the tables of all parts; an empty file is a part without utterances.
+
+    Args:    shown: name of the whole, for messages.   utt_ids: the ids that must be there.
+             problems: what is wrong is appended; ids that are missing, too many or there twice.
+    Returns: dict id -> value.   Raises: MissingInput when a part is not there.
+    """
+    merged = {}
+    for path in paths:
+        if path.is_file() and path.stat().st_size == 0:
+            continue
+        table = parse_table(path, problems)
+        twice = sorted(table.keys() & merged, key=byte_order)
+        problems += [Problem(table.where(key), f"id {key!r} is in an earlier part, too") for key in twice]
+        merged.update(table)
+    problems += [Problem(str(shown), f"id {key!r} is missing") for key in utt_ids if key not in merged]
+    extra = sorted(set(merged) - set(utt_ids), key=byte_order)
+    problems += [Problem(str(shown), f"id {key!r} is not in the data folder") for key in extra]
+    return merged
