@@ -14,6 +14,8 @@ features=features.yaml
 tokenizer=tokenizer.yaml
 decode=decode.yaml
 
+# conformer, rnn or dnn; one folder of models for each: AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
+_net=${AN4_NET:-conformer}
 teachers="teacher"
 compare="student_kd:student"
 # name                parent            step             conf
@@ -29,3 +31,13 @@ teacher_int8          teacher           quantize_model   int8.yaml
 student_kd_int8       student_kd        quantize_model   int8.yaml
 student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
 "
+if [[ $_net != conformer ]]; then
+  chain="
+teacher               -                 train_teacher    ${_net}_teacher.yaml
+student               -                 distill_student  ${_net}_student.yaml
+student_kd            teacher           distill_student  ${_net}_student.yaml
+student_kd_prune      student_kd        prune_model      student_prune.yaml
+student_kd_int8       student_kd        quantize_model   int8.yaml
+student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
+"
+fi
