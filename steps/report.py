@@ -15,13 +15,12 @@ import platform
 import sys
 from pathlib import Path
 
-from steps.core.cli import UserError, add_common, make_parser, run_main, say
-from steps.core.config import nearest
+from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line, git_commit
 from steps.core.tables import counted
 from steps.scoring.collect import collect_rows, read_json
-from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs
+from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs, parse_pairs
 from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
 from steps.scoring.page import html_page
@@ -80,20 +79,6 @@ def parse_args():
     parser.add_argument("--recipe", metavar="NAME", help="title (default: name of the --exp folder)")
     add_common(parser, out="folder of the report", seed=True)
     return parser.parse_args()
-
-
-def parse_pairs(text, models):
-    """Pairs of `A:B,C:D`. Raises: UserError for a pair that is none or names no reported model."""
-    pairs = []
-    for part in filter(None, text.split(",")):
-        names = tuple(part.split(":"))
-        if len(names) != 2:
-            raise UserError(f"--compare: {part!r} is not of the form A:B")
-        for name in names:
-            if name not in models:
-                raise UserError(f"--compare: {name!r} is not among --models{nearest(name, models)}")
-        pairs.append(names)
-    return pairs
 
 
 def describe_host(benchmark):

@@ -3,9 +3,10 @@
     python3 -m steps.summarise --runs exp/an4_seed0 exp/an4_seed1 exp/an4_seed2 --as seeds --set test --out exp/an4_seeds
     python3 -m steps.summarise --runs exp/fold1 exp/fold2 exp/fold3 --as folds --set test --out exp/folds
 
-seeds: the same test set; mean, standard deviation and t interval over runs, which is what training alone makes of it.
-folds: test sets that share no speaker (utils/fold_data_dir.py makes them); counts are pooled, intervals are over all
-speakers. Models are those that every run has, differences those from their parents. Writes summary.md and summary.json.
+seeds: the same test set; mean and standard deviation over runs with the t interval of the mean, which is what training
+alone makes of it, and the interval of that mean over the speakers of the test set. folds: test sets that share no speaker
+(utils/fold_data_dir.py makes them); counts are pooled, intervals are over all speakers. Models are those that every run
+has, differences those from their parents and those of --compare. Writes summary.md and summary.json.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
 from steps.scoring.collect import decode_folder, read_json, read_score
+from steps.scoring.compare import parse_pairs
 from steps.scoring.report import KINDS
 from steps.scoring.runs import over_folds, over_seeds
 from steps.scoring.tables import interval_text, markdown_table
@@ -23,23 +25,29 @@ from steps.scoring.tables import interval_text, markdown_table
 
 def main():
     args = parse_args()
-    models = common_models(args.runs, args.set, args.kind)
-    parents = {name: parent_of(args.runs[0], name) for name in models}
-    pairs = [(name, parent) for name, parent in parents.items() if parent in models]
-    runs = [
-        {name: read_score(decode_folder(run, name, args.set), args.kind)["utterances"] for name in models}
-        for run in args.runs
-    ]
     seeds = args.how == "seeds"
-    found = over_seeds(runs, pairs) if seeds else over_folds(runs, pairs, args.seed)
-    tables = seed_tables(found) if seeds else fold_tables(found)
-    facts = {"runs": args.runs, "as": args.how, "set": args.set, "kind": args.kind, "command": command_line()}
-    plain = {name: dataclasses.asdict(value) for name, value in found["models"].items()}
-    key = "spread" if seeds else "interval"
-    differences = [item | {key: dataclasses.asdict(item[key])} for item in found["differences"]]
-    write_text(Path(args.out) / "summary.md", f"# {args.set}, {args.kind}, {len(runs)} {args.how}\n\n{tables}")
-    write_json(Path(args.out) / "summary.json", facts | {"models": plain, "differences": differences})
-    say(f"{tables}\n{len(models)} models, {len(runs)} {args.how} -> {args.out}/summary.md")
+    page, kinds = [f"# {args.set}, {len(args.runs)} {args.how}\n"], {}
+    for kind in KINDS:
+        models = common_models(args.runs, args.set, kind)
+        if not models:
+            continue
+        found = summarise(args, kind, models)
+        kinds[kind] = plain(found)
+        page.append(f"## {kind}\n\n{seed_tables(found) if seeds else fold_tables(found)}")
+    if not kinds:
+        raise UserError(f"no model has scores on {args.set} in all of {', '.join(args.runs)}")
+    text = "\n".join([*page, NOTES[args.how]])
+    write_text(Path(args.out) / "summary.md", text)
+    facts = {"runs": args.runs, "as": args.how, "set": args.set, "command": command_line()}
+    write_json(Path(args.out) / "summary.json", facts | {"kinds": kinds})
+    say(f"{text}\n{len(args.runs)} {args.how} -> {args.out}/summary.md")
+
+
+NOTES = {
+    "seeds": "Over seeds: t interval of the mean, what chance in training makes of it. Over speakers: interval of the mean over"
+    " the\nspeakers of this test set, paired for differences. *: it leaves out 0. Below 0: the first has fewer errors.\n",
+    "folds": "Intervals are over the speakers of all folds, paired for differences. *: it leaves out 0.\n",
+}
 
 
 def parse_args():
@@ -47,7 +55,7 @@ def parse_args():
     parser.add_argument("--runs", required=True, nargs="+", metavar="DIR", help="experiment folders, two or more")
     parser.add_argument("--as", required=True, choices=("seeds", "folds"), dest="how", help="what the runs differ in")
     parser.add_argument("--set", required=True, metavar="NAME", help="test set")
-    parser.add_argument("--kind", choices=KINDS, default="greedy", help="kind of decoding (default: greedy)")
+    parser.add_argument("--compare", default="", metavar="A:B[,C:D]", help="more differences in WER, A minus B")
     add_common(parser, out="folder to write", seed=True)
     args = parser.parse_args()
     if len(set(args.runs)) < 2 or len(set(args.runs)) != len(args.runs):
@@ -55,39 +63,69 @@ def parse_args():
     return args
 
 
+def summarise(args, kind, models):
+    """What `over_seeds` or `over_folds` finds for these models."""
+    pairs = [(name, parent_of(args.runs[0], name)) for name in models]
+    pairs = [pair for pair in pairs if pair[1] in models] + parse_pairs(args.compare, models)
+    runs = [
+        {name: read_score(decode_folder(run, name, args.set), kind)["utterances"] for name in models}
+        for run in args.runs
+    ]
+    return (over_seeds if args.how == "seeds" else over_folds)(runs, list(dict.fromkeys(pairs)), args.seed)
+
+
 def common_models(runs, set_name, kind):
-    """Models that every run has scores of, in the order of the first run's report or of their names."""
+    """Models that every run has scores of, in the order of the first run's report, or of their names without one."""
     found = []
     for run in runs:
         files = Path(run).glob(f"*/{decode_folder('', '', set_name).name}/score_{kind}.json")
         found.append({path.parent.parent.name for path in files})
-    models = set.intersection(*found)
-    if not models:
-        raise UserError(f"no model has {kind} scores on {set_name} in all of {', '.join(runs)}")
-    return sorted(models)
+    report = Path(runs[0]) / "report/results.json"
+    order = [row["model"] for row in read_json(report)["rows"]] if report.is_file() else []
+    last = len(order)
+    return sorted(set.intersection(*found), key=lambda name: (order.index(name) if name in order else last, name))
 
 
 def parent_of(run, model):
     return (read_json(Path(run) / model / "model.json").get("parent") or {}).get("name")
 
 
+def plain(value):
+    """The same without data classes, for JSON."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list) else value
+
+
 def seed_tables(found):
     """Both tables over seeds, as Markdown."""
-    rows = [[name, *spread_cells(value, "")] for name, value in found["models"].items()]
-    more = [[f"{item['a']} - {item['b']}", *spread_cells(item["spread"], "+")] for item in found["differences"]]
-    head = ["mean", "sd", "95 % of the mean", "runs"]
-    tables = markdown_table(["WER", *head], rows)
-    return tables + "\n" + markdown_table(["difference, points", *head], more) if more else tables
+    rows = [
+        [name, *spread_cells(value["spread"], ""), f"{value['interval'].low:.1f} - {value['interval'].high:.1f}"]
+        for name, value in found["models"].items()
+    ]
+    head = ["mean", "runs", "sd", "95 % over seeds"]
+    tables = markdown_table(["WER", *head, "95 % over speakers"], rows)
+    more = []
+    for item in found["differences"]:
+        share = "-" if item["relative_percent"] is None else f"{item['relative_percent']:+.1f}"
+        cells = [*spread_cells(item["spread"], "+"), interval_text(item["interval"]).strip(), share]
+        more.append([f"{item['a']} - {item['b']}", *cells])
+    if not more:
+        return tables
+    return f"{tables}\n{markdown_table(['difference, points', *head, 'over speakers [95 %]', '% of it'], more)}"
 
 
 def spread_cells(value, sign):
     runs = ", ".join(f"{x:{sign}.2f}" for x in value.values)
-    return [f"{value.mean:{sign}.2f}", f"{value.sd:.2f}", f"{value.low:{sign}.2f} - {value.high:{sign}.2f}", runs]
+    return [f"{value.mean:{sign}.2f}", runs, f"{value.sd:.2f}", f"{value.low:{sign}.2f} - {value.high:{sign}.2f}"]
 
 
 def fold_tables(found):
     """Both tables over folds, as Markdown."""
-    rows = [[name, f"{v.percent:.2f}", f"{v.low:.1f} - {v.high:.1f}", v.groups] for name, v in found["models"].items()]
+    values = {name: value["interval"] for name, value in found["models"].items()}
+    rows = [[name, f"{v.percent:.2f}", f"{v.low:.1f} - {v.high:.1f}", v.groups] for name, v in values.items()]
     tables = markdown_table(["WER", "pooled", "95 %", "speakers"], rows)
     more = [[f"{item['a']} - {item['b']}", interval_text(item["interval"])] for item in found["differences"]]
     return tables + "\n" + markdown_table(["difference, points", "pooled [95 %]"], more) if more else tables

@@ -25,8 +25,8 @@ def make_run(root, name, wrong, prefix="s"):
     return root / name
 
 
-def run(monkeypatch, out, how, *runs):
-    words = ["summarise", "--runs", *runs, "--as", how, "--set", "test", "--out", out]
+def run(monkeypatch, out, how, *runs, options=()):
+    words = ["summarise", "--runs", *runs, "--as", how, "--set", "test", "--out", out, *options]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     program.main()
     return json.loads((out / "summary.json").read_text())
@@ -34,9 +34,11 @@ def run(monkeypatch, out, how, *runs):
 
 def test_seeds_are_averaged(tmp_path, monkeypatch):
     runs = [make_run(tmp_path, f"r{wrong}", wrong) for wrong in (2, 3, 4)]
-    found = run(monkeypatch, tmp_path / "out", "seeds", *runs)
-    assert found["models"]["parent"]["mean"] == pytest.approx(100 * 3 / 24)
-    (difference,) = found["differences"]
+    found = run(monkeypatch, tmp_path / "out", "seeds", *runs, options=["--compare", "parent:child"])["kinds"]["greedy"]
+    assert found["models"]["parent"]["spread"]["mean"] == pytest.approx(100 * 3 / 24)
+    assert found["models"]["parent"]["interval"]["groups"] == 6
+    difference, other_way = found["differences"]
+    assert (other_way["a"], other_way["relative_percent"]) == ("parent", pytest.approx(-50))
     assert (difference["a"], difference["b"]) == ("child", "parent")
     assert difference["spread"]["values"] == pytest.approx([100 * wrong / 24 for wrong in (2, 3, 4)])
     assert "| child - parent" in (tmp_path / "out" / "summary.md").read_text()
@@ -44,9 +46,9 @@ def test_seeds_are_averaged(tmp_path, monkeypatch):
 
 def test_folds_are_pooled(tmp_path, monkeypatch):
     runs = [make_run(tmp_path, f"f{i}", wrong, prefix=f"f{i}-s") for i, wrong in enumerate((2, 3, 4))]
-    found = run(monkeypatch, tmp_path / "out", "folds", *runs)
-    assert found["models"]["parent"]["percent"] == pytest.approx(100 * 9 / 72)
-    assert found["models"]["parent"]["groups"] == 18
+    found = run(monkeypatch, tmp_path / "out", "folds", *runs)["kinds"]["greedy"]
+    assert found["models"]["parent"]["interval"]["percent"] == pytest.approx(100 * 9 / 72)
+    assert found["models"]["parent"]["interval"]["groups"] == 18
     assert found["differences"][0]["interval"]["percent"] == pytest.approx(100 * 9 / 72)
     with pytest.raises(UserError, match="not scored on the same utterances"):
         run(monkeypatch, tmp_path / "out", "seeds", *runs)
@@ -54,5 +56,12 @@ def test_folds_are_pooled(tmp_path, monkeypatch):
 
 def test_runs_without_a_common_model_are_refused(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no model has greedy scores on test"):
+    with pytest.raises(UserError, match="no model has scores on test in all of"):
         run(monkeypatch, tmp_path / "out", "seeds", make_run(tmp_path, "r", 1), tmp_path / "empty")
+
+
+def test_models_stand_as_in_the_report(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, f"r{wrong}", wrong) for wrong in (2, 3)]
+    (runs[0] / "report").mkdir()
+    (runs[0] / "report/results.json").write_text(json.dumps({"rows": [{"model": "parent"}, {"model": "child"}]}))
+    assert list(run(monkeypatch, tmp_path / "out", "seeds", *runs)["kinds"]["greedy"]["models"]) == ["parent", "child"]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from steps.core.cli import UserError
+from steps.core.config import nearest
 from steps.scoring.collect import decode_folder, read_noise, read_score
 from steps.scoring.coverage import estimate_design, wer_coverage
 from steps.scoring.ledger import make_ledger
@@ -18,6 +19,20 @@ def parent_pairs(rows):
     """Pairs (model, parent) among the reported models, in their order, each once."""
     reported = {row.model for row in rows}
     return list(dict.fromkeys((row.model, row.parent) for row in rows if row.parent in reported))
+
+
+def parse_pairs(text, models):
+    """Pairs of `A:B,C:D`. Raises: UserError for a pair that is none or names none of the models."""
+    pairs = []
+    for part in filter(None, text.split(",")):
+        names = tuple(part.split(":"))
+        if len(names) != 2:
+            raise UserError(f"--compare: {part!r} is not of the form A:B")
+        for name in names:
+            if name not in models:
+                raise UserError(f"--compare: {name!r} is not among the models{nearest(name, models)}")
+        pairs.append(names)
+    return pairs
 
 
 def compare(exp, pairs, sets, seed=0):

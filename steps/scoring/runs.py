@@ -7,7 +7,7 @@ import statistics
 from scipy.special import stdtrit
 
 from steps.core.cli import UserError
-from steps.scoring.significance import Interval, paired_difference, wer_interval
+from steps.scoring.significance import paired_difference, wer_interval
 
 COUNTS = ("ids", "speakers", "words", "errors")
 
@@ -33,11 +33,17 @@ def spread(values):
     return Spread(list(values), mean, sd, mean - half, mean + half)
 
 
-def over_seeds(runs, pairs):
-    """Word error rates of every model over runs that differ in their seed, and of differences from parents.
+def over_seeds(runs, pairs, seed=0):
+    """Word error rates of every model over runs that differ in their seed, and differences of pairs.
 
-    Args:    runs: list of {model: counts by utterance, as score_KIND.json has them}.   pairs: list of (model, parent).
-    Returns: {"models": {name: Spread}, "differences": [{"a", "b", "spread"}]}, in percent and points.
+    Two things make such a number uncertain: training (spread over the runs) and the speakers of the test set (interval
+    over speakers of the mean over runs, from each utterance's errors added up over the runs).
+
+    Args:    runs: list of {model: counts by utterance, as score_KIND.json has them}.   pairs: list of (a, b); a minus b.
+             seed: of the bootstrap.
+    Returns: {"models": {name: {"spread": Spread, "interval": Interval}},
+             "differences": [{"a", "b", "spread", "interval", "relative_percent"}]}, in percent and points;
+             relative_percent: of the mean of b; None when b makes no errors.
     Raises:  UserError unless all runs were scored on the same utterances.
     """
     first = next(iter(runs[0].values()))
@@ -45,18 +51,32 @@ def over_seeds(runs, pairs):
         for name, counts in run.items():
             if counts["ids"] != first["ids"] or counts["words"] != first["words"]:
                 raise UserError(f"{name}: the runs were not scored on the same utterances; for folds use --as folds")
-    rates = {name: [100 * sum(run[name]["errors"]) / sum(run[name]["words"]) for run in runs] for name in runs[0]}
-    differences = [
-        {"a": a, "b": b, "spread": spread([x - y for x, y in zip(rates[a], rates[b], strict=True)])} for a, b in pairs
-    ]
-    return {"models": {name: spread(values) for name, values in rates.items()}, "differences": differences}
+    words = [len(runs) * count for count in first["words"]]
+    errors = {
+        name: [sum(counts) for counts in zip(*(run[name]["errors"] for run in runs), strict=True)] for name in runs[0]
+    }
+    rates = {name: [100 * sum(run[name]["errors"]) / sum(first["words"]) for run in runs] for name in runs[0]}
+    models = {
+        name: {"spread": spread(rates[name]), "interval": wer_interval(errors[name], words, first["speakers"])}
+        for name in rates
+    }
+    differences = []
+    for a, b in pairs:
+        found = spread([x - y for x, y in zip(rates[a], rates[b], strict=True)])
+        base = statistics.fmean(rates[b])
+        differences.append({
+            "a": a, "b": b, "spread": found,
+            "interval": paired_difference(errors[a], errors[b], words, first["speakers"], seed=seed),
+            "relative_percent": 100 * found.mean / base if base else None,
+        })  # fmt: skip
+    return {"models": models, "differences": differences}
 
 
 def over_folds(runs, pairs, seed=0):
     """Word error rates over the folds of a cross-validation, pooled by counts, with intervals over all speakers.
 
-    Args:    as in `over_seeds`.   seed: of the bootstrap.
-    Returns: {"models": {name: Interval}, "differences": [{"a", "b", "interval"}]}.
+    Args:    as in `over_seeds`.
+    Returns: {"models": {name: {"interval": Interval}}, "differences": [{"a", "b", "interval"}]}.
     Raises:  UserError when a speaker is tested in two folds.
     """
     seen = {}
@@ -65,8 +85,9 @@ def over_folds(runs, pairs, seed=0):
             if seen.setdefault(speaker, number) != number:
                 raise UserError(f"speaker {speaker} is in the test sets of two folds; folds must not share speakers")
     pooled = {name: {key: sum((run[name][key] for run in runs), []) for key in COUNTS} for name in runs[0]}
-    models: dict[str, Interval] = {
-        name: wer_interval(counts["errors"], counts["words"], counts["speakers"]) for name, counts in pooled.items()
+    models = {
+        name: {"interval": wer_interval(counts["errors"], counts["words"], counts["speakers"])}
+        for name, counts in pooled.items()
     }
     differences = [
         {"a": a, "b": b, "interval": paired_difference(

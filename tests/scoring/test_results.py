@@ -13,7 +13,7 @@ from steps.core.datadir import Utterance
 from steps.score import score
 from steps.scoring import report as schema
 from steps.scoring.collect import collect_rows
-from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, read_both
+from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, parse_pairs, read_both
 from steps.scoring.ledger import format_ledger
 from steps.scoring.plot import pareto_front, plot_wer_bytes
 from steps.scoring.tables import comparison_table, markdown_table, result_table
@@ -283,10 +283,10 @@ def test_older_results_are_readable(path):
 
 
 def test_pairs_are_checked():
-    assert program.parse_pairs("a:b,b:c", ["a", "b", "c"]) == [("a", "b"), ("b", "c")]
+    assert parse_pairs("a:b,b:c", ["a", "b", "c"]) == [("a", "b"), ("b", "c")]
     for text, what in (("a", "A:B"), ("a:studnet", "did you mean 'student'")):
         with pytest.raises(UserError, match=what):
-            program.parse_pairs(text, ["a", "student"])
+            parse_pairs(text, ["a", "student"])
 
 
 def test_rows_are_plain_data(exp):

@@ -22,18 +22,27 @@ def test_spread_over_seeds():
     runs = [{"big": counts(rng, 6, 0.1), "small": counts(rng, 6, 0.3)} for _ in range(3)]
     found = over_seeds(runs, [("small", "big")])
     rates = [100 * sum(run["big"]["errors"]) / 300 for run in runs]
-    big = found["models"]["big"]
+    big = found["models"]["big"]["spread"]
     assert (big.values, big.mean, big.sd) == (rates, statistics.fmean(rates), statistics.stdev(rates))
     assert big.mean - big.low == pytest.approx(4.3027 * big.sd / 3**0.5, rel=1e-4)
     difference = found["differences"][0]["spread"]
-    assert difference.mean == pytest.approx(found["models"]["small"].mean - big.mean)
+    assert difference.mean == pytest.approx(found["models"]["small"]["spread"].mean - big.mean)
+    assert found["differences"][0]["relative_percent"] == pytest.approx(100 * difference.mean / big.mean)
+    for interval, mean in (
+        (found["models"]["big"]["interval"], big.mean),
+        (found["differences"][0]["interval"], difference.mean),
+    ):
+        assert interval.percent == pytest.approx(mean) and interval.groups == 6 and interval.low < mean < interval.high
+    alone = over_seeds(runs[:1] * 2, [])["models"]["big"]["interval"]  # the same run twice says no more than once
+    once = wer_interval(runs[0]["big"]["errors"], runs[0]["big"]["words"], runs[0]["big"]["speakers"])
+    assert (alone.low, alone.high) == pytest.approx((once.low, once.high), rel=0.02)
     assert spread([5.0]).sd is None
 
 
 def test_folds_are_pooled_over_all_speakers():
     rng = np.random.default_rng(1)
     runs = [{"m": counts(rng, 3, 0.2, prefix=f"f{fold}-")} for fold in range(3)]
-    interval = over_folds(runs, [])["models"]["m"]
+    interval = over_folds(runs, [])["models"]["m"]["interval"]
     joined = {key: sum((run["m"][key] for run in runs), []) for key in ("errors", "words", "speakers")}
     assert interval == wer_interval(joined["errors"], joined["words"], joined["speakers"])
     assert (interval.groups, interval.over) == (9, "speakers")
