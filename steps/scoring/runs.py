@@ -51,13 +51,13 @@ def over_seeds(runs, pairs, seed=0):
         for name, counts in run.items():
             if counts["ids"] != first["ids"] or counts["words"] != first["words"]:
                 raise UserError(f"{name}: the runs were not scored on the same utterances; for folds use --as folds")
-    words = [len(runs) * count for count in first["words"]]
+    words, speakers = [len(runs) * count for count in first["words"]], first["speakers"]
     errors = {
         name: [sum(counts) for counts in zip(*(run[name]["errors"] for run in runs), strict=True)] for name in runs[0]
     }
     rates = {name: [100 * sum(run[name]["errors"]) / sum(first["words"]) for run in runs] for name in runs[0]}
     models = {
-        name: {"spread": spread(rates[name]), "interval": wer_interval(errors[name], words, first["speakers"])}
+        name: {"spread": spread(rates[name]), "interval": wer_interval(errors[name], words, speakers, runs=len(runs))}
         for name in rates
     }
     differences = []
@@ -66,7 +66,7 @@ def over_seeds(runs, pairs, seed=0):
         base = statistics.fmean(rates[b])
         differences.append({
             "a": a, "b": b, "spread": found,
-            "interval": paired_difference(errors[a], errors[b], words, first["speakers"], seed=seed),
+            "interval": paired_difference(errors[a], errors[b], words, speakers, seed=seed, runs=len(runs)),
             "relative_percent": 100 * found.mean / base if base else None,
         })  # fmt: skip
     return {"models": models, "differences": differences}

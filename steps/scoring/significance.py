@@ -46,7 +46,7 @@ def few_speakers(speakers):
     )
 
 
-def wer_interval(errors, words, speakers=None, level=0.95):
+def wer_interval(errors, words, speakers=None, level=0.95, runs=1):
     """Interval of a pooled error rate, honest for few speakers and few errors; without an error it is the exact bound.
 
     The Clopper-Pearson interval for the number of words that would be as informative were words independent: the
@@ -54,7 +54,7 @@ def wer_interval(errors, words, speakers=None, level=0.95):
     Without an error no spread is seen; then words count as independent.
 
     Args:   errors, words: (U,) counts per utterance (errors, reference length).   speakers: (U,) names, or None.
-            level: coverage, between 0 and 1.
+            level: coverage, between 0 and 1.   runs: over how many runs the counts are sums; a word heard in each is one.
     Returns: Interval in percent.
     Raises:  ValueError when shapes differ or there is no reference word.
     Source:  Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive
@@ -70,9 +70,9 @@ def wer_interval(errors, words, speakers=None, level=0.95):
         half = _t(1.0 - tail, groups - 1) * math.sqrt(variance)
         low, high = max(0.0, rate - half), rate + half
     else:
-        effective = float(total)
-        if variance > 0 and total > 1:
-            shrink = _t(1.0 - tail, total - 1) / _t(1.0 - tail, groups - 1)
+        effective = total / runs
+        if variance > 0 and effective > 1:
+            shrink = _t(1.0 - tail, effective - 1) / _t(1.0 - tail, groups - 1)
             effective = min(effective, rate * (1.0 - rate) / variance * shrink**2)
         low, high = clopper_pearson(rate * effective, effective, level)
     return Interval(float(100 * rate), float(100 * low), float(100 * high), over, groups)
@@ -86,14 +86,14 @@ def clopper_pearson(hits, trials, level=0.95):
     return low, high
 
 
-def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000, seed=0, level=0.95):
+def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000, seed=0, level=0.95, runs=1):
     """Bootstrap interval of the difference in error rate, A minus B, of two systems on the same utterances.
 
     Percentiles of resampled differences, taken further out for few units so that the interval is as wide as Student's t
     makes it. Without any difference nothing is left to resample; then the exact bound for words.
 
     Args:   errors_a, errors_b, words: (U,) counts per utterance, in the same order.   speakers: (U,) names, or None.
-            resamples: bootstrap samples.   seed: of the drawing.   level: coverage, between 0 and 1.
+            resamples: bootstrap samples.   seed: of the drawing.   level, runs: as in `wer_interval`.
     Returns: Interval in percentage points; below 0 means A has fewer errors.
     Raises:  ValueError when shapes differ or there is no reference word.
     Source:  Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", with
@@ -102,16 +102,16 @@ def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000,
     """
     errors_a, words = _checked(errors_a, words)
     errors_b, words = _checked(errors_b, words)
-    return bootstrap(errors_a - errors_b, words, speakers, resamples, seed, level)
+    return bootstrap(errors_a - errors_b, words, speakers, resamples, seed, level, runs)
 
 
-def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95):
+def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95, runs=1):
     """Expanded percentile interval of 100 * sum(errors) / sum(words); `errors` may be differences, also of differences.
 
     Args, Returns: as in `paired_difference`.
     """
     if not np.any(errors):
-        _, bound = clopper_pearson(0, float(words.sum()), level)
+        _, bound = clopper_pearson(0, words.sum() / runs, level)
         _, words, over = group(errors, words, speakers)
         return Interval(0.0, -100 * bound, 100 * bound, over, len(words))
     errors, words, over = group(errors, words, speakers)

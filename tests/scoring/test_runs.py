@@ -7,7 +7,7 @@ import pytest
 
 from steps.core.cli import UserError
 from steps.scoring.runs import over_folds, over_seeds, spread
-from steps.scoring.significance import wer_interval
+from steps.scoring.significance import paired_difference, wer_interval
 
 
 def counts(rng, speakers, rate, prefix=""):
@@ -33,9 +33,18 @@ def test_spread_over_seeds():
         (found["differences"][0]["interval"], difference.mean),
     ):
         assert interval.percent == pytest.approx(mean) and interval.groups == 6 and interval.low < mean < interval.high
-    alone = over_seeds(runs[:1] * 2, [])["models"]["big"]["interval"]  # the same run twice says no more than once
-    once = wer_interval(runs[0]["big"]["errors"], runs[0]["big"]["words"], runs[0]["big"]["speakers"])
-    assert (alone.low, alone.high) == pytest.approx((once.low, once.high), rel=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
+def test_the_same_run_several_times_says_no_more_than_once(rate):
+    one = counts(np.random.default_rng(3), 6, rate)
+    found = over_seeds([{"m": one, "n": one}] * 4, [("m", "n")])
+    once = wer_interval(one["errors"], one["words"], one["speakers"])
+    again = found["models"]["m"]["interval"]
+    assert (again.low, again.high) == pytest.approx((once.low, once.high))
+    same, pair = paired_difference(one["errors"], one["errors"], one["words"]), found["differences"][0]
+    assert (pair["interval"].low, pair["interval"].high) == pytest.approx((same.low, same.high))
+    assert pair["relative_percent"] == (0.0 if any(one["errors"]) else None)
     assert spread([5.0]).sd is None
 
 
