@@ -146,6 +146,8 @@ def test_what_a_forgetful_controller_loses_is_named_and_only_that_is_run_again(s
     slurm.stop("slurmctld", signal.SIGKILL)
     (tmp_path / "go").touch()
     wait_until(lambda: list((tmp_path / "q").glob("*/done.1")))
+    with open(slurm.top / "slurm.conf", "a") as file:
+        file.write("FirstJobId=5000\n")  # a node refuses a job whose number it has run before
     slurm.start_controller("-c")
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 1
