@@ -411,7 +411,8 @@ CASES = [  # name, harm, program, words of the message
     # command lines
     ("option: unknown", lambda w: None, lambda w: [*extract(w), "--shards", "3"], "unrecognized arguments"),
     ("option: short form", lambda w: None, lambda w: [*extract(w), "--num", "3"], "unrecognized arguments"),
-    ("option: shard 0", lambda w: None, lambda w: [*extract(w), "--shard", "0"], "--shard must be 1 to 1"),
+    ("option: shard 0", lambda w: None, lambda w: [*extract(w), "--shard", "0"], "expected a whole number from 1 on"),
+    ("option: shard 3 of 2", lambda w: None, lambda w: [*extract(w), "--shard", "3", "--num-shards", "2"], "--shard must be 1 to 2"),
     ("option: seed -1", lambda w: None, lambda w: train(w, seed="-1"), "expected a whole number from 0"),
     ("option: threads 0", lambda w: None, lambda w: [*train(w), "--num-threads", "0"], "expected a whole number from 1"),
     ("option: device", lambda w: None, lambda w: [*train(w), "--device", "gpu"], "expected auto, cpu, cuda"),

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import torch
 
-from steps import combine_features, decode, extract_features
+from steps import combine_features, extract_features
 from steps.core.checkpoint import load_checkpoint, save_checkpoint
 from steps.core.cli import UserError
 from steps.core.config import load_config
@@ -22,6 +22,7 @@ from steps.core.tables import read_table
 from steps.data.archives import load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
+from steps.deploy.recognition import write_hypotheses
 from steps.models.build import build_model, load_model, new_spec, save_model
 from steps.score import score
 from steps.scoring.collect import read_json, read_scores
@@ -226,7 +227,7 @@ class Scores:
 
     def write(self, folder, version):
         texts = {utt.utt_id: "one two" if version == 1 else "one" for utt in self.utterances}
-        decode.write_results(folder, {"greedy": texts}, {"utterances": 6})
+        write_hypotheses(folder, {"greedy": texts}, {"utterances": 6})
         quiet(score, folder, "greedy", self.utterances, "test")
 
     def read(self, folder):
