@@ -109,7 +109,8 @@ def test_a_signal_lets_all_processes_save_at_one_step_and_the_same_command_goes_
     log = tmp_path / "train.log"
     command = [*RUN, "--processes", "2", str(log), *teacher_command(corpus, tmp_path / "model", 100_000)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
-    wait_for_text(log, "step ", process)
+    wait_for_text(log, "on cpu", process)  # the line before the first step
+    time.sleep(2)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == status
@@ -123,12 +124,12 @@ def test_a_signal_lets_all_processes_save_at_one_step_and_the_same_command_goes_
 
 def test_a_deadline_is_status_75_and_the_next_start_goes_on_to_the_end(corpus, tmp_path):
     log = tmp_path / "train.log"
-    command = [*RUN, "--processes", "2", str(log), *teacher_command(corpus, tmp_path / "model", 60)]
+    command = [*RUN, "--processes", "2", str(log), *teacher_command(corpus, tmp_path / "model", 10)]
     late = {**environment(), "RUN_DEADLINE": "1"}
     first = [*RUN, "--max-restarts", "0", *command[len(RUN) :]]
     done = subprocess.run(first, cwd=ROOT, env=late, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "saved its state but did not finish in 0 restarts" in done.stderr
-    alone = [*RUN, str(log), *teacher_command(corpus, tmp_path / "model", 60)]
+    alone = [*RUN, str(log), *teacher_command(corpus, tmp_path / "model", 10)]
     assert subprocess.run(alone, cwd=ROOT, env=environment(), timeout=120).returncode == 0
     assert "resumed at step 1 " in log.read_text()
     assert (tmp_path / "model/model.json").exists() and not (tmp_path / "model/train_state.json").exists()

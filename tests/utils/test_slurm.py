@@ -100,11 +100,15 @@ def test_more_memory_than_asked_for_is_told(submit):
     assert result.returncode == 1 and "out of memory (give --mem)" in result.stderr
 
 
+@pytest.mark.slow  # Slurm holds a requeued job for some ten seconds
 def test_status_75_is_run_again_by_slurm_and_its_log_goes_on(submit, tmp_path):
     result = submit("x.log", "bash", "-c", "echo turn >> turns; test $(wc -l < turns) = 2 || exit 75")
     assert result.returncode == 0, result.stderr
     log = (tmp_path / "x.log").read_text()
     assert "restart 0" in log and "restart 1" in log and "restart 2" not in log
+
+
+def test_status_75_is_a_failure_once_no_restarts_are_left(submit):
     result = submit("--max-restarts", "0", "x.log", "bash", "-c", "exit 75")
     assert result.returncode == 1 and "run again" in result.stderr
 
