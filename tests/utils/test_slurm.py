@@ -94,7 +94,7 @@ def test_a_killed_task_may_have_run_out_of_memory(submit):
     assert "status 137, killed; out of memory?" in submit("x.log", "bash", "-c", "kill -9 $$").stderr
 
 
-@pytest.mark.slow  # with others of the failure table, so that .ci/run spends two minutes on clusters
+@pytest.mark.slow  # .ci/run spends two minutes on clusters at most
 def test_more_memory_than_asked_for_is_told(submit):
     program = "import time; x = b'x' * 400_000_000; time.sleep(30)"
     result = submit("--mem", "50M", "x.log", sys.executable, "-c", program)
@@ -171,7 +171,7 @@ def test_a_waiter_killed_between_submission_and_note_finds_the_job_by_its_name(s
     assert (tmp_path / "ran").read_text() == "x\n"
 
 
-@pytest.mark.slow  # the same
+@pytest.mark.slow  # held, too
 def test_requeued_by_hand_the_second_run_counts(start, slurm, tmp_path):
     script = "echo x >> ran; test $(wc -l < ran) = 2 || sleep 60"
     process = start("x.log", "bash", "-c", script)
@@ -193,7 +193,7 @@ def test_cancelled_from_outside_is_told_so(start, slurm, tmp_path):
     assert "1 of 2 jobs failed: JOB 2: cancelled" in errors
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # for the two minutes
 def test_a_drained_node_is_no_failure_and_all_drained_is_told_once(start, submit, slurm):
     try:
         slurm.call("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
