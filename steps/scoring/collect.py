@@ -78,6 +78,7 @@ def collect_row(exp, model, set_name, benchmark):
         noise=read_noise(exp, model, set_name)[1],
         **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
         **{f"{key}_percent": run.get(key) for key in ("dev_wer", "dev_cer")},
+        train_seconds=run.get("seconds"),
         lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
     )
 

@@ -10,6 +10,7 @@ from steps.scoring.ledger import format_change
 from steps.scoring.summary import summary_sentences
 from steps.scoring.tables import (
     COMPARISON_NOTE,
+    ORIGIN_NOTE,
     comparison_cells,
     origin_cells,
     rate_of,
@@ -164,7 +165,7 @@ def layers_part(layers):
 def settings_part(results, set_name, settings):
     """Where the rows come from, settings of every model, versions."""
     rows = [row for row in results.rows if row.set == set_name]
-    parts = ["<h2>Settings and versions</h2>", html_table(*origin_cells(rows), css="left")]
+    parts = ["<h2>Settings and versions</h2>", html_table(*origin_cells(rows), css="left"), note(ORIGIN_NOTE)]
     for model, text in settings.items():
         parts.append(f"<details><summary>{escape(model)}</summary><pre>{escape(text)}</pre></details>")
     host = results.benchmark.get("host") or {}

@@ -86,6 +86,7 @@ class ResultRow:
     device: str | None
     dev_wer_percent: float | None = None  # greedy on dev, of the model folder by torch, when its training ended; None
     dev_cer_percent: float | None = None  # where nothing was trained (quantized models)
+    train_seconds: float | None = None  # by the clock, over all stops; pruned in rounds: the last; None: not trained
     lexicon_differs: int | None = None  # utterances whose lexicon text by onnxruntime is another than the greedy one
 
 

@@ -40,6 +40,9 @@ LEDGER_NOTE = """\
 Utterances with more errors than the parent's, with fewer, with another text but as many; more errors by type. Which ones,
 aligned: regressions/ beside this report.
 """
+ORIGIN_NOTE = """\
+Minutes: of training by the clock, stops left out; where pruning went in rounds, of the last one.
+"""
 
 
 def markdown_table(header, rows, text_columns=(0,)):
@@ -233,9 +236,9 @@ def origin_cells(rows):
     """Header and rows: where each model comes from."""
     table = []
     for row in rows:
-        cells = (row.model, row.parent, row.seed, row.device, row.commit, row.command)
+        cells = (row.model, row.parent, row.seed, row.device, number(row.train_seconds, 60, 1), row.commit, row.command)
         table.append(["-" if cell is None else cell for cell in cells])
-    return ["model", "parent", "seed", "device", "commit", "command"], table
+    return ["model", "parent", "seed", "device", "minutes", "commit", "command"], table
 
 
 def set_tables(results, set_name):
@@ -282,7 +285,7 @@ def results_page(results, sets):
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     head = f"# Results of {results.recipe}\n"
     origins = [row for row in results.rows if row.set == sets[0]]
-    tail = f"## Where the rows come from\n\n{markdown_table(*origin_cells(origins), text_columns=range(6))}"
+    tail = f"## Where the rows come from\n\n{markdown_table(*origin_cells(origins), text_columns=(0, 1, 3, 5, 6))}\n{ORIGIN_NOTE}"
     made = (
         f"Tables: {results.date}, commit {results.commit or 'unknown'}, bootstrap seed {results.seed}, "
         f"timed on {results.device or 'nothing'}, {versions}.\n\n    {results.command}\n"

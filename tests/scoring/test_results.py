@@ -243,7 +243,7 @@ def test_few_speakers_are_told_once_and_nothing_is_simulated(tmp_path, monkeypat
 
 
 def test_dev_rates_of_the_training_stand_beside_the_tests(exp, monkeypatch):
-    (exp / "teacher" / "run.json").write_text(json.dumps({"dev_wer": 12.345, "dev_cer": 6.789}))
+    (exp / "teacher" / "run.json").write_text(json.dumps({"dev_wer": 12.345, "dev_cer": 6.789, "seconds": 750}))
     (exp / "student" / "run.json").write_text(json.dumps({"seed": 0}))
     files = write_report(exp, monkeypatch, *MODELS)
     found = [(row["dev_wer_percent"], row["dev_cer_percent"]) for row in json.loads(files["results.json"])["rows"]]
@@ -253,6 +253,10 @@ def test_dev_rates_of_the_training_stand_beside_the_tests(exp, monkeypatch):
         assert re.search(r"\| teacher +\| 12.3[45] \| 6.79 \|", section) and "before export" in section
         assert "student" not in section, "it was not measured"
     assert ">Dev, greedy<" in files["report.html"] and ">6.79<" in files["report.html"]
+    origins = files["RESULTS.md"].split("## Where the rows come from\n")[1]
+    assert re.search(r"\| teacher +\|[^|]+\|[^|]+\|[^|]+\| +12\.5 \|", origins), "minutes of training"
+    assert re.search(r"\| student +\|[^|]+\|[^|]+\|[^|]+\| +- \|", origins) and "Minutes: " in origins
+    assert ">12.5<" in files["report.html"]
     assert "% WER, 6.79 % CER; dev serves" in files["teacher.md"] and "dev, greedy" not in files["student.md"]
     (exp / "teacher" / "run.json").write_text(json.dumps({"dev_wer": 12.345}))
     older = write_report(exp, monkeypatch, *MODELS)
