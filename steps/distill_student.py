@@ -1,7 +1,7 @@
 """Train a small model, alone or taught by one or several larger ones.
 
     python3 -m steps.distill_student --teacher exp/an4/teacher --data data/an4/train_sp --dev data/an4/dev \\
-        --tokenizer data/an4/tokenizer --features conf/features.yaml --config recipes/an4/conf/student_kd.yaml --out exp/an4/student_kd
+        --tokenizer data/an4/tokenizer --features conf/features.yaml --config recipes/an4/conf/student.yaml --out exp/an4/student_kd
 
 Without --teacher the same net is trained with CTC alone: the yardstick that shows what distillation brings.
 """
@@ -16,7 +16,10 @@ from steps.training.setup import Setup, TrainConfig, training_parser
 def main():
     """Read, build, teach, save."""
     parser = training_parser(__doc__)
-    parser.add_argument("--teacher", metavar="DIR[,DIR...]", help="model folders; their posteriors are averaged")
+    parser.add_argument(
+        "--teacher", metavar="DIR[,DIR...]", help="model folders; the posteriors of several are averaged frame by frame, "
+        "which spoils them where they were trained apart: CTC peaks then lie on different frames",
+    )  # fmt: skip
     parser.add_argument(
         "--init", metavar="DIR", help="start from the weights of this model (same sizes) instead of random ones"
     )
