@@ -18,7 +18,7 @@ def main():
     parser = training_parser(__doc__)
     parser.add_argument(
         "--teacher", metavar="DIR[,DIR...]", help="model folders; the posteriors of several are averaged frame by frame, "
-        "which spoils them where they were trained apart: CTC peaks then lie on different frames",
+        "which spoils CTC models that were trained apart",
     )  # fmt: skip
     parser.add_argument(
         "--init", metavar="DIR", help="start from the weights of this model (same sizes) instead of random ones"
