@@ -78,7 +78,7 @@ class Trainer:
         self.checkpoints = Path(out) / "checkpoints"
         self.seed, self.device, self.stop, self.after_update = seed, device, stop, after_update
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
-        self.optimizer = make_optimizer(self.parameters, optim)
+        self.optimizer = make_optimizer(self.model, self.objective.parameters(), optim)
         self.average = WeightAverage()
         self.step = self.epoch = self.batch = 0  # updates done; position in the data: batches of the epoch done
         self.best = {"loss": float("inf"), "epoch": -1, "weights": {}}

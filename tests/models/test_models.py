@@ -43,6 +43,13 @@ def make(kind, changes, seed=1):
     return model.eval()
 
 
+def test_the_depthwise_convolution_of_training_is_that_of_use():
+    module = make("conformer", {}).blocks[0].convolution
+    gated = torch.randn(3, 24, 30)  # (N, C, T)
+    used = module.convolve(gated)
+    assert torch.allclose(module.train().convolve(gated), used, atol=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "changes"), VARIANTS, ids=NAMES)
 def test_batched_equals_single_whatever_the_padding_holds(kind, changes):
     model = make(kind, changes)

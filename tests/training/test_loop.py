@@ -54,12 +54,12 @@ def make_model(data, seed=0):
     return model
 
 
-def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None, view="augmented"):
+def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None, view="augmented", optimizer="adamw"):
     tokenizer, _, train, dev, _ = data
     model = make_model(data)
     kd = DistillConfig(hidden_weight=0.5 if view == "augmented" else 0.0, frames="window", teacher_view=view)
     objective = CtcObjective() if teacher is None else DistillObjective(kd, model, [teacher])
-    optim = OptimConfig(peak_lr=3e-3)
+    optim = OptimConfig(optimizer=optimizer, peak_lr=3e-3)
     augment = SpecAugmentConfig(freq_width=4, time_width=4)
     cpu, never = torch.device("cpu"), SimpleNamespace(poll=lambda: 0)
     return Trainer(model, objective, train, dev, tokenizer, loop, optim, augment, out, 0, cpu, never, after_update)
@@ -91,9 +91,10 @@ def train_interrupted(data, out, stops, **options):
     return trainer
 
 
-@pytest.mark.parametrize("view", [None, "augmented", "clean"])
-def test_resume_is_exact_to_the_bit(data, tmp_path, view):
+@pytest.mark.parametrize("optimizer, view", [("adamw", None), ("adamw", "augmented"), ("muon", "clean")])
+def test_resume_is_exact_to_the_bit(data, tmp_path, optimizer, view):
     options = {"teacher": make_model(data, seed=1), "view": view} if view else {}
+    options["optimizer"] = optimizer
     whole = make_trainer(data, tmp_path / "whole", **options)
     whole.train()
     per_epoch = len(epoch_groups(data[2], LOOP, 0, 0))
