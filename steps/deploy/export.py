@@ -40,7 +40,7 @@ Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
 INTEGER = """\
 
 Activations are quantized with a scale for each tensor, so a batch gives slightly other numbers than its utterances one
-by one, and so do other processors and runtime versions. Weights are stored as uint8 around 128: nothing saturates.
+by one, and so do other processors and runtime versions. Weights of {bits} bits, a byte each; no integer kernel saturates.
 """
 
 
@@ -94,7 +94,7 @@ def build_graph(model):
     graph = float_graph(float_twin(model))
     layers = quantized_layers(model)
     if layers:
-        integer_graph_(graph, layers)
+        integer_graph_(graph, layers, model.spec["quantization"].get("bits", 8))
     strip_(graph)
     return graph
 
@@ -164,5 +164,5 @@ def describe(model, recogniser):
         low=features.low_freq_hz,
         high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
         sherpa=sherpa,
-        integer=INTEGER if quantized else "",
+        integer=INTEGER.format(bits=model.spec["quantization"].get("bits", 8)) if quantized else "",
     )

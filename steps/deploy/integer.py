@@ -3,9 +3,9 @@
 A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses; an LSTM
 becomes com.microsoft's DynamicQuantizeLSTM. Activations are quantized to 8 bits, one scale for each input tensor.
 
-Codes are stored as `code + 128` in uint8 with zero point 128, which is exact. On processors with AVX2 or AVX-512 but
-without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits, which saturates and costs 10 to 25 dB; with
-uint8 on both sides it does not.
+On processors with AVX2 or AVX-512 but without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits. With codes
+of 8 bits that saturates and costs 10 to 25 dB, so these are stored as `code + 128` in uint8 with zero point 128, whose
+kernels are exact and slower. Two products of 255 and 63 fit into 16 bits, so codes of 7 bits are stored as they are.
 """
 
 import numpy as np
@@ -14,18 +14,17 @@ from onnx import TensorProto, helper, numpy_helper
 from steps.core.cli import UserError
 from steps.models.quant_layers import QuantLinear
 
-OFFSET = 128
 ZERO_POINT = "zero_point"
 MICROSOFT = "com.microsoft"
 
 
-def integer_graph_(graph, layers):
+def integer_graph_(graph, layers, bits):
     """Replace the float form of every quantized layer.
 
-    Args:   graph: onnx.ModelProto of the float twin.   layers: {name: QuantLinear or QuantLSTM}.
+    Args:   graph: onnx.ModelProto of the float twin.   layers: {name: QuantLinear or QuantLSTM}.   bits: of their codes.
     Raises: UserError naming layers that are not in the graph.
     """
-    body = graph.graph
+    body, zero_point = graph.graph, np.uint8(128) if bits == 8 else np.int8(0)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
     waiting = {}  # content of the float weight as it stands in the graph -> names of the layers with such a weight
     for name, layer in layers.items():
@@ -39,13 +38,13 @@ def integer_graph_(graph, layers):
             continue
         name = names.pop(0)
         rewrite = integer_matmul if node.op_type == "MatMul" else integer_lstm
-        new_nodes, tensors = rewrite(node, name, layers[name], constants)
+        new_nodes, tensors = rewrite(node, name, layers[name], zero_point)
         nodes += new_nodes
         body.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(t), key) for key, t in tensors.items())
     missing = [name for names in waiting.values() for name in names]
     if missing:
         raise UserError(f"export: these quantized layers were not found in the graph: {', '.join(missing)}")
-    body.initializer.append(numpy_helper.from_array(np.uint8(OFFSET), ZERO_POINT))
+    body.initializer.append(numpy_helper.from_array(zero_point, ZERO_POINT))
     del body.node[:]
     body.node.extend(nodes)
 
@@ -68,14 +67,14 @@ def onnx_gates(rows):
     return np.concatenate([inputs, output, forget, cell])
 
 
-def unsigned(codes):
-    """int8 codes as uint8 around OFFSET. Args: codes: int8 tensor.  Returns: uint8 array of the same shape."""
-    return (codes.numpy().astype(np.int16) + OFFSET).astype(np.uint8)
+def stored(codes, zero_point):
+    """Codes as they stand in the file. Args: codes: int8 tensor; zero_point: uint8 or int8.  Returns: array of its type."""
+    return (codes.numpy().astype(np.int16) + zero_point).astype(zero_point.dtype)
 
 
-def integer_matmul(node, name, layer, constants):
+def integer_matmul(node, name, layer, zero_point):
     """Nodes in place of a MatMul. Returns: (nodes, {constant name: array})."""
-    tensors = {f"{name}.codes": unsigned(layer.weight_codes).T, f"{name}.scales": layer.weight_scales.numpy()}
+    tensors = {f"{name}.codes": stored(layer.weight_codes, zero_point).T, f"{name}.scales": layer.weight_scales.numpy()}
     x, y = node.input[0], node.output[0]
     quantized, scale, zero, total, total_float, scales = (f"{name}/{part}" for part in "qsztfm")
     nodes = [
@@ -88,17 +87,17 @@ def integer_matmul(node, name, layer, constants):
     return nodes, tensors
 
 
-def integer_lstm(node, name, layer, constants):
+def integer_lstm(node, name, layer, zero_point):
     """Node in place of an LSTM; inputs and outputs stay. Returns: (nodes, {constant name: array})."""
     tensors, extra = {}, []
     for part, codes, scales in (
         ("input", layer.weight_ih_codes, layer.weight_ih_scales),
         ("hidden", layer.weight_hh_codes, layer.weight_hh_scales),
     ):
-        rows = onnx_gates(unsigned(codes))
+        rows = onnx_gates(stored(codes, zero_point))
         tensors[f"{name}.{part}.codes"] = rows.T[None]  # (1, I or H, 4H)
         tensors[f"{name}.{part}.scales"] = onnx_gates(scales.numpy())[None]  # (1, 4H)
-        tensors[f"{name}.{part}.zero"] = np.full((1, len(rows)), OFFSET, dtype=np.uint8)
+        tensors[f"{name}.{part}.zero"] = np.full((1, len(rows)), zero_point)
         extra += [f"{name}.{part}.scales", f"{name}.{part}.zero"]
     inputs = [node.input[0], f"{name}.input.codes", f"{name}.hidden.codes", *node.input[3:]]
     inputs += [""] * (8 - len(inputs))

@@ -14,29 +14,30 @@ from steps.compress.quantizer import (
     float_tensors,
     quantizable_layers,
     quantize_model,
-    quantize_weight_int8,
+    quantize_weight,
 )
 from steps.core.cli import UserError
 from steps.core.provenance import write_run_record
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 
 
+@pytest.mark.parametrize(("bits", "largest"), [(8, 127), (7, 63)])
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-3, 1.0, 1e30])
-def test_rounding_error_is_at_most_half_a_step(magnitude):
+def test_rounding_error_is_at_most_half_a_step(magnitude, bits, largest):
     weight = torch.randn(40, 33, generator=torch.Generator().manual_seed(0)) * magnitude
     weight[3] = 0
     weight[5, 1:] = 0  # one number alone in its row
     weight[7] = weight[7].abs()
-    codes, scales = quantize_weight_int8(weight)
-    assert codes.dtype == torch.int8 and codes.abs().max() == 127 and (scales > 0).all()
+    codes, scales = quantize_weight(weight, bits)
+    assert codes.dtype == torch.int8 and codes.abs().max() == largest and (scales > 0).all()
     error = (weight.double() - codes.double() * scales.double()[:, None]).abs()
     assert (error <= scales.double()[:, None] * (0.5 + 1e-5)).all()
     assert (codes[3] == 0).all()
-    assert (codes.abs().amax(dim=1)[[0, 5, 7]] == 127).all()
+    assert (codes.abs().amax(dim=1)[[0, 5, 7]] == largest).all()
 
 
 def test_rows_too_small_for_a_scale_become_zero():
-    codes, scales = quantize_weight_int8(torch.full((1, 4), 1e-45))
+    codes, scales = quantize_weight(torch.full((1, 4), 1e-45), 8)
     assert codes.tolist() == [[0] * 4] and scales.tolist() == [1.0]
 
 
@@ -49,11 +50,12 @@ def test_weights_that_are_not_finite_are_refused(make, bad):
         quantize_model(model, QuantizeConfig())
 
 
+@pytest.mark.parametrize("bits", [8, 7])
 @pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
-def test_every_linear_and_lstm_is_quantized_and_the_result_is_close(make, kind):
+def test_every_linear_and_lstm_is_quantized_and_the_result_is_close(make, kind, bits):
     model = make(kind)
-    small = quantize_model(model, QuantizeConfig())
-    assert small.spec["quantization"] == {"bits": 8, "layers": list(quantizable_layers(model))}
+    small = quantize_model(model, QuantizeConfig(bits=bits))
+    assert small.spec["quantization"] == {"bits": bits, "layers": list(quantizable_layers(model))}
     assert model.spec["quantization"] is None and not quantizable_layers(small)
     feats, lengths = torch.randn(2, 60, 20), torch.tensor([60, 41])
     expected, log_probs = model(feats, lengths)[0], small(feats, lengths)[0]
@@ -89,8 +91,8 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
         quantize_model(quantize_model(model, QuantizeConfig()), QuantizeConfig())
 
 
-def test_only_eight_bits():
-    with pytest.raises(ValueError, match="bits"):
+def test_only_eight_and_seven_bits():
+    with pytest.raises(ValueError, match="bits must be 8 or 7, not 4"):
         QuantizeConfig(bits=4)
 
 

@@ -82,9 +82,10 @@ def test_float_and_integer_graphs_follow_the_model(make, variant):
     assert counts["MatMul"] == (4 if model.kind == "conformer" else 0)  # scores and values of two blocks
 
 
+@pytest.mark.parametrize(("bits", "offset"), [(8, 128), (7, 0)])
 @pytest.mark.parametrize("kind", ["conformer", "rnn"])
-def test_the_codes_in_the_graph_are_the_folders(make, kind):
-    model = make(kind, quantized=True)
+def test_the_codes_in_the_graph_are_the_folders(make, kind, bits, offset):
+    model = quantize_model(make(kind), QuantizeConfig(bits=bits))
     tensors = constants(build_graph(model))
     seen = 0
     for name, layer in quantized_layers(model).items():
@@ -98,7 +99,7 @@ def test_the_codes_in_the_graph_are_the_folders(make, kind):
                 f"{name}.hidden.scales": onnx_gates(layer.weight_hh_scales.numpy())[None],
             }
         for key, value in expected.items():
-            stored = tensors[key].astype(np.int32) - 128 if key.endswith("codes") else tensors[key]
+            stored = tensors[key].astype(np.int32) - offset if key.endswith("codes") else tensors[key]
             np.testing.assert_array_equal(stored, value)
             seen += 1
     assert seen == sum(name.endswith((".codes", ".scales")) for name in tensors)
@@ -114,14 +115,16 @@ def matmul_graph(weight):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def test_integer_products_do_not_saturate():
+@pytest.mark.parametrize(("bits", "largest", "kind"), [(8, 127, np.uint8), (7, 63, np.int8)])
+def test_integer_products_do_not_saturate(bits, largest, kind):
     layer = QuantLinear(64, 8, bias=False)
-    layer.weight_codes.fill_(127)
-    layer.weight_codes[4:] = -127
+    layer.weight_codes.fill_(largest)
+    layer.weight_codes[4:] = -largest
     graph = matmul_graph(np.ascontiguousarray(layer.dequantized()["weight"].numpy().T))
-    integer_graph_(graph, {"layer": layer})
+    integer_graph_(graph, {"layer": layer}, bits)
+    assert [numpy_helper.to_array(t).dtype for t in graph.graph.initializer if t.name.endswith("codes")] == [kind]
     (y,) = open_session(graph.SerializeToString()).run(None, {"x": np.ones((5, 64), np.float32)})
-    np.testing.assert_allclose(y, np.repeat([[64.0 * 127] * 4 + [-64.0 * 127] * 4], 5, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(y, np.repeat([[64.0 * largest] * 4 + [-64.0 * largest] * 4], 5, axis=0), rtol=1e-5)
 
 
 def test_a_layer_that_is_not_in_the_graph_is_named():
@@ -129,7 +132,7 @@ def test_a_layer_that_is_not_in_the_graph_is_named():
     layer.weight_codes.fill_(1)
     graph = matmul_graph(np.zeros((4, 3), np.float32))
     with pytest.raises(UserError, match=r"not found in the graph: blocks\.7\.up"):
-        integer_graph_(graph, {"blocks.7.up": layer})
+        integer_graph_(graph, {"blocks.7.up": layer}, 8)
 
 
 def test_layers_with_equal_weights_are_all_rewritten(make):
