@@ -123,16 +123,14 @@ def test_program(exp, monkeypatch):
         assert row["parameters"] == spec["parameters"]
         assert row["macs_per_second"] == pytest.approx(macs_per_second(build_model(spec).eval()), abs=1)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
-        assert 0 < row["load_s"] < 10 and row["all_threads_wall_rtf"] > 0
+        assert row["load_s"] > 0 and row["all_threads_wall_rtf"] > 0
         assert 1e7 < row["peak_memory_bytes"] < 1e9 and 0 < row["model_memory_bytes"] < row["peak_memory_bytes"]
         assert 0 < row["rtf"] < row["rtf_with_features"] == pytest.approx(row["rtf"] + row["rtf_features"], abs=2e-7)
-    assert list(result["models"]["large"]["ratios"]) == ["small"] and result["models"]["small"]["ratios"] == {}
-    assert (
-        result["models"]["large"]["ratios"]["small"]["times_faster"]
-        < 1
-        < result["models"]["large"]["ratios"]["small"]["bytes"]
-    )
-    assert result["models"]["small"]["rtf"] < result["models"]["large"]["rtf"]
+    small, large = result["models"]["small"], result["models"]["large"]
+    assert list(large["ratios"]) == ["small"] and small["ratios"] == {}
+    ratio = large["ratios"]["small"]
+    assert ratio["bytes"] == round(large["bytes"] / small["bytes"], 4) > 1
+    assert 0 < ratio["low"] <= ratio["times_faster"] <= ratio["high"]  # which one is faster is the machine's affair
 
 
 def test_model_folders_are_refused(exp, monkeypatch):
