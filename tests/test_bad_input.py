@@ -389,6 +389,8 @@ CASES = [  # name, harm, program, words of the message
     ("model: huge", spec(vocab_size=10**12), export, "does not describe a model"),
     ("model: negative", spec(vocab_size=-3), export, "does not describe a model"),
     ("model: size as text", spec(feature_dim="16"), export, "does not describe a model"),
+    ("model: no bits", spec(quantization={"layers": []}), export, "does not describe a model"),
+    ("model: nine bits", spec(quantization={"bits": 9, "layers": []}), export, "bits must be 8 or 7, not 9"),
     ("model: list for spec", put("model/model.json", "[]"), export, "not a model description"),
     ("model: deep JSON", put("model/model.json", "[" * 100000), export, "not valid JSON"),
     # checkpoints

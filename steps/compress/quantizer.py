@@ -8,9 +8,7 @@ from torch import nn
 from steps.core.cli import UserError
 from steps.core.config import check, nearest
 from steps.models.build import build_model
-from steps.models.quant_layers import QuantLinear
-
-LARGEST_CODE = {8: 127, 7: 63}  # by bits
+from steps.models.quant_layers import LARGEST_CODE, QuantLinear
 
 
 @dataclass

@@ -94,7 +94,7 @@ def build_graph(model):
     graph = float_graph(float_twin(model))
     layers = quantized_layers(model)
     if layers:
-        integer_graph_(graph, layers, model.spec["quantization"].get("bits", 8))
+        integer_graph_(graph, layers, model.spec["quantization"]["bits"])
     strip_(graph)
     return graph
 
@@ -164,5 +164,5 @@ def describe(model, recogniser):
         low=features.low_freq_hz,
         high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
         sherpa=sherpa,
-        integer=INTEGER.format(bits=model.spec["quantization"].get("bits", 8)) if quantized else "",
+        integer=INTEGER.format(bits=model.spec["quantization"]["bits"]) if quantized else "",
     )

@@ -12,7 +12,7 @@ from steps.core.config import from_dict, nearest, to_dict
 from steps.core.outdir import atomic_file, sha256_file, write_json
 from steps.models.ctc_model import KINDS, CtcModel
 from steps.models.low_rank import LowRankLinear
-from steps.models.quant_layers import quantized_like
+from steps.models.quant_layers import LARGEST_CODE, quantized_like
 
 FORMAT = 1
 CODES = (torch.int8, torch.uint8)
@@ -72,6 +72,9 @@ def build_model(spec):
             thin = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None)
             model.set_submodule(name, thin)
         if spec["quantization"]:
+            bits = spec["quantization"]["bits"]
+            if bits not in LARGEST_CODE:
+                raise UserError(f"model.json: quantization: bits must be 8 or 7, not {bits!r}; make the model again")
             for name in spec["quantization"]["layers"]:
                 model.set_submodule(name, quantized_like(model.get_submodule(name)))
     except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:  # impossible sizes

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+LARGEST_CODE = {8: 127, 7: 63}  # by bits
+
 
 class QuantLinear(nn.Module):
     """x -> x W^T + b with W = weight_codes * weight_scales.
 
-    Buffers: weight_codes (O, I) int8 in -127..127; weight_scales (O,) float32.  bias: (O,) parameter or None.
+    Buffers: weight_codes (O, I) int8, as far as LARGEST_CODE; weight_scales (O,) float32.  bias: (O,) parameter or None.
     """
 
     def __init__(self, in_features, out_features, bias=True):
