@@ -1,4 +1,5 @@
-"""Multiply-accumulates of an exported file, counted from what onnxruntime ran: its own profile, fusions included."""
+"""Multiply-accumulates of an exported file, counted from what onnxruntime ran: its own profile, fusions included,
+paddings for the processor left out."""
 
 import json
 import math

@@ -24,7 +24,8 @@ def open_session(model, num_threads=1, profile_prefix=None):
     """An onnxruntime session on the CPU whose threads do not spin while they wait.
 
     Args:   model: path of an ONNX file, or its content as bytes.   num_threads: of one operator; operators run in turn.
-            profile_prefix: path; `end_profiling` writes the shapes of all that ran to a file that begins so.
+            profile_prefix: path; `end_profiling` writes the shapes of all that ran, the same on every processor, to a file that
+            begins so.
     Raises: UserError when onnxruntime cannot load it.
     """
     options = onnxruntime.SessionOptions()
@@ -36,6 +37,8 @@ def open_session(model, num_threads=1, profile_prefix=None):
     if profile_prefix:
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
         options.add_session_config_entry("session.disable_prepacking", "1")  # the profile leaves packed weights out
+        # no layouts: they pad channels to the width of this processor's vectors, and the shapes with them
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
