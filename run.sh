@@ -92,35 +92,26 @@ extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
 # 3 teacher     labelled data -> teacher
 # 4 student     the same small net twice: alone, and with the teacher
 # 5 prune       structured, low rank, sparse; then recovery
-# 6 quantize    int8
-make_model() { # STAGE INDEX PARENTS, options of the step
-  local dir=$exp/${models[$2]} needs=() settings=("${confs[$2]}") options=("${@:4}") at_a_time=()
-  model_files "$3"
-  if (($1 < 6)); then # it trains
+# 6 quantize    int8        (which step belongs to which stage, and which of them train: the table in utils/tasks.sh)
+make_model() { # INDEX
+  local dir=$exp/${models[$1]} parent=${parents[$1]#-} needs=() settings=("${confs[$1]}") options=() at_a_time=() gpus=
+  read_step "${steps[$1]}"
+  parent_options "$parent"
+  if trains "${confs[$1]}"; then
     needs+=("$train/feats.scp" "$train/cmvn.json" "$dev/feats.scp" "$data/tokenizer/tokens.txt")
     needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features") at_a_time=("$trainings")
     options+=(--data "$train" --dev "$dev" --tokenizer "$data/tokenizer" --features "$features" "${common[@]}")
+    gpus="--gpu $ngpu --processes $processes --nodes $nodes"
   fi
-  task "$1" "${models[$2]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
-    --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" \
-    --runner "$heavy $( (($1 >= 6)) || echo "--gpu $ngpu --processes $processes --nodes $nodes")" -- \
-    python3 -m "steps.${steps[$2]}" "${options[@]}" --config "${confs[$2]}" --out "$dir"
+  task "$step_stage" "${models[$1]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
+    --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" --runner "$heavy $gpus" -- \
+    python3 -m "steps.${steps[$1]}" "${options[@]}" --config "${confs[$1]}" --out "$dir"
 }
-for i in "${!models[@]}"; do
-  parent=${parents[i]#-}
-  case ${steps[i]} in
-    train_teacher) make_model 3 "$i" "" ;;
-    distill_student) make_model 4 "$i" "$parent" ${parent:+--teacher "$(model_dirs "$parent")"} ;;
-    prune_model) make_model 5 "$i" "$parent,$teachers" --model "$exp/$parent" \
-      ${teachers:+--teacher "$(model_dirs "$teachers")"} ;;
-    quantize_model) make_model 6 "$i" "$parent" --model "$exp/$parent" ;;
-  esac
-done
+for i in "${!models[@]}"; do make_model "$i"; done
 
-# 7 export      every model folder -> an ONNX file and its tokens, compared with the model
+# 7 export      every model folder -> ONNX and its tokens, compared with the model; SHA256SUMS lists what ships
 for model in "${models[@]}"; do
-  task 7 "export_$model" --needs "$exp/$model/model.json" --parallel \
-    --makes "$exp/$model/export"/{model.onnx,tokens.txt,features.yaml} -- \
+  task 7 "export_$model" --needs "$exp/$model/model.json" --parallel --makes "$exp/$model/export/SHA256SUMS" -- \
     python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
 done
 
@@ -128,8 +119,8 @@ done
 for model in "${models[@]}"; do
   for set in "${tests[@]}"; do
     score "decode_${model}_$set" "$exp/$model" model.json "$set" "$exp/$model/decode_$set"
-    score "decode_${model}_${set}_onnx" "$exp/$model/export" model.onnx "$set" "$exp/$model/decode_${set}_onnx"
-    [[ $sherpa == false ]] || score "decode_${model}_${set}_sherpa" "$exp/$model/export" model.onnx "$set" \
+    score "decode_${model}_${set}_onnx" "$exp/$model/export" SHA256SUMS "$set" "$exp/$model/decode_${set}_onnx"
+    [[ $sherpa == false ]] || score "decode_${model}_${set}_sherpa" "$exp/$model/export" SHA256SUMS "$set" \
       "$exp/$model/decode_${set}_sherpa" --runtime sherpa-onnx
     [[ -z ${stress// /} ]] || stress_task "$model" "$set"
   done
@@ -138,7 +129,7 @@ extra_task 8 after_score "${scores[@]}"
 
 # 9 report      speed of every exported file; one page
 exports=("${models[@]/#/$exp/}") && exports=("${exports[@]/%//export}")
-task 9 benchmark --needs "${exports[@]/%//model.onnx}" "$data/${tests[0]}/feats.scp" --makes "$exp/benchmark.json" -- \
+task 9 benchmark --needs "${exports[@]/%//SHA256SUMS}" "$data/${tests[0]}/feats.scp" --makes "$exp/benchmark.json" -- \
   python3 -m steps.benchmark --models "${exports[@]}" --data "$data/${tests[0]}" --out "$exp/benchmark.json"
 task 9 report --needs "${scores[@]}" "$exp/benchmark.json" ${after_score:+@after_score} \
   --makes "$exp/report"/{report.html,report.md,RESULTS.md,results.json} -- \

@@ -20,7 +20,7 @@ from steps.core.config import load_config
 from steps.core.datadir import read_data_dir, write_data_dir
 from steps.core.outdir import atomic_file
 from steps.data.augment import augment_wave
-from steps.data.features import change_speed, load_audio
+from steps.data.features import utterance_samples
 from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
 
 
@@ -54,10 +54,8 @@ def parse_args():
 
 def make_copy(utt, prefix, epoch, augment, args, folder):
     """Write one augmented utterance. Returns: its Utterance."""
-    samples = load_audio(utt.audio, args.sample_rate, utt.start_s, utt.end_s)
-    if utt.speed != 1.0:
-        samples = change_speed(samples, utt.speed)
-    samples = augment_wave(samples.numpy(), augment, args.seed, epoch, utt.utt_id)
+    samples = utterance_samples(utt, args.sample_rate).numpy()
+    samples = augment_wave(samples, augment, args.seed, epoch, utt.utt_id)
     name = hashlib.sha256(f"{prefix}{utt.utt_id}".encode()).hexdigest()[:24]
     path = folder / f"{name}.flac"
     with atomic_file(path, "wb") as file:

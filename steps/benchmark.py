@@ -13,9 +13,9 @@ import sys
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import nearest
 from steps.core.datadir import read_data_dir
+from steps.core.exports import is_exported
 from steps.core.outdir import write_json
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
-from steps.deploy.recognition import is_exported
 
 
 def main():

@@ -20,8 +20,8 @@ from steps.core.cli import UserError, add_common, make_parser, parse_count, pars
 from steps.core.datadir import read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.data.features import utterance_features
-from steps.deploy.recognition import load_tokenizer
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.ctc import load_tokenizer
 from steps.search.alignment import CannotAlign, align_units, choose_cuts
 
 WINDOW, CONTEXT = 3000, 200  # feature frames the model hears at a time, and of its neighbours on each side

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from steps.core.cli import UserError, make_parser, parse_seed, run_main, say
-from steps.core.outdir import SHIPPED
+from steps.core.exports import shipped_bytes
 from steps.scoring.collect import check_inputs, decode_folder, read_json
 from steps.scoring.compare import read_both
-from steps.scoring.report import KINDS
+from steps.scoring.results import KINDS
 from steps.scoring.significance import few_speakers, paired_difference
 
 
@@ -29,7 +29,7 @@ def main():
     failures, facts = [], []
     judge(*judge_wer(args, baseline), failures, facts)
     if args.max_bytes is not None:
-        size = sum((Path(args.exp) / args.model / "export" / name).stat().st_size for name in SHIPPED)
+        size = sum(shipped_bytes(Path(args.exp) / args.model / "export").values())
         judge(size <= args.max_bytes, f"{size:,} bytes (at most {args.max_bytes:,})", failures, facts)
     if args.max_rtf is not None:
         rtf = read_rtf(args)

@@ -90,7 +90,7 @@ def cut_model(setup, parent, out, progress):
 
 
 def cut_structure(setup, model, structured, progress):
-    """Shrink towards the share of the first model that may stay by now; whole blocks go in the first round. Returns: CtcModel."""
+    """Shrink towards the share of the first model that may stay by now; whole blocks go in the first round. Returns: AsrModel."""
     original = read_spec(setup.args.model)
     keep = structured.keep**progress * plan.cost(original, structured.target) / plan.cost(model.spec, structured.target)
     blocks = structured.drop_blocks if len(model.spec["model"]["blocks"]) == len(original["model"]["blocks"]) else 0

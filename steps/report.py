@@ -4,7 +4,7 @@
         --benchmark exp/an4/benchmark.json --compare student_kd:student --out exp/an4/report
 
 Writes report.html (self-contained), report.md, RESULTS.md, wer_bytes_SET.svg and .png, cards/MODEL.md,
-regressions/MODEL_SET_KIND.txt and, last, results.json (what is in it: steps/scoring/report.py). Every model is compared
+regressions/MODEL_SET_KIND.txt and, last, results.json (what is in it: steps/scoring/results.py). Every model is compared
 with its parent when that is reported too; --compare adds pairs. Error rates are of the exported files.
 """
 
@@ -17,17 +17,17 @@ from pathlib import Path
 
 from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
-from steps.core.provenance import command_line, git_commit
+from steps.core.provenance import VERSION, command_line, git_commit
 from steps.core.tables import counted
 from steps.scoring.collect import collect_rows, read_json
 from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs, parse_pairs
 from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
+from steps.scoring.markdown import comparison_table, rate_of, report_page, result_table, results_page, speaker_lines
 from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
-from steps.scoring.report import Results, shorten
+from steps.scoring.results import Results, shorten
 from steps.scoring.summary import model_card
-from steps.scoring.tables import comparison_table, rate_of, report_page, result_table, results_page, speaker_lines
 
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
@@ -90,8 +90,8 @@ def describe_host(benchmark):
 
 
 def versions():
-    """Versions of Python and of the packages that make the numbers; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    """Versions of slim-asr, Python and the packages that make the numbers; packages that are not installed are left out."""
+    found = {"slim_asr": VERSION, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

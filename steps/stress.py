@@ -12,15 +12,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
+from steps.core.cli import add_common, make_parser, parse_count, run_main, say
 from steps.core.config import load_config
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.data.augment import utterance_rng
-from steps.data.features import change_speed, compute_features, load_audio
+from steps.data.features import utterance_features
 from steps.data.wave_augment import add_noise, coloured_noise
 from steps.deploy.recognition import DecodeConfig, decode_all
 from steps.deploy.runtimes import load_recogniser
@@ -65,14 +64,11 @@ def noisy_features(config, snr_db, seed):
     """Function from Utterance to (T, D) float32 features of its audio with noise."""
 
     def features(utt):
-        samples = load_audio(utt.audio, config.sample_rate_hz, utt.start_s, utt.end_s)
-        samples = change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
-        noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
-        noisy = torch.from_numpy(add_noise(samples.numpy(), noise, snr_db).astype(np.float32))
-        try:
-            return compute_features(noisy, config).numpy()
-        except ValueError:
-            raise UserError(f"{utt.audio}: utterance {utt.utt_id} is shorter than one frame") from None
+        def add(samples):
+            noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
+            return add_noise(samples, noise, snr_db).astype(np.float32)
+
+        return utterance_features(utt, config, add).numpy()
 
     return features
 

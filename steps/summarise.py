@@ -18,9 +18,9 @@ from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
 from steps.scoring.collect import decode_folder, read_json, read_score
 from steps.scoring.compare import parse_pairs
-from steps.scoring.report import KINDS
+from steps.scoring.markdown import interval_text, markdown_table
+from steps.scoring.results import KINDS
 from steps.scoring.runs import over_folds, over_seeds
-from steps.scoring.tables import interval_text, markdown_table
 
 
 def main():

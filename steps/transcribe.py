@@ -11,19 +11,17 @@ import sys
 
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main
 from steps.core.datadir import Utterance
-from steps.data.features import utterance_features
-from steps.deploy.recognition import open_lexicon, recognise
+from steps.data.features import utterance_features, utterance_samples
 from steps.deploy.runtimes import load_recogniser
 
 
 def main(results=None):
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
     args = parse_args()
-    recogniser = load_recogniser(args.model, device="cpu", num_threads=args.num_threads)
-    decoder = None
-    if args.words:
-        decoder = open_lexicon(args.words, args.model, recogniser, args.word_score)
-    failed = transcribe(recogniser, args.audio, decoder, results or sys.stdout)
+    with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
+        if args.words:
+            recogniser.use_words(args.words, args.model, args.word_score)
+        failed = transcribe(recogniser, args.audio, results or sys.stdout)
     if failed:
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
 
@@ -40,20 +38,26 @@ def parse_args():
     return parser.parse_args()
 
 
-def transcribe(recogniser, paths, decoder, results):
+def transcribe(recogniser, paths, results):
     """Write one result line per file; problems go to standard error. Returns: number of files that failed."""
     failed = 0
     for path in paths:
         try:
             utterance = Utterance(path, speaker="", text="", audio=path)
-            features = utterance_features(utterance, recogniser.features).numpy()
-            greedy, words = recognise(recogniser, features, path, decoder)
+            texts = recogniser.recognise(heard_by(recogniser, utterance), path)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        print(f"{path}\t{greedy if decoder is None else words}", file=results, flush=True)
+        print(f"{path}\t{texts.get('lexicon', texts['greedy'])}", file=results, flush=True)
     return failed
+
+
+def heard_by(recogniser, utterance):
+    """What a recogniser hears of an utterance. Returns: float32 array, samples or features."""
+    if recogniser.hears == "audio":
+        return utterance_samples(utterance, recogniser.features.sample_rate_hz).numpy()
+    return utterance_features(utterance, recogniser.features).numpy()
 
 
 if __name__ == "__main__":

@@ -374,7 +374,7 @@ CASES = [  # name, harm, program, words of the message
     ("tokenizer: random", put("tokenizer/tokenizer.model", b"\xff\x00" * 50), train, "not a SentencePiece model"),
     ("tokenizer: other tokens", line("tokenizer/tokens.txt", 2, "z 2"), train, "does not belong to tokenizer.model"),
     ("tokenizer: gone", gone("tokenizer/tokenizer.model"), train, "no such tokenizer; stage 2"),
-    ("tokenizer: teacher knows other letters", other_tokenizer, distill, "all models of a chain share one tokenizer"),
+    ("tokenizer: teacher knows other letters", other_tokenizer, distill, "train both with one tokenizer"),
     # model folders
     ("model: no model.json", gone("model/model.json"), quantize, "not a .finished. model folder"),
     ("model: cut weights", cut("model/model.safetensors"), quantize, "does not match model.json"),
@@ -420,7 +420,7 @@ CASES = [  # name, harm, program, words of the message
     ("option: device", lambda w: None, lambda w: [*train(w), "--device", "gpu"], "expected auto, cpu, cuda"),
     ("option: word score nan", put("words.txt", "ab\n"),
      lambda w: [*say_what(w), "--words", w.root / "words.txt", "--word-score", "nan"], "finite"),
-    ("option: no such model", lambda w: None, lambda w: [transcribe, w.root / "nothing", w.wav], "neither model.onnx"),
+    ("option: no such model", lambda w: None, lambda w: [transcribe, w.root / "nothing", w.wav], "neither model.json nor SHA256SUMS"),
 ]  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.tokenizer import train_tokenizer
 from steps.deploy.export import export_folder
-from steps.deploy.recognition import DecodeConfig, open_lexicon, read_words, recognise
+from steps.deploy.recognition import DecodeConfig
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.ctc import CtcRecogniser, open_lexicon, read_words
 from steps.models.build import build_model, new_spec, save_model
 
 TOKENS = ["<blk>", "<unk>", "\u2581", *"ABCDE"]
@@ -31,21 +32,17 @@ RATE = 16000
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class FakeRecogniser:
+class FakeRecogniser(CtcRecogniser):
     """One token per four frames: the one whose id is the largest bin of the first of them."""
 
-    features = FeatureConfig()
-    tokens = TOKENS
-    blank_id = 0
+    def __init__(self):
+        super().__init__(SimpleNamespace(feature_dim=80, vocab_size=len(TOKENS)), FeatureConfig(), TOKENS, "m")
 
     def log_probs(self, features):
         best = features[::4, : len(TOKENS)].argmax(axis=1)
         log_probs = np.full((len(best), len(TOKENS)), np.log(0.1 / (len(TOKENS) - 1)), dtype=np.float32)
         log_probs[np.arange(len(best)), best] = np.log(0.9)
         return log_probs
-
-    def text(self, ids):
-        return "".join(TOKENS[i] for i in ids).replace("\u2581", " ").strip()
 
 
 def features_of(text):
@@ -211,7 +208,7 @@ def test_an_exported_folder_is_decoded_from_features_without_torch(setup):
 
 def test_a_folder_without_a_model_is_told(setup, monkeypatch):
     (setup.model / "model.onnx").unlink()
-    with pytest.raises(MissingInput, match="neither model.json nor model.onnx"):
+    with pytest.raises(MissingInput, match="neither model.json nor SHA256SUMS"):
         run_decode(monkeypatch, setup)
 
 
@@ -225,11 +222,10 @@ def test_word_lists_are_checked(tmp_path):
             read_words(path)
     path.write_text("AB\nXYZ\n")
     with pytest.raises(UserError, match="words.txt: 1 of 2 words.*XYZ"):
-        open_lexicon(path, tmp_path, FakeRecogniser())
-    recogniser = SimpleNamespace(tokens=["<blk>", "<unk>", "\u2581AB"], blank_id=0)
+        open_lexicon(path, tmp_path, TOKENS, 0)
     path.write_text("AB\n")
     with pytest.raises(MissingInput, match="tokenizer.model"):
-        open_lexicon(path, tmp_path, recogniser)
+        open_lexicon(path, tmp_path, ["<blk>", "<unk>", "\u2581AB"], 0)
 
 
 def test_score_writes_all_four_files_per_kind(setup, monkeypatch):
@@ -278,7 +274,7 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path, capsys):
     bad.write_text("no audio")
     results = io.StringIO()
     paths = [str(path) for path in (bad, good, tmp_path / "none.wav", short, good)]
-    assert transcribe.transcribe(FakeRecogniser(), paths, None, results) == 3
+    assert transcribe.transcribe(FakeRecogniser(), paths, results) == 3
     lines = results.getvalue().splitlines()
     assert [line.split("\t")[0] for line in lines] == [str(good)] * 2 and lines[0] == lines[1]
     told = capsys.readouterr().err
@@ -292,14 +288,14 @@ def test_any_sample_rate_is_brought_to_the_models(tmp_path):
     recogniser.log_probs = lambda features: frames.append(len(features)) or np.log(np.full((1, 8), 0.125))
     for rate in (8000, 16000, 44100, 48000):
         soundfile.write(tmp_path / "a.wav", np.sin(np.arange(2 * rate)) * 0.1, rate)
-        transcribe.transcribe(recogniser, [str(tmp_path / "a.wav")], None, io.StringIO())
+        transcribe.transcribe(recogniser, [str(tmp_path / "a.wav")], io.StringIO())
     assert frames == [200] * 4
 
 
 def test_utterances_too_short_for_the_network_are_empty():
     recogniser = FakeRecogniser()
     recogniser.log_probs = lambda features: np.zeros((0, len(TOKENS)), dtype=np.float32)
-    assert recognise(recogniser, np.zeros((1, 80), dtype=np.float32), "u") == ("", None)
+    assert recogniser.recognise(np.zeros((1, 80), dtype=np.float32), "u") == {"greedy": ""}
 
 
 def make_model_folder(folder, kind, vocab_size=None):
@@ -317,9 +313,9 @@ def test_subword_models_spell_with_their_tokenizer(tmp_path):
     make_model_folder(tmp_path / "m", "bpe", 12)
     (tmp_path / "words.txt").write_text("AB\nCAD\nDAB\n")
     recogniser = load_recogniser(tmp_path / "m")
-    decoder = open_lexicon(tmp_path / "words.txt", tmp_path / "m", recogniser)
+    assert recogniser.use_words(tmp_path / "words.txt", tmp_path / "m")["count"] == 3
     features = np.random.default_rng(0).normal(size=(400, 80)).astype(np.float32)
-    _, text = recognise(recogniser, features, "u", decoder)
+    text = recogniser.recognise(features, "u")["lexicon"]
     assert text and set(text.split()) <= {"AB", "CAD", "DAB"}
 
 

@@ -27,8 +27,9 @@ from steps.data.cmvn import read_cmvn
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import load_audio
 from steps.data.tokenizer import Tokenizer, train_tokenizer
-from steps.deploy.recognition import DecodeConfig, read_words
+from steps.deploy.recognition import DecodeConfig
 from steps.deploy.runtimes import read_tokens
+from steps.deploy.runtimes.ctc import read_words
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
 from steps.scoring.collect import read_json
 from steps.scoring.wer import read_hypotheses

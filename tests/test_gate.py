@@ -9,6 +9,7 @@ import pytest
 from steps import gate as program
 from steps.core.cli import run_main
 from steps.core.datadir import Utterance
+from steps.core.outdir import sha256_file
 from steps.score import score
 
 
@@ -38,6 +39,8 @@ def make_exp(root, speakers=40):
         (root / name / "export").mkdir()
         for file in ("model.onnx", "tokens.txt", "features.yaml"):
             (root / name / "export" / file).write_bytes(b"x" * 100)
+        sums = [f"{sha256_file(path)}  {path.name}\n" for path in sorted((root / name / "export").iterdir())]
+        (root / name / "export/SHA256SUMS").write_text("".join(sums))
     speeds = {"models": {"same": {"rtf_with_features": 0.01}}}
     (root / "benchmark.json").write_text(json.dumps(speeds))
 

@@ -14,7 +14,6 @@ from steps.core.datadir import Utterance, write_data_dir
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.deploy.export import export_folder
-from steps.deploy.recognition import recognise
 from steps.deploy.runtimes import load_recogniser
 from steps.models.build import build_model, new_spec, save_model
 
@@ -68,4 +67,4 @@ def test_noise_far_below_the_speech_changes_nothing(root, tmp_path, monkeypatch)
     for line in files["greedy_200dB.txt"].decode().splitlines():
         utt_id, _, text = line.partition(" ")
         feats = utterance_features(Utterance(utt_id, "s", "", str(root / f"{utt_id[2:]}.wav")), recogniser.features)
-        assert text == recognise(recogniser, feats.numpy(), utt_id)[0]
+        assert text == recogniser.recognise(feats.numpy(), utt_id)["greedy"]

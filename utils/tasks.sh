@@ -1,7 +1,18 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
-declare -a known_steps=(train_teacher distill_student prune_model quantize_model)
+# The steps of a chain. Stage; whether it trains: always, never, or `loop`, when its settings have a `loop:` section; what it
+# takes from earlier lines: nothing, `teachers` (parents teach, several with commas, or - for none), or `model` (one parent is
+# made into another model), `model+teachers` (and the recipe's `teachers` teach it).
+# step              stage trains parents
+step_table="
+train_teacher       3     always nothing
+distill_student     4     always teachers
+prune_model         5     always model+teachers
+quantize_model      6     never  model
+"
+declare -a known_steps=()
+mapfile -t known_steps < <(awk 'NF { print $1 }' <<<"$step_table")
 declare -a plan=() words=() yamls=() models=() parents=() steps=() confs=()
 
 # Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
@@ -133,13 +144,13 @@ read_chain() {
     [[ -z $model || $model == \#* ]] && continue
     [[ $model =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ && -n $conf && -z $rest ]] ||
       usage_error "$where: a line of chain is 'name parent step conf', not '$model $parent $step $conf $rest'"
-    case "$step $parent" in
-      'train_teacher -' | distill_student\ *) ;;
-      train_teacher*) usage_error "$where: $model: the parent of train_teacher is -" ;;
-      prune_model\ [!-]* | quantize_model\ [!-]*)
-        [[ $parent != *,* ]] || usage_error "$where: $model: $step takes one parent" ;;
-      prune_model* | quantize_model*) usage_error "$where: $model: $step needs a parent" ;;
-      *) usage_error "$where: $model: unknown step $step$(nearest_name "$step" "${known_steps[@]}")" ;;
+    read_step "$step" ||
+      usage_error "$where: $model: unknown step $step$(nearest_name "$step" "${known_steps[@]}")"
+    case "$step_parents $parent" in
+      'nothing -' | teachers\ *) ;;
+      nothing*) usage_error "$where: $model: the parent of $step is -" ;;
+      model*\ -) usage_error "$where: $model: $step needs a parent" ;;
+      *,*) usage_error "$where: $model: $step takes one parent" ;;
     esac
     [[ $seen != *" $model "* ]] || usage_error "$where: the chain names $model twice"
     for one in ${parent//,/ }; do
@@ -154,7 +165,37 @@ read_chain() {
   done
 }
 
-# Prints the folders of the models $1 (parted by commas or blanks), with commas.
+# Looks a step up in the table: sets step_stage, step_trains and step_parents. Fails for a step that is not there.
+read_step() {
+  local name
+  while read -r name step_stage step_trains step_parents; do
+    [[ $name != "$1" ]] || return 0
+  done <<<"$step_table"
+  return 1
+}
+
+# Whether the step that was looked up trains with the settings file $1.
+trains() {
+  case $step_trains in
+    always) ;;
+    loop) grep -q '^loop:' "$1" ;;
+    *) false ;;
+  esac
+}
+
+# Adds what the step that was looked up takes from its parent $1 to the arrays `options` and `needs`.
+parent_options() {
+  local taught_by=
+  [[ $step_parents != model* ]] || options+=(--model "$exp/$1")
+  case $step_parents in
+    teachers) taught_by=$1 ;;
+    model+teachers) taught_by=$teachers ;;
+  esac
+  [[ -z $taught_by ]] || options+=(--teacher "$(model_dirs "$taught_by")")
+  model_files "$1,$taught_by"
+}
+
+# Prints the folders of the models $1 (separated by commas or blanks), with commas.
 model_dirs() {
   local one dirs=
   for one in ${1//,/ }; do dirs+=${dirs:+,}$exp/$one; done
@@ -190,7 +231,7 @@ stress_task() {
   local levels=() out=$exp/$1/decode_${2}_noise
   read -ra levels <<<"$stress"
   scores+=("$out/noise.json")
-  task 8 "noise_${1}_$2" --needs "$exp/$1/export/model.onnx" "$data/$2/wav.scp" "$data/$2/text" --conf "$decode" \
+  task 8 "noise_${1}_$2" --needs "$exp/$1/export/SHA256SUMS" "$data/$2/wav.scp" "$data/$2/text" --conf "$decode" \
     --makes "$out/noise.json" --parallel -- python3 -m steps.stress --model "$exp/$1/export" --data "$data/$2" \
     --snr-db "${levels[@]}" --config "$decode" --seed "$seed" --out "$out"
 }

@@ -51,7 +51,7 @@ class _CountLstm(TorchFunctionMode):
 def macs_per_second(model, seconds=10.0):
     """Multiply-accumulates of the whole graph (Linear, convolution, LSTM, attention products), batch 1.
 
-    Args:    model: CtcModel on any device; nothing of it is changed.
+    Args:    model: AsrModel on any device; nothing of it is changed.
              seconds: length of the utterance; attention grows with its square.
     Returns: float, multiply-accumulates per second of audio at 100 feature frames per second.
     """

@@ -75,8 +75,8 @@ def _rank(weight, config):
 def factorise(model, ranks):
     """Replace dense Linear layers by their best approximation of a given rank.
 
-    Args:    model: CtcModel, not quantized; left as it is.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
-    Returns: a new CtcModel, `spec` updated. The singular values are shared evenly by the factors (square root to each).
+    Args:    model: AsrModel, not quantized; left as it is.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
+    Returns: a new AsrModel, `spec` updated. The singular values are shared evenly by the factors (square root to each).
     Raises:  UserError when quantized; ValueError for a layer that is not a dense Linear or an impossible rank.
     Source:  Eckart and Young 1936; Xue, Li, Gong, Interspeech 2013.
     """

@@ -169,9 +169,9 @@ def _largest_within(model, scores, candidates, budget, target):
 def prune_structured(model, config, batches=(), loss_fn=None):
     """Drop blocks, score parts, plan to the budget and shrink: the whole of one structured pruning.
 
-    Args:    model: CtcModel, not quantized; left as it is.   config: StructuredConfig.
+    Args:    model: AsrModel, not quantized; left as it is.   config: StructuredConfig.
              batches, loss_fn: as `importance.taylor`; needed when `config.needs_batches`.
-    Returns: the small CtcModel, and a record for people and JSON: {"dropped_blocks": [...],
+    Returns: the small AsrModel, and a record for people and JSON: {"dropped_blocks": [...],
              "sizes": {group: [before, after]}, "parameters": [before, after], "macs_per_second": [before, after]}.
     Raises:  UserError when quantized or the budget cannot be reached.
     """

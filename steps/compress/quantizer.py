@@ -8,7 +8,8 @@ from torch import nn
 from steps.core.cli import UserError
 from steps.core.config import check, nearest
 from steps.models.build import build_model
-from steps.models.quant_layers import LARGEST_CODE, QuantLinear
+from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats
+from steps.models.quant_layers import QuantLinear
 
 
 @dataclass
@@ -20,7 +21,7 @@ class QuantizeConfig:
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        check(self.bits in LARGEST_CODE, f"bits must be 8 or 7, not {self.bits}")
+        check(self.bits in WHOLE_BYTE_BITS, f"bits must be 8 or 7, not {self.bits}")
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,21 @@ class FloatTensor:
     share: float
 
 
-def quantize_weight(weight, bits):
-    """Round each row to 255 levels (127 with 7 bits) between minus and plus its largest magnitude.
+def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
+    """Round each row to the levels between minus and plus its largest magnitude.
 
-    Args:    weight: (O, I) float, finite.   bits: 8 or 7.
-    Returns: codes (O, I) int8 in -127..127 (-63..63), scales (O,) float32; codes * scales is within scales / 2 of weight.
+    Args:    weight: (O, I) float, finite.   format: CodeFormat of grid symmetric, one scale a row.
+    Returns: Codes with scales (O,) float32; what they stand for is within scales / 2 of weight.
     Raises:  ValueError when a weight is not finite.
     Source:  symmetric per-channel quantization, Krishnamoorthi 2018 (arXiv:1806.08342), section 2.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("a weight is not finite")
-    weight, largest = weight.detach().float(), LARGEST_CODE[bits]
+    weight, largest = weight.detach().float(), format.largest
     scales = weight.abs().amax(dim=1) / largest
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # rows of zeros, or of numbers too small
     codes = (weight / scales.unsqueeze(1)).round().clamp(-largest, largest)
-    return codes.to(torch.int8), scales
+    return Codes(codes.to(torch.int8), scales, format)
 
 
 def quantizable_layers(model):
@@ -57,20 +58,21 @@ def quantizable_layers(model):
 def quantize_model(model, config):
     """Quantize the weights of Linear and LSTM layers.
 
-    Args:    model: CtcModel with `.spec`, not quantized yet.   config: QuantizeConfig.
-    Returns: a new CtcModel in eval mode, on the CPU, with `.spec["quantization"]`.
+    Args:    model: AsrModel with `.spec`, not quantized yet.   config: QuantizeConfig.
+    Returns: a new AsrModel in eval mode, on the CPU, with `.spec["quantization"]`.
     Raises:  UserError when `skip` names no layer, nothing is left to quantize, or the model is quantized already.
     """
     if model.spec["quantization"]:
         raise UserError("the model is quantized already; quantize the one it was made from")
     layers = quantizable_layers(model)
     names = select_layers(layers, config.skip)
-    small = build_model(model.spec | {"quantization": {"bits": config.bits, "layers": names}})
+    format = CodeFormat(config.bits)
+    small = build_model(model.spec | {"quantization": describe_formats(dict.fromkeys(names, format))})
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     for name in names:
         taken = {key: state.pop(f"{name}.{key}") for key in layers[name].state_dict()}
         try:
-            codes = quantized_tensors(small.get_submodule(name), taken, config.bits)
+            codes = quantized_tensors(small.get_submodule(name), taken)
         except ValueError as error:
             raise UserError(f"{name}: {error}; train the model again") from None
         state |= {f"{name}.{key}": tensor for key, tensor in codes.items()}
@@ -90,20 +92,17 @@ def select_layers(layers, skip):
     return names
 
 
-def quantized_tensors(layer, tensors, bits):
+def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """State of a quantized layer from that of the float one.
 
-    Args:   layer: QuantLinear or QuantLSTM.   tensors: state dict of the Linear or LSTM.   bits: 8 or 7.   Returns: dict.
+    Args: layer: QuantLinear or QuantLSTM, with its `format`.   tensors: state dict of the Linear or LSTM.
     """
-    if isinstance(layer, QuantLinear):
-        codes, scales = quantize_weight(tensors["weight"], bits)
-        state = {"weight_codes": codes, "weight_scales": scales}
-        return state | ({"bias": tensors["bias"]} if "bias" in tensors else {})
-    state = {}
-    for name in ("ih", "hh"):
-        codes, scales = quantize_weight(tensors[f"weight_{name}_l0"], bits)
-        state |= {f"weight_{name}_codes": codes, f"weight_{name}_scales": scales}
-        state[f"bias_{name}"] = tensors[f"bias_{name}_l0"]
+    # an LSTM's tensors end in the number of its layer
+    suffix = "" if isinstance(layer, QuantLinear) else "_l0"
+    state = {name.removesuffix(suffix): tensor for name, tensor in tensors.items() if name.startswith("bias")}
+    for name in layer.matrices():
+        coded = quantize_weight(tensors[name + suffix], layer.format)
+        state |= {f"{name}_codes": coded.codes, f"{name}_scales": coded.scales}
     return state
 
 

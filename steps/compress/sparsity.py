@@ -39,7 +39,7 @@ def prunable_weights(model):
 def sparsify_(model, fraction, scope="global"):
     """Set the weights of least magnitude to zero; those already zero go first.
 
-    Args:    model: CtcModel, not quantized; weights and `spec` are changed.
+    Args:    model: AsrModel, not quantized; weights and `spec` are changed.
              fraction: share of zeros, 0..1, met to one weight (per matrix when local).   scope: local or global.
     Returns: {parameter name: bool tensor of its shape}, True where the weight stays; for `apply_masks_` after updates.
     Raises:  UserError when quantized.

@@ -42,7 +42,7 @@ def editable_spec(model):
 
 
 def rebuild(model, spec, state):
-    """Build `spec`, load `state` strictly, carry over device, mode and measured sparsity. Returns: CtcModel."""
+    """Build `spec`, load `state` strictly, carry over device, mode and measured sparsity. Returns: AsrModel."""
     small = build_model(spec)
     small.load_state_dict(state)
     small.to(model.feature_mean.device).train(model.training)
@@ -54,9 +54,9 @@ def rebuild(model, spec, state):
 def shrink(model, kept):
     """Keep only the given parts of some axis groups.
 
-    Args:    model: CtcModel, not quantized; left as it is.
+    Args:    model: AsrModel, not quantized; left as it is.
              kept: {group name: sorted list of the indices that stay}; groups not named stay whole.
-    Returns: a new CtcModel whose weights are slices of the old ones, `spec` updated. It computes what the old one does
+    Returns: a new AsrModel whose weights are slices of the old ones, `spec` updated. It computes what the old one does
              with the removed parts zeroed, except behind a LayerNorm over the removed channels (conv_norm: layer).
     Raises:  UserError when quantized; ValueError for unknown groups or bad indices.
     """
@@ -73,7 +73,7 @@ def shrink(model, kept):
 
 
 def drop_blocks(model, indices):
-    """Remove whole encoder blocks. Args: indices: of the blocks to go.   Returns: a new CtcModel with `spec` updated.
+    """Remove whole encoder blocks. Args: indices: of the blocks to go.   Returns: a new AsrModel with `spec` updated.
 
     Raises: UserError when quantized or when no block would be left; ValueError for an index out of range.
     """

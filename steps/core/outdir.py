@@ -8,12 +8,6 @@ import os
 import tempfile
 from pathlib import Path
 
-SHIPPED = (
-    "model.onnx",
-    "tokens.txt",
-    "features.yaml",
-)  # what an exported folder needs elsewhere; their bytes are a model's size
-
 
 @contextlib.contextmanager
 def atomic_file(path, mode="w"):

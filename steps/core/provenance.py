@@ -10,6 +10,8 @@ from pathlib import Path
 
 from steps.core.outdir import write_json
 
+# of slim-asr
+VERSION = "0.2.0"
 ROOT = Path(__file__).resolve().parents[2]
 
 

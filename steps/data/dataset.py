@@ -12,7 +12,7 @@ from steps.core.cli import MissingInput, UserError, say
 from steps.data.archives import check_feature_settings, load_feature_matrix
 from steps.data.augment import augment_wave, spec_augment, utterance_rng, warp_frequency
 from steps.data.features import utterance_features
-from steps.data.index import needed_frames, open_index
+from steps.data.index import count_tokens, open_index
 from steps.data.wave_augment import WaveAugment
 
 CHUNK = 100_000  # utterances looked at together, so that little memory is needed
@@ -43,12 +43,13 @@ class SpeechDataset:
     Args: data_dir: with feats.scp and utt2num_frames when source is `ark`.   tokenizer: Tokenizer.
           feature_config: FeatureConfig; with `ark` the files must have its dimension.
           source: `ark` (stage 1's files) or `on_the_fly` (computed from wav.scp when read; needs utt2dur).
-          output_lengths: encoder frames for feature frames, to drop utterances too short for CTC; None: keep all.
+          output_lengths, frames_needed: encoder frames for feature frames, and those that a transcript needs (of its tokens
+          and of how many of these repeat the one before), to drop utterances too short to be learnt; None: keep all.
     Attributes: num_frames ((N,) int array, feature frames of each), dropped (ids too short for their transcript),
           unknown (characters the tokenizer lacks, counted); utterance, tokens, features by number.
     """
 
-    def __init__(self, data_dir, tokenizer, feature_config, source="ark", output_lengths=None):
+    def __init__(self, data_dir, tokenizer, feature_config, source="ark", output_lengths=None, frames_needed=None):
         self.folder, self.feature_config, self.tokenizer = Path(data_dir), feature_config, tokenizer
         self.index = open_index(data_dir, check_audio=source != "ark")
         self.stored = source == "ark"
@@ -56,9 +57,9 @@ class SpeechDataset:
             check_feature_settings(self.folder, feature_config, "--features")
         self.num_frames = self._count_frames()
         self.rows, self.dropped = None, []  # numbers of the kept utterances in the index; None: all
-        needed, self.unknown = needed_frames(self.index, tokenizer)
+        tokens, repeats, self.unknown = count_tokens(self.index, tokenizer)
         if output_lengths is not None:
-            self._drop_short(needed, output_lengths)
+            self._drop_short(tokens, frames_needed(tokens, repeats), output_lengths)
 
     def _count_frames(self):
         if self.stored:
@@ -72,12 +73,12 @@ class SpeechDataset:
             )
         return count_frames(self.index.arrays["utt2dur"], self.feature_config)
 
-    def _drop_short(self, needed, output_lengths):
+    def _drop_short(self, tokens, needed, output_lengths):
         room = output_lengths(torch.arange(int(self.num_frames.max()) + 1)).numpy()  # by number of feature frames
         fits = np.concatenate(
             [
                 (room[self.num_frames[start : start + CHUNK]] >= needed[start : start + CHUNK])
-                & (needed[start : start + CHUNK] > 0)
+                & (tokens[start : start + CHUNK] > 0)
                 for start in range(0, len(needed), CHUNK)
             ]
         )

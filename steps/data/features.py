@@ -101,15 +101,22 @@ def compute_features(samples, config):
     return torchaudio.compliance.kaldi.mfcc(waveform, num_ceps=config.num_ceps, **options)
 
 
+def utterance_samples(utt: Utterance, sample_rate_hz: int) -> torch.Tensor:
+    """Read and cut the audio of one utterance and change its speed. Returns: (S,) float32 in [-1, 1].
+
+    Raises: UserError naming the file.
+    """
+    samples = load_audio(utt.audio, sample_rate_hz, utt.start_s, utt.end_s)
+    return change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
+
+
 def utterance_features(utt: Utterance, config, change=None):
     """Read, cut, change the speed of, and analyse one utterance: what is stored offline and computed on the fly.
 
     Args:    change: function (S,) float32 array -> the same shape, applied last before the analysis; None: none.
     Returns: (T, D) float32.   Raises: UserError naming the utterance or its file.
     """
-    samples = load_audio(utt.audio, config.sample_rate_hz, utt.start_s, utt.end_s)
-    if utt.speed != 1.0:
-        samples = change_speed(samples, utt.speed)
+    samples = utterance_samples(utt, config.sample_rate_hz)
     if change is not None:
         samples = torch.from_numpy(change(samples.numpy()))
     try:

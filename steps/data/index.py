@@ -209,31 +209,31 @@ def _scan_folder(folder, stamps):
     return arrays, digests["utt2spk"]
 
 
-def needed_frames(index, tokenizer):
-    """Encoder frames that CTC needs at least for each transcript, and the characters that the tokenizer lacks.
+def count_tokens(index, tokenizer):
+    """Tokens of each transcript, how many of them repeat the one before, and the characters that the tokenizer lacks.
 
-    Returns: (count,) int32 array; Counter of characters. Kept beside a large index.
+    Returns: two (count,) int32 arrays; Counter of characters. Kept beside a large index.
     """
     key = hashlib.sha256(repr([tokenizer.tokens_text(), tokenizer.fingerprint, index.stamps["text"]]).encode())
-    name = f"needed-{key.hexdigest()[:16]}"
+    name = f"tokens-{key.hexdigest()[:16]}"
     if index.is_large:
         try:
             unknown = json.loads((index.folder / ".index" / f"{name}.json").read_text(encoding="utf-8"))
-            return _load(index.folder, name), Counter(unknown)
+            return *_load(index.folder, name), Counter(unknown)
         except (OSError, ValueError):
             pass
-    needed, unknown = [], Counter()
+    counts, unknown = [], Counter()
     for texts in index.all_texts():
         lengths, flat = tokenizer.encode_all(texts)
         ends = np.cumsum(lengths)
-        # A blank must stand before each token that repeats the one before, unless a text begins there.
         repeats = np.flatnonzero(flat[1:] == flat[:-1]) + 1
         rows = np.searchsorted(ends, repeats, "right")
+        # not where a text begins
         repeated = np.bincount(rows[repeats > (ends - lengths)[rows]], minlength=len(texts))
-        needed.append((lengths + repeated).astype(np.int32))
+        counts.append(np.stack([lengths, repeated]).astype(np.int32))
         lacking = np.unique(np.searchsorted(ends, np.flatnonzero(flat == tokenizer.unknown_id), "right"))
         unknown += tokenizer.unknown_characters(texts[i] for i in lacking)
-    needed = np.concatenate(needed)
-    if index.is_large and index.keep({name: needed}):
+    table = np.concatenate(counts, axis=1)
+    if index.is_large and index.keep({name: table}):
         write_json(index.folder / ".index" / f"{name}.json", dict(unknown))
-    return needed, unknown
+    return *table, unknown

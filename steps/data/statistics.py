@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from steps.data.features import change_speed, load_audio
+from steps.data.features import utterance_samples
 
 RATE_HZ = 16000
 FRAME = 400  # samples, 25 ms
@@ -24,10 +24,7 @@ HISTOGRAMS = {  # key -> (title, unit)
 
 def measure_audio(utt):
     """Read one utterance and measure it. Returns: dict seconds, level_dbfs, peak, clipped (share of samples), snr_db, offset."""
-    samples = load_audio(utt.audio, RATE_HZ, utt.start_s, utt.end_s)
-    if utt.speed != 1.0:
-        samples = change_speed(samples, utt.speed)
-    samples = samples.numpy().astype(np.float64)
+    samples = utterance_samples(utt, RATE_HZ).numpy().astype(np.float64)
     return {"utt_id": utt.utt_id, "seconds": len(samples) / RATE_HZ, **levels(samples)}
 
 

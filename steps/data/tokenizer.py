@@ -180,3 +180,28 @@ def _explain(message, kind, vocab_size):
         need = max(int(least[1]), int(least[2])) + _SHIFT
         return f"vocab_size {vocab_size} is too small for this text: its characters alone take {need}"
     return f"SentencePiece could not train a {kind} tokenizer of size {vocab_size}: {message}"
+
+
+def read_tokens(path: str | Path) -> list[str]:
+    """Read tokens.txt, one `symbol id` line per token, ids from 0 upwards. Returns: list of symbols, index = id.
+
+    Raises: MissingInput; UserError naming the line that does not fit.
+    """
+    try:
+        lines = Path(path).read_bytes().decode("utf-8").split("\n")
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file; make the folder again") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    if lines[-1] == "":
+        lines.pop()
+    tokens, seen = [], set()
+    for number, line in enumerate(lines):
+        symbol, _, index = line.rpartition(" ")
+        if not symbol or index != str(number):
+            raise UserError(f"{path}:{number + 1}: expected `symbol {number}`, not {line!r}")
+        if symbol in seen:
+            raise UserError(f"{path}:{number + 1}: symbol {symbol!r} is there twice")
+        tokens.append(symbol)
+        seen.add(symbol)
+    return tokens

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from steps.core.cli import UserError
-from steps.core.outdir import SHIPPED
-from steps.data.features import change_speed, compute_features, load_audio
+from steps.core.exports import onnx_bytes, shipped_bytes
+from steps.data.features import compute_features, utterance_samples
 from steps.deploy.macs import count_macs
 from steps.deploy.memory import measure_memory
 from steps.deploy.runtimes import load_recogniser
@@ -59,12 +59,6 @@ def sample_utterances(utterances, count, seed):
         return list(utterances)
     chosen = set(random.Random(seed).sample(range(len(utterances)), count))
     return [utt for index, utt in enumerate(utterances) if index in chosen]
-
-
-def read_samples(utterances, sample_rate_hz):
-    """Audio of utterances, as features are computed from it. Returns: list of (S,) float32 tensors."""
-    samples = (load_audio(utt.audio, sample_rate_hz, utt.start_s, utt.end_s) for utt in utterances)
-    return [change_speed(s, utt.speed) if utt.speed != 1.0 else s for s, utt in zip(samples, utterances, strict=True)]
 
 
 def time_in_turns(tasks, inputs, repeats, seed, cpu_clocks=None):
@@ -114,7 +108,7 @@ def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
     tasks, inputs, clocks = {}, {}, {}
     for name, recogniser in recognisers.items():
         threaded = load_recogniser(folders[name], num_threads=cores)
-        tasks[name], tasks[name, "all"] = recogniser.log_probs, threaded.log_probs
+        tasks[name], tasks[name, "all"] = recogniser.run, threaded.run
         inputs[name] = inputs[name, "all"] = feats[recogniser.features]
         clocks[name, "all"] = time.process_time
     for config, values in samples.items():
@@ -141,7 +135,7 @@ def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
 def read_inputs(recognisers, utterances):
     """What is timed. Returns: ({FeatureConfig: list of (T, D) arrays}, {FeatureConfig: list of (S,) tensors})."""
     configs = dict.fromkeys(recogniser.features for recogniser in recognisers)
-    samples = {config: read_samples(utterances, config.sample_rate_hz) for config in configs}
+    samples = {config: [utterance_samples(utt, config.sample_rate_hz) for utt in utterances] for config in configs}
     return {c: [compute_features(s, c).numpy() for s in values] for c, values in samples.items()}, samples
 
 
@@ -200,8 +194,8 @@ def float_parent(folder):
 
 def size_row(folder):
     """Bytes of an exported folder, and what the model folder above it says of the model (None without one)."""
-    sizes = {name: (folder / name).stat().st_size for name in SHIPPED}
-    row = {"bytes": sum(sizes.values()), "model_bytes": sizes["model.onnx"]}
+    sizes = shipped_bytes(folder)
+    row = {"bytes": sum(sizes.values()), "model_bytes": onnx_bytes(sizes)}
     row |= {"parameters": None, "nonzero_parameters": None, "macs_per_second": round(count_macs(folder))}
     above = folder.resolve().parent
     if (above / "model.json").is_file():

@@ -4,6 +4,7 @@ import copy
 import io
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -12,22 +13,24 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from steps.models.asr_model import AsrModel
 from steps.models.conformer import ConvolutionModule
-from steps.models.quant_layers import QuantLinear, QuantLSTM, float_like
+from steps.models.quant_layers import float_like, quantized_layers
 
 OPSET = 20
 IR_VERSION = 10
-INPUTS = {"x": ("N", "T"), "x_lens": ("N",)}
-OUTPUTS = {"log_probs": ("N", "U"), "log_probs_lens": ("N",)}
-EXAMPLE_LENGTHS = (101, 87)
 
 
-def quantized_layers(model):
-    """The quantized layers of a model by name. Returns: dict of QuantLinear and QuantLSTM."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, (QuantLinear, QuantLSTM))}
+@dataclass(frozen=True)
+class Value:
+    """An input or output. element: of onnx.TensorProto.   shape: sizes, and names of the free ones."""
+
+    name: str
+    element: int
+    shape: tuple[str | int, ...]
 
 
-def float_twin(model):
+def float_twin(model: AsrModel) -> AsrModel:
     """A copy of the model in float, for tracing: weights dequantized, batch norms folded into their convolutions."""
     twin = copy.deepcopy(model).cpu().eval()
     for name, layer in quantized_layers(twin).items():
@@ -39,33 +42,38 @@ def float_twin(model):
     return twin.eval()
 
 
-def float_graph(model):
-    """Trace a model whose layers are all float.
+def trace(
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[Value], outputs: list[Value]
+) -> onnx.ModelProto:
+    """Trace a module whose layers are all float.
 
-    Args:    model: CtcModel, as `float_twin` returns it.
-    Returns: onnx.ModelProto: inputs x (N, T, D) float32, x_lens (N,) int64; outputs log_probs (N, U, V) float32,
-             log_probs_lens (N,) int64.
+    Args: module: an AsrModel, as `float_twin` returns it, or a part of one.   example: one tensor for each input.
     """
-    feats = torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * model.spec["feature_dim"])
-    feats = feats.view(2, max(EXAMPLE_LENGTHS), model.spec["feature_dim"])
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # dynamo=False: half a second instead of ten or more. What tracing bakes in is found out by `export.compare`,
         # at several lengths and batch sizes.
         torch.onnx.export(
-            model,
-            (feats, torch.tensor(EXAMPLE_LENGTHS)),
+            module,
+            example,
             file,
             dynamo=False,
             opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: dict(enumerate(axes)) for name, axes in (INPUTS | OUTPUTS).items()},
+            input_names=[value.name for value in inputs],
+            output_names=[value.name for value in outputs],
+            dynamic_axes={value.name: free_axes(value) for value in (*inputs, *outputs)},
         )
     graph = fold_constants(file.getvalue())
-    set_shapes_(graph, model.spec["feature_dim"], model.spec["vocab_size"])
+    for declared, values in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
+        for place, value in zip(declared, values, strict=True):
+            place.CopyFrom(onnx.helper.make_tensor_value_info(value.name, value.element, value.shape))
     return graph
+
+
+def free_axes(value: Value) -> dict[int, str]:
+    """The axes of a value whose sizes are free, by their names."""
+    return {axis: size for axis, size in enumerate(value.shape) if isinstance(size, str)}
 
 
 def fold_constants(content):
@@ -84,28 +92,20 @@ def fold_constants(content):
         return onnx.load(path)
 
 
-def set_shapes_(graph, feature_dim, vocab_size):
-    """State the shapes of inputs and outputs, with names for the free dimensions."""
-    sizes = {"x": (*INPUTS["x"], feature_dim), "log_probs": (*OUTPUTS["log_probs"], vocab_size)}
-    for value in (*graph.graph.input, *graph.graph.output):
-        element = onnx.TensorProto.FLOAT if value.name in sizes else onnx.TensorProto.INT64
-        shape = sizes.get(value.name, ("N",))
-        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, element, shape))
-
-
-def strip_(graph):
+def strip_(graph: onnx.ModelProto, name: str) -> None:
     """Remove names, documentation and metadata, and number what is left: the same model gives the same bytes.
 
+    Args: name: of the graph, the head's.
     Names that end in .codes or .scales, which `integer_graph_` gives, stay, and those of inputs and outputs.
     """
     body = graph.graph
     for field in ("doc_string", "producer_name", "producer_version", "domain"):
         graph.ClearField(field)
     del graph.metadata_props[:]
-    body.name = "ctc"
+    body.name = name
     body.ClearField("doc_string")
     del body.value_info[:], body.metadata_props[:], body.quantization_annotation[:]
-    names = {name: name for name in ("", *INPUTS, *OUTPUTS)}
+    names = {kept: kept for kept in ("", *(value.name for value in (*body.input, *body.output)))}
     for node in body.node:
         node.ClearField("name")
         node.ClearField("doc_string")

@@ -12,19 +12,30 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from steps.core.cli import UserError
+from steps.models.codes import CodeFormat
 from steps.models.quant_layers import QuantLinear
 
 ZERO_POINT = "zero_point"
 MICROSOFT = "com.microsoft"
 
 
-def integer_graph_(graph, layers, bits):
+def integer_graph_(graph, layers):
     """Replace the float form of every quantized layer.
 
-    Args:   graph: onnx.ModelProto of the float twin.   layers: {name: QuantLinear or QuantLSTM}.   bits: of their codes.
+    Args:   graph: onnx.ModelProto of the float twin.   layers: {name: QuantLinear or QuantLSTM}.
     Raises: UserError naming layers that are not in the graph.
     """
-    body, zero_point = graph.graph, np.uint8(128) if bits == 8 else np.int8(0)
+    body = graph.graph
+    bits = {layer.format.bits for layer in layers.values()}
+    if (
+        len(bits) > 1
+        or min(bits) < 7
+        or any(layer.format != CodeFormat(layer.format.bits) for layer in layers.values())
+    ):
+        raise UserError(
+            "export: only codes of 8 or 7 bits, alike in all layers, with a scale for each row have a graph"
+        )
+    zero_point = np.uint8(128) if bits == {8} else np.int8(0)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
     waiting = {}  # content of the float weight as it stands in the graph -> names of the layers with such a weight
     for name, layer in layers.items():

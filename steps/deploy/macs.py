@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from steps.core.cli import UserError
-from steps.deploy.runtimes import OnnxModel
+from steps.deploy.runtimes import load_recogniser
 
 FRAMES_PER_SECOND = 100
 PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat",
@@ -20,19 +20,18 @@ KNOWN = PRODUCTS | CONVOLUTIONS | RECURRENT
 SUSPECTS = ("matmul", "gemm", "conv", "lstm", "gru", "rnn", "attention", "einsum")
 
 
-def count_macs(source, seconds=10.0):
+def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
     """Run one utterance of zeros and add up what every node multiplied.
 
-    Args:    source: exported folder or ONNX file.   seconds: length of the utterance; attention grows with its square.
+    Args:    folder: exported folder.   seconds: length of the utterance; attention grows with its square.
     Returns: float, multiply-accumulates per second of audio.
     Raises:  UserError for a node that multiplies in a way not known here.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model = OnnxModel(source, profile_prefix=f"{folder}/profile")
-        frames = round(seconds * FRAMES_PER_SECOND)
-        feats = np.zeros((1, frames, model.feature_dim), dtype=np.float32)
-        model.log_probs(feats, np.array([frames], dtype=np.int64))
-        events = json.loads(Path(model.session.end_profiling()).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as temp:
+        recogniser = load_recogniser(folder, profile_prefix=f"{temp}/profile")
+        recogniser.run(np.zeros((round(seconds * FRAMES_PER_SECOND), recogniser.features.dim), dtype=np.float32))
+        profiles = [Path(path).read_text(encoding="utf-8") for path in recogniser.end_profiling()]
+    events = [event for profile in profiles for event in json.loads(profile)]
     nodes = [event["args"] for event in events if event["name"].endswith("_kernel_time")]
     return sum(node_macs(node) for node in nodes) / seconds
 

@@ -48,7 +48,7 @@ def main(folder, feats_path):
     before = peak_bytes()
     recogniser = load_recogniser(folder, num_threads=1)
     for array in arrays:
-        recogniser.log_probs(array)
+        recogniser.run(array)
     print(json.dumps([before, peak_bytes()]))
 
 

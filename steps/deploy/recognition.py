@@ -1,30 +1,35 @@
-"""From features to text with what `load_recogniser` returned: greedy search and, with a word list, lexicon search."""
+"""Decoding of data folders with whatever `load_recogniser` returned."""
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from steps.core.cli import MissingInput, UserError, say
+from steps.core.cli import UserError, say
 from steps.core.config import check
+from steps.core.datadir import Utterance
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
-from steps.data.tokenizer import Tokenizer
-from steps.search import lexicon
-from steps.search.greedy import greedy_search
-
-SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
+from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
+from steps.data.feature_config import FeatureConfig
+from steps.deploy.runtimes import Recogniser
 
 
 @dataclasses.dataclass
 class DecodeConfig:
-    """Settings of decoding (conf/decode.yaml)."""
+    """Settings of decoding (conf/decode.yaml).
 
-    lexicon: bool = True  # also decode with the word list, when there is one
-    word_score: float = 0.0  # nats added for each word in lexicon decoding; below 0 gives fewer words
-    unit: str = "word"  # what error rates count: word (WER), char (CER, for scripts without blanks) or phone (PER)
-    fold: dict = dataclasses.field(default_factory=dict)  # words that count as others when scored, such as {ix: ih}
+    lexicon: also decode with the word list, when there is one.   word_score: nats added for each word in lexicon decoding;
+    below 0 gives fewer words.   unit: what error rates count: word (WER), char (CER, for scripts without blanks) or phone
+    (PER).   fold: words that count as others when scored, such as {ix: ih}.
+    """
+
+    lexicon: bool = True
+    word_score: float = 0.0
+    unit: str = "word"
+    fold: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         check(self.unit in ("word", "char", "phone"), f"unit must be word, char or phone, not {self.unit!r}")
@@ -32,107 +37,67 @@ class DecodeConfig:
         check(all(isinstance(w, str) and len(w.split()) == 1 for w in pairs), "fold: expected `word: word` pairs")
 
 
-def is_exported(folder):
-    """Whether this is an exported folder (model.onnx) and not a model folder (model.json).
+def open_inputs(
+    recogniser: Recogniser, data_dir: str | Path, utterances: list[Utterance], model_dir: str | Path
+) -> Callable[[Utterance], np.ndarray]:
+    """What the recogniser hears of each utterance of a data folder: samples, or features from feats.scp or the audio.
 
-    Raises: MissingInput when it is neither.
+    Args:   model_dir: what the recogniser was opened from, for messages.
+    Raises: UserError for features of other settings, or listing utterances that feats.scp lacks.
     """
-    folder = Path(folder)
-    if (folder / "model.onnx").is_file():
-        return True
-    if (folder / "model.json").is_file():
-        return False
-    raise MissingInput(f"{folder}: neither model.json nor model.onnx here; name a model folder or its export/")
+    config = recogniser.features
+    if recogniser.hears == "audio":
+        from steps.data.features import utterance_samples  # here: it loads torch
+
+        return lambda utt: utterance_samples(utt, config.sample_rate_hz).numpy()
+    scp = Path(data_dir) / "feats.scp"
+    if not scp.is_file():
+        from steps.data.features import utterance_features  # here: it loads torch
+
+        return lambda utt: utterance_features(utt, config).numpy()
+    check_feature_settings(data_dir, config, Path(model_dir) / "features.yaml")
+    table = read_feats_scp(scp)
+    missing = [utt.utt_id for utt in utterances if utt.utt_id not in table]
+    if missing:
+        some = " ".join(missing[:10])
+        raise UserError(f"{scp}: {len(missing)} utterances are missing: {some}; extract features again")
+    return lambda utt: load_feature_matrix(table[utt.utt_id])
 
 
-def read_words(path):
-    """Read a word list, one word per line; empty lines are skipped. Returns: list of words, each once.
-
-    Raises: MissingInput; UserError listing lines that hold more than one word, or when no word is left.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such word list") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    bad = [str(number) for number, line in enumerate(lines, start=1) if len(line.split()) > 1]
-    if bad:
-        raise UserError(f"{path}: one word per line, please; more than one in line {', '.join(bad[:10])}")
-    words = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not words:
-        raise UserError(f"{path}: the word list is empty")
-    return words
+def seconds_of(heard: np.ndarray, hears: str, features: FeatureConfig) -> float:
+    """Length of what a recogniser was given."""
+    return len(heard) / features.sample_rate_hz if hears == "audio" else len(heard) * features.frame_shift_ms / 1000
 
 
-def open_lexicon(words_file, folder, recogniser, word_score=0.0):
-    """Build the lexicon decoder for the words of a file.
-
-    Args:   folder: what the recogniser was loaded from; a subword model needs tokenizer.model in it or in its parent.
-            recogniser: has `.tokens` and `.blank_id`.   word_score: see DecodeConfig.
-    Returns: LexiconDecoder.   Raises: MissingInput, UserError.
-    """
-    words, tokens = read_words(words_file), recogniser.tokens
-    special_ids = {recogniser.blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
-    encode = None
-    if not lexicon.has_single_characters(tokens, special_ids):
-        encode = load_tokenizer(folder).encode
-    try:
-        return lexicon.LexiconDecoder(words, tokens, recogniser.blank_id, encode, special_ids, word_score)
-    except ValueError as error:
-        raise UserError(f"{words_file}: {error}") from None
-
-
-def load_tokenizer(folder):
-    """The tokenizer of a model folder, or of an exported folder in one. Raises: MissingInput."""
-    for place in (Path(folder), Path(folder).parent):
-        if (place / "tokenizer.model").is_file():
-            return Tokenizer.load(place)
-    raise MissingInput(f"{folder}: spelling words in tokens needs tokenizer.model here or one folder up")
-
-
-def recognise(recogniser, features, name, decoder=None):
-    """Decode one utterance.
-
-    Args:   features: (T, D) float32.   name: for messages.   decoder: LexiconDecoder or None.
-    Returns: (greedy text, lexicon text or None), words separated by single spaces.
-    Raises:  UserError when a log-probability is not finite.
-    """
-    log_probs = np.asarray(recogniser.log_probs(features))  # (T', V)
-    if not np.isfinite(log_probs).all():
-        raise UserError(f"{name}: the model returned log-probabilities that are not finite")
-    (ids,) = greedy_search(log_probs[None], [len(log_probs)], recogniser.blank_id)
-    greedy = " ".join(recogniser.text(ids).split())
-    return greedy, None if decoder is None else decoder.decode(log_probs)
-
-
-def decode_all(recogniser, utterances, features, decoder=None, every_s=10.0):
+def decode_all(
+    recogniser: Recogniser,
+    utterances: Iterable[Utterance],
+    inputs: Callable[[Utterance], np.ndarray],
+    every_s: float = 10.0,
+) -> tuple[dict[str, dict[str, str]], float]:
     """Decode utterances one by one.
 
-    Args:   features: Utterance -> (T, D) array.   every_s: seconds between progress lines.
-    Returns: ({"greedy": {id: text}[, "lexicon": {id: text}]}, number of frames read).
-    Raises:  UserError naming the utterance for features that do not fit or log-probabilities that are not finite.
+    Args:    inputs: from `open_inputs`.   every_s: seconds between progress lines.
+    Returns: texts by kind of decoding and utterance, {"greedy": {id: text}[, "lexicon": {id: text}]}; seconds of audio.
+    Raises:  UserError naming the utterance that cannot be decoded.
     """
-    hyps = {"greedy": {}} if decoder is None else {"greedy": {}, "lexicon": {}}
-    frames, told_s = 0, time.monotonic()
+    utterances = list(utterances)
+    hyps: dict[str, dict[str, str]] = {kind: {} for kind in recogniser.kinds}
+    seconds, told_s = 0.0, time.monotonic()
     for number, utt in enumerate(utterances, start=1):
-        feats = np.ascontiguousarray(features(utt), dtype=np.float32)
-        if feats.ndim != 2 or feats.shape[1] != recogniser.features.dim:
-            raise UserError(f"{utt.utt_id}: features {feats.shape}, the model wants (T, {recogniser.features.dim})")
-        greedy, words = recognise(recogniser, feats, utt.utt_id, decoder)
-        hyps["greedy"][utt.utt_id] = greedy
-        if decoder is not None:
-            hyps["lexicon"][utt.utt_id] = words
-        frames += len(feats)
+        heard = np.ascontiguousarray(inputs(utt), dtype=np.float32)
+        for kind, text in recogniser.recognise(heard, utt.utt_id).items():
+            hyps[kind][utt.utt_id] = text
+        seconds += seconds_of(heard, recogniser.hears, recogniser.features)
         if time.monotonic() - told_s >= every_s:
             told_s = time.monotonic()
             say(f"utterance {number}/{len(utterances)}")
     if len(hyps["greedy"]) != len(utterances):
         raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id is given twice")
-    return hyps, frames
+    return hyps, seconds
 
 
-def write_hypotheses(out, hyps, facts):
+def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
     """Write one text file per kind and decode.json last; a lexicon.txt of an earlier run does not stay."""
     if "lexicon" not in hyps:
         (out / "lexicon.txt").unlink(missing_ok=True)

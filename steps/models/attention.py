@@ -1,9 +1,12 @@
 """Multi-head self-attention with rotary positions."""
 
+import math
+
 import torch
 from torch import nn
 
 from steps.models.axes import AxisGroup, Member
+from steps.models.context import Context
 
 MASKED = -1e4  # finite, so that half precision and an utterance that is all padding stay finite
 
@@ -29,20 +32,24 @@ class SelfAttention(nn.Module):
             positions instead of the Conformer paper's relative ones: no second score matrix, and a head is removed by index.
     """
 
+    # every frame sees every other
+    look_ahead = math.inf
+
     def __init__(self, d_model, heads, head_dim):
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.qkv = nn.Linear(d_model, 3 * heads * head_dim)
         self.out = nn.Linear(heads * head_dim, d_model)
 
-    def forward(self, x, is_pad):
-        """Args: x (N, T, d_model); is_pad (N, T) bool, True on padding.  Returns: (N, T, d_model)."""
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """Args: x (N, T, d_model); context: of the utterances.  Returns: (N, T, d_model)."""
         batch, frames, _ = x.shape
         shape = (batch, frames, 3, self.heads, self.head_dim)
         query, key, value = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, head_dim)
-        angles = rotary_angles(is_pad.shape[1], self.head_dim, x.device)  # is_pad: one table for all blocks
+        # the length as the context has it: one table for all blocks when the graph is traced
+        angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
-        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
+        scores = (query @ key.transpose(-2, -1)).masked_fill(context.is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
         mixed = scores.softmax(dim=-1) @ value
         return self.out(mixed.transpose(1, 2).flatten(2))
 

@@ -10,9 +10,13 @@ from safetensors.torch import load_file, save
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, nearest, to_dict
 from steps.core.outdir import atomic_file, sha256_file, write_json
-from steps.models.ctc_model import KINDS, CtcModel
+from steps.core.provenance import VERSION
+from steps.models.asr_model import AsrModel
+from steps.models.codes import read_formats
+from steps.models.encoder import KINDS
+from steps.models.heads import DEFAULT, HEADS
 from steps.models.low_rank import LowRankLinear
-from steps.models.quant_layers import LARGEST_CODE, quantized_like
+from steps.models.quant_layers import quantized_like
 
 FORMAT = 1
 CODES = (torch.int8, torch.uint8)
@@ -33,18 +37,22 @@ def read_spec(folder):
     return spec
 
 
-def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model"):
+def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model", head=DEFAULT):
     """Description of an uncompressed model.
 
     Args: model_config: a mapping as under `model:` in the settings.   step: verb that makes it.   where: for messages.
+          head: a name in HEADS.
     """
     if kind not in KINDS:
         raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, KINDS)}")
-    config = from_dict(KINDS[kind][0], model_config, where)
+    if head not in HEADS:
+        raise UserError(f"{where}: unknown head {head!r}{nearest(head, HEADS)}")
+    config = from_dict(KINDS[kind].config, model_config, where)
     return {
         "format": FORMAT,
         "step": step,
         "type": kind,
+        "head": head,
         "model": describe_config(config),
         "feature_dim": feature_dim,
         "vocab_size": vocab_size,
@@ -61,22 +69,20 @@ def describe_config(config):
 
 
 def build_model(spec):
-    """Build the model that `spec` (the content of model.json) describes, with fresh weights. Returns: CtcModel with `.spec`."""
+    """Build the model that `spec` (the content of model.json) describes, with fresh weights. Returns: AsrModel with `.spec`."""
     try:
         kind, sizes = spec["type"], spec["model"]
-        model = CtcModel(
-            kind, from_dict(KINDS[kind][0], sizes, "model.json: model"), spec["feature_dim"], spec["vocab_size"]
-        )
+        config = from_dict(KINDS[kind].config, sizes, "model.json: model")
+        model = AsrModel(kind, config, spec["feature_dim"], spec.get("head", DEFAULT), spec["vocab_size"])
         for name, rank in spec["low_rank"].items():
             dense = model.get_submodule(name)
             thin = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None)
             model.set_submodule(name, thin)
         if spec["quantization"]:
-            bits = spec["quantization"]["bits"]
-            if bits not in LARGEST_CODE:
-                raise UserError(f"model.json: quantization: bits must be 8 or 7, not {bits!r}; make the model again")
-            for name in spec["quantization"]["layers"]:
-                model.set_submodule(name, quantized_like(model.get_submodule(name)))
+            for name, format in read_formats(spec["quantization"]).items():
+                model.set_submodule(name, quantized_like(model.get_submodule(name), format))
+    except ValueError as error:
+        raise UserError(f"model.json: {error}; make the model again") from None
     except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:  # impossible sizes
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise UserError(f"model.json: does not describe a model ({reason}); make the model again") from None
@@ -85,7 +91,7 @@ def build_model(spec):
 
 
 def load_model(folder, device="cpu"):
-    """Load a finished model folder, weights checked against the description. Returns: CtcModel in eval mode with `.spec`.
+    """Load a finished model folder, weights checked against the description. Returns: AsrModel in eval mode with `.spec`.
 
     Raises: MissingInput, UserError.
     """
@@ -125,7 +131,7 @@ def carried_hashes(spec):
 def save_model(folder, model, carried_from, parent=None):
     """Write a model folder: tensors, then the description last, so that a folder with model.json is whole.
 
-    Args: folder: where; made when missing.   model: CtcModel with `.spec` as it is now.
+    Args: folder: where; made when missing.   model: AsrModel with `.spec` as it is now.
           carried_from: {file name: path} of tokenizer.model, tokens.txt, features.yaml to copy in (the same file is left alone).
           parent: model folder this one was made from, or None.
     The folder is loaded again and one forward pass compared bit for bit. Raises: UserError when that fails.
@@ -140,6 +146,7 @@ def save_model(folder, model, carried_from, parent=None):
             with atomic_file(folder / name, "wb") as file:
                 file.write(content)
     model.spec = model.spec | {
+        "slim_asr": VERSION,
         "parent": parent and {"name": Path(parent).name, "weights_sha256": read_spec(parent)["weights_sha256"]},
         "parameters": sum(tensor.numel() for tensor in weights_of(model)),
         "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in weights_of(model)),

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import nn
 from torch.nn import functional
 
 from steps.core.config import check
 from steps.models.attention import SelfAttention
 from steps.models.axes import AxisGroup, Member
+from steps.models.context import Context
 
 
 @dataclass
@@ -97,10 +99,15 @@ class ConvolutionModule(nn.Module):
         self.pointwise2 = nn.Linear(channels, d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, is_pad):
-        """Args: x (N, T, d_model); is_pad (N, T) bool.  Returns: the same shape as x."""
+    @property
+    def look_ahead(self) -> int:
+        """Encoder frames on the right of the symmetric kernel's centre."""
+        return self.depthwise.kernel_size[0] // 2
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
-        gated = gated.masked_fill(is_pad.unsqueeze(-1), 0.0)  # as if the utterance ended there
+        gated = gated.masked_fill(context.is_pad.unsqueeze(-1), 0.0)  # as if the utterance ended there
         mixed = self.convolve(gated.transpose(1, 2))  # (N, C, T)
         if isinstance(self.conv_norm, nn.LayerNorm):
             mixed = self.conv_norm(mixed.transpose(1, 2))
@@ -145,11 +152,16 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, is_pad, lengths):
-        """Args: x (N, T, d_model); is_pad (N, T) bool; lengths (N,) int64, unused here.  Returns: the same shape as x."""
+    @property
+    def look_ahead(self) -> float:
+        """Encoder frames that an output frame sees beyond itself."""
+        return max(self.attention.look_ahead, self.convolution.look_ahead)
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
         x = x + 0.5 * self.ff1(x)
-        x = x + self.dropout(self.attention(self.attention_norm(x), is_pad))
-        x = x + self.convolution(x, is_pad)
+        x = x + self.dropout(self.attention(self.attention_norm(x), context))
+        x = x + self.convolution(x, context)
         x = x + 0.5 * self.ff2(x)
         return self.norm(x)
 

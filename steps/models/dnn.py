@@ -9,6 +9,7 @@ from torch.nn import functional
 from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
+from steps.models.context import Context
 
 
 @dataclass
@@ -58,11 +59,16 @@ class DnnBlock(nn.Module):
         self.down = nn.Linear(block.units, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, is_pad, lengths):
-        """Args: x (N, T, d_model); is_pad (N, T) bool; lengths unused here.  Returns: the same shape as x."""
+    @property
+    def look_ahead(self) -> int:
+        """Encoder frames that an output frame sees beyond itself."""
+        return self.splice
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
         joined = self.norm(x)
         if self.splice:
-            joined = joined.masked_fill(is_pad.unsqueeze(-1), 0.0)
+            joined = joined.masked_fill(context.is_pad.unsqueeze(-1), 0.0)
             padded = functional.pad(joined, (0, 0, self.splice, self.splice))
             frames = x.shape[1]
             joined = torch.cat([padded[:, i * self.splice : i * self.splice + frames] for i in range(3)], dim=-1)

@@ -1,4 +1,4 @@
-"""Layers whose weights are int8 codes with one scale per output channel.
+"""Layers whose weights are codes (steps/models/codes.py).
 
 In torch only the weights are quantized: the forward pass multiplies codes by scales and computes in float. The exported
 graph quantizes the activations too, to 8 bits with a scale chosen for each input, and multiplies in integers.
@@ -8,53 +8,65 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-LARGEST_CODE = {8: 127, 7: 63}  # by bits
+from steps.models.codes import CodeFormat, Codes
 
 
 class QuantLinear(nn.Module):
-    """x -> x W^T + b with W = weight_codes * weight_scales.
+    """x -> x W^T + b, W in codes.
 
-    Buffers: weight_codes (O, I) int8, as far as LARGEST_CODE; weight_scales (O,) float32.  bias: (O,) parameter or None.
+    Args: format: CodeFormat.
+    Buffers: weight_codes (O, I) int8; weight_scales (O,) float32, or (O, G) by groups.  bias: (O,) parameter or None.
     """
 
-    def __init__(self, in_features, out_features, bias=True):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, format: CodeFormat | None = None):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.register_buffer("weight_codes", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("weight_scales", torch.ones(out_features))
+        self.format = format or CodeFormat()
+        register_codes(self, "weight", out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
-    def dequantized(self):
+    def matrices(self) -> dict[str, Codes]:
+        """Its one matrix."""
+        return {"weight": Codes(self.weight_codes, self.weight_scales, self.format)}
+
+    def dequantized(self) -> dict[str, torch.Tensor]:
         """The Linear's tensors in float. Returns: {"weight": (O, I), "bias": (O,) or absent}."""
-        tensors = {"weight": _dequantize(self.weight_codes, self.weight_scales)}
+        tensors = {"weight": self.matrices()["weight"].dequantized()}
         return tensors if self.bias is None else tensors | {"bias": self.bias}
 
     def forward(self, x):
         """Args: x (..., in_features) float.  Returns: (..., out_features)."""
-        return functional.linear(x, _dequantize(self.weight_codes, self.weight_scales), self.bias)
+        return functional.linear(x, self.matrices()["weight"].dequantized(), self.bias)
 
 
 class QuantLSTM(nn.Module):
-    """A one-layer, one-way, batch-first LSTM with quantized gate matrices; a scale for each row of a matrix.
+    """A one-layer, one-way, batch-first LSTM with gate matrices in codes.
 
-    Buffers: weight_ih_codes (4H, I), weight_hh_codes (4H, H) int8; weight_ih_scales, weight_hh_scales (4H,) float32; in
-    torch's order of gates (input, forget, cell, output).  bias_ih, bias_hh: (4H,) parameters.
+    Args: format: CodeFormat.
+    Buffers: weight_ih_codes (4H, I), weight_hh_codes (4H, H) int8; weight_ih_scales, weight_hh_scales (4H,) float32, or
+    (4H, G) by groups; in torch's order of gates (input, forget, cell, output).  bias_ih, bias_hh: (4H,) parameters.
     """
 
-    def __init__(self, input_size, hidden_size):
+    def __init__(self, input_size: int, hidden_size: int, format: CodeFormat | None = None):
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
+        self.format = format or CodeFormat()
         rows = 4 * hidden_size
         for name, columns in (("ih", input_size), ("hh", hidden_size)):
-            self.register_buffer(f"weight_{name}_codes", torch.zeros(rows, columns, dtype=torch.int8))
-            self.register_buffer(f"weight_{name}_scales", torch.ones(rows))
+            register_codes(self, f"weight_{name}", rows, columns)
             self.register_parameter(f"bias_{name}", nn.Parameter(torch.zeros(rows)))
 
-    def dequantized(self):
-        """The LSTM's tensors in float, under the names nn.LSTM gives them. Returns: dict."""
+    def matrices(self) -> dict[str, Codes]:
+        """The gates' matrices on the input and on the last output."""
         return {
-            "weight_ih_l0": _dequantize(self.weight_ih_codes, self.weight_ih_scales),
-            "weight_hh_l0": _dequantize(self.weight_hh_codes, self.weight_hh_scales),
+            "weight_ih": Codes(self.weight_ih_codes, self.weight_ih_scales, self.format),
+            "weight_hh": Codes(self.weight_hh_codes, self.weight_hh_scales, self.format),
+        }
+
+    def dequantized(self) -> dict[str, torch.Tensor]:
+        """The LSTM's tensors in float, under the names nn.LSTM gives them."""
+        return {
+            **{f"{name}_l0": codes.dequantized() for name, codes in self.matrices().items()},
             "bias_ih_l0": self.bias_ih,
             "bias_hh_l0": self.bias_hh,
         }
@@ -68,26 +80,36 @@ class QuantLSTM(nn.Module):
         return output, (hidden, cell)
 
 
-def _dequantize(codes, scales):
-    return codes.to(scales.dtype) * scales.unsqueeze(1)
+def register_codes(layer: nn.Module, name: str, rows: int, columns: int) -> None:
+    """Give a layer with a `format` the buffers of one matrix: codes of zero, scales of one."""
+    groups = layer.format.groups(columns)
+    layer.register_buffer(f"{name}_codes", torch.zeros(rows, columns, dtype=torch.int8))
+    layer.register_buffer(
+        f"{name}_scales", torch.ones(rows) if layer.format.group is None else torch.ones(rows, groups)
+    )
 
 
-def quantized_like(layer):
+def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The quantized layers of a model by name."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, (QuantLinear, QuantLSTM))}
+
+
+def quantized_like(layer: nn.Module, format: CodeFormat | None = None) -> nn.Module:
     """An empty quantized layer of the same sizes as a Linear or LSTM.
 
     Raises: TypeError for another layer, ValueError for an LSTM that is not one-layer, one-way, batch-first with biases.
     """
     if isinstance(layer, nn.Linear):
-        return QuantLinear(layer.in_features, layer.out_features, layer.bias is not None)
+        return QuantLinear(layer.in_features, layer.out_features, layer.bias is not None, format)
     if not isinstance(layer, nn.LSTM):
         raise TypeError(f"{type(layer).__name__} cannot be quantized; only Linear and LSTM can")
     special = layer.num_layers > 1 or layer.bidirectional or layer.proj_size or not layer.batch_first or not layer.bias
     if special:
         raise ValueError(f"{layer}: only one-layer, one-way, batch-first LSTMs with biases can be quantized")
-    return QuantLSTM(layer.input_size, layer.hidden_size)
+    return QuantLSTM(layer.input_size, layer.hidden_size, format)
 
 
-def float_like(layer):
+def float_like(layer: nn.Module) -> nn.Module:
     """The Linear or LSTM with the weights a quantized layer stands for. Returns: nn.Linear or nn.LSTM."""
     if isinstance(layer, QuantLinear):
         twin = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)

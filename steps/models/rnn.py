@@ -1,5 +1,6 @@
 """Recurrent encoder blocks in the manner of Deep Speech 2 (Amodei et al. 2015, arXiv:1512.02595): bidirectional LSTMs."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
+from steps.models.context import Context
 
 
 @dataclass
@@ -86,12 +88,17 @@ class RnnBlock(nn.Module):
         self.backwards = ProjectedLstm(config.d_model, block.cells_backward) if block.cells_backward else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, is_pad, lengths):
-        """Args: x (N, T, d_model); is_pad unused here; lengths (N,) int64.  Returns: the same shape as x."""
+    @property
+    def look_ahead(self) -> float:
+        """Encoder frames that an output frame sees beyond itself: all of them with a backward LSTM."""
+        return 0 if self.backwards is None else math.inf
+
+    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
         normed = self.norm(x)
         out = self.forwards(normed)
         if self.backwards is not None:
-            out = out + flip_by_length(self.backwards(flip_by_length(normed, lengths)), lengths)
+            out = out + flip_by_length(self.backwards(flip_by_length(normed, context.lengths)), context.lengths)
         return x + self.dropout(out)
 
     def axis_groups(self):

@@ -9,7 +9,10 @@ from torch.nn import functional
 
 from steps.models.axes import AxisGroup, Member
 
-CENTRE = 3  # of the 7 feature frames that one output frame of the two convolutions sees
+# feature frames that an encoder frame stands for
+STRIDE = 4
+# of the 7 feature frames that one output frame of the two convolutions sees
+CENTRE = 3
 
 
 class Conv2dSubsampling(nn.Module):
@@ -18,6 +21,10 @@ class Conv2dSubsampling(nn.Module):
     Args: feature_dim: D.   channels: output channels of the two convolutions.   out_dim: model width.
     Source: the front end of ESPnet's and WeNet's Conformers, with narrow channels: wide ones cost most of a small model.
     """
+
+    stride = STRIDE
+    # feature frames seen beyond the stride: 7 of them, from the first of the stride on
+    look_ahead = 3
 
     def __init__(self, feature_dim, channels, out_dim):
         super().__init__()
@@ -60,9 +67,12 @@ class SpliceSubsampling(nn.Module):
           out_dim: model width.
     """
 
+    stride = STRIDE
+
     def __init__(self, feature_dim, context, out_dim):
         super().__init__()
-        self.context = context
+        # feature frames seen beyond the stride, whose last frame is the centre
+        self.context = self.look_ahead = context
         self.linear = nn.Linear((2 * context + 1) * feature_dim, out_dim)
 
     def output_lengths(self, lengths):
@@ -74,7 +84,7 @@ class SpliceSubsampling(nn.Module):
         width = 2 * self.context + 1
         padded = functional.pad(features, (0, 0, self.context, self.context))
         frames = _halve(_halve(features.shape[1]))
-        starts = torch.arange(frames, device=features.device).unsqueeze(1) * 4 + CENTRE
+        starts = torch.arange(frames, device=features.device).unsqueeze(1) * STRIDE + CENTRE
         windows = padded[:, starts + torch.arange(width, device=features.device)]  # (N, T', width, D)
         return self.linear(windows.flatten(2))
 

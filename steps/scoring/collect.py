@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import SHIPPED, sha256_file
-from steps.scoring.report import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
+from steps.core.exports import SUMS, onnx_bytes, read_sums, shipped_bytes
+from steps.core.outdir import sha256_file
+from steps.scoring.results import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
 from steps.scoring.wer import percent, read_hypotheses
 
@@ -33,7 +34,8 @@ def decode_folder(exp, model, set_name, runtime="onnxruntime"):
 def check_inputs(exp, models, sets):
     """Raise MissingInput listing every file a row cannot do without."""
     needed = [Path(exp) / model / "model.json" for model in models]
-    needed += [Path(exp) / model / "export" / name for model in models for name in SHIPPED]
+    for folder in (Path(exp) / model / "export" for model in models):
+        needed += [folder / name for name in (read_sums(folder) if (folder / SUMS).is_file() else (SUMS,))]
     needed += [decode_folder(exp, model, name) / "score_greedy.json" for model in models for name in sets]
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
@@ -56,7 +58,7 @@ def collect_row(exp, model, set_name, benchmark):
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     measured = benchmark.get("models", {}).get(model)
     speed = {key: (measured or {}).get(key) for key in BENCHMARK_KEYS}
-    sizes = {name: (folder / "export" / name).stat().st_size for name in SHIPPED}
+    sizes = shipped_bytes(folder / "export")
     places = {runtime: decode_folder(exp, model, set_name, runtime) for runtime in RUNTIMES}
     pairs = (("torch", "onnxruntime"), ("sherpa-onnx", "onnxruntime"), ("sherpa-onnx", "torch"))
     return ResultRow(
@@ -66,9 +68,9 @@ def collect_row(exp, model, set_name, benchmark):
         parameters=spec["parameters"],
         nonzero_parameters=spec["nonzero_parameters"],
         sparsity=spec.get("sparsity"),
-        quantization_bits=(spec.get("quantization") or {}).get("bits"),
+        quantization_bits=quantization_bits(spec),
         bytes_shipped=sum(sizes.values()),
-        bytes_onnx=sizes["model.onnx"],
+        bytes_onnx=onnx_bytes(sizes),
         **speed,
         benchmark=measured,
         scores=read_scores(places["onnxruntime"]),
@@ -81,6 +83,14 @@ def collect_row(exp, model, set_name, benchmark):
         train_seconds=run.get("seconds"),
         lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
     )
+
+
+def quantization_bits(spec):
+    """Bits of the quantized weights, of the coarsest where layers differ; None for a float model. Args: spec: of model.json."""
+    quantization = spec.get("quantization") or {}
+    layers = quantization.get("layers")
+    # version 0.1 wrote one number for all layers
+    return min(layer["bits"] for layer in layers.values()) if isinstance(layers, dict) else quantization.get("bits")
 
 
 def read_scores(folder):

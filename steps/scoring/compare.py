@@ -8,7 +8,7 @@ from steps.scoring.collect import decode_folder, read_noise, read_score
 from steps.scoring.coverage import estimate_design, wer_coverage
 from steps.scoring.ledger import make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
-from steps.scoring.report import KINDS, Comparison, NoiseComparison, TestSet
+from steps.scoring.results import KINDS, Comparison, NoiseComparison, TestSet
 from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
 from steps.scoring.wer import read_hypotheses
 

@@ -7,8 +7,7 @@ from html import escape
 
 from steps.scoring import plot
 from steps.scoring.ledger import format_change
-from steps.scoring.summary import summary_sentences
-from steps.scoring.tables import (
+from steps.scoring.markdown import (
     COMPARISON_NOTE,
     ORIGIN_NOTE,
     comparison_cells,
@@ -19,6 +18,7 @@ from steps.scoring.tables import (
     set_lines,
     set_tables,
 )
+from steps.scoring.summary import summary_sentences
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --paper: #fdfdfc; --soft: #f1f1ee; --line: #d5d5cf; --mark: #3b7dc4 }

@@ -35,7 +35,7 @@ class Axis:
     label: str
 
 
-BYTES = Axis(lambda row: row.bytes_shipped / 1e6, "megabytes that ship (model.onnx, tokens.txt, features.yaml)")
+BYTES = Axis(lambda row: row.bytes_shipped / 1e6, "megabytes that ship")
 SPEED = Axis(lambda row: row.rtf_with_features, "real-time factor, one thread, features included")
 
 

@@ -1,7 +1,7 @@
 """The result in words: the sentences on top of the report, and a card for every model that ships."""
 
+from steps.scoring.markdown import interval_text, number, speaker_lines
 from steps.scoring.plot import pareto_front
-from steps.scoring.tables import interval_text, number, speaker_lines
 
 
 def summary_sentences(results, set_name):
@@ -56,7 +56,7 @@ def model_card(results, model):
         f"# {model}\n",
         f"A CTC speech recogniser of recipe {results.recipe}, {kind}"
         + (f", made of {row.parent}.\n" if row.parent else ".\n"),
-        f"- ships {row.bytes_shipped:,} bytes: model.onnx, tokens.txt, features.yaml",
+        f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists",
         f"- {row.parameters:,} parameters, {row.nonzero_parameters:,} of them not zero",
         f"- {number(row.macs_per_second, 1e6, 1)} million multiply-accumulates per second of audio",
     ]

@@ -49,7 +49,7 @@ class LoopConfig:
 class Trainer:
     """One training run, resumable to the bit on a CPU.
 
-    Args: model: CtcModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
+    Args: model: AsrModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
           tokenizer: for dev word errors.   loop, optim, augment: LoopConfig, OptimConfig, SpecAugmentConfig or None.
           out: folder for checkpoints/ and tensorboard/.   seed: of everything random.   device: torch.device.
           stop: StopRequest, looked at once per update.
@@ -119,13 +119,17 @@ class Trainer:
         rate = learning_rate(progress, self.optim)
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = rate
+        batches = [batch.to(self.device) for batch in batches]
+        with self.autocast():
+            lessons, taught = self.objective.prepare(self.model, batches)
         frames = sum(batch.weight * int(self.model.output_lengths(batch.lengths).sum()) for batch in batches)
-        (total_frames,) = distributed.sum_over_processes([frames], self.device)
+        total_frames, total_taught = distributed.sum_over_processes([frames, taught], self.device)
+        share = total_frames / total_taught if total_taught else 1.0
         sums = {}
-        for index, batch in enumerate(batches):
+        for index, (batch, lesson) in enumerate(zip(batches, lessons, strict=True)):
             self.seed_dropout(index)
             with self.autocast():
-                terms = self.objective(self.model, batch.to(self.device))
+                terms = self.objective(self.model, batch, lesson, share)
             loss = batch.weight * sum(terms.values()) / total_frames
             loss.backward()
             for name, value in terms.items():

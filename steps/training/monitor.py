@@ -8,9 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from steps.core.cli import say
 from steps.data.dataset import BatchLoader
-from steps.losses.ctc import ctc_loss_sum
 from steps.scoring.wer import count_errors
-from steps.search.greedy import greedy_search
 from steps.training import distributed
 
 LOG_EVERY_S = 10.0
@@ -114,7 +112,7 @@ class Monitor:
 
 @torch.no_grad()
 def score_dev(model, dataset, tokenizer, max_frames, device):
-    """CTC loss and greedy error rates of a data set.
+    """Loss and greedy error rates of a data set.
 
     Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
              hypothesis of one utterance}.
@@ -133,10 +131,10 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
     loss, frames, hyps = 0.0, 0, {}
     for position in range(len(loader)):
         batch = loader[position].to(device)
-        log_probs, lengths = model(batch.feats, batch.lengths)
-        loss += ctc_loss_sum(log_probs, lengths, batch.tokens, batch.token_lengths).item()
+        outputs, lengths = model(batch.feats, batch.lengths)
+        loss += model.head.loss_sum(model, outputs, lengths, batch).item()
         frames += int(lengths.sum())
-        paths = greedy_search(log_probs, lengths, tokenizer.blank_id)
+        paths = model.head.best_tokens(outputs, lengths)
         hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
     refs = {dataset.utt_id(index): dataset.text(index) for index in range(len(dataset))}
     counts = {rate: count_errors(refs, hyps, unit) for rate, unit in (("wer", "word"), ("cer", "char"))}

@@ -1,14 +1,19 @@
-"""What the training loop minimises: CTC alone, or mixed with distillation from one or several teachers."""
+"""What the training loop minimises: the head's own loss, alone or mixed with distillation from one or several teachers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check
-from steps.losses.ctc import ctc_loss_sum
+from steps.data.dataset import Batch
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, mean_teacher, select_frames
+from steps.models.asr_model import AsrModel
+from steps.models.context import Context
+from steps.models.heads.ctc import inner_places
+from steps.training.teachers import Teacher
 
 
 @dataclass
@@ -52,108 +57,76 @@ class DistillConfig:
         )
 
 
-@dataclass
-class CtcConfig:
-    """What is added to plain CTC, in training alone.
+@dataclass(frozen=True)
+class Lesson:
+    """What the teachers say of a batch, as the student is taught it.
 
-    intermediate_weight: share of the loss that CTC on earlier blocks gets, through the model's own output layer, 0..1; 0: off.
-    intermediate_blocks: which, counted from 0; default: the middle one.
+    target: (N, T', V) mean softened log posteriors.   hidden: states of the first teacher, for each pair of layers (N, T', C).
+    selected: (N, T') bool, the frames that are taught.
     """
 
-    intermediate_weight: float = 0.0
-    intermediate_blocks: list[int] | None = None
-
-    def __post_init__(self):
-        check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
-        blocks = self.intermediate_blocks
-        check(blocks is None or blocks, "intermediate_blocks is empty; leave it out for the middle one")
-        check(blocks is None or self.intermediate_weight, "intermediate_blocks needs an intermediate_weight above 0")
+    target: torch.Tensor
+    hidden: list[torch.Tensor]
+    selected: torch.Tensor
 
 
-def inner_places(model, blocks, section):
-    """Where `CtcModel.encode` returns the outputs of earlier blocks.
+class TranscriptObjective(nn.Module):
+    """The loss of the model's head against the transcripts.
 
-    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, for the message.
-    Raises: UserError when the model has no such block.
-    """
-    count = len(model.blocks)
-    places = [block + 1 for block in blocks or [(count - 1) // 2]]
-    if not all(1 <= place < count for place in places):
-        raise UserError(
-            f"{section}: intermediate blocks must lie before the last, and the model has {count}; set intermediate_weight to 0"
-        )
-    return places
-
-
-class CtcObjective(nn.Module):
-    """CTC, with intermediate CTC where asked for.
-
-    Args: config: CtcConfig; default: CTC alone.   model: CtcModel; needed for intermediate CTC.
-    Raises: UserError when the model has no such block.
+    Args: settings: the head's section of the training settings, such as CtcConfig.   model: AsrModel.
+    Raises: UserError when the settings do not fit the model.
     """
 
     wants_clean = False
 
-    def __init__(self, config=None, model=None):
+    def __init__(self, settings: Any, model: AsrModel):
         super().__init__()
-        self.config = config = config or CtcConfig()
-        self.inner = inner_places(model, config.intermediate_blocks, "ctc") if config.intermediate_weight else []
+        self.settings = settings
+        model.head.check_settings(model, settings)
 
-    def forward(self, model, batch):
-        """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
-        hidden, lengths = model.encode(model.normalise(batch.feats, batch.lengths), batch.lengths)
-        return self.terms(model, hidden, model.classify(hidden[-1]), lengths, batch)
+    def prepare(self, model: AsrModel, batches: list[Batch]) -> tuple[list[Lesson | None], float]:
+        """See DistillObjective."""
+        return [None] * len(batches), 0.0
 
-    def terms(self, model, hidden, log_probs, lengths, batch):
-        """The same for what the model made of the batch. Args: hidden, lengths: of CtcModel.encode; log_probs (N, T', V).
-
-        Source: Lee & Watanabe 2021 (arXiv:2102.03216), section 3, for intermediate CTC.
-        """
-        config, target = self.config, (batch.tokens, batch.token_lengths)
-        terms = {"ctc": (1 - config.intermediate_weight) * ctc_loss_sum(log_probs, lengths, *target)}
-        for place in self.inner:
-            share = config.intermediate_weight / len(self.inner)
-            inner = ctc_loss_sum(model.classify(hidden[place]), lengths, *target)
-            terms["inner"] = terms.get("inner", 0.0) + share * inner
-        return terms
+    def forward(
+        self, model: AsrModel, batch: Batch, lesson: Lesson | None = None, share: float | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Terms of the criterion, summed over frames. Args: lesson, share: not for this one.  Returns: scalars, nats."""
+        hidden, lengths = model.encode(batch.feats, batch.lengths)
+        outputs = model.classify(hidden[-1])
+        return model.head.loss_terms(model, hidden, outputs, lengths, batch, self.settings)
 
 
 class DistillObjective(nn.Module):
-    """CTC mixed with frame-wise KL from the teachers' mean posterior and, if asked, hidden-layer matching.
+    """The head's loss mixed with frame-wise KL from the teachers' mean posterior and, if asked, hidden-layer matching.
 
-    Args: config: DistillConfig.   student, teachers: CtcModel and a list of them, same frame rate and vocabulary; the
-          teachers are in eval mode.   ctc: CtcConfig.
-    Raises: UserError when they do not fit together.
+    Args: config: DistillConfig.   student: AsrModel.   teachers: that `check_fit` has let pass.
+          settings: of the head's own loss, such as CtcConfig.
+    Raises: UserError when settings and models do not fit together.
     """
 
-    def __init__(self, config, student, teachers, ctc=None):
+    def __init__(self, config: DistillConfig, student: AsrModel, teachers: list[Teacher], settings: Any):
         super().__init__()
-        self.ctc = CtcObjective(ctc, student)
-        if self.ctc.inner and config.kl_weight == 1:
+        head = student.head
+        if not head.frame_posteriors:
+            raise UserError(f"distill: a {head.name} student has no posteriors of single frames to be taught")
+        head.check_settings(student, settings)
+        if config.kl_weight == 1 and settings != type(settings)():
             raise UserError(
-                "distill.kl_weight: 1 leaves no CTC, so ctc.intermediate_weight would do nothing; set it to 0"
+                f"distill.kl_weight: 1 leaves nothing of the {head.name} loss, so what stands under {head.name}: "
+                "would do nothing; remove it"
             )
-        for teacher in teachers:
-            if teacher.spec["vocab_size"] != student.spec["vocab_size"]:
-                raise UserError("teacher and student have different vocabularies; train both with one tokenizer")
-            if teacher.spec["feature_dim"] != student.spec["feature_dim"]:
-                raise UserError("teacher and student take different features; use one features.yaml for both")
-            frames = torch.arange(1, 200)
-            if not torch.equal(teacher.output_lengths(frames), student.output_lengths(frames)):
-                raise UserError(
-                    "teacher and student have different frame rates; frame-wise distillation needs equal ones"
-                )
+        self.settings = settings
         self.config, self.wants_clean, self.labels = config, config.teacher_view == "clean", {}
-        self.teachers = tuple(
-            teacher.requires_grad_(False).eval() for teacher in teachers
-        )  # a tuple: not saved with us
+        # a tuple, so that they are not saved with us
+        self.teachers = tuple(teachers)
         self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
         self.pairs = self._layer_pairs(student) if config.hidden_weight else []
         width = student.config.d_model
-        self.projections = nn.ModuleList(nn.Linear(width, self.teachers[0].config.d_model) for _ in self.pairs)
+        self.projections = nn.ModuleList(nn.Linear(width, self.teachers[0].width) for _ in self.pairs)
 
-    def _layer_pairs(self, student):
-        counts = len(student.blocks), len(self.teachers[0].blocks)
+    def _layer_pairs(self, student: AsrModel) -> list[list[int]]:
+        counts = len(student.blocks), self.teachers[0].depth
         pairs = []
         for pair in self.config.hidden_layers or [[-1, -1]]:
             for block, count in zip(pair, counts, strict=True):
@@ -164,15 +137,15 @@ class DistillObjective(nn.Module):
             pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])  # 0 is the front end
         return pairs
 
-    def teach(self, feats, lengths):
-        """What the teachers say. Returns: (N, T', V) mean softened log posteriors, hidden states of the first teacher."""
-        states = [teacher.encode(teacher.normalise(feats, lengths), lengths)[0] for teacher in self.teachers]
-        posteriors = [teacher.classify(hidden[-1]) for teacher, hidden in zip(self.teachers, states, strict=True)]
-        return mean_teacher(posteriors, self.config.temperature), states[0]
+    def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the teachers say. Returns: (N, T', V) mean softened log posteriors; hidden states of the first, a pair each."""
+        told = [teacher.teach(feats, lengths) for teacher in self.teachers]
+        target = mean_teacher([taught.log_probs for taught in told], self.config.temperature)
+        return target, [told[0].hidden[place] for _, place in self.pairs]
 
-    def clean_target(self, batch, frames):
+    def clean_target(self, batch: Batch, frames: int) -> torch.Tensor:
         """What the teachers say about the clean features, asked once per utterance and always about it alone, so that the
-        numbers do not depend on its neighbours and a resumed run repeats them. Returns: (N, T', V) float32, None.
+        numbers do not depend on its neighbours and a resumed run repeats them. Returns: (N, T', V) float32.
         """
         for index, utt_id in enumerate(batch.utt_ids):
             if utt_id not in self.labels:
@@ -180,38 +153,62 @@ class DistillObjective(nn.Module):
                 target, _ = self.teach(batch.clean[index : index + 1, : int(length)], length)
                 self.labels[utt_id] = target[0].half()
         rows = [self.labels[utt_id].float() for utt_id in batch.utt_ids]
-        return torch.stack([nn.functional.pad(row, (0, 0, 0, frames - len(row))) for row in rows]), None
+        return torch.stack([nn.functional.pad(row, (0, 0, 0, frames - len(row))) for row in rows])
 
-    def kl_sum(self, model, hidden, log_probs, target, selected):
+    @torch.no_grad()
+    def lesson(self, model: AsrModel, batch: Batch) -> Lesson:
+        """Ask the teachers about a batch. Args: model: the student, for its number of frames."""
+        frames = int(model.output_lengths(torch.tensor([batch.feats.shape[1]])))
+        is_pad = Context.of(model.output_lengths(batch.lengths), frames).is_pad
+        if self.wants_clean:
+            target, hidden = self.clean_target(batch, frames), []
+        else:
+            target, hidden = self.teach(batch.feats, batch.lengths)
+        return Lesson(target, hidden, select_frames(target, is_pad, self.config.frames, self.config.window))
+
+    def prepare(self, model: AsrModel, batches: list[Batch]) -> tuple[list[Lesson | None], float]:
+        """Look at all batches of an update before the first is learnt from, where the loss needs to know how many frames of
+        them will be taught: its mean over these must not depend on how the update is split into batches.
+
+        Returns: for each batch its lesson, or None where it may wait until `forward`; the taught frames, weighted (0: all).
+        """
+        if self.config.frames == "all":
+            return [None] * len(batches), 0.0
+        lessons = [self.lesson(model, batch) for batch in batches]
+        return lessons, sum(b.weight * int(les.selected.sum()) for b, les in zip(batches, lessons, strict=True))
+
+    def kl_sum(self, model, hidden, log_probs, lesson):
         """Frame-wise KL of the last output and, with its share, of the middle block's. Returns: scalar, nats."""
         share, temperature = self.config.intermediate_weight, self.config.temperature
-        total = (1 - share) * frame_kl_sum(log_probs, target, selected, temperature)
+        total = (1 - share) * frame_kl_sum(log_probs, lesson.target, lesson.selected, temperature)
         for place in self.inner:
-            total = total + share * frame_kl_sum(model.classify(hidden[place]), target, selected, temperature)
+            inner = model.classify(hidden[place])
+            total = total + share * frame_kl_sum(inner, lesson.target, lesson.selected, temperature)
         return total
 
-    def forward(self, model, batch):
-        """Weighted terms of the criterion, summed over frames. Returns: dict of scalars, nats."""
+    def forward(
+        self, model: AsrModel, batch: Batch, lesson: Lesson | None = None, share: float | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms of the criterion, summed over frames.
+
+        Args:    lesson: from `prepare`.   share: all frames of the update by those that are taught; default: of this batch.
+        Returns: dict of scalars, nats.
+        """
         config = self.config
-        hidden, lengths = model.encode(model.normalise(batch.feats, batch.lengths), batch.lengths)
+        hidden, lengths = model.encode(batch.feats, batch.lengths)
         log_probs = model.classify(hidden[-1])  # (N, T', V)
-        time = torch.arange(log_probs.shape[1], device=log_probs.device)
-        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)  # (N, T')
-        with torch.no_grad():
-            target, taught = (
-                self.clean_target(batch, is_pad.shape[1])
-                if self.wants_clean
-                else self.teach(batch.feats, batch.lengths)
-            )
-            selected = select_frames(target, is_pad, config.frames, config.window)
+        is_pad = Context.of(lengths, log_probs.shape[1]).is_pad
+        lesson = lesson or self.lesson(model, batch)
+        if share is None:
+            share = float((~is_pad).sum() / lesson.selected.sum().clamp(min=1))
         terms = {}
         if config.kl_weight < 1:
-            labelled = self.ctc.terms(model, hidden, log_probs, lengths, batch)
+            labelled = model.head.loss_terms(model, hidden, log_probs, lengths, batch, self.settings)
             terms = {name: (1 - config.kl_weight) * value for name, value in labelled.items()}
         if config.kl_weight:
-            share = (~is_pad).sum() / selected.sum().clamp(min=1)  # the mean is over the frames that are taught
-            terms["kl"] = config.kl_weight * share * self.kl_sum(model, hidden, log_probs, target, selected)
-        for (own, other), projection in zip(self.pairs, self.projections, strict=True):
-            match = hidden_match_sum(projection(hidden[own]).float(), taught[other].float(), is_pad)
+            # the mean is over the frames that are taught
+            terms["kl"] = config.kl_weight * share * self.kl_sum(model, hidden, log_probs, lesson)
+        for (own, _), projection, taught in zip(self.pairs, self.projections, lesson.hidden, strict=True):
+            match = hidden_match_sum(projection(hidden[own]).float(), taught.float(), is_pad)
             terms["hidden"] = terms.get("hidden", 0.0) + config.hidden_weight / len(self.pairs) * match
         return terms

@@ -35,7 +35,7 @@ class OptimConfig:
 def make_optimizer(model, extra, config):
     """The optimizer of the settings, over all parameters.
 
-    Args: model: CtcModel.   extra: parameters beside the model's, such as an objective's own.   config: OptimConfig.
+    Args: model: AsrModel.   extra: parameters beside the model's, such as an objective's own.   config: OptimConfig.
     Source: AdamW: Loshchilov, Hutter 2017 (arXiv:1711.05101); biases and norms, which are vectors, do not decay.
     """
     hidden = []

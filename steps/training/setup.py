@@ -19,11 +19,14 @@ from steps.data.dataset import BatchLoader, SpeechDataset, plan_batches, report_
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
+from steps.models.heads import DEFAULT
+from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
 from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import CtcConfig, CtcObjective, DistillConfig, DistillObjective
+from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
 from steps.training.optim import OptimConfig
+from steps.training.teachers import check_fit, identity, open_teacher
 
 NO_RESULT = ("loader_workers", "save_every_s")  # may change between an interruption and the next run
 
@@ -48,10 +51,21 @@ class LearningConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig(LearningConfig):
-    """Settings of a training from scratch. type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class."""
+    """Settings of a training from scratch.
+
+    type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc.
+    max_look_ahead_ms: refuse a model that must hear further ahead of what it emits; null: no limit.
+    """
 
     type: str = "conformer"
     model: dict = field(default_factory=dict)
+    head: str = DEFAULT
+    max_look_ahead_ms: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        limit = self.max_look_ahead_ms
+        check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
 
 def training_parser(description):
@@ -89,7 +103,7 @@ class Setup:
     def already_done(self, **inputs):
         """Look whether --out is free for these settings. Returns: True when the finished model is there already.
 
-        Args: inputs: option name -> comma-separated model folders, or None; they are noted by their weights.
+        Args: inputs: option name -> comma-separated folders, or None; they are noted by their content.
         Raises: UserError when --out holds a model, or a beginning of one, made with other settings.
         """
         args = self.args
@@ -97,7 +111,7 @@ class Setup:
         read |= {"dev": Path(args.dev) / "text", "tokens": Path(args.tokenizer) / "tokens.txt"}
         claim = {"step": self.step, "seed": args.seed, "num_threads": args.num_threads} | to_dict(self.config)
         for name, folders in inputs.items():
-            claim[name] = [read_spec(folder)["weights_sha256"] for folder in folders.split(",")] if folders else None
+            claim[name] = [identity(folder) for folder in folders.split(",")] if folders else None
         claim |= {
             "features": to_dict(self.features),
             "inputs": {name: sha256_file(path) for name, path in read.items()},
@@ -146,13 +160,26 @@ class Setup:
         torch.manual_seed(self.args.seed)
         config = self.config
         where = f"{self.args.config}: model"
-        spec = new_spec(config.type, config.model, self.features.dim, self.tokenizer.vocab_size, self.step, where)
-        model = build_model(spec)
+        sizes = (self.features.dim, self.tokenizer.vocab_size)
+        model = build_model(new_spec(config.type, config.model, *sizes, self.step, where, config.head))
+        self.check_look_ahead(model)
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
         return model
 
+    def check_look_ahead(self, model):
+        """Raise UserError when a model hears further ahead than the settings allow."""
+        limit_ms, reach_ms = self.config.max_look_ahead_ms, model.look_ahead() * self.features.frame_shift_ms
+        if limit_ms is None or reach_ms <= limit_ms:
+            return
+        whole = model.whole_utterance_parts()
+        why = f"{', '.join(whole)} hear the whole utterance" if whole else f"the model hears {reach_ms:g} ms ahead"
+        raise UserError(
+            f"{self.args.config}: max_look_ahead_ms: {limit_ms:g}, but {why}; "
+            "rnn with cells_backward: 0 and dnn with little splice have a short look-ahead"
+        )
+
     def load(self, folder):
-        """A finished model for --init, --model or --teacher, its vocabulary checked against the tokenizer."""
+        """A finished model for --init or --model, its vocabulary checked against the tokenizer."""
         tokens = Path(folder) / "tokens.txt"
         if not tokens.is_file():
             raise MissingInput(f"{tokens}: no such file; {folder} is not a (finished) model folder")
@@ -167,24 +194,35 @@ class Setup:
         return load_model(folder, self.device)
 
     def objective(self, model, teachers):
-        """CTC, or CTC and distillation. Args: teachers: comma-separated folders, or None."""
-        torch.manual_seed(self.args.seed)  # projections of hidden matching, whatever was drawn before
+        """The head's own loss, or that and distillation. Args: teachers: comma-separated folders, or None."""
+        # projections of hidden matching, whatever was drawn before
+        torch.manual_seed(self.args.seed)
+        settings, distill = getattr(self.config, model.head.name), self.config.distill
         if not teachers:
-            return CtcObjective(self.config.ctc, model)
-        loaded = [self.load(folder) for folder in teachers.split(",")]
-        return DistillObjective(self.config.distill, model, loaded, self.config.ctc)
+            return TranscriptObjective(settings, model)
+        opened = [open_teacher(folder, self.device, self.args.num_threads) for folder in teachers.split(",")]
+        for number, teacher in enumerate(opened):
+            wants_hidden = distill.hidden_weight > 0 and number == 0
+            check_fit(teacher, model.to(self.device), self.tokenizer.pieces, self.features, wants_hidden)
+        return DistillObjective(distill, model, opened, settings)
+
+    def dataset(self, folder, model):
+        """A data folder without the utterances that are too short for their transcript. Returns: SpeechDataset."""
+        fit = (model.output_lengths, model.head.frames_needed)
+        return SpeechDataset(folder, self.tokenizer, self.features, self.config.source, *fit)
 
     def calibration(self, model, count):
-        """The first `count` batches of training data in a fixed order, and the CTC loss on them.
+        """The first `count` batches of training data in a fixed order, and the model's loss on them.
 
         Returns: list of Batch on the device; function (model, batch) -> scalar, nats per encoder frame.
         """
-        data = SpeechDataset(self.args.data, self.tokenizer, self.features, self.config.source, model.output_lengths)
+        data = self.dataset(self.args.data, model)
         plan = plan_batches(data.num_frames, self.config.loop.max_batch_frames, self.args.seed, 0)[:count]
         loader = BatchLoader(data, [(indices, 1.0) for indices in plan], None, None, 0, 0)
 
         def loss_fn(model, batch):
-            return CtcObjective()(model, batch)["ctc"] / model.output_lengths(batch.lengths).sum()
+            outputs, lengths = model(batch.feats, batch.lengths)
+            return model.head.loss_sum(model, outputs, lengths, batch) / lengths.sum()
 
         return [loader[i].to(self.device) for i in range(len(loader))], loss_fn
 
@@ -196,8 +234,7 @@ class Setup:
         args, config = self.args, self.config
         loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
         with distributed.first_process_first():  # the index of a large folder is made once
-            train_data = SpeechDataset(args.data, self.tokenizer, self.features, config.source, model.output_lengths)
-            dev_data = SpeechDataset(args.dev, self.tokenizer, self.features, config.source, model.output_lengths)
+            train_data, dev_data = self.dataset(args.data, model), self.dataset(args.dev, model)
         self.claim_out()
         if distributed.rank() == 0:
             report_dataset("train", train_data)

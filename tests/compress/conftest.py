@@ -27,7 +27,7 @@ SIZES = {
 
 @pytest.fixture
 def make():
-    """Function (kind, **changed sizes) -> a tiny CtcModel in eval mode; the same weights at every call."""
+    """Function (kind, **changed sizes) -> a tiny AsrModel in eval mode; the same weights at every call."""
 
     def make_model(kind, **changes):
         torch.manual_seed(1)

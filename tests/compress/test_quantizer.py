@@ -19,6 +19,7 @@ from steps.compress.quantizer import (
 from steps.core.cli import UserError
 from steps.core.provenance import write_run_record
 from steps.models.build import CARRIED, load_model, read_spec, save_model
+from steps.models.codes import CodeFormat
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (7, 63)])
@@ -28,7 +29,8 @@ def test_rounding_error_is_at_most_half_a_step(magnitude, bits, largest):
     weight[3] = 0
     weight[5, 1:] = 0  # one number alone in its row
     weight[7] = weight[7].abs()
-    codes, scales = quantize_weight(weight, bits)
+    coded = quantize_weight(weight, CodeFormat(bits))
+    codes, scales = coded.codes, coded.scales
     assert codes.dtype == torch.int8 and codes.abs().max() == largest and (scales > 0).all()
     error = (weight.double() - codes.double() * scales.double()[:, None]).abs()
     assert (error <= scales.double()[:, None] * (0.5 + 1e-5)).all()
@@ -37,8 +39,8 @@ def test_rounding_error_is_at_most_half_a_step(magnitude, bits, largest):
 
 
 def test_rows_too_small_for_a_scale_become_zero():
-    codes, scales = quantize_weight(torch.full((1, 4), 1e-45), 8)
-    assert codes.tolist() == [[0] * 4] and scales.tolist() == [1.0]
+    coded = quantize_weight(torch.full((1, 4), 1e-45), CodeFormat(8))
+    assert coded.codes.tolist() == [[0] * 4] and coded.scales.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -55,7 +57,8 @@ def test_weights_that_are_not_finite_are_refused(make, bad):
 def test_every_linear_and_lstm_is_quantized_and_the_result_is_close(make, kind, bits):
     model = make(kind)
     small = quantize_model(model, QuantizeConfig(bits=bits))
-    assert small.spec["quantization"] == {"bits": bits, "layers": list(quantizable_layers(model))}
+    format = {"bits": bits, "grid": "symmetric", "group": None}
+    assert small.spec["quantization"] == {"layers": dict.fromkeys(quantizable_layers(model), format)}
     assert model.spec["quantization"] is None and not quantizable_layers(small)
     feats, lengths = torch.randn(2, 60, 20), torch.tensor([60, 41])
     expected, log_probs = model(feats, lengths)[0], small(feats, lengths)[0]

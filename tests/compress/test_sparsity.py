@@ -89,7 +89,7 @@ def test_ramp_rises_to_the_end():
 
 def test_mistakes_are_told(make):
     model = make("dnn")
-    model.spec = model.spec | {"quantization": {"bits": 8, "layers": []}}
+    model.spec = model.spec | {"quantization": {"layers": {"output": {"bits": 8}}}}
     with pytest.raises(UserError, match="quantized"):
         sparsify_(model, 0.5)
     with pytest.raises(ValueError, match="fraction"):

@@ -134,7 +134,7 @@ def test_dropping_every_block_is_refused(make):
 )
 def test_quantized_models_are_refused(make, operation):
     model = make("dnn")
-    model.spec = model.spec | {"quantization": {"bits": 8, "layers": []}}
+    model.spec = model.spec | {"quantization": {"layers": {"output": {"bits": 8}}}}
     with pytest.raises(UserError, match="quantized"):
         operation(model)
 

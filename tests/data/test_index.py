@@ -10,7 +10,7 @@ from steps.core.cli import UserError
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import write_table
 from steps.data import index as index_module
-from steps.data.index import needed_frames, open_index
+from steps.data.index import count_tokens, open_index
 from steps.data.tokenizer import train_tokenizer
 
 TEXTS = ["aa b", "abc", "a", "ccc aab b", "übü ab", "b  b"]
@@ -91,16 +91,17 @@ def test_what_is_wrong_is_told_as_ever(folder, large, change):
         open_index(folder)
 
 
-def test_frames_that_ctc_needs(folder, large):
-    """One for each token, and a blank between repeats; unknown characters are counted."""
+def test_tokens_and_repeats(folder, large):
+    """Tokens that repeat the one before count within a text only; unknown characters are counted."""
     tokenizer = train_tokenizer(["ab c"])
     for _ in range(2):
-        needed, unknown = needed_frames(open_index(folder), tokenizer)
-        for text, count in zip([utt.text for utt in read_data_dir(folder)], needed.tolist(), strict=True):
-            tokens = tokenizer.encode(text)
-            assert count == len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+        counts, repeats, unknown = count_tokens(open_index(folder), tokenizer)
+        found = zip(counts.tolist(), repeats.tolist(), strict=True)
+        for utt, numbers in zip(read_data_dir(folder), found, strict=True):
+            tokens = tokenizer.encode(utt.text)
+            assert numbers == (len(tokens), sum(a == b for a, b in zip(tokens, tokens[1:], strict=False)))
         assert unknown == {"ü": 2}
-    assert np.asarray(needed).dtype == np.int32
+    assert np.asarray(counts).dtype == np.asarray(repeats).dtype == np.int32
 
 
 def test_a_folder_that_cannot_be_written_does_without(folder, monkeypatch, capsys):

@@ -30,7 +30,7 @@ SIZES = {
 
 
 def make_model(kind, quantized=False, **changes):
-    """A tiny CtcModel in eval mode whose norms, statistics and CMVN are random."""
+    """A tiny AsrModel in eval mode whose norms, statistics and CMVN are random."""
     torch.manual_seed(1)
     model = build_model(new_spec(kind, SIZES[kind] | changes, DIM, len(TOKENS), "test"))
     with torch.no_grad():
@@ -53,7 +53,7 @@ def save_folder(folder, model):
 
 @pytest.fixture(scope="session")
 def make():
-    """Function (kind, quantized=False, **changed sizes) -> CtcModel."""
+    """Function (kind, quantized=False, **changed sizes) -> AsrModel."""
     return make_model
 
 

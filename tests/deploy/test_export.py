@@ -18,13 +18,20 @@ from steps.compress.quantizer import QuantizeConfig, quantize_model
 from steps.compress.sparsity import sparsify_
 from steps.compress.surgery import shrink
 from steps.core.cli import UserError
-from steps.deploy.export import build_graph, compare, export_folder, measure, same_path
-from steps.deploy.graph import float_twin, quantized_layers
+from steps.deploy.export import export_folder
+from steps.deploy.graph import float_twin
+from steps.deploy.graphs.ctc import CtcGraphs, compare, measure, same_path
 from steps.deploy.integer import integer_graph_, onnx_gates
-from steps.deploy.runtimes import OnnxModel, open_session
-from steps.models.quant_layers import QuantLinear, QuantLSTM
+from steps.deploy.runtimes.onnx_model import OnnxModel, open_session
+from steps.models.codes import CodeFormat
+from steps.models.quant_layers import QuantLinear, QuantLSTM, quantized_layers
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def build_graph(model):
+    """The one graph of a CTC model."""
+    return CtcGraphs().build(model)["model.onnx"]
 
 
 def pruned(make):
@@ -117,11 +124,11 @@ def matmul_graph(weight):
 
 @pytest.mark.parametrize(("bits", "largest", "kind"), [(8, 127, np.uint8), (7, 63, np.int8)])
 def test_integer_products_do_not_saturate(bits, largest, kind):
-    layer = QuantLinear(64, 8, bias=False)
+    layer = QuantLinear(64, 8, bias=False, format=CodeFormat(bits))
     layer.weight_codes.fill_(largest)
     layer.weight_codes[4:] = -largest
     graph = matmul_graph(np.ascontiguousarray(layer.dequantized()["weight"].numpy().T))
-    integer_graph_(graph, {"layer": layer}, bits)
+    integer_graph_(graph, {"layer": layer})
     assert [numpy_helper.to_array(t).dtype for t in graph.graph.initializer if t.name.endswith("codes")] == [kind]
     (y,) = open_session(graph.SerializeToString()).run(None, {"x": np.ones((5, 64), np.float32)})
     np.testing.assert_allclose(y, np.repeat([[64.0 * largest] * 4 + [-64.0 * largest] * 4], 5, axis=0), rtol=1e-5)
@@ -132,7 +139,7 @@ def test_a_layer_that_is_not_in_the_graph_is_named():
     layer.weight_codes.fill_(1)
     graph = matmul_graph(np.zeros((4, 3), np.float32))
     with pytest.raises(UserError, match=r"not found in the graph: blocks\.7\.up"):
-        integer_graph_(graph, {"blocks.7.up": layer}, 8)
+        integer_graph_(graph, {"blocks.7.up": layer})
 
 
 def test_layers_with_equal_weights_are_all_rewritten(make):

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.exports import SUMS
+from steps.data.tokenizer import read_tokens
 from steps.deploy.export import export_folder
-from steps.deploy.runtimes import CHECKED, SUMS, OnnxModel, load_recogniser, read_tokens
+from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.onnx_model import OnnxModel
+
+CHECKED = ("tokens.txt", "features.yaml", "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +122,7 @@ def test_files_that_do_not_fit_together(folder, tmp_path, name, text, message):
 
 
 def test_folders_without_a_model(tmp_path):
-    with pytest.raises(MissingInput, match="neither model.onnx nor model.json"):
+    with pytest.raises(MissingInput, match="neither model.json nor SHA256SUMS"):
         load_recogniser(tmp_path)
     with pytest.raises(MissingInput, match="no such file"):
         OnnxModel(tmp_path)

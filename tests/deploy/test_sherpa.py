@@ -7,11 +7,9 @@ import torch
 from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
-from steps.deploy import sherpa
 from steps.deploy.export import export_folder
-from steps.deploy.recognition import recognise
-from steps.deploy.runtimes import load_recogniser
-from steps.deploy.sherpa import SherpaProcess, computes
+from steps.deploy.runtimes import load_recogniser, sherpa
+from steps.deploy.runtimes.sherpa import SherpaProcess, computes
 
 
 @pytest.fixture
@@ -31,15 +29,15 @@ def test_texts_are_those_of_onnxruntime(exported):
         for seconds in (0.5, 1.0, 2.3):
             samples = random.uniform(-0.2, 0.2, int(16000 * seconds)).astype(np.float32)
             feats = compute_features(torch.from_numpy(samples), recogniser.features).numpy()
-            texts.append(process.text(samples, "u"))
-            assert texts[-1] == recognise(recogniser, feats, "u")[0]
+            texts.append(process.recognise(samples, "u")["greedy"])
+            assert texts[-1] == recogniser.recognise(feats, "u")["greedy"]
     assert all(texts)
 
 
 def test_a_process_that_gives_up_is_told_with_its_last_words(exported):
     (exported / "tokens.txt").write_text("a 0\nb 1\n")
     with SherpaProcess(exported) as process, pytest.raises(UserError, match="sherpa-onnx gave up at utt-1: status"):
-        process.text(np.zeros(16000, dtype=np.float32), "utt-1")
+        process.recognise(np.zeros(16000, dtype=np.float32), "utt-1")
 
 
 def test_features_it_cannot_compute_and_a_missing_package_are_told(exported, monkeypatch):

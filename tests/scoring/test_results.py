@@ -10,13 +10,14 @@ import pytest
 from steps import report as program
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance
+from steps.core.outdir import sha256_file
 from steps.score import score
-from steps.scoring import report as schema
+from steps.scoring import results as schema
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, parse_pairs, read_both
 from steps.scoring.ledger import format_ledger
+from steps.scoring.markdown import comparison_table, markdown_table, result_table
 from steps.scoring.plot import pareto_front, plot_wer_bytes
-from steps.scoring.tables import comparison_table, markdown_table, result_table
 
 ROOT = Path(__file__).resolve().parents[2]
 UTTERANCES = [
@@ -32,6 +33,8 @@ def make_model(exp, name, wrong=0, parent=None, size=1000, sets=("test",), lexic
     export.mkdir(parents=True)
     for file, length in (("model.onnx", size), ("tokens.txt", 20), ("features.yaml", 30)):
         (export / file).write_bytes(b"x" * length)
+    sums = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(export.iterdir())]
+    (export / "SHA256SUMS").write_text("".join(sums))
     content = {"parameters": 500, "nonzero_parameters": 400, "sparsity": None, "quantization": None}
     content |= {"parent": parent and {"name": parent}, **spec}
     (exp / name / "model.json").write_text(json.dumps(content))

@@ -15,10 +15,11 @@ from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec
+from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.monitor import Monitor
-from steps.training.objectives import CtcObjective
+from steps.training.objectives import TranscriptObjective
 from steps.training.optim import OptimConfig
 
 SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4], "num_blocks": 1}
@@ -58,7 +59,7 @@ def main():
     augment, optim = SpecAugmentConfig(freq_width=4, time_width=4), OptimConfig(peak_lr=3e-3)
     stop = SimpleNamespace(poll=lambda: 75 if trainer.step == args.stop_at else 0)
     trainer = Trainer(
-        model, CtcObjective(), train, dev, tokenizer, loop, optim, augment, args.out, 0, device, stop
+        model, TranscriptObjective(CtcConfig(), model), train, dev, tokenizer, loop, optim, augment, args.out, 0, device, stop
     )  # fmt: skip
     trainer.monitor = Recorder(args.out, loop.epochs)
     load_batches = trainer.load

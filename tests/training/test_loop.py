@@ -18,11 +18,13 @@ from steps.data.dataset import BatchLoader, SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec
+from steps.models.heads.ctc import CtcConfig
 from steps.training import loop
 from steps.training.data import epoch_groups
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import CtcObjective, DistillConfig, DistillObjective
+from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
 from steps.training.optim import OptimConfig
+from steps.training.teachers import ModelTeacher
 from tests import kill_resume
 
 SIZES = {
@@ -55,10 +57,13 @@ def make_model(data, seed=0):
 
 
 def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None, view="augmented", optimizer="adamw"):
-    tokenizer, _, train, dev, _ = data
+    tokenizer, features, train, dev, _ = data
     model = make_model(data)
     kd = DistillConfig(hidden_weight=0.5 if view == "augmented" else 0.0, frames="window", teacher_view=view)
-    objective = CtcObjective() if teacher is None else DistillObjective(kd, model, [teacher])
+    objective = TranscriptObjective(CtcConfig(), model)
+    if teacher is not None:
+        face = ModelTeacher(teacher, features, tokenizer.pieces)
+        objective = DistillObjective(kd, model, [face], CtcConfig())
     optim = OptimConfig(optimizer=optimizer, peak_lr=3e-3)
     augment = SpecAugmentConfig(freq_width=4, time_width=4)
     cpu, never = torch.device("cpu"), SimpleNamespace(poll=lambda: 0)

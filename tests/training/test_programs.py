@@ -1,5 +1,6 @@
 """The training programs as called by hand: finished folders, other settings, unfit models, exact repetition."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from steps.core.config import load_config
+from steps.core.outdir import sha256_file
 from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
@@ -80,6 +82,9 @@ def test_a_model_of_other_features_or_tokens_is_refused(call, made, tmp_path):
         text = (made / "student" / file).read_text()
         assert old in text
         (tmp_path / file / file).write_text(text.replace(old, new))
+        spec = json.loads((tmp_path / file / "model.json").read_text())
+        spec["files_sha256"][file] = sha256_file(tmp_path / file / file)
+        (tmp_path / file / "model.json").write_text(json.dumps(spec))
         out = tmp_path / f"{file}.out"
         done = call("distill_student", "--teacher", tmp_path / file, "--config", made / "student.yaml", "--out", out)
         assert done.returncode == 1

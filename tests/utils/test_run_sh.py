@@ -45,7 +45,7 @@ elif program == "steps.train_tokenizer":
 elif program in ("steps.train_teacher", "steps.distill_student", "steps.prune_model", "steps.quantize_model"):
     make(option("--out"), "model.json", "model.safetensors")
 elif program == "steps.export_model":
-    make(option("--out"), "model.onnx", "tokens.txt", "features.yaml")
+    make(option("--out"), "SHA256SUMS", "model.onnx", "tokens.txt", "features.yaml")
 elif program == "steps.decode":
     make(option("--out"), "greedy.txt")
 elif program == "steps.stress":
@@ -57,6 +57,29 @@ elif program == "steps.benchmark":
 elif program == "steps.report":
     make(option("--out"), "report.html", "report.md", "RESULTS.md", "results.json")
 """
+
+
+STEPS = """
+    . utils/tasks.sh
+    exp=exp data=data teachers=big
+    step_table="toy 6 loop model+teachers"
+    for settings in "$@"; do
+      options=() needs=()
+      read_step toy && parent_options small
+      if trains "$settings"; then what=trains; else what="does not train"; fi
+      echo "$step_stage $what: ${options[*]} | ${needs[*]}"
+    done
+    read_step other || echo "no other"
+"""
+
+
+def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
+    (tmp_path / "with.yaml").write_text("bits: 2\nloop: {epochs: 3}\n")
+    (tmp_path / "without.yaml").write_text("bits: 2\n# loop: none\n")
+    command = ["bash", "-euc", STEPS, "bash", str(tmp_path / "with.yaml"), str(tmp_path / "without.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rest = "--model exp/small --teacher exp/big | exp/small/model.json exp/big/model.json"
+    assert done.stdout.splitlines() == [f"6 trains: {rest}", f"6 does not train: {rest}", "no other"]
 
 
 class Bench:

@@ -69,7 +69,7 @@ class ResultRow:
     nonzero_parameters: int
     sparsity: float | None  # share of weights set to zero by unstructured pruning; saves no bytes by itself
     quantization_bits: int | None
-    bytes_shipped: int  # model.onnx + tokens.txt + features.yaml
+    bytes_shipped: int  # of the files that the export's SHA256SUMS lists
     bytes_onnx: int
     macs_per_second: float | None  # multiply-accumulates per second of audio, counted from the graph as it ran
     rtf: float | None  # seconds of one thread per second of audio, the network alone

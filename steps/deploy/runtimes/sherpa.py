@@ -2,7 +2,7 @@
 
 sherpa-onnx is optional, brings an onnxruntime of its own, and ends its process when it cannot read a model; hence the
 process. It computes the features itself, from samples: what is tested is the folder as an application would use it.
-The child (`python3 -m steps.deploy.sherpa FOLDER THREADS RATE DIM`) reads from standard input, again and again, a count
+The child (`python3 -m steps.deploy.runtimes.sherpa FOLDER THREADS RATE DIM`) reads from standard input, again and again, a count
 of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON.
 """
 
@@ -23,7 +23,7 @@ from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "sherpa-onnx"
 
 
@@ -40,20 +40,28 @@ def version():
 
 
 class SherpaProcess:
-    """An exported folder opened by sherpa-onnx. Use in a `with` statement.
+    """An exported folder opened by sherpa-onnx; see Recogniser in steps/deploy/runtimes. Use in a `with` statement.
 
     Args:   folder: exported folder.   num_threads: CPU threads.
     Raises: UserError when sherpa-onnx is missing, computes no such features, or gives up on the folder.
     """
 
+    hears, kinds = "audio", ("greedy",)
+
     def __init__(self, folder, num_threads=1):
-        self.version = version()
+        version()
         self.folder = Path(folder)
         self.features = load_config(FeatureConfig, self.folder / "features.yaml")
         if not computes(self.features):
             raise UserError(f"{folder}/features.yaml: sherpa-onnx computes no such features, only the default fbank")
         sizes = (num_threads, self.features.sample_rate_hz, self.features.num_mel_bins)
-        self.command = [sys.executable, "-m", "steps.deploy.sherpa", str(self.folder.resolve()), *map(str, sizes)]
+        self.command = [
+            sys.executable,
+            "-m",
+            "steps.deploy.runtimes.sherpa",
+            str(self.folder.resolve()),
+            *map(str, sizes),
+        ]
 
     def __enter__(self):
         self.errors = tempfile.TemporaryFile()  # a pipe that nobody empties could fill up
@@ -69,13 +77,16 @@ class SherpaProcess:
         self.process.wait()
         self.errors.close()
 
-    def text(self, samples, name):
-        """Recognise one utterance.
+    def use_words(self, words_file, folder, word_score=0.0):
+        """None: a word list is not used."""
 
-        Args:    samples: (S,) float32 array in [-1, 1] at the rate of features.yaml.   name: for messages.
-        Returns: text, words separated by single spaces.   Raises: UserError when the process has ended.
+    def recognise(self, heard, name):
+        """Text of one utterance, words separated by single spaces.
+
+        Args:    heard: (S,) float32 array in [-1, 1] at the rate of features.yaml.   name: for messages.
+        Returns: {"greedy": text}.   Raises: UserError when the process has ended.
         """
-        samples = np.ascontiguousarray(samples, dtype="<f4")
+        samples = np.ascontiguousarray(heard, dtype="<f4")
         try:
             self.process.stdin.write(struct.pack("<q", len(samples)) + samples.tobytes())
             self.process.stdin.flush()
@@ -84,7 +95,11 @@ class SherpaProcess:
             line = b""
         if not line:
             raise UserError(f"{self.folder}: sherpa-onnx gave up at {name}: {self._last_words()}")
-        return " ".join(json.loads(line).split())
+        return {"greedy": " ".join(json.loads(line).split())}
+
+    def run(self, heard):
+        """See Recogniser. Args: heard (S,) float32."""
+        self.recognise(heard, "the utterance")
 
     def _last_words(self):
         status = self.process.wait()

@@ -1,0 +1,72 @@
+"""Exported folders: what ships is what their SHA256SUMS lists."""
+
+import re
+from pathlib import Path
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.outdir import sha256_file
+
+# its files are what a runtime needs, and their bytes a model's size
+SUMS = "SHA256SUMS"
+SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether this is an exported folder (SHA256SUMS, or an ONNX file without it) and not a model folder (model.json).
+
+    Raises: MissingInput when it is neither.
+    """
+    folder = Path(folder)
+    if (folder / SUMS).is_file() or any(folder.glob("*.onnx")):
+        return True
+    if (folder / "model.json").is_file():
+        return False
+    raise MissingInput(f"{folder}: neither model.json nor {SUMS} here; name a model folder or its export/")
+
+
+def read_sums(folder: str | Path) -> dict[str, str]:
+    """The files of an exported folder, as its SHA256SUMS lists them. Returns: {name: hex digest}.
+
+    Raises: MissingInput; UserError naming the line that is none.
+    """
+    path = Path(folder) / SUMS
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file; export the model again")
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+    found = [SUMS_LINE.fullmatch(line) for line in lines]
+    wrong = [number for number, match in enumerate(found, start=1) if match is None]
+    if wrong or not found:
+        raise UserError(
+            f"{path}:{(wrong or [1])[0]}: expected a digest and a file name; copy or export the folder again"
+        )
+    return {match[2]: match[1] for match in found}
+
+
+def check_sums(folder: str | Path) -> None:
+    """Compare the files of an exported folder with its SHA256SUMS, if it has one. Raises: UserError naming the file that differs."""
+    folder = Path(folder)
+    if not (folder / SUMS).is_file():
+        return
+    for name, digest in read_sums(folder).items():
+        if not (folder / name).is_file():
+            raise MissingInput(
+                f"{folder / name}: no such file; {folder / SUMS} has it; copy or export the folder again"
+            )
+        if digest != sha256_file(folder / name):
+            raise UserError(f"{folder / name}: not the file that {SUMS} names; copy or export the folder again")
+
+
+def shipped_bytes(folder: str | Path) -> dict[str, int]:
+    """Sizes of the files of an exported folder that ship, by name. Raises: MissingInput, UserError."""
+    sizes = {}
+    for name in read_sums(folder):
+        path = Path(folder) / name
+        if not path.is_file():
+            raise MissingInput(f"{path}: no such file; {Path(folder) / SUMS} has it; export the model again")
+        sizes[name] = path.stat().st_size
+    return sizes
+
+
+def onnx_bytes(sizes: dict[str, int]) -> int:
+    """Bytes of the ONNX files among those that `shipped_bytes` gives."""
+    return sum(size for name, size in sizes.items() if name.endswith(".onnx"))

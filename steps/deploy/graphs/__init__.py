@@ -1,0 +1,46 @@
+"""The graphs of each head, found by its name: which files an export has, how they are made, and what they must compute."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import onnx
+
+from steps.core.cli import UserError
+from steps.data.feature_config import FeatureConfig
+from steps.deploy.graphs.ctc import CtcGraphs
+from steps.deploy.runtimes import Recogniser
+from steps.models.asr_model import AsrModel
+
+
+class HeadGraphs(Protocol):
+    """What deploy has to know of a head.
+
+    files: ONNX files of an export, by the names that runtimes look for.
+    """
+
+    files: Sequence[str]
+
+    def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
+        """The graphs by file name, float or quantized. Args: model: on the CPU."""
+
+    def open(self, contents: dict[str, bytes], features: FeatureConfig, tokens: list[str], name: str) -> Recogniser:
+        """The files before they are written, as onnxruntime runs them. Raises: UserError when they do not fit together."""
+
+    def compare(self, model: AsrModel, recogniser: Recogniser) -> tuple[float, float]:
+        """Compare torch and onnxruntime. Args: recogniser: from `open`.
+
+        Returns: largest difference, nats; signal-to-noise ratio, dB.   Raises: UserError when the files would not do.
+        """
+
+    def describe(self, model: AsrModel, tokens: list[str]) -> str:
+        """Lines of the export's README about the files: inputs, outputs, blank."""
+
+
+GRAPHS: dict[str, HeadGraphs] = {"ctc": CtcGraphs()}
+
+
+def graphs_of(model: AsrModel) -> HeadGraphs:
+    """The graphs of a model's head. Raises: UserError when there are none."""
+    if model.head.name not in GRAPHS:
+        raise UserError(f"a {model.head.name} model cannot be exported; heads with graphs: {', '.join(GRAPHS)}")
+    return GRAPHS[model.head.name]

@@ -1,0 +1,108 @@
+"""The graph of a CTC model: one file, from features to log-probabilities."""
+
+import numpy as np
+import onnx
+import torch
+
+from steps.core.cli import UserError
+from steps.deploy.graph import Value, float_twin, strip_, trace
+from steps.deploy.integer import integer_graph_
+from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.runtimes.onnx_model import OnnxModel
+from steps.models.heads.ctc import BLANK_ID
+from steps.models.quant_layers import quantized_layers
+
+FILE = "model.onnx"
+EXAMPLE_LENGTHS = (101, 87)
+# nats, largest difference of any valid frame
+FLOAT_TOLERANCE = 1e-4
+# of an int8 graph; 30 to 40 is usual, a wrong scale or gate order gives 6 or less
+LOWEST_SNR_DB = 10.0
+# feature frames of single utterances compared, and of one padded batch
+LENGTHS = (8, 64, 157, 500)
+RAGGED = (331, 250, 97, 3)
+README = """\
+- model.onnx: inputs x (N, T, {dim}) float32 features and x_lens (N,) int64 frames; outputs log_probs
+  (N, U, {vocab_size}) and log_probs_lens (N,). Mean and variance normalisation are inside.
+- tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
+"""
+
+
+class CtcGraphs:
+    """See HeadGraphs."""
+
+    files = (FILE,)
+
+    def build(self, model):
+        """The one graph. Args: model: AsrModel on the CPU.  Returns: {file name: onnx.ModelProto}."""
+        dim, vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
+        real, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+        inputs = [Value("x", real, ("N", "T", dim)), Value("x_lens", integer, ("N",))]
+        outputs = [Value("log_probs", real, ("N", "U", vocab_size)), Value("log_probs_lens", integer, ("N",))]
+        feats = torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * dim).view(2, max(EXAMPLE_LENGTHS), dim)
+        graph = trace(float_twin(model), (feats, torch.tensor(EXAMPLE_LENGTHS)), inputs, outputs)
+        layers = quantized_layers(model)
+        if layers:
+            integer_graph_(graph, layers)
+        strip_(graph, model.head.name)
+        return {FILE: graph}
+
+    def open(self, contents, features, tokens, name):
+        """See HeadGraphs. Returns: CtcRecogniser."""
+        return CtcRecogniser(OnnxModel(contents[FILE]), features, tokens, name)
+
+    def compare(self, model, recogniser):
+        """Compare log-probabilities; see HeadGraphs."""
+        return compare(model, recogniser.model)
+
+    def describe(self, model, tokens):
+        """Its inputs and outputs, and the blank."""
+        dim, vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
+        return README.format(dim=dim, vocab_size=vocab_size, blank=tokens[BLANK_ID], blank_id=BLANK_ID)
+
+
+def compare(model, exported):
+    """Compare torch and onnxruntime on single utterances and on a ragged batch of features around the corpus mean.
+
+    Args:    model: AsrModel.   exported: OnnxModel.
+    Returns: largest difference over valid frames, nats; signal-to-noise ratio, dB.
+    Raises:  UserError when lengths differ, a number is not finite, or the difference is too large.
+    """
+    random = torch.Generator().manual_seed(0)
+    pairs = []
+    for lengths in [[length] for length in LENGTHS] + [list(RAGGED)]:
+        shape = (len(lengths), max(lengths), model.spec["feature_dim"])
+        feats = model.feature_mean + torch.randn(shape, generator=random) / model.feature_scale
+        with torch.inference_mode():
+            expected, expected_lengths = (t.numpy() for t in model(feats, torch.tensor(lengths)))
+        log_probs, out_lengths = exported.log_probs(feats.numpy(), np.array(lengths, dtype=np.int64))
+        if log_probs.shape != expected.shape or not np.array_equal(out_lengths, expected_lengths):
+            raise UserError(f"export: for lengths {lengths} the graph gives other lengths than the model; not usable")
+        is_valid = np.arange(expected.shape[1]) < expected_lengths[:, None]
+        pairs.append((expected[is_valid], log_probs[is_valid]))
+    expected, log_probs = (np.concatenate(values) for values in zip(*pairs, strict=True))  # (frames, V)
+    difference, snr_db = measure(expected, log_probs)
+    if quantized_layers(model):
+        if not snr_db >= LOWEST_SNR_DB:
+            raise UserError(
+                f"export: the int8 graph is {snr_db:.1f} dB from the model, not {LOWEST_SNR_DB}; not usable"
+            )
+    elif not difference <= FLOAT_TOLERANCE or not same_path(expected, log_probs):
+        raise UserError(
+            f"export: the graph is {difference:.2g} nats from the model, over {FLOAT_TOLERANCE}; not usable"
+        )
+    return difference, snr_db
+
+
+def measure(expected, log_probs):
+    """Largest difference and signal-to-noise ratio; NaN when a number is not finite. Args: both (frames, V)."""
+    noise = log_probs.astype(np.float64) - expected
+    signal = expected - expected.mean(axis=1, keepdims=True, dtype=np.float64)
+    powers = (signal**2).mean(), max((noise**2).mean(), 1e-30)
+    return float(np.abs(noise).max()), float(10 * np.log10(powers[0] / powers[1]))
+
+
+def same_path(expected, log_probs):
+    """Whether the best token of every frame is the same, but for ties closer than the tolerance."""
+    chosen = np.take_along_axis(expected, log_probs.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return bool((expected.max(axis=1) - chosen <= 2 * FLOAT_TOLERANCE).all())

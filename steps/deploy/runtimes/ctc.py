@@ -1,0 +1,150 @@
+"""From features to text with a CTC model, whatever runs it: greedy search and, with a word list, lexicon search."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.outdir import sha256_file
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import Tokenizer, join_pieces
+from steps.search import lexicon
+from steps.search.greedy import greedy_search
+
+BLANKS = ("<blk>", "<blank>", "<eps>")
+SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
+# feature frames that every front end can digest; shorter utterances are filled up with padding
+SHORTEST = 8
+
+
+class Network(Protocol):
+    """OnnxModel or TorchModel. feature_dim: D.   vocab_size: V."""
+
+    feature_dim: int
+    vocab_size: int
+
+    def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
+
+
+class CtcRecogniser:
+    """A network with the features it hears and the tokens it emits; see Recogniser in steps/deploy/runtimes.
+
+    Args: name: folder, for messages.
+    Attributes: model: the Network.   features: FeatureConfig.   tokens: text of each id.   blank_id.
+                decoder: LexiconDecoder, after `use_words`.
+    """
+
+    hears = "features"
+
+    def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
+        self.model, self.features, self.tokens, self.decoder = model, features, tokens, None
+        blanks = [tokens.index(blank) for blank in BLANKS if blank in tokens]
+        if not blanks:
+            raise UserError(f"{name}/tokens.txt: no blank among the tokens ({', '.join(BLANKS)})")
+        self.blank_id = blanks[0]
+        if len(tokens) != model.vocab_size:
+            raise UserError(f"{name}: the model has {model.vocab_size} outputs, tokens.txt {len(tokens)} tokens")
+        if features.dim != model.feature_dim:
+            raise UserError(f"{name}: the model wants {model.feature_dim} features, features.yaml gives {features.dim}")
+
+    def __enter__(self) -> "CtcRecogniser":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Greedy, and lexicon with a word list."""
+        return ("greedy",) if self.decoder is None else ("greedy", "lexicon")
+
+    def log_probs(self, feats: np.ndarray) -> np.ndarray:
+        """Log-probabilities of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32."""
+        length = len(feats)
+        if length < SHORTEST:
+            feats = np.pad(feats, ((0, SHORTEST - length), (0, 0)))
+        log_probs, lengths = self.model.log_probs(feats[None], np.array([length], dtype=np.int64))
+        return log_probs[0, : lengths[0]]
+
+    def run(self, heard: np.ndarray) -> None:
+        """What is measured: the network on one utterance. Args: heard (T, D) float32."""
+        self.log_probs(heard)
+
+    def end_profiling(self) -> list[str]:
+        """See Recogniser."""
+        return [self.model.session.end_profiling()]
+
+    def text(self, ids: list[int]) -> str:
+        """Text of token ids, without spaces at its ends."""
+        return join_pieces(self.tokens, ids, self.blank_id)
+
+    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict:
+        """Recognise with the words of a file alone, too.
+
+        Args:    folder: what this was opened from; a subword model needs tokenizer.model in it or in its parent.
+                 word_score: see DecodeConfig.
+        Returns: {"count", "sha256"} of the word list.   Raises: MissingInput, UserError.
+        """
+        self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
+        return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
+
+    def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
+        """Text of one utterance, words separated by single spaces.
+
+        Args:    heard: (T, D) float32 features.   name: for messages.
+        Returns: {"greedy": text} and, with a word list, "lexicon".
+        Raises:  UserError for features of another width, or when a log-probability is not finite.
+        """
+        if heard.ndim != 2 or heard.shape[1] != self.features.dim:
+            raise UserError(f"{name}: features {heard.shape}, the model wants (T, {self.features.dim})")
+        log_probs = np.asarray(self.log_probs(heard))  # (T', V)
+        if not np.isfinite(log_probs).all():
+            raise UserError(f"{name}: the model returned log-probabilities that are not finite")
+        (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)
+        texts = {"greedy": " ".join(self.text(ids).split())}
+        return texts if self.decoder is None else texts | {"lexicon": self.decoder.decode(log_probs)}
+
+
+def read_words(path: str | Path) -> list[str]:
+    """Read a word list, one word per line; empty lines are skipped. Returns: list of words, each once.
+
+    Raises: MissingInput; UserError listing lines that hold more than one word, or when no word is left.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such word list") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    bad = [str(number) for number, line in enumerate(lines, start=1) if len(line.split()) > 1]
+    if bad:
+        raise UserError(f"{path}: one word per line, please; more than one in line {', '.join(bad[:10])}")
+    words = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not words:
+        raise UserError(f"{path}: the word list is empty")
+    return words
+
+
+def open_lexicon(
+    words_file: str | Path, folder: str | Path, tokens: list[str], blank_id: int, word_score: float = 0.0
+) -> lexicon.LexiconDecoder:
+    """Build the lexicon decoder for the words of a file. Args: as `use_words`.   Raises: MissingInput, UserError."""
+    words = read_words(words_file)
+    special_ids = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
+    encode = None
+    if not lexicon.has_single_characters(tokens, special_ids):
+        encode = load_tokenizer(folder).encode
+    try:
+        return lexicon.LexiconDecoder(words, tokens, blank_id, encode, special_ids, word_score)
+    except ValueError as error:
+        raise UserError(f"{words_file}: {error}") from None
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model folder, or of an exported folder in one. Raises: MissingInput."""
+    for place in (Path(folder), Path(folder).parent):
+        if (place / "tokenizer.model").is_file():
+            return Tokenizer.load(place)
+    raise MissingInput(f"{folder}: spelling words in tokens needs tokenizer.model here or one folder up")

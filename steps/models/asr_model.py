@@ -1,0 +1,37 @@
+"""The one model of this project: an encoder and a head. What was compressed in it stands in `.spec`, the content of model.json."""
+
+import torch
+
+from steps.models.axes import AxisGroup
+from steps.models.encoder import Encoder
+from steps.models.heads import HEADS
+
+
+class AsrModel(Encoder):
+    """An encoder with the layers of a head beside its own.
+
+    Args: kind, config, feature_dim: see Encoder.   head: a name in HEADS.   vocab_size: V, blank included.
+    """
+
+    def __init__(self, kind: str, config, feature_dim: int, head: str, vocab_size: int):
+        super().__init__(kind, config, feature_dim)
+        self.head = HEADS[head]
+        for name, layer in self.head.layers(config.d_model, vocab_size).items():
+            self.add_module(name, layer)
+
+    def classify(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head makes of a block's output. Args: hidden (N, T', d_model).  Returns: of CTC (N, T', V) log-probabilities."""
+        return self.head.classify(self, hidden)
+
+    def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the whole model on raw features.
+
+        Args:    feats (N, T, D) float, log-mel or MFCC as extracted; lengths (N,) int64 frames.
+        Returns: the head's outputs for every encoder frame, and (N,) int64 encoder frames.
+        """
+        hidden, out_lengths = self.encode(feats, lengths)
+        return self.classify(hidden[-1]), out_lengths
+
+    def axis_groups(self) -> list[AxisGroup]:
+        """Every prunable axis of encoder and head."""
+        return super().axis_groups() + self.head.axis_groups()

@@ -1,0 +1,115 @@
+"""The encoder: normalisation, front end, blocks. Its kinds differ in front end and blocks, and stand in one table."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from steps.models.axes import AxisGroup, Member
+from steps.models.conformer import ConformerBlock, ConformerConfig
+from steps.models.context import Context
+from steps.models.dnn import DnnBlock, DnnConfig
+from steps.models.low_rank import LowRankLinear
+from steps.models.rnn import RnnBlock, RnnConfig
+from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An architecture.
+
+    config: its config class, with `d_model`, `dropout` and `blocks`.   block: module class (config, block config), whose
+    forward takes (x, Context) and which has `look_ahead` and `axis_groups`.   frontend: (config, feature_dim) -> module with
+    `output_lengths`, `look_ahead`, `stride` and `axis_groups`.
+    """
+
+    config: type
+    block: type[nn.Module]
+    frontend: Callable[[Any, int], nn.Module]
+
+
+def _convolutions(config: Any, feature_dim: int) -> nn.Module:
+    return Conv2dSubsampling(feature_dim, config.subsampling_channels, config.d_model)
+
+
+def _splices(config: DnnConfig, feature_dim: int) -> nn.Module:
+    return SpliceSubsampling(feature_dim, config.context, config.d_model)
+
+
+KINDS = {
+    "conformer": Kind(ConformerConfig, ConformerBlock, _convolutions),
+    "rnn": Kind(RnnConfig, RnnBlock, _convolutions),
+    "dnn": Kind(DnnConfig, DnnBlock, _splices),
+}
+
+
+class Encoder(nn.Module):
+    """From features to hidden states.
+
+    Args: kind: a name in KINDS.   config: the sizes, of that kind's config class.   feature_dim: D.
+    """
+
+    def __init__(self, kind: str, config: Any, feature_dim: int):
+        super().__init__()
+        self.kind, self.config = kind, config
+        self.register_buffer("feature_mean", torch.zeros(feature_dim))
+        self.register_buffer("feature_scale", torch.ones(feature_dim))
+        self.frontend = KINDS[kind].frontend(config, feature_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(KINDS[kind].block(config, block) for block in config.blocks)
+
+    def set_cmvn_(self, mean, std) -> None:
+        """Store the corpus mean and standard deviation of each feature bin. Args: mean, std: D floats, std > 0."""
+        self.feature_mean.copy_(torch.as_tensor(mean))
+        self.feature_scale.copy_(1.0 / torch.as_tensor(std))
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Encoder frames for feature frames. Args: lengths (N,) int64.  Returns: (N,) int64."""
+        return self.frontend.output_lengths(lengths)
+
+    def normalise(self, feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Subtract the mean, scale to unit variance, zero the padding. Args: feats (N, T, D); lengths (N,) int64."""
+        time = torch.arange(feats.shape[1], device=feats.device)
+        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)
+        normed = (feats - self.feature_mean) * self.feature_scale
+        return normed.masked_fill(is_pad.unsqueeze(-1), 0.0)
+
+    def encode(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Run front end and blocks.
+
+        Args:    feats (N, T, D) float, log-mel or MFCC as extracted; lengths (N,) int64 feature frames.
+        Returns: the front end's and each block's output, a list of (N, T', d_model), and (N,) int64 encoder frames.
+        """
+        x = self.dropout(self.frontend(self.normalise(feats, lengths)))
+        context = Context.of(self.output_lengths(lengths), x.shape[1])
+        hidden = [x]
+        for block in self.blocks:
+            x = block(x, context)
+            hidden.append(x)
+        return hidden, context.lengths
+
+    def look_ahead(self) -> float:
+        """Feature frames that an encoder frame sees beyond the `stride` that it stands for; inf: to the end of the utterance."""
+        return self.frontend.look_ahead + self.frontend.stride * sum(block.look_ahead for block in self.blocks)
+
+    def whole_utterance_parts(self) -> list[str]:
+        """Names of the blocks that hear to the end of the utterance, so that they cannot run while somebody speaks."""
+        return [f"blocks.{index}" for index, block in enumerate(self.blocks) if math.isinf(block.look_ahead)]
+
+    def axis_groups(self) -> list[AxisGroup]:
+        """Every prunable axis of the encoder as it stands, low-rank layers included."""
+        groups = [group.prefixed("frontend", ()) for group in self.frontend.axis_groups()]
+        for index, block in enumerate(self.blocks):
+            groups += [group.prefixed(f"blocks.{index}", ("blocks", index)) for group in block.axis_groups()]
+        return [replace(group, members=tuple(map(self._resolve, group.members))) for group in groups]
+
+    def _resolve(self, member: Member) -> Member:
+        """Point a member at the right factor when its Linear has been made low-rank."""
+        path, _, name = member.parameter.rpartition(".")
+        if not isinstance(self.get_submodule(path), LowRankLinear):
+            return member
+        factor = "second" if member.axis == 0 else "first"
+        return replace(member, parameter=f"{path}.{factor}.{name}")

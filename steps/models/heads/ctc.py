@@ -1,0 +1,94 @@
+"""Connectionist temporal classification: one Linear, log-probabilities for every frame; unit 0 is the blank."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from steps.core.cli import UserError
+from steps.core.config import check
+from steps.losses.ctc import ctc_loss_sum
+from steps.search.greedy import greedy_search
+
+BLANK_ID = 0
+
+
+@dataclass
+class CtcConfig:
+    """What is added to plain CTC, in training alone.
+
+    intermediate_weight: share of the loss that CTC on earlier blocks gets, through the model's own output layer, 0..1; 0: off.
+    intermediate_blocks: which, counted from 0; default: the middle one.
+    """
+
+    intermediate_weight: float = 0.0
+    intermediate_blocks: list[int] | None = None
+
+    def __post_init__(self):
+        check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
+        blocks = self.intermediate_blocks
+        check(blocks is None or blocks, "intermediate_blocks is empty; leave it out for the middle one")
+        check(blocks is None or self.intermediate_weight, "intermediate_blocks needs an intermediate_weight above 0")
+
+
+def inner_places(model, blocks: list[int] | None, section: str) -> list[int]:
+    """Where `encode` returns the outputs of earlier blocks.
+
+    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, for the message.
+    Raises: UserError when the model has no such block.
+    """
+    count = len(model.blocks)
+    places = [block + 1 for block in blocks or [(count - 1) // 2]]
+    if not all(1 <= place < count for place in places):
+        raise UserError(
+            f"{section}: intermediate blocks must lie before the last, and the model has {count}; set intermediate_weight to 0"
+        )
+    return places
+
+
+class CtcHead:
+    """LayerNorm and a Linear to the units (Graves, Fernandez, Gomez, Schmidhuber, ICML 2006)."""
+
+    name, frame_posteriors = "ctc", True
+
+    def layers(self, d_model, vocab_size):
+        """`norm` and `output`, as every model folder so far names them."""
+        return {"norm": nn.LayerNorm(d_model), "output": nn.Linear(d_model, vocab_size)}
+
+    def classify(self, model, hidden):
+        """Log-probabilities. Args: hidden (N, T', d_model), of any block.  Returns: (N, T', V) float32."""
+        return model.output(model.norm(hidden)).float().log_softmax(dim=-1)
+
+    def loss_sum(self, model, outputs, lengths, batch):
+        """CTC of the last block. Args: outputs (N, T', V); lengths (N,) int64.  Returns: scalar, nats."""
+        return ctc_loss_sum(outputs, lengths, batch.tokens, batch.token_lengths)
+
+    def loss_terms(self, model, hidden, outputs, lengths, batch, settings):
+        """`ctc`, and `inner` with intermediate CTC. Args: settings: CtcConfig.  Returns: dict of scalars, nats.
+
+        Source: Lee & Watanabe 2021 (arXiv:2102.03216), section 3, for intermediate CTC.
+        """
+        weight = settings.intermediate_weight
+        terms = {"ctc": (1 - weight) * self.loss_sum(model, outputs, lengths, batch)}
+        if weight:
+            places = inner_places(model, settings.intermediate_blocks, self.name)
+            for place in places:
+                inner = self.loss_sum(model, self.classify(model, hidden[place]), lengths, batch)
+                terms["inner"] = terms.get("inner", 0.0) + weight / len(places) * inner
+        return terms
+
+    def check_settings(self, model, settings):
+        """Raise UserError when intermediate CTC is asked of blocks that are not there."""
+        if settings.intermediate_weight:
+            inner_places(model, settings.intermediate_blocks, self.name)
+
+    def best_tokens(self, outputs, lengths):
+        """The best unit of each frame, repetitions and blanks removed. Returns: a list of ids for each utterance."""
+        return greedy_search(outputs, lengths, BLANK_ID)
+
+    def frames_needed(self, lengths, repeats):
+        """A frame for each token, and one for the blank between two equal ones."""
+        return lengths + repeats
+
+    def axis_groups(self):
+        """None: the units are the tokenizer's."""
+        return []
