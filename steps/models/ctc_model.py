@@ -7,6 +7,7 @@ from torch import nn
 
 from steps.models.conformer import ConformerBlock, ConformerConfig
 from steps.models.dnn import DnnBlock, DnnConfig
+from steps.models.dropout import Dropout
 from steps.models.low_rank import LowRankLinear
 from steps.models.rnn import RnnBlock, RnnConfig
 from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
@@ -29,7 +30,7 @@ class CtcModel(nn.Module):
             self.frontend = SpliceSubsampling(feature_dim, config.context, config.d_model)
         else:
             self.frontend = Conv2dSubsampling(feature_dim, config.subsampling_channels, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(KINDS[kind][1](config, block) for block in config.blocks)
         self.norm = nn.LayerNorm(config.d_model)
         self.output = nn.Linear(config.d_model, vocab_size)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
+from steps.models.dropout import Dropout
 
 
 @dataclass
@@ -56,7 +57,7 @@ class DnnBlock(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.up = nn.Linear(config.d_model * (3 if block.splice else 1), block.units)
         self.down = nn.Linear(block.units, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x, is_pad, lengths):
         """Args: x (N, T, d_model); is_pad (N, T) bool; lengths unused here.  Returns: the same shape as x."""

@@ -8,6 +8,7 @@ from torch import nn
 from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
+from steps.models.dropout import Dropout
 
 
 @dataclass
@@ -84,7 +85,7 @@ class RnnBlock(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.forwards = ProjectedLstm(config.d_model, block.cells_forward)
         self.backwards = ProjectedLstm(config.d_model, block.cells_backward) if block.cells_backward else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x, is_pad, lengths):
         """Args: x (N, T, d_model); is_pad unused here; lengths (N,) int64.  Returns: the same shape as x."""
