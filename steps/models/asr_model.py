@@ -11,12 +11,15 @@ class AsrModel(Encoder):
     """An encoder with the layers of a head beside its own.
 
     Args: kind, config, feature_dim: see Encoder.   head: a name in HEADS.   vocab_size: V, blank included.
+    Attributes: head: the Head.   head_layers: names of its layers among the model's.
     """
 
     def __init__(self, kind: str, config, feature_dim: int, head: str, vocab_size: int):
         super().__init__(kind, config, feature_dim)
         self.head = HEADS[head]
-        for name, layer in self.head.layers(config.d_model, vocab_size).items():
+        layers = self.head.layers(config.d_model, vocab_size)
+        self.head_layers = tuple(layers)
+        for name, layer in layers.items():
             self.add_module(name, layer)
 
     def classify(self, hidden: torch.Tensor) -> torch.Tensor:

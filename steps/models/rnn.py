@@ -10,6 +10,7 @@ from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
 from steps.models.context import Context
+from steps.models.dropout import Dropout
 
 
 @dataclass
@@ -86,7 +87,7 @@ class RnnBlock(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.forwards = ProjectedLstm(config.d_model, block.cells_forward)
         self.backwards = ProjectedLstm(config.d_model, block.cells_backward) if block.cells_backward else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def look_ahead(self) -> float:

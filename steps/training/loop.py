@@ -14,7 +14,7 @@ from steps.training import distributed
 from steps.training.averaging import WeightAverage
 from steps.training.data import batches_per_update, epoch_groups, load_groups
 from steps.training.monitor import Monitor, score_dev
-from steps.training.optim import learning_rate, make_optimizer
+from steps.training.optim import clip_gradient_, learning_rate, make_optimizer
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + batch.weight * value.item()
         distributed.sum_gradients_(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm).item()
+        norm = clip_gradient_(self.parameters, self.optim.clip_norm)
         if norm - norm != 0:
             raise UserError(
                 f"step {self.step}: the gradient is not finite ({batches[0].utt_ids[0]}, ...); lower optim.peak_lr"

@@ -6,64 +6,104 @@ import torch
 # Polynomial a x + b x^3 + c x^5 on the singular values: steep at 0, and brings them all near 1 within a few rounds.
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
+AT_ONCE = 8  # matrices on a CPU, whose cache holds those of a small model then
 
 
-def orthogonalise(matrices):
-    """Nearest semi-orthogonal matrices, roughly: singular values come out between about 0.7 and 1.2, very small ones smaller.
+def descend_(matrices: list[torch.Tensor], directions: list[torch.Tensor], keep: float, rate: float) -> None:
+    """matrices = keep * matrices - rate * orthogonalised directions, in place.
 
-    Args:    matrices (K, M, N) float32.
-    Returns: (K, M, N) float32; zeros stay zeros.
-    Source:  Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks (Newton-Schulz iteration and its
-             coefficients); here on the smaller Gram matrix, with the same result in exact arithmetic and less work.
+    Orthogonalised: roughly the nearest semi-orthogonal matrix; singular values come out between about 0.7 and 1.2, very small
+    ones smaller; zeros stay zeros. The same in exact arithmetic for all shapes.
+
+    Args:   matrices, directions: of one shape (M, N), float32.   keep, rate: no unit.
+    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks (Newton-Schulz iteration and its
+            coefficients). Oblong matrices go through the smaller Gram matrix here, which is less work.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
-    gram, product = x @ x.mT, None
+    rows, columns = directions[0].shape
+    if 2 * max(rows, columns) <= 3 * min(rows, columns):
+        torch._foreach_mul_(matrices, keep)
+        torch._foreach_add_(matrices, iterate(torch.stack(directions)).unbind(), alpha=-rate)
+        return
+    wide = rows < columns
+    grams = torch.stack([x @ x.mT if wide else x.mT @ x for x in directions])
+    for matrix, direction, factor in zip(matrices, directions, polynomial(grams), strict=True):
+        matrix.addmm_(*((factor, direction) if wide else (direction, factor)), beta=keep, alpha=-rate)
+
+
+def iterate(x):
+    """The iteration as published. Args: x (K, M, N).  Returns: (K, M, N)."""
+    gram = x @ x.mT
+    scale = to_norm_1(gram)
+    x, gram = x * scale, gram * scale**2
+    for index in range(ROUNDS):
+        gram = x @ x.mT if index else gram
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return x
+
+
+def polynomial(gram):
+    """What all rounds together multiply a matrix with. Args: gram (K, M, M), of matrices with themselves.  Returns: likewise."""
+    scale = to_norm_1(gram)
+    gram, product = gram * scale**2, None
     for last in [False] * (ROUNDS - 1) + [True]:
         factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
         factor.diagonal(dim1=1, dim2=2).add_(A)
         product = factor if product is None else factor @ product
         gram = gram if last else factor @ (factor @ gram)
-    x = product @ x
-    return x.mT if tall else x
+    return product * scale
+
+
+def to_norm_1(gram):
+    """What brings matrices to Frobenius norm 1. Args: gram (K, M, M).  Returns: (K, 1, 1)."""
+    return 1 / gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=1e-7)[:, None, None]
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum (Nesterov's), orthogonalised, and scaled to the size of AdamW's steps, so that both share one rate.
 
     Args: matrices: list of 2-D parameters.   lr: as for AdamW.   weight_decay: decoupled, times lr.   momentum: 0..1.
-    Source: Jordan et al. 2024; the scale 0.2 sqrt(max(M, N)) of Liu et al. 2025 (arXiv:2502.16982), section 2.2.
+          chunks: for each matrix, how many it really is, one above the other: 3 for queries, keys and values in one. Each
+          is orthogonalised apart and moves as far as its own shape says. Default: 1 for all.
+    Source: Jordan et al. 2024, which has queries, keys and values apart, too; the scale 0.2 sqrt(max(M, N)) of Liu et al. 2025
+            (arXiv:2502.16982), section 2.2.
     """
 
-    def __init__(self, matrices, lr, weight_decay, momentum=0.95):
+    def __init__(self, matrices, lr, weight_decay, momentum=0.95, chunks=None):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.chunks = dict(zip(matrices, chunks or [1] * len(matrices), strict=True))
 
     @torch.no_grad()
     def step(self):
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
-            by_shape = {}
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    by_shape.setdefault(matrix.shape, []).append(matrix)
-            for shape, matrices in by_shape.items():
-                directions = orthogonalise(torch.stack([self._momentum(m, group["momentum"]) for m in matrices]))
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            if not matrices:
+                continue
+            ahead = self._momentum(matrices, group["momentum"])
+            keep, by_shape = 1 - group["lr"] * group["weight_decay"], {}
+            for matrix, direction in zip(matrices, ahead, strict=True):
+                count = self.chunks[matrix]
+                pairs = by_shape.setdefault((len(matrix) // count, matrix.shape[1]), [])
+                pairs += zip(*(x.unflatten(0, (count, -1)).unbind() for x in (matrix, direction)), strict=True)
+            for shape, pairs in by_shape.items():
                 rate = group["lr"] * 0.2 * max(shape) ** 0.5
-                for matrix, direction in zip(matrices, directions, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-rate)
+                size = AT_ONCE if pairs[0][0].device.type == "cpu" else len(pairs)
+                for start in range(0, len(pairs), size):
+                    descend_(*zip(*pairs[start : start + size], strict=True), keep, rate)
 
-    def _momentum(self, matrix, momentum):
-        """Take the gradient into the running mean. Returns: the mean one step ahead."""
-        state = self.state[matrix]
-        if not state:
-            state["mean"] = torch.zeros_like(matrix)
-        state["mean"].lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(state["mean"], momentum)
+    def _momentum(self, matrices, momentum):
+        """Take the gradients into the running means. Returns: the means one step ahead."""
+        grads = [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["mean"] = torch.zeros_like(matrix)
+        means = [self.state[matrix]["mean"] for matrix in matrices]
+        torch._foreach_lerp_(means, grads, 1 - momentum)
+        return torch._foreach_lerp(grads, means, momentum)
 
 
-class Together:
-    """Several optimizers with the face of one. Args: optimizers."""
+class OptimizerGroup:
+    """Several optimizers used as one. Args: optimizers."""
 
     def __init__(self, *optimizers):
         self.optimizers = optimizers

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from steps.core.config import check
-from steps.training.muon import Muon, Together
+from steps.training.muon import Muon, OptimizerGroup
 
 
 @dataclass
@@ -38,17 +38,39 @@ def make_optimizer(model, extra, config):
     Args: model: AsrModel.   extra: parameters beside the model's, such as an objective's own.   config: OptimConfig.
     Source: AdamW: Loshchilov, Hutter 2017 (arXiv:1711.05101); biases and norms, which are vectors, do not decay.
     """
-    hidden = []
+    hidden = {}
     if config.optimizer == "muon":
-        hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and not name.startswith("output.")]
-    taken = {id(p) for p in hidden}
+        of_head = tuple(f"{name}." for name in model.head_layers)
+        hidden = {n: p for n, p in model.named_parameters() if p.dim() == 2 and not n.startswith(of_head)}
+    taken = {id(p) for p in hidden.values()}
     rest = [p for p in (*model.parameters(), *extra) if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr, fused=True)
-    return Together(Muon(hidden, config.peak_lr, config.weight_decay), adamw) if hidden else adamw
+    if not hidden:
+        return adamw
+    chunks = row_chunks(model)
+    apart = [chunks.get(name, 1) for name in hidden]
+    return OptimizerGroup(Muon([*hidden.values()], config.peak_lr, config.weight_decay, chunks=apart), adamw)
+
+
+def row_chunks(model):
+    """Which parameters are several matrices one above the other, as their modules' prunable axes say: queries, keys and values;
+    the halves of a GLU; the gates of an LSTM. Args: model: AsrModel.  Returns: {name: number of matrices above 1}.
+    """
+    members = [member for group in model.axis_groups() for member in group.members]
+    return {member.parameter: member.chunks for member in members if member.axis == 0 and member.chunks > 1}
+
+
+def clip_gradient_(parameters, limit):
+    """Scale the whole gradient down to the norm `limit` if it is longer. Returns: its norm before, a float."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+    if (length := norm.item()) > limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
+    return length
 
 
 def learning_rate(progress, config):

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from steps.core.cli import MissingInput, UserError
+from steps.models.attention import RotatedHeads, SelfAttention, rotary_angles, rotate
 from steps.models.build import build_model, load_model, new_spec, save_model
+from steps.models.context import Context
+from steps.models.dropout import Dropout
 from steps.models.rnn import flip_by_length
 
 DIM = 20
@@ -48,6 +51,73 @@ def test_the_depthwise_convolution_of_training_is_that_of_use():
     gated = torch.randn(3, 24, 30)  # (N, C, T)
     used = module.convolve(gated)
     assert torch.allclose(module.train().convolve(gated), used, atol=1e-6)
+    feats, context = torch.randn(3, 30, 32), Context.of(torch.tensor([30, 20, 0]), 30)
+    module.dropout.p = 0.0
+    assert torch.allclose(module(feats, context), module.eval()(feats, context), atol=1e-6)
+
+
+def attention_inputs():
+    torch.manual_seed(0)
+    module = SelfAttention(24, 3, 8).double()
+    lengths = torch.tensor([13, 6, 0])
+    return module, torch.randn(3, 13, 24, dtype=torch.float64), torch.arange(13) >= lengths.unsqueeze(1)
+
+
+def test_attention_is_the_one_written_out_and_so_are_its_gradients():
+    module, x, is_pad = attention_inputs()
+    angles = rotary_angles(13, 8, "cpu").double()
+    results = []
+    for attend in (module.attend, module.attend_in_steps):
+        module.zero_grad()
+        qkv = module.qkv(x).view(3, 13, 3, 3, 8)
+        mixed = attend(qkv, angles, is_pad)
+        (mixed[~is_pad] * torch.arange(8.0)).square().sum().backward()
+        results.append((mixed.detach()[~is_pad], module.qkv.weight.grad.clone()))
+    assert results[0][0].shape == (19, 3, 8)
+    for fused, written in zip(*results, strict=True):
+        torch.testing.assert_close(fused, written, rtol=1e-9, atol=1e-9)
+
+
+def test_attention_of_padding_alone_is_finite_and_its_gradient_too():
+    module, x, is_pad = attention_inputs()
+    out = module.float()(x.float(), Context.of((~is_pad).sum(dim=1), 13))
+    out.sum().backward()
+    assert out.isfinite().all() and module.qkv.weight.grad.isfinite().all()
+
+
+def test_heads_are_turned_by_the_formula_in_both_directions():
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 5, 3, 2, 6, dtype=torch.float64, requires_grad=True)
+    angles = rotary_angles(5, 6, "cpu").double().unsqueeze(1)
+    assert torch.autograd.gradcheck(RotatedHeads.apply, (qkv, angles.cos(), angles.sin()))
+    query, key, value = RotatedHeads.apply(qkv, angles.cos(), angles.sin())
+    torch.testing.assert_close(query, rotate(qkv[:, :, 0], angles))
+    torch.testing.assert_close(key, rotate(qkv[:, :, 1], angles))
+    assert torch.equal(value, qkv[:, :, 2])
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
+def test_dropout_drops_its_share_of_anything_and_keeps_the_mean(share):
+    torch.manual_seed(0)
+    layer, x = Dropout(share), torch.ones(301, 1001, requires_grad=True)
+    dropped = layer(x)
+    kept = dropped > 0
+    assert kept.float().mean().item() == pytest.approx(1 - share, abs=0.003)
+    torch.testing.assert_close(dropped[kept], torch.full((int(kept.sum()),), 1 / (1 - share)), atol=1e-4, rtol=0)
+    for shift in (1, 2, 3, 4, 1001):  # neighbours, of one draw too, are dropped independently
+        both = (~kept.flatten()[:-shift] & ~kept.flatten()[shift:]).float().mean().item()
+        assert both == pytest.approx(share**2, abs=0.003)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach()), "the gradient passes where the number did"
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), dropped), "the seed decides"
+    assert not torch.equal(layer(x), dropped)
+
+
+def test_dropout_leaves_everything_alone_in_use_and_at_zero():
+    x = torch.randn(3, 5)
+    assert Dropout(0.5).eval()(x) is x and Dropout(0.0)(x) is x
+    assert Dropout(0.5)(x.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("kind", "changes"), VARIANTS, ids=NAMES)

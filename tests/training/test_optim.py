@@ -5,9 +5,27 @@ import copy
 import pytest
 import torch
 
+from steps.models.build import build_model, new_spec
+from steps.models.low_rank import LowRankLinear
 from steps.training.averaging import WeightAverage
-from steps.training.muon import ROUNDS, A, B, C, Muon, Together, orthogonalise
-from steps.training.optim import OptimConfig, learning_rate, make_optimizer
+from steps.training.muon import ROUNDS, A, B, C, Muon, OptimizerGroup, descend_
+from steps.training.optim import OptimConfig, clip_gradient_, learning_rate, make_optimizer, row_chunks
+
+
+class Net(torch.nn.ModuleDict):
+    """Modules under names, nothing of which can be removed; those of a CTC head are called as in models."""
+
+    head_layers = ("norm", "output")
+
+    def axis_groups(self):
+        return []
+
+
+def orthogonalised(matrices):
+    """What Muon makes of directions. Args, Returns: (K, M, N)."""
+    result = torch.zeros_like(matrices)
+    descend_(result.unbind(), matrices.unbind(), keep=0.0, rate=-1.0)
+    return result
 
 
 def test_the_rate_climbs_to_the_peak_and_falls_to_its_end():
@@ -29,7 +47,7 @@ def test_only_matrices_decay():
 
 
 def test_muon_takes_the_matrices_of_blocks_and_front_end_and_adamw_the_rest():
-    model = torch.nn.ModuleDict(
+    model = Net(
         {
             "frontend": torch.nn.ModuleDict({"conv": torch.nn.Conv2d(1, 2, 3), "linear": torch.nn.Linear(6, 4)}),
             "blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)]),
@@ -39,7 +57,7 @@ def test_muon_takes_the_matrices_of_blocks_and_front_end_and_adamw_the_rest():
     )
     projection = torch.nn.Linear(4, 3)
     both = make_optimizer(model, projection.parameters(), OptimConfig(optimizer="muon", weight_decay=0.1))
-    assert isinstance(both, Together)
+    assert isinstance(both, OptimizerGroup)
     muon, matrices, vectors = both.param_groups
     assert list(map(id, muon["params"])) == [id(model["frontend"]["linear"].weight), id(model["blocks"][0].weight)]
     expected = [model["frontend"]["conv"].weight, model["output"].weight, projection.weight]
@@ -54,12 +72,12 @@ def test_an_unknown_optimizer_is_refused():
         OptimConfig(optimizer="sgd")
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 50), (2, 50, 20), (1, 30, 30)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 20, 50), (2, 50, 20), (1, 30, 30), (2, 30, 36), (2, 36, 30)], ids=str)
 def test_orthogonalised_matrices_keep_their_directions_and_lose_their_scales(shape):
     torch.manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(0.05, 1.0, min(shape[1:])).expand(shape[0], -1)
-    result = orthogonalise(7.0 * u @ torch.diag_embed(values) @ v)
+    result = orthogonalised(7.0 * u @ torch.diag_embed(values) @ v)
     rotated = u.mT @ result @ v.mT  # diagonal when the singular vectors are kept
     found = rotated.diagonal(dim1=1, dim2=2)
     assert (rotated - torch.diag_embed(found)).abs().max() < 1e-4
@@ -70,8 +88,73 @@ def test_orthogonalised_matrices_keep_their_directions_and_lose_their_scales(sha
     assert found.min() > 0.6 and found.max() < 1.3
 
 
-def test_zeros_stay_zeros_when_orthogonalised():
-    assert torch.equal(orthogonalise(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 9)], ids=str)
+def test_zeros_stay_zeros_when_orthogonalised(shape):
+    assert torch.equal(orthogonalised(torch.zeros(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 50), (2, 50, 20), (1, 30, 30)], ids=str)
+def test_a_step_keeps_its_share_of_the_weights_and_goes_against_the_direction(shape):
+    torch.manual_seed(0)
+    weights, directions = torch.randn(shape), torch.randn(shape)
+    moved = weights.clone()
+    descend_(moved.unbind(), directions.unbind(), keep=0.9, rate=0.3)
+    torch.testing.assert_close(moved, 0.9 * weights - 0.3 * orthogonalised(directions), atol=1e-5, rtol=1e-5)
+
+
+def test_matrices_in_one_parameter_move_as_if_they_were_apart():
+    torch.manual_seed(0)
+    for count, rows, columns in ((3, 8, 24), (2, 40, 24), (4, 10, 10)):
+        joint = torch.nn.Parameter(torch.randn(count * rows, columns))
+        apart = [torch.nn.Parameter(part.clone()) for part in joint.detach().chunk(count)]
+        one, several = Muon([joint], 0.01, 0.1, chunks=[count]), Muon(apart, 0.01, 0.1)
+        for _ in range(3):
+            joint.grad = torch.randn_like(joint)
+            for part, grad in zip(apart, joint.grad.chunk(count), strict=True):
+                part.grad = grad.clone()
+            one.step()
+            several.step()
+        torch.testing.assert_close(joint.detach(), torch.cat([*apart]).detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_the_modules_say_which_of_their_matrices_are_several():
+    sizes = {"d_model": 8, "subsampling_channels": [2, 2], "num_blocks": 1}
+    model = build_model(new_spec("conformer", sizes | {"head_dim": 2, "kernel_size": 3}, 10, 5, "test"))
+    name = "blocks.0.attention.qkv"
+    expected = {f"{name}.weight": 3, f"{name}.bias": 3}
+    expected |= {f"blocks.0.convolution.pointwise1.{kind}": 2 for kind in ("weight", "bias")}
+    assert row_chunks(model) == expected
+    thin = build_model(model.spec | {"low_rank": {name: 4}})
+    assert isinstance(thin.get_submodule(name), LowRankLinear)
+    assert row_chunks(thin).keys() - expected.keys() == {f"{name}.second.weight", f"{name}.second.bias"}
+    gates = row_chunks(build_model(new_spec("rnn", sizes, 10, 5, "test")))
+    lstms = [f"blocks.0.{way}.lstm" for way in ("forwards", "backwards")]
+    matrices = [f"{lstm}.{kind}_l0" for lstm in lstms for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    assert gates == dict.fromkeys(matrices, 4)
+
+
+def test_muon_is_told_which_matrices_are_several():
+    sizes = {"d_model": 8, "subsampling_channels": [2, 2], "num_blocks": 1, "head_dim": 2, "kernel_size": 3}
+    model = build_model(new_spec("conformer", sizes, 10, 5, "test"))
+    muon = make_optimizer(model, [], OptimConfig(optimizer="muon")).optimizers[0]
+    block = model.blocks[0]
+    assert muon.chunks[block.attention.qkv.weight] == 3
+    assert muon.chunks[block.convolution.pointwise1.weight] == 2
+    assert muon.chunks[block.attention.out.weight] == muon.chunks[block.ff1.up.weight] == 1
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_a_gradient_is_only_ever_shortened(limit):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 4, 5)]
+    grads = [torch.randn(3), torch.randn(4)]
+    for parameter, grad in zip(parameters, grads, strict=False):
+        parameter.grad = grad.clone()
+    norm = torch.cat(grads).norm().item()
+    assert clip_gradient_(parameters, limit) == pytest.approx(norm)
+    for parameter, grad in zip(parameters, grads, strict=False):
+        torch.testing.assert_close(parameter.grad, grad * min(1.0, limit / norm))
+    assert parameters[2].grad is None
 
 
 def test_muon_moves_as_far_as_its_rate_says_and_against_the_gradient():
@@ -89,9 +172,7 @@ def test_muon_goes_on_from_its_state():
     def make(seed):
         torch.manual_seed(seed)
         layer = torch.nn.Linear(6, 6)
-        return layer, make_optimizer(
-            torch.nn.ModuleDict({"layer": layer}), [], OptimConfig(optimizer="muon", peak_lr=0.01)
-        )
+        return layer, make_optimizer(Net({"layer": layer}), [], OptimConfig(optimizer="muon", peak_lr=0.01))
 
     def step(layer, optimizer, x):
         layer(x).square().sum().backward()
