@@ -8,8 +8,9 @@ Stopped at any moment, the same command goes on from the last checkpoint and end
 
 import sys
 
-from steps.core.cli import run_main
-from steps.core.config import load_config
+from steps.core.cli import run_main, say
+from steps.core.config import load_config, read_yaml
+from steps.training import distributed
 from steps.training.setup import Setup, TrainConfig, training_parser
 
 
@@ -18,6 +19,8 @@ def main():
     args = training_parser(__doc__).parse_args()
     setup = Setup(args, load_config(TrainConfig, args.config), "train_teacher")
     if not setup.already_done():
+        if read_yaml(args.config).get("distill") and distributed.rank() == 0:
+            say(f"warning: {args.config}: distill: does nothing here; steps.distill_student has teachers")
         model = setup.new_model()
         setup.train(model, setup.objective(model, None), args.out)
 

@@ -90,7 +90,8 @@ def load_config(cls, path):
 def from_dict(cls, data, where):
     """Build dataclass `cls` from a mapping, checking keys and types; `where` names the source in messages.
 
-    Field types understood: bool, int, float, str, dict, list[X], tuple[X, ...], another dataclass, and X | None.
+    Field types understood: bool, int, float, str, dict, list[X], tuple[X, ...], another dataclass, X | None, and
+    bool | str or the like.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected a mapping, not {data!r}")
@@ -121,8 +122,10 @@ def _convert(value, kind, where):
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        (kind,) = [arg for arg in args if arg is not type(None)]
-        return _convert(value, kind, where)
+        kinds = [arg for arg in args if arg is not type(None)]
+        if len(kinds) > 1 and type(value) not in kinds:
+            raise ConfigError(f"{where}: expected {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
+        return _convert(value, kinds[0] if len(kinds) == 1 else type(value), where)
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else from_dict(kind, value, where)
     if origin in (list, tuple):

@@ -85,10 +85,13 @@ class SelfAttention(nn.Module):
 
     def attend(self, qkv, angles, is_pad):
         """Mix the values. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
+        if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
+            qkv = qkv.float()  # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
         cos, sin = (table.unsqueeze(1).to(qkv.dtype) for table in (angles.cos(), angles.sin()))
         heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]  # each (N, H, T, head_dim)
         bias = qkv.new_zeros(is_pad.shape).masked_fill(is_pad, MASKED)[:, None, None, :]
-        return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
+        with torch.autocast("cpu", enabled=False):
+            return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
 
     def attend_in_steps(self, qkv, angles, is_pad):
         """The same as an exporter traces it into the fewest nodes."""

@@ -12,6 +12,7 @@ from scipy.special import betaincinv, ndtr, stdtrit
 from steps.core.tables import counted
 
 MIN_SPEAKERS = 5
+NO_SPREAD = 1e-9  # percentage points; rounding
 POWER = 0.8  # with which a difference of the size `detectable` is found
 
 
@@ -90,7 +91,9 @@ def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000,
     """Bootstrap interval of the difference in error rate, A minus B, of two systems on the same utterances.
 
     Percentiles of resampled differences, taken further out for few units so that the interval is as wide as Student's t
-    makes it. Without any difference nothing is left to resample; then the exact bound for words.
+    makes it. Where all units differ alike (not at all, or by errors gone here and come there, or there is one unit only), no
+    spread is seen between them: then utterances are the units, and the interval is no narrower than the exact bound for no
+    word of all that changed.
 
     Args:   errors_a, errors_b, words: (U,) counts per utterance, in the same order.   speakers: (U,) names, or None.
             resamples: bootstrap samples.   seed: of the drawing.   level, runs: as in `wer_interval`.
@@ -98,7 +101,8 @@ def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000,
     Raises:  ValueError when shapes differ or there is no reference word.
     Source:  Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", with
              speakers in place of utterances; Hesterberg 2015, "What teachers should know about the bootstrap",
-             section 5.2, the expanded percentile interval.
+             section 5.2, the expanded percentile interval; Hanley and Lippman-Hand 1983, "If nothing goes wrong, is
+             everything all right?", for what no change in so many words can mean.
     """
     errors_a, words = _checked(errors_a, words)
     errors_b, words = _checked(errors_b, words)
@@ -110,10 +114,7 @@ def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95,
 
     Args, Returns: as in `paired_difference`.
     """
-    if not np.any(errors):
-        _, bound = clopper_pearson(0, words.sum() / runs, level)
-        _, words, over = group(errors, words, speakers)
-        return Interval(0.0, -100 * bound, 100 * bound, over, len(words))
+    whole = errors, words
     errors, words, over = group(errors, words, speakers)
     groups = len(words)
     rng = np.random.default_rng(seed)
@@ -126,7 +127,14 @@ def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95,
         rates.append((weights @ errors)[totals > 0] / totals[totals > 0])
     tail = expanded_tail((1.0 - level) / 2.0, groups)
     low, high = 100.0 * np.quantile(np.concatenate(rates), [tail, 1.0 - tail])
-    return Interval(float(100.0 * errors.sum() / words.sum()), float(low), float(high), over, groups)
+    percent = 100.0 * errors.sum() / words.sum()
+    if high - low < NO_SPREAD:
+        if over == "speakers":
+            inner = bootstrap(*whole, None, resamples, seed, level, runs)
+            low, high = inner.low, inner.high
+        bound = 100.0 * clopper_pearson(0, words.sum() / runs, level)[1]
+        low, high = min(low, percent - bound), max(high, percent + bound)
+    return Interval(float(percent), float(low), float(high), over, groups)
 
 
 def expanded_tail(tail, groups):
@@ -140,7 +148,7 @@ def detectable(errors_a, errors_b, words, speakers=None, level=0.95, power=POWER
     """The smallest true difference, in points, that a comparison like this one finds with probability `power`.
 
     Args:   as in `paired_difference`.
-    Returns: percentage points; None when the two do not differ anywhere, so that no spread is seen.
+    Returns: percentage points; None when all units differ alike, so that no spread is seen.
     Source:  the usual two-sided t test: (t(1 - alpha / 2) + t(power)) times the standard error of the difference.
     """
     errors_a, words = _checked(errors_a, words)

@@ -1,7 +1,6 @@
 """The training loop: teacher training, distillation and recovery after pruning differ only in the objective and the first weights."""
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class LoopConfig:
     and process.  average_last: epochs whose final weights are averaged into the result.  dev_every: epochs between looks at
     dev.  patience: stop after this many looks without a better dev loss and keep the best weights; 0: off, as models that
     are compared must be.  save_every_s: seconds between checkpoints.  loader_workers: processes that read ahead.
-    bf16: matrix products in bfloat16 on CUDA.
+    bf16: where matrix products are in bfloat16; true: on CUDA, never on a CPU; amx: on CPUs with AMX, too; false: nowhere.
     """
 
     epochs: int = 60
@@ -36,7 +35,7 @@ class LoopConfig:
     patience: int = 0
     save_every_s: float = 60.0
     loader_workers: int = 0
-    bf16: bool = True
+    bf16: bool | str = True
 
     def __post_init__(self):
         for name in ("epochs", "max_batch_frames", "accumulate", "average_last", "dev_every"):
@@ -44,6 +43,16 @@ class LoopConfig:
         check(self.patience >= 0, "patience must be >= 0")
         check(self.save_every_s >= 0, "save_every_s must be >= 0")
         check(self.loader_workers >= 0, "loader_workers must be >= 0")
+        check(self.bf16 in (True, False, "amx"), "bf16 must be true, false or amx")
+
+    def bf16_on(self, device_type: str) -> bool:
+        """Whether a `cpu` or `cuda` multiplies in bfloat16.
+
+        Raises: UserError for a CPU without AMX, which would emulate it.
+        """
+        if device_type == "cpu" and self.bf16 == "amx" and not torch.cpu._is_amx_tile_supported():
+            raise UserError("loop.bf16: amx: this processor has no AMX; set bf16: true, which is float32 on a CPU")
+        return self.bf16 == "amx" if device_type == "cpu" else bool(self.bf16)
 
 
 class Trainer:
@@ -76,6 +85,7 @@ class Trainer:
         self.train_data, self.dev_data, self.tokenizer = train_data, dev_data, tokenizer
         self.loop, self.optim, self.augment = loop, optim, augment
         self.checkpoints = Path(out) / "checkpoints"
+        self.bf16 = loop.bf16_on(device.type)
         self.seed, self.device, self.stop, self.after_update = seed, device, stop, after_update
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(self.model, self.objective.parameters(), optim)
@@ -156,9 +166,8 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 4096 + micro)
 
     def autocast(self):
-        """bfloat16 on CUDA when asked for; plain float32 otherwise."""
-        use = self.loop.bf16 and self.device.type == "cuda"
-        return torch.autocast("cuda", dtype=torch.bfloat16) if use else nullcontext()
+        """bfloat16 where the settings have it; plain float32 otherwise."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def end_epoch(self):
         """Average, look at dev, move on to the next epoch."""

@@ -37,6 +37,7 @@ class Settings:
     many: list[Inner] = field(default_factory=list)
     limit: float | None = None
     table: dict = field(default_factory=dict)
+    where: bool | str = True
 
     def __post_init__(self):
         check(self.steps > 0, "steps must be above 0")
@@ -98,7 +99,13 @@ def test_merge_replaces_all_but_mappings():
     assert below == {"a": {"b": 1, "c": 2}, "d": [1], "e": {"f": 1}}
 
 
+@pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("amx", "amx")])
+def test_a_switch_may_take_words_too(write, text, value):
+    assert load_config(Settings, write("a.yaml", f"name: x\nwhere: {text}\n")).where == value
+
+
 WRONG = {
+    "name: x\nwhere: 1": r"a\.yaml: where: expected bool or str, not 1",
     "name: x\nstep: 3": r"a\.yaml: unknown key 'step' \(did you mean 'steps'\?\)",
     "name: x\ninner: {widht: 3}": r"a\.yaml: inner: unknown key 'widht' \(did you mean 'width'\?\)",
     "name: x\nmany: [{}, {rat: 1}]": r"many\[1\]: unknown key 'rat'",

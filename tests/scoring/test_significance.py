@@ -82,17 +82,43 @@ def test_more_errors_than_words_are_allowed():
 
 
 def test_paired_difference_uses_what_is_shared():
-    """One more error in every speaker is certain, however much speakers differ."""
+    """One more error in every utterance is as sure as so many words can make it, however much speakers differ."""
     rng = np.random.default_rng(4)
     errors, words, names = draw(rng)
     words = np.full_like(words, 12)
     worse = errors + 1
     difference = paired_difference(worse, errors, words, names)
     assert difference.percent == pytest.approx(100 / 12)
-    assert difference.low == pytest.approx(100 / 12) and difference.high == pytest.approx(100 / 12)
+    bound = 100 * (1 - 0.025 ** (1 / words.sum()))
+    assert (difference.low, difference.high) == pytest.approx((100 / 12 - bound, 100 / 12 + bound))
     same = paired_difference(errors, errors, words, names)
     assert same.percent == 0 and same.low < 0 < same.high, "no difference seen is not no difference"
-    assert same.high == pytest.approx(100 * (1 - 0.025 ** (1 / words.sum())))
+    assert (same.low, same.high) == pytest.approx((-bound, bound))
+
+
+@pytest.mark.parametrize("changed", [1, 3])
+@pytest.mark.parametrize("size", [1, 4])
+def test_errors_that_moved_within_a_speaker_are_a_change(changed, size):
+    """Net differences of zero in every speaker: no narrower than if nothing had changed, wider the more did."""
+    errors, words, names = np.full(130, 4), np.full(130, 8), np.repeat([f"s{i}" for i in range(10)], 13)
+    moved = errors.copy()
+    for speaker in range(changed):
+        moved[13 * speaker] += size
+        moved[13 * speaker + 1] -= size
+    same, other = (paired_difference(errors, second, words, names) for second in (errors, moved))
+    assert other.percent == 0 and (other.over, other.groups) == ("speakers", 10)
+    assert other.low <= same.low < 0 < same.high <= other.high
+    most = paired_difference(errors, moved, words)
+    assert (other.low, other.high) == pytest.approx((min(most.low, same.low), max(most.high, same.high)))
+    if size * changed > 4:
+        assert other.high > 1.2 * same.high
+
+
+def test_one_utterance_shows_no_spread_and_proves_nothing():
+    interval = paired_difference([2], [1], [5])
+    bound = 100 * (1 - 0.025 ** (1 / 5))
+    assert (interval.percent, interval.low, interval.high) == pytest.approx((20, 20 - bound, 20 + bound))
+    assert not interval.excludes_zero
 
 
 def test_paired_difference_changes_sign_with_its_order():

@@ -35,6 +35,7 @@ SIZES = {
     "num_blocks": 1,
     "block": {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16},
 }
+needs_amx = pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="the processor has no AMX")
 LOOP = LoopConfig(epochs=3, max_batch_frames=700, average_last=2, dev_every=1, save_every_s=1000.0)
 
 
@@ -222,6 +223,33 @@ def test_early_stopping_ships_the_best_epoch(data, tmp_path, monkeypatch):
     assert trainer.epoch == 4
     assert trainer.best["epoch"] == 2
     assert torch.equal(weights(trainer.model), seen[1])
+
+
+@pytest.mark.parametrize("bf16", [False, pytest.param("amx", marks=needs_amx)])
+def test_a_cpu_multiplies_in_bfloat16_only_where_asked_to(data, tmp_path, bf16):
+    """One update: the default is float32 to the bit; in bfloat16 numbers differ, and not by much."""
+    moved = []
+    for setting in (True, bf16):
+        trainer = make_trainer(data, tmp_path / str(setting), loop=dataclasses.replace(LOOP, bf16=setting))
+        before = weights(trainer.model)
+        loader = BatchLoader(data[2], [([0, 1, 2], 1.0)], None, None, 0, 0)
+        trainer.optimizer.step = lambda trainer=trainer: moved.append(
+            torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        )
+        trainer.update([loader[0]], progress=0.5)
+        assert torch.equal(weights(trainer.model), before) and moved[-1].dtype == torch.float32
+    distance = (moved[0] - moved[1]).norm() / moved[0].norm()
+    assert distance == 0 if not bf16 else 1e-4 < distance < 0.1
+
+
+def test_bfloat16_on_a_cpu_that_would_emulate_it_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    with pytest.raises(UserError, match="no AMX; set bf16: true"):
+        LoopConfig(bf16="amx").bf16_on("cpu")
+    assert LoopConfig(bf16="amx").bf16_on("cuda") and LoopConfig().bf16_on("cuda")
+    assert not LoopConfig().bf16_on("cpu") and not LoopConfig(bf16=False).bf16_on("cuda")
+    with pytest.raises(ValueError, match="true, false or amx"):
+        LoopConfig(bf16="yes")
 
 
 def test_a_checkpoint_of_another_seed_is_refused(data, tmp_path):

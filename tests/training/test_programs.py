@@ -65,6 +65,18 @@ def test_a_finished_model_is_left_alone_and_other_settings_are_refused(call, mad
     assert (made / "student/model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_teacher_with_settings_for_distillation_is_told_that_they_do_nothing(call, made, tmp_path):
+    warning = "distill: does nothing here"
+    for text, count in (("", 0), ("distill: {kl_weight: 0.8}\n", 1)):
+        path = tmp_path / f"teacher{count}.yaml"
+        path.write_text(STUDENT + text)
+        done = call("train_teacher", "--config", path, "--out", tmp_path / f"teacher{count}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(warning) == count
+    weights = [tmp_path / f"teacher{count}/model.safetensors" for count in (0, 1)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_pruning_twice_gives_the_same_bytes(call, made, tmp_path):
     for name in ("a", "b"):
         command = ("prune_model", "--model", made / "student", "--teacher", made / "student")
