@@ -25,7 +25,8 @@ class LoopConfig:
     and process.  average_last: epochs whose final weights are averaged into the result.  dev_every: epochs between looks at
     dev.  patience: stop after this many looks without a better dev loss and keep the best weights; 0: off, as models that
     are compared must be.  save_every_s: seconds between checkpoints.  loader_workers: processes that read ahead.
-    bf16: matrix products in bfloat16 on CUDA.
+    bf16: matrix products in bfloat16 on CUDA.  deterministic: on one CUDA device, too, the same training gives the same bits,
+    stopped and resumed or not, on the same kind of card with the same versions; slower.
     """
 
     epochs: int = 60
@@ -37,6 +38,7 @@ class LoopConfig:
     save_every_s: float = 60.0
     loader_workers: int = 0
     bf16: bool = True
+    deterministic: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "max_batch_frames", "accumulate", "average_last", "dev_every"):
@@ -47,7 +49,7 @@ class LoopConfig:
 
 
 class Trainer:
-    """One training run, resumable to the bit on a CPU.
+    """One training run, resumable to the bit on a CPU, and on CUDA with `deterministic`.
 
     Args: model: CtcModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
           tokenizer: for dev word errors.   loop, optim, augment: LoopConfig, OptimConfig, SpecAugmentConfig or None.

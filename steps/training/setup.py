@@ -76,7 +76,7 @@ class Setup:
     def __init__(self, args, config, step):
         self.args, self.config, self.step = args, config, step
         self.out = Path(args.out)
-        self.device = distributed.start(args.device, args.num_threads)
+        self.device = distributed.start(args.device, args.num_threads, config.loop.deterministic)
         self.tokenizer = Tokenizer.load(args.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
         if config.augment and config.augment.vtlp and self.features.kind != "fbank":
