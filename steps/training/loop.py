@@ -131,20 +131,22 @@ class Trainer:
             loss = batch.weight * sum(terms.values()) / total_frames
             loss.backward()
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + batch.weight * value.item()
+                sums[name] = sums.get(name, 0.0) + batch.weight * value.detach().double()
         distributed.sum_gradients_(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        # All numbers at once, after the last kernel is launched: a look at any of them waits for the GPU.
+        norm, *values = torch.stack([norm.double(), *sums.values()]).tolist()
         if norm - norm != 0:
             raise UserError(
                 f"step {self.step}: the gradient is not finite ({batches[0].utt_ids[0]}, ...); lower optim.peak_lr"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.after_update:
             self.after_update(self.model)
         self.step, self.batch = self.step + 1, self.batch + batches_per_update(self.loop)
         heard = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
-        heard, *values = distributed.sum_over_processes([heard, *sums.values()], self.device)
+        heard, *values = distributed.sum_over_processes([heard, *values], self.device)
         sums = dict(zip(sums, values, strict=True))
         self.monitor.update(self.step, self.epoch, progress, sums, total_frames, rate, norm, heard)
 
