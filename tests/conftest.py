@@ -39,5 +39,13 @@ def slurm():
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that no process is left alone with it at the end."""
+    """The longest file first, so that no process is left alone with it at the end. Tests of a GPU only where there is one."""
     items.sort(key=lambda item: item.path.name != "test_chain.py")
+    of_a_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if of_a_gpu:
+        # Here, because most test files do without.
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in of_a_gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))

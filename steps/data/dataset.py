@@ -32,9 +32,17 @@ class Batch:
     clean: torch.Tensor | None = None
 
     def to(self, device):
-        """The same batch on another device."""
+        """The same batch on another device; a copy from pinned memory to a GPU is not waited for."""
+        ahead = torch.device(device).type == "cuda"
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=ahead))
+
+    def pin_memory(self):
+        """The same batch in memory that a GPU reads by itself; DataLoader calls this."""
+        return self._with_tensors(torch.Tensor.pin_memory)
+
+    def _with_tensors(self, change):
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
 
 
 class SpeechDataset:

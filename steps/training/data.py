@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch.utils.data import DataLoader
 
 from steps.core.cli import UserError
@@ -72,7 +73,11 @@ def load_groups(dataset, groups, loop, augment, fill, seed, epoch, clean=False):
     """Read this process's share of the groups. Yields: list of Batch, one list per update."""
     own = Share(groups, distributed.rank())
     batches = BatchLoader(dataset, own, augment, fill, seed, epoch, clean)
-    stream = iter(DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers))
+    # Pinned for a GPU: when batches are read, the model has been there for long.
+    pinned = torch.cuda.is_initialized()
+    stream = iter(
+        DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers, pin_memory=pinned)
+    )
     for start in range(0, len(own), own.accumulate):
         try:
             batches_of_group = [next(stream) for _ in range(start, min(start + own.accumulate, len(own)))]

@@ -11,14 +11,19 @@ from torch import distributed
 from steps.core.cli import UserError
 
 
-def start(device_name, num_threads):
+def start(device_name, num_threads, deterministic=False):
     """Set CPU threads, join the processes torchrun started (if any) and choose this one's device.
 
     Args: device_name: auto, cpu, cuda or cuda:N.   num_threads: CPU threads of this process.
+          deterministic: on CUDA, for the rest of this process, only algorithms that repeat to the bit; others raise.
     Returns: torch.device.   Raises: UserError when the device is not there.
     """
     torch.set_num_threads(num_threads)
     device = choose_device(device_name)
+    if deterministic and device.type == "cuda":
+        # cuBLAS reads it when first used; without fixed work space it may add up in another order each time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: never to outlive a killed torchrun
         if device.type == "cuda":

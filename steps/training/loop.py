@@ -25,6 +25,8 @@ class LoopConfig:
     dev.  patience: stop after this many looks without a better dev loss and keep the best weights; 0: off, as models that
     are compared must be.  save_every_s: seconds between checkpoints.  loader_workers: processes that read ahead.
     bf16: where matrix products are in bfloat16; true: on CUDA, never on a CPU; amx: on CPUs with AMX, too; false: nowhere.
+    deterministic: on one CUDA device, too, the same training gives the same bits, stopped and resumed or not, on the same kind
+    of card with the same versions; slower.
     """
 
     epochs: int = 60
@@ -36,6 +38,7 @@ class LoopConfig:
     save_every_s: float = 60.0
     loader_workers: int = 0
     bf16: bool | str = True
+    deterministic: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "max_batch_frames", "accumulate", "average_last", "dev_every"):
@@ -56,7 +59,7 @@ class LoopConfig:
 
 
 class Trainer:
-    """One training run, resumable to the bit on a CPU.
+    """One training run, resumable to the bit on a CPU, and on CUDA with `deterministic`.
 
     Args: model: AsrModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
           tokenizer: for dev word errors.   loop, optim, augment: LoopConfig, OptimConfig, SpecAugmentConfig or None.
@@ -129,10 +132,12 @@ class Trainer:
         rate = learning_rate(progress, self.optim)
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = rate
+        # counted before they move: a look at a number on a GPU waits for it
+        frames = sum(batch.weight * int(self.model.output_lengths(batch.lengths).sum()) for batch in batches)
+        heard = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
         batches = [batch.to(self.device) for batch in batches]
         with self.autocast():
             lessons, taught = self.objective.prepare(self.model, batches)
-        frames = sum(batch.weight * int(self.model.output_lengths(batch.lengths).sum()) for batch in batches)
         total_frames, total_taught = distributed.sum_over_processes([frames, taught], self.device)
         share = total_frames / total_taught if total_taught else 1.0
         sums = {}
@@ -143,20 +148,21 @@ class Trainer:
             loss = batch.weight * sum(terms.values()) / total_frames
             loss.backward()
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + batch.weight * value.item()
+                sums[name] = sums.get(name, 0.0) + batch.weight * value.detach().double()
         distributed.sum_gradients_(self.parameters)
         norm = clip_gradient_(self.parameters, self.optim.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        # all numbers at once, after the last kernel is launched
+        norm, *values = torch.stack([norm.double(), *sums.values()]).tolist()
         if norm - norm != 0:
             raise UserError(
                 f"step {self.step}: the gradient is not finite ({batches[0].utt_ids[0]}, ...); lower optim.peak_lr"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.after_update:
             self.after_update(self.model)
         self.step, self.batch = self.step + 1, self.batch + batches_per_update(self.loop)
-        heard = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
-        heard, *values = distributed.sum_over_processes([heard, *sums.values()], self.device)
+        heard, *values = distributed.sum_over_processes([heard, *values], self.device)
         sums = dict(zip(sums, values, strict=True))
         self.monitor.update(self.step, self.epoch, progress, sums, total_frames, rate, norm, heard)
 

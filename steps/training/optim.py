@@ -65,12 +65,13 @@ def row_chunks(model):
 
 
 def clip_gradient_(parameters, limit):
-    """Scale the whole gradient down to the norm `limit` if it is longer. Returns: its norm before, a float."""
+    """Scale the whole gradient down to the norm `limit` if it is longer. Returns: its norm before, a scalar tensor."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads, foreach=True)
-    if (length := norm.item()) > limit:
+    # a look at the norm spares a CPU the scaling, but would keep a GPU waiting
+    if norm.device.type != "cpu" or norm.item() > limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
-    return length
+    return norm
 
 
 def learning_rate(progress, config):

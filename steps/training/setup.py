@@ -90,8 +90,9 @@ class Setup:
     def __init__(self, args, config, step):
         self.args, self.config, self.step = args, config, step
         self.out = Path(args.out)
-        self.device = distributed.start(args.device, args.num_threads)
-        config.loop.bf16_on(self.device.type)  # refused before anything is read
+        self.device = distributed.start(args.device, args.num_threads, config.loop.deterministic)
+        # refused before anything is read
+        config.loop.bf16_on(self.device.type)
         self.tokenizer = Tokenizer.load(args.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
         if config.augment and config.augment.vtlp and self.features.kind != "fbank":

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-I", "-S", str(ROOT / "utils/run.py")]
@@ -22,7 +21,8 @@ loop: {epochs: %d, max_batch_frames: 700, average_last: 1, dev_every: 1000}
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": python_path, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def curve(corpus, out, processes, *options):
@@ -171,7 +171,7 @@ def running_commands():
                 continue
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_one_gpu_under_torchrun(corpus, tmp_path):
     words = teacher_command(corpus, tmp_path / "model", 2)
     words[words.index("cpu")] = "cuda"

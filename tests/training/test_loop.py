@@ -209,6 +209,20 @@ def test_after_update_keeps_zeros(data, tmp_path):
     assert trainer.model.output.weight[2].abs().min() > 0
 
 
+def test_a_gradient_that_is_not_finite_is_refused_and_not_saved(data, tmp_path):
+    def spoil(model, batch, lesson, share):
+        terms = TranscriptObjective(CtcConfig(), model)(model, batch)
+        return {"ctc": terms["ctc"] * (float("nan") if trainer.step == 2 else 1.0)}
+
+    trainer = make_trainer(data, tmp_path, loop=dataclasses.replace(LOOP, save_every_s=0.0))
+    trainer.objective.forward = spoil
+    with pytest.raises(UserError, match=r"step 2: the gradient is not finite .*; lower optim.peak_lr"):
+        trainer.train()
+    states = [torch.load(path, weights_only=True) for path in (tmp_path / "checkpoints").glob("*.pt")]
+    assert [state["position"][0] for state in states] and max(state["position"][0] for state in states) == 2
+    assert all(torch.isfinite(tensor).all() for state in states for tensor in state["model"].values())
+
+
 def test_early_stopping_ships_the_best_epoch(data, tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 0.0])
     trainer = make_trainer(data, tmp_path, loop=dataclasses.replace(LOOP, epochs=50, patience=2))
