@@ -1,4 +1,4 @@
-"""Every command of the README: the short ones are run, the long ones as dry runs."""
+"""Every command of the README and of the pages it sends a new user to: the short ones are run, the long ones as dry runs."""
 
 import ast
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "recipes/README.md", "steps/scoring/README.md")
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = [
     line.split("#")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -94,7 +95,7 @@ def test_folds_by_hand(tmp_path):
 
 def test_forks_dry_run_at_once(tmp_path):
     commands = [shlex.split(command) for command in COMMANDS if command.startswith("utils/fork_recipe.sh")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for number, (program, source, _) in enumerate(commands):
         target = tmp_path / f"mine{number}"
         assert run([program, source, str(target)]).returncode == 0
@@ -116,8 +117,14 @@ def test_a_program_explains_itself():
 
 
 def test_files_named_in_the_readme_exist():
-    for name in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / name).exists(), name
+    for page in (*PAGES, "recipes/an4/README.md", "CONTRIBUTING.md"):
+        for name in re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / page).read_text(encoding="utf-8")):
+            assert ((ROOT / page).parent / name).exists(), (page, name)
+
+
+def test_no_line_of_the_readme_is_too_long_to_read():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [(number, len(line)) for number, line in enumerate(lines, 1) if len(line) > 120] == []
 
 
 def test_every_requirement_is_explained():
