@@ -19,6 +19,7 @@ from unittest import mock
 
 import kaldiio
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -245,6 +246,23 @@ def spec(**changes):
     return harm
 
 
+def graph(change):
+    """Harm: another graph in the exported file. Args: change: function that alters an onnx.GraphProto."""
+
+    def harm(w):
+        model = onnx.load(w.export / "model.onnx")
+        change(model.graph)
+        onnx.save(model, w.export / "model.onnx")
+
+    return harm
+
+
+def doubles(output):
+    """The same output of a graph, of another type and name."""
+    shape = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
+    return onnx.helper.make_tensor_value_info("d", onnx.TensorProto.DOUBLE, shape)
+
+
 def anchors(depth):
     """A YAML list that takes 10 ** depth values when its aliases are written out."""
     text = f"&a0 [{', '.join('x' * 10)}]"
@@ -449,9 +467,14 @@ CASES = [  # name, harm, program, words of the message
     ("checkpoint: of something else", checkpoint({"seed": 0}), train, "of another training"),
     # ONNX
     ("onnx: cut", cut("model/export/model.onnx"), recognise, "model.onnx: not the file that SHA256SUMS names"),
-    ("onnx: cut, no sums", unsummed(cut("model/export/model.onnx")), recognise, "onnxruntime cannot load it"),
-    ("onnx: empty", unsummed(put("model/export/model.onnx", "")), recognise, "model.onnx"),
-    ("onnx: random", unsummed(put("model/export/model.onnx", bytes(range(256)) * 9)), recognise, "onnxruntime cannot load it"),
+    ("onnx: cut, no sums", unsummed(cut("model/export/model.onnx")), recognise, "no ONNX graph, or damaged"),
+    ("onnx: empty", unsummed(put("model/export/model.onnx", "")), recognise, "model.onnx: the file is empty"),
+    ("onnx: random", unsummed(put("model/export/model.onnx", bytes(range(256)) * 9)), recognise, "no ONNX graph, or damaged"),
+    ("onnx: unknown operator", unsummed(graph(lambda g: setattr(g.node[0], "op_type", "Nonsense"))), recognise, "onnxruntime cannot load"),
+    ("onnx: loop", unsummed(graph(lambda g: g.node.add(op_type="Loop").attribute.add(name="body", type=5).g.node.add())),
+     recognise, "a graph within the graph, which could run for ever"),
+    ("onnx: doubles out", unsummed(graph(lambda g: (g.node.add(op_type="Cast", input=["log_probs"], output=["d"])
+     .attribute.add(name="to", type=2, i=11), g.output[0].CopyFrom(doubles(g.output[0]))))), recognise, "not a CTC model"),
     ("onnx: sums cut", cut("model/export/SHA256SUMS"), recognise, "SHA256SUMS"),
     ("onnx: fewer tokens", unsummed(cut("model/export/tokens.txt", 0.7)), recognise, "tokens.txt"),
     ("onnx: other features", unsummed(put("model/export/features.yaml", "num_mel_bins: 8\n")), recognise, "features"),
