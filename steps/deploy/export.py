@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 from onnx import numpy_helper
 
 from steps.core.config import load_config
@@ -12,7 +13,9 @@ from steps.core.exports import SUMS
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
+from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
+from steps.deploy.integer import MICROSOFT
 from steps.deploy.runtimes.sherpa import computes
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model
@@ -26,6 +29,8 @@ A speech recogniser: {head}, {quantization}.
 - SHA256SUMS: of these, which are all that a runtime needs; `sha256sum -c SHA256SUMS`.
 
 Look-ahead: {look_ahead}.
+
+Needs onnxruntime {oldest} or later (ONNX opset {opset}, IR version {ir}){microsoft}.
 
 Run: python3 -m steps.transcribe THIS_FOLDER a.wav
 {sherpa}{integer}"""
@@ -75,7 +80,7 @@ def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
         (out / old).unlink(missing_ok=True)
     for name in BESIDE:
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
-    write_text(out / "README.md", describe(model, features, tokens))
+    write_text(out / "README.md", describe(model, features, tokens, list(graphs.values())))
     for name, content in contents.items():
         with atomic_file(out / name, "wb") as file:
             file.write(content)
@@ -88,8 +93,9 @@ def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
     return ExportReport(size_bytes, tensor_bytes, difference, snr_db, len(quantized_layers(model)))
 
 
-def describe(model: AsrModel, features: FeatureConfig, tokens: list[str]) -> str:
+def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto]) -> str:
     """README.md of the exported folder."""
+    domains = {node.domain for graph in graphs for node in graph.graph.node}
     high = features.high_freq_hz
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
@@ -102,6 +108,10 @@ def describe(model: AsrModel, features: FeatureConfig, tokens: list[str]) -> str
         window=features.window,
         low=features.low_freq_hz,
         high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
+        oldest=OLDEST_ONNXRUNTIME,
+        opset=max(map(opset_of, graphs)),
+        ir=max(graph.ir_version for graph in graphs),
+        microsoft=", with its com.microsoft operators" if MICROSOFT in domains else "",
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
         sherpa=SHERPA.format(rate=features.sample_rate_hz, dim=features.dim) if computes(features) else "",
         integer=INTEGER.format(bits=" and ".join(map(str, bits))) if quantized else "",
