@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.exports import SUMS, onnx_bytes, read_sums, shipped_bytes
+from steps.core.exports import SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
 from steps.core.outdir import sha256_file
 from steps.scoring.results import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
@@ -81,6 +81,7 @@ def collect_row(exp, model, set_name, benchmark):
         **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
         **{f"{key}_percent": run.get(key) for key in ("dev_wer", "dev_cer")},
         train_seconds=run.get("seconds"),
+        sherpa_tokens=SHERPA_TOKENS in sizes,
         lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
     )
 

@@ -213,6 +213,9 @@ def set_lines(results, set_name):
     """What a test set can show, in sentences. Returns: list of str."""
     rows = [row for row in results.rows if row.set == set_name]
     lines = [line for info in results.sets if info.name == set_name for line in size_lines(info)]
+    if misread := [row.model for row in rows if row.sherpa_tokens]:
+        what = "for byte-level BPE, by its letters, and would drop some; it is given tokens_sherpa.txt"
+        lines.append(f"sherpa-onnx takes the tokens.txt of {', '.join(misread)} {what}.")
     if rows and all(row.lexicon_differs == 0 for row in rows):
         lines.append("Greedy and lexicon texts are equal: every utterance, every model.")
     return lines
