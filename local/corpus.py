@@ -4,6 +4,7 @@ A reader yields `steps.core.datadir.Utterance`s by set and hands them to `finish
 published counts, applies the preparation options (local/preparation.py), refuses leaks between sets, and writes.
 """
 
+import argparse
 import csv
 import hashlib
 import json
@@ -215,16 +216,16 @@ def measure(sets, problems):
     return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
 
 
-def fetch_again(args):
+def fetch_again(args: argparse.Namespace) -> str:
     """The remedy for a corpus that was fetched and is not whole; empty for one that was named."""
     folders = " and ".join(str(Path(args.out) / name) for name in ("corpus", "download"))
     return "" if args.corpus_dir else f"; to fetch it again, remove {folders}"
 
 
-def check_counts(sets, published, args):
+def check_counts(sets, published, args=None):
     """Refuse a copy of the corpus that is not the published one.
 
-    Args: args: of `reader_parser`.
+    Args: args: of `reader_parser`, for the remedy.
           published: set -> (utterances, speakers, hours); None: not published. Hours may be 5 % off: they are rounded there.
     """
     for name, expected in published.items():
@@ -235,7 +236,7 @@ def check_counts(sets, published, args):
             told = [f"{n:g} {what}" for n, what in zip(expected, ("utterances", "speakers", "hours"), strict=True) if n]
             raise UserError(
                 f"{name} has {found[0]} utterances, {found[1]} speakers, {hours:.2f} hours; the published corpus "
-                f"{', '.join(told)}; for a part of it, say --check-counts false{fetch_again(args)}"
+                f"{', '.join(told)}; for a part of it, say --check-counts false{fetch_again(args) if args else ''}"
             )
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,11 +34,11 @@ MAGIC = {".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def download(url, path, checksum=None, pauses_s=None):
+def download(url: str, path: str | Path, sha256: str | None = None, pauses_s: Sequence[float] | None = None) -> Path:
     """Fetch `url` to `path` unless it is there already.
 
-    Args:    checksum: published SHA-256 or MD5 in hex digits; None: the SHA-256 in `path`.sha256, or none yet: then `record`
-             it as soon as the content has proved right.
+    Args:    sha256: published SHA-256, or MD5 where there is no other, in hex digits; None: the SHA-256 in `path`.sha256, or
+             none yet: then `record` it as soon as the content has proved right.
              pauses_s: seconds to wait before each new attempt after a broken connection; None: PAUSES_S.
     Returns: Path of the complete file.
     Raises:  UserError when the server cannot be reached, refuses, or sends something else than expected.
@@ -47,39 +48,39 @@ def download(url, path, checksum=None, pauses_s=None):
         raise UserError(f"{url}: expected an address that starts with http:// or https://")
     if path.is_file():
         _check_kind(path, url, path)
-        _check_sum(path, checksum, url, path)
+        _check_sum(path, sha256, url, path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = Path(f"{path}.part")
     _fetch_all(url, part, PAUSES_S if pauses_s is None else pauses_s)
     _check_kind(part, url, path)
-    _check_sum(part, checksum, url, path)
+    _check_sum(part, sha256, url, path)
     os.replace(part, path)
     Path(f"{part}.version").unlink(missing_ok=True)
     return path
 
 
-def recorded(path):
+def recorded(path: str | Path) -> str | None:
     """The SHA-256 that an earlier download of this file had, or None."""
     record = Path(f"{path}.sha256")
     words = record.read_bytes().decode("utf-8", "replace").split() if record.is_file() else []
     return words[0] if words else None
 
 
-def record(path):
+def record(path: str | Path) -> None:
     """Write down the SHA-256 of a download that has proved right; later ones must have the same."""
     if not recorded(path):
         write_text(f"{path}.sha256", f"{sha256_file(path)}  {Path(path).name}\n")
 
 
-def record_all(folder):
+def record_all(folder: Path) -> None:
     """Record every archive in a folder of downloads; without such a folder do nothing."""
     for path in sorted(folder.glob("*")):
         if path.suffix in MAGIC:
             record(path)
 
 
-def put_aside(file, path=None, forget=False):
+def put_aside(file: Path, path: Path | None = None, forget: bool = False) -> Path:
     """Rename what came to `path`.bad, so that the next start fetches anew.
 
     Args:    file: what came.   path: where it was to go; None: there it is.   forget: also what was recorded of it.
@@ -196,7 +197,7 @@ def _copy(response, part, mode, have, total):
                 say(f"{have / 1e6:.1f} {f'of {total / 1e6:.1f} ' if total else ''}MB")
 
 
-def parse_sha256(text):
+def parse_sha256(text: str) -> str:
     """Type of --sha256: 64 hex digits."""
     if re.fullmatch("[0-9a-fA-F]{64}", text):
         return text

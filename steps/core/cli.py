@@ -94,12 +94,12 @@ def say(message):
     print(printable(message), flush=True)
 
 
-def printable(message):
+def printable(message: object) -> str:
     """The message with control characters, which data may hold and terminals obey, written as \\x1b and the like."""
     return str(message).translate(CONTROLS)
 
 
-def tell(message):
+def tell(message: object) -> None:
     """Print to standard error at once."""
     print(printable(message), file=sys.stderr, flush=True)
 
