@@ -4,21 +4,20 @@ A reader yields `steps.core.datadir.Utterance`s by set and hands them to `finish
 published counts, applies the preparation options (local/preparation.py), refuses leaks between sets, and writes.
 """
 
+import argparse
 import csv
 import hashlib
 import json
 import re
-import shutil
 import sys
-import tarfile
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.download import download
+from local.archives import BadArchive, discard_leftovers, unpack
+from local.download import download, put_aside, record_all, recorded
 from local.leaks import refuse_leaks
 from local.preparation import PreparationConfig, prepare_sets
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, say
@@ -60,10 +59,11 @@ def reader_parser(description, mirror=None, counts=False):
 def fetch(args, archives):
     """Find the folder of the corpus: --corpus-dir, an archive unpacked, or archives fetched and unpacked to --out.
 
-    Args:    archives: path below the mirror -> SHA-256 or None.
+    Args:    archives: path below the mirror -> published checksum (SHA-256, or MD5 where there is no other) or None.
     Returns: Path of a folder.   Raises: UserError.
     """
     out = Path(args.out)
+    discard_leftovers(out / "corpus")
     if args.corpus_dir:
         path = Path(args.corpus_dir)
         if not path.exists():
@@ -71,38 +71,32 @@ def fetch(args, archives):
         return unpack(path, out / "corpus") if path.is_file() else path
     if not archives:
         raise UserError("--corpus-dir is empty: name the corpus there, or as corpus_dir= in recipe.sh")
-    for name, sha256 in archives.items():
+    for name, published in archives.items():
         file_name = Path(name).name
         folder = out / "corpus" / file_name.split(".")[0]
+        discard_leftovers(folder)
         if not folder.is_dir():
-            url = f"{args.mirror.rstrip('/')}/{name}"
-            say(f"fetching {url}")
-            try:
-                archive = download(url, out / "download" / file_name, sha256)
-            except UserError as error:
-                message = f"{error}; or name a copy with --corpus-dir, or another server with --mirror"
-                raise UserError(message) from None
-            unpack(archive, folder)
+            _fetch_one(f"{args.mirror.rstrip('/')}/{name}", out / "download" / file_name, published, folder)
     return out / "corpus"
 
 
-def unpack(archive, folder):
-    """Unpack a tar archive to `folder` (made anew), refusing whatever would land outside. Returns: folder."""
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError("unpacking safely needs Python 3.11.4 or later; unpack by hand and name the folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+def _fetch_one(url, archive, published, folder):
+    """Download an archive and unpack it; one that turns out to be bad is put aside, so that the next start fetches anew."""
+    say(f"fetching {url}")
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(temp, filter="data")
-        shutil.rmtree(folder, ignore_errors=True)
-        temp.rename(folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive}: cannot be unpacked ({error})") from None
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
-    folder.chmod(0o755)
-    return folder
+        download(url, archive, published)
+        unpack(archive, folder)
+    except UserError as error:
+        message = str(error)
+        if isinstance(error, BadArchive) and published is None:
+            bad = put_aside(archive, forget=True)
+            message = f"{error}; what came is kept as {bad}: run again to fetch it anew"
+        message += "; or name a copy with --corpus-dir, or another server with --mirror"
+        raise UserError(message) from None
+    if published is None and not recorded(archive):
+        say(
+            f"{archive}: nobody publishes its checksum; it is recorded once the counts are right, and later ones must agree"
+        )
 
 
 def find_folders(root, name, depth=3):
@@ -222,10 +216,17 @@ def measure(sets, problems):
     return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
 
 
-def check_counts(sets, published):
+def fetch_again(args: argparse.Namespace) -> str:
+    """The remedy for a corpus that was fetched and is not whole; empty for one that was named."""
+    folders = " and ".join(str(Path(args.out) / name) for name in ("corpus", "download"))
+    return "" if args.corpus_dir else f"; to fetch it again, remove {folders}"
+
+
+def check_counts(sets, published, args=None):
     """Refuse a copy of the corpus that is not the published one.
 
-    Args: published: set -> (utterances, speakers, hours); None: not published. Hours may be 5 % off: they are rounded there.
+    Args: args: of `reader_parser`, for the remedy.
+          published: set -> (utterances, speakers, hours); None: not published. Hours may be 5 % off: they are rounded there.
     """
     for name, expected in published.items():
         hours = sum(utt.duration_s for utt in sets[name]) / 3600
@@ -235,7 +236,7 @@ def check_counts(sets, published):
             told = [f"{n:g} {what}" for n, what in zip(expected, ("utterances", "speakers", "hours"), strict=True) if n]
             raise UserError(
                 f"{name} has {found[0]} utterances, {found[1]} speakers, {hours:.2f} hours; the published corpus "
-                f"{', '.join(told)}; for a part of it, say --check-counts false"
+                f"{', '.join(told)}; for a part of it, say --check-counts false{fetch_again(args) if args else ''}"
             )
 
 
@@ -248,12 +249,12 @@ def finish(sets, problems, args, published=None, words=None):
     """
     config = load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
     sets = measure(sets, problems)
-    raise_problems(problems, f"{args.corpus_dir or args.out} cannot be used as it is")
+    raise_problems(problems, f"{args.corpus_dir or args.out} cannot be used as it is{fetch_again(args)}")
     for name, utterances in sets.items():
         if not utterances:
-            raise UserError(f"{args.corpus_dir or args.out}: no utterances for {name}")
+            raise UserError(f"{args.corpus_dir or args.out}: no utterances for {name}{fetch_again(args)}")
     if published and args.check_counts:
-        check_counts(sets, published)
+        check_counts(sets, published, args)
     refuse_leaks(sets, config.shared_speakers)
     sets = prepare_sets(sets, config, Path(args.out), args.nj)
     for name, utterances in sets.items():
@@ -263,6 +264,8 @@ def finish(sets, problems, args, published=None, words=None):
             {word for name in sets if not name.startswith("test") for u in sets[name] for word in u.text.split()}
         )
     write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
+    if getattr(args, "check_counts", True):
+        record_all(Path(args.out) / "download")
     for name, utterances in sets.items():
         say(describe(name, utterances, set(words)))
 

@@ -3,8 +3,9 @@
     python3 local/prepare_an4.py --corpus-dir downloads/an4 --out data/an4
 
 --corpus-dir: a folder with etc/ and flac/ or wav/ (FLAC, WAV or NIST SPHERE files), or the archive an4_sphere.tar.gz.
-Without it the archive (64 MB) is fetched from CMU to --out and unpacked there. Writes train, dev, test and words.txt,
-the words of the corpus' own dictionary. AN4 has no dev set: seven training speakers are held out, always the same.
+Without it the archive (64 MB) is fetched to --out over https, compared with its checksum, and unpacked there. Writes
+train, dev, test and words.txt, the words of the corpus' own dictionary. AN4 has no dev set: seven training speakers are
+held out, always the same.
 """
 
 import re
@@ -13,12 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import check_counts, fetch, finish, measure, reader_parser
+from local.corpus import check_counts, fetch, fetch_again, finish, measure, reader_parser
 from steps.core.cli import UserError, parse_bool, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import Problem, raise_problems
 
-MIRROR, ARCHIVE = "http://www.speech.cs.cmu.edu/databases/an4", "an4_sphere.tar.gz"
+# NVIDIA's copy, of NeMo's tutorials: CMU's own server has no https. The checksum is the one others pin for it.
+MIRROR, ARCHIVE = "https://dldata-public.s3.us-east-2.amazonaws.com", "an4_sphere.tar.gz"
+SHA256 = "a0525579493735d32b60fb6fa5975dd0eaacde087b0a4eeb7f13b7ef33077b12"
 DEV_SPEAKERS = {"fbbh", "fkai", "fplp", "mcel", "mewl", "mmal", "msct"}  # three women, four men; chosen by name only
 COUNTS = {"train": (948, 74, None), "test": (130, 10, None)}  # utterances, speakers, as published
 SUFFIXES = (".flac", ".wav", ".sph")
@@ -89,12 +92,12 @@ def main():
     text = "true: train also on the dev speakers, for a final model (default: false)"
     parser.add_argument("--dev-in-train", type=parse_bool, default=False, metavar="BOOL", help=text)
     args, problems = parser.parse_args(), []
-    out, root = Path(args.out), find_root(fetch(args, {ARCHIVE: None}))
+    out, root = Path(args.out), find_root(fetch(args, {ARCHIVE: SHA256}))
     sets = {name: read_set(root, name, problems) for name in COUNTS}
     sets = measure(sets, problems)
-    raise_problems(problems, f"{root} is not a complete AN4")
+    raise_problems(problems, f"{root} is not a complete AN4{fetch_again(args)}")
     if args.check_counts:
-        check_counts(sets, COUNTS)
+        check_counts(sets, COUNTS, args)
     sets["dev"] = [utt for utt in sets["train"] if utt.speaker in DEV_SPEAKERS]
     sets["train"] = [utt for utt in sets["train"] if utt.speaker not in DEV_SPEAKERS]
     finish(sets, problems, args, words=read_words(root))

@@ -102,8 +102,10 @@ def read_jobs(path):
 
 def write_wav(path, samples, rate_hz):
     """Write a mono 16-bit WAV file to a temporary sibling, then rename it."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temp = f"{path}.{os.getpid()}.tmp"
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    # the same in every run: what a killed one left is written over
+    temp = os.path.join(folder, f".{name}.tmp")
     with wave.open(temp, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -10,6 +10,7 @@ import sys
 import torch
 
 from steps.core.cli import add_common, make_parser, run_main, say
+from steps.core.exports import SHERPA_TOKENS
 from steps.deploy.export import export_folder
 
 
@@ -22,6 +23,9 @@ def main():
     report = export_folder(args.model, args.out)
     say(f"largest difference from torch: {report.largest_difference:.2g} nats, {report.snr_db:.1f} dB")
     say(f"int8 layers: {report.integer_layers}")
+    if report.sherpa_tokens:
+        what = "sherpa-onnx would take tokens.txt for byte-level BPE and drop letters"
+        say(f"{what}: give it {SHERPA_TOKENS} instead ({args.out}/README.md)")
     graph_bytes = report.size_bytes - report.tensor_bytes
     say(f"{report.size_bytes:,} bytes ({graph_bytes:,} of them graph) in {args.out}/model.onnx")
 

@@ -18,6 +18,7 @@ from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
 from steps.scoring.collect import decode_folder, read_json, read_score
 from steps.scoring.compare import parse_pairs
+from steps.scoring.escape import markdown
 from steps.scoring.markdown import interval_text, markdown_table
 from steps.scoring.results import KINDS
 from steps.scoring.runs import over_folds, over_seeds
@@ -26,7 +27,7 @@ from steps.scoring.runs import over_folds, over_seeds
 def main():
     args = parse_args()
     seeds = args.how == "seeds"
-    page, kinds = [f"# {args.set}, {len(args.runs)} {args.how}\n"], {}
+    page, kinds = [f"# {markdown(args.set)}, {len(args.runs)} {args.how}\n"], {}
     for kind in KINDS:
         models = common_models(args.runs, args.set, kind)
         if not models:

@@ -9,7 +9,7 @@ only words of that list come out. A file that is no audio is reported, the other
 import contextlib
 import sys
 
-from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main
+from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main, tell
 from steps.core.datadir import Utterance
 from steps.data.features import utterance_features, utterance_samples
 from steps.deploy.runtimes import load_recogniser
@@ -46,7 +46,7 @@ def transcribe(recogniser, paths, results):
             utterance = Utterance(path, speaker="", text="", audio=path)
             texts = recogniser.recognise(heard_by(recogniser, utterance), path)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            tell(f"error: {error}")
             failed += 1
             continue
         print(f"{path}\t{texts.get('lexicon', texts['greedy'])}", file=results, flush=True)

@@ -19,6 +19,7 @@ from unittest import mock
 
 import kaldiio
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -245,6 +246,48 @@ def spec(**changes):
     return harm
 
 
+def graph(change):
+    """Harm: another graph in the exported file. Args: change: function that alters an onnx.GraphProto."""
+
+    def harm(w):
+        model = onnx.load(w.export / "model.onnx")
+        change(model.graph)
+        onnx.save(model, w.export / "model.onnx")
+
+    return harm
+
+
+def doubles(output):
+    """The same output of a graph, of another type and name."""
+    shape = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
+    return onnx.helper.make_tensor_value_info("d", onnx.TensorProto.DOUBLE, shape)
+
+
+def anchors(depth):
+    """A YAML list that takes 10 ** depth values when its aliases are written out."""
+    text = f"&a0 [{', '.join('x' * 10)}]"
+    for level in range(1, depth):
+        text = f"&a{level} [{text}{f', *a{level - 1}' * 9}]"
+    return text
+
+
+def odd_id(utt):
+    """Harm: another id in place of s-0, in all tables."""
+
+    def harm(w):
+        for name in ("wav.scp", "text", "utt2spk"):
+            line(f"data/{name}", 0, (w.data / name).read_text().splitlines()[0].replace("s-0", utt, 1))(w)
+        put("data/spk2utt", f"s {utt} s-1 s-2 s-3\n")(w)
+
+    return harm
+
+
+def blocks(listed):
+    """Harm: other blocks in model.json."""
+    sizes = {"d_model": 16, "context": 1, "dropout": 0.1, "blocks": listed}
+    return lambda w: spec(model=sizes)(w)
+
+
 def weights(change):
     """Harm: other weights, with the right checksum."""
 
@@ -301,6 +344,11 @@ CASES = [  # name, harm, program, words of the message
     ("data: id twice", line("data/text", 1, "s-0 b"), tokenize, "text:2: id 's-0' is there twice"),
     ("data: negative length", put("data/utt2dur", "s-0 -1\ns-1 1\ns-2 1\ns-3 1\n"), extract, "number above 0, not '-1'"),
     ("data: length nan", put("data/utt2dur", "s-0 nan\ns-1 1\ns-2 1\ns-3 1\n"), extract, "number above 0, not 'nan'"),
+    ("data: speed 1e8", put("data/utt2speed", "s-0 1e8\ns-1 1\ns-2 1\ns-3 1\n"), extract, "a factor from 0.1 to 10"),
+    ("data: id with an escape", odd_id("s-\x1b[2J0"), tokenize, r"utt2spk:1: control character .* '\\x1b' in an id"),
+    ("data: id with a line separator", odd_id("s-\u20280"), extract, r"utt2spk:1: .*white space '\\u2028' in an id"),
+    ("data: speaker with a bell", lambda w: (line("data/utt2spk", 0, "s-0 s\x07")(w), (w.data / "spk2utt").unlink()),
+     extract, r"utt2spk:1: .*'\\x07' in an id"),
     ("data: speed inf", put("data/utt2speed", "s-0 inf\ns-1 1\ns-2 1\ns-3 1\n"), extract, "above 0, not 'inf'"),
     ("data: reversed", put("data/segments", "s-0 s-0 0.9 0.1\ns-1 s-1 0 1\ns-2 s-2 0 1\ns-3 s-3 0 1\n"), extract,
      "not after its start"),
@@ -317,6 +365,7 @@ CASES = [  # name, harm, program, words of the message
     ("audio: nan", audio([NAN] * 16000), extract, "samples are not finite"),
     ("audio: inf", audio([INF] * 16000), extract, "samples are not finite"),
     ("audio: not scaled", audio([30000.0] * 16000), extract, r"not scaled to \[-1, 1\]"),
+    ("audio: a rate of no use", audio([0.1] * 16000, 999_983), extract, "999983 Hz is no usual rate"),
     ("audio: under a frame", audio([0.1] * 100), extract, "less than one frame"),
     ("audio: transcribe text", put("wav/0.wav", "hello"), say_what, "not a readable sound file"),
     # text
@@ -337,7 +386,23 @@ CASES = [  # name, harm, program, words of the message
     ("yaml: key twice", put("conf/features.yaml", "kind: fbank\nkind: mfcc\n"), extract, "'kind' given twice"),
     ("yaml: unknown key", put("conf/features.yaml", "num_mel_bin: 16\n"), extract, "did you mean 'num_mel_bins'"),
     ("yaml: object", put("conf/features.yaml", "kind: !!python/object/apply:os.mkdir [pwned]\n"), extract, "not valid YAML"),
-    ("yaml: alias bomb", put("conf/features.yaml", "a: &a [1, 1]\nb: &b [*a, *a]\nkind: *b\n"), extract, "unknown key"),
+    ("yaml: aliases", put("conf/features.yaml", "a: &a [1, 1]\nb: &b [*a, *a]\nkind: *b\n"), extract, "unknown key"),
+    ("yaml: anchor bomb", put("conf/features.yaml", f"kind: {anchors(9)}\n"), extract, "more than 50,000 values"),
+    ("yaml: bomb in the base", lambda w: (put("conf/b.yaml", f"kind: {anchors(9)}\n")(w),
+     put("conf/features.yaml", "base: b.yaml\n")(w)), extract, "b.yaml: not valid YAML: more than 50,000 values"),
+    ("yaml: long list", put("conf/features.yaml", f"kind: [{'1, ' * 300}]\n"), extract, r"not \[1, 1, 1, 1, 1, 1, \.\.\.\]$"),
+    ("yaml: anchor within itself", put("conf/features.yaml", "kind: &a [*a]\n"), extract, "an anchor that holds itself"),
+    ("yaml: 300 kB", put("conf/features.yaml", "#" * 300_000), extract, "more than 262,144 bytes, which no settings"),
+    ("yaml: 400 digits", put("conf/features.yaml", f"frame_length_ms: {'9' * 400}\n"), extract, "a number of 400 digits"),
+    ("yaml: base 60", put("conf/features.yaml", f"frame_length_ms: 1{':1' * 400}.5\n"), extract, "a number of 803 digits"),
+    ("yaml: 30 digits", put("conf/features.yaml", f"frame_length_ms: {'9' * 30}\n"), extract, "more than 63 bits"),
+    ("yaml: rate 1e12", put("conf/features.yaml", "sample_rate_hz: 1000000000000\n"), extract, "192000 or less"),
+    ("yaml: window of years", put("conf/features.yaml", "frame_length_ms: 1.0e+12\n"), extract, "must be 1 to 1000"),
+    ("yaml: odd int", put("conf/features.yaml", "num_mel_bins: !!int ''\n"), extract, "not valid YAML"),
+    ("yaml: odd bool", put("conf/features.yaml", "snip_edges: !!bool maybe\n"), extract, "not valid YAML"),
+    ("yaml: odd date", put("conf/features.yaml", "kind: !!timestamp now\n"), extract, "not valid YAML"),
+    ("yaml: a billion blocks", put("conf/train.yaml", TRAIN.replace("num_blocks: 1", "num_blocks: 1000000000")), train,
+     "num_blocks must be 1 to 1000"),
     ("yaml: deep", put("conf/features.yaml", "[" * 5000), extract, "not valid YAML"),
     ("yaml: not a number", put("conf/features.yaml", "num_mel_bins: many\n"), extract, "expected int, not 'many'"),
     ("yaml: nan", put("conf/features.yaml", "frame_length_ms: .nan\n"), extract, "not a finite number"),
@@ -386,7 +451,11 @@ CASES = [  # name, harm, program, words of the message
     ("model: cut features", cut("model/features.yaml"), recognise_torch, "features.yaml: content does not match"),
     ("model: other tokens", line("model/tokens.txt", 2, "z 2"), recognise_torch, "tokens.txt: content does not match"),
     ("model: other features", put("conf/features.yaml", "num_mel_bins: 16\nwindow: hanning\n"), distill, "differ"),
-    ("model: huge", spec(vocab_size=10**12), export, "does not describe a model"),
+    ("model: huge", spec(vocab_size=10**12), export, r"output.bias is F32 \[5\], not F32 \[1000000000000\]"),
+    ("model: beyond numbers", spec(vocab_size=10**30), export, "does not describe a model"),
+    ("model: 5e6 units", blocks([{"units": 5_000_000}]), export, r"not F32 \[16, 5000000\]"),
+    ("model: 50,000 blocks", blocks([{"units": 16}] * 50_000), export, "tensors for 50000 blocks"),
+    ("model: doubles", weights(lambda t: t.update({"norm.bias": t["norm.bias"].double()})), export, "norm.bias is F64"),
     ("model: negative", spec(vocab_size=-3), export, "does not describe a model"),
     ("model: size as text", spec(feature_dim="16"), export, "does not describe a model"),
     ("model: no bits", spec(quantization={"layers": []}), export, "does not describe a model"),
@@ -398,9 +467,14 @@ CASES = [  # name, harm, program, words of the message
     ("checkpoint: of something else", checkpoint({"seed": 0}), train, "of another training"),
     # ONNX
     ("onnx: cut", cut("model/export/model.onnx"), recognise, "model.onnx: not the file that SHA256SUMS names"),
-    ("onnx: cut, no sums", unsummed(cut("model/export/model.onnx")), recognise, "onnxruntime cannot load it"),
-    ("onnx: empty", unsummed(put("model/export/model.onnx", "")), recognise, "model.onnx"),
-    ("onnx: random", unsummed(put("model/export/model.onnx", bytes(range(256)) * 9)), recognise, "onnxruntime cannot load it"),
+    ("onnx: cut, no sums", unsummed(cut("model/export/model.onnx")), recognise, "no ONNX graph, or damaged"),
+    ("onnx: empty", unsummed(put("model/export/model.onnx", "")), recognise, "model.onnx: the file is empty"),
+    ("onnx: random", unsummed(put("model/export/model.onnx", bytes(range(256)) * 9)), recognise, "no ONNX graph, or damaged"),
+    ("onnx: unknown operator", unsummed(graph(lambda g: setattr(g.node[0], "op_type", "Nonsense"))), recognise, "onnxruntime cannot load"),
+    ("onnx: loop", unsummed(graph(lambda g: g.node.add(op_type="Loop").attribute.add(name="body", type=5).g.node.add())),
+     recognise, "a graph within the graph, which could run for ever"),
+    ("onnx: doubles out", unsummed(graph(lambda g: (g.node.add(op_type="Cast", input=["log_probs"], output=["d"])
+     .attribute.add(name="to", type=2, i=11), g.output[0].CopyFrom(doubles(g.output[0]))))), recognise, "not a CTC model"),
     ("onnx: sums cut", cut("model/export/SHA256SUMS"), recognise, "SHA256SUMS"),
     ("onnx: fewer tokens", unsummed(cut("model/export/tokens.txt", 0.7)), recognise, "tokens.txt"),
     ("onnx: other features", unsummed(put("model/export/features.yaml", "num_mel_bins: 8\n")), recognise, "features"),

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # AN4, spelled words and numbers over a microphone: the real-speech recipe. What the variables mean: run.sh.
 
-# corpus_dir: a folder or an4_sphere.tar.gz; empty: fetched from CMU (64 MB).
+# corpus_dir: a folder or an4_sphere.tar.gz; empty: fetched (64 MB).
 prepare="python3 local/prepare_an4.py --corpus-dir \$corpus_dir"
 train_set=train
 dev_set=dev             # seven held-out training speakers

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE)
 
 
@@ -90,7 +91,17 @@ def parse_finite(text):
 
 def say(message):
     """Print one line at once, so that a log can be followed."""
-    print(message, flush=True)
+    print(printable(message), flush=True)
+
+
+def printable(message: object) -> str:
+    """The message with control characters, which data may hold and terminals obey, written as \\x1b and the like."""
+    return str(message).translate(CONTROLS)
+
+
+def tell(message: object) -> None:
+    """Print to standard error at once."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def run_main(main):
@@ -107,29 +118,25 @@ def run_main(main):
     try:
         main()
     except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        tell(f"{name}: error: {error}")
         return error.status
     except Interrupted as stop:
-        print(f"{name}: {stop}", file=sys.stderr, flush=True)
+        tell(f"{name}: {stop}")
         return stop.status
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr, flush=True)
+        tell(f"{name}: interrupted")
         return 130
     except UnicodeDecodeError as error:
-        print(
-            f"{name}: error: a text file is not UTF-8 ({error.reason}): {error.object[:60]!r}",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"{name}: error: a text file is not UTF-8 ({error.reason}): {error.object[:60]!r}")
         return 1
     except OSError as error:
         if error.filename is None and error.errno not in OF_THE_MACHINE:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"{name}: error: {where}{error.strerror}", file=sys.stderr, flush=True)
+        tell(f"{name}: error: {where}{error.strerror}")
         return 1
     except MemoryError:
-        print(f"{name}: error: out of memory", file=sys.stderr, flush=True)
+        tell(f"{name}: error: out of memory")
         return 1
     say(f"# done in {time.monotonic() - start_s:.1f} s")
     return 0

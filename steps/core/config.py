@@ -13,7 +13,14 @@ from pathlib import Path
 import yaml
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.limits import read_limited, show
 from steps.core.outdir import write_text
+
+LARGEST_BYTES = 1 << 18  # of a settings file
+MOST_VALUES = 50_000  # in it, those that anchors repeat counted each time
+LONGEST_NUMBER = 40  # characters
+# the last four of odd tags and dates
+BAD_YAML = (yaml.YAMLError, RecursionError, ValueError, OverflowError, LookupError, AttributeError)
 
 
 class ConfigError(UserError):
@@ -42,15 +49,17 @@ def read_yaml(path):
 
 def _parse(path):
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_limited(path, LARGEST_BYTES, "settings file").decode("utf-8")
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such settings file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last from an impossible date
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        node = yaml.compose(text, Loader=_UniqueKeyLoader)
+        _count_values(node, {})
+        data = _UniqueKeyLoader("").construct_document(node) if node else None
+    except BAD_YAML as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())[:500]}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -58,17 +67,38 @@ def _parse(path):
     return data
 
 
+def _count_values(node, counts):
+    """How many values a YAML node stands for with every alias written out. Raises: yaml.YAMLError for far too many."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = None
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        counts[id(node)] = 1 + sum(_count_values(part, counts) for part in parts)
+    if counts[id(node)] is None:
+        raise yaml.YAMLError("an anchor that holds itself")
+    if counts[id(node)] > MOST_VALUES:
+        raise yaml.YAMLError(f"more than {MOST_VALUES:,} values; write out what anchors repeat")
+    return counts[id(node)]
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice and keys that are not text."""
+    """Safe loader that refuses a key given twice, keys that are not text, and numbers of hundreds of digits."""
+
+    def construct_scalar(self, node):
+        value = super().construct_scalar(node)
+        if node.tag.endswith((":int", ":float")) and len(value) > LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(None, None, f"a number of {len(value)} digits", node.start_mark)
+        return value
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {show(key)} is not text", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {show(key)} given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -94,12 +124,12 @@ def from_dict(cls, data, where):
     bool | str or the like.
     """
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}: expected a mapping, not {data!r}")
+        raise ConfigError(f"{where}: expected a mapping, not {show(data)}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in data:
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, fields)}")
+            raise ConfigError(f"{where}: unknown key {show(key)}{nearest(key[:100], fields)}")
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if no_default and name not in data:
@@ -108,7 +138,7 @@ def from_dict(cls, data, where):
     try:
         return cls(**values)
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {str(error)[:500]}") from None
 
 
 def nearest(word, known):
@@ -124,22 +154,24 @@ def _convert(value, kind, where):
             return None
         kinds = [arg for arg in args if arg is not type(None)]
         if len(kinds) > 1 and type(value) not in kinds:
-            raise ConfigError(f"{where}: expected {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}")
+            raise ConfigError(f"{where}: expected {' or '.join(kind.__name__ for kind in kinds)}, not {show(value)}")
         return _convert(value, kinds[0] if len(kinds) == 1 else type(value), where)
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else from_dict(kind, value, where)
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, not {value!r}")
+            raise ConfigError(f"{where}: expected a list, not {show(value)}")
         return origin(_convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
     if kind is float and isinstance(value, str):
         value = _number(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"{where}: a number of more than 63 bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if origin is dict:
         kind = dict
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: expected {kind.__name__}, not {value!r}")
+        raise ConfigError(f"{where}: expected {kind.__name__}, not {show(value)}")
     if kind is float and value - value != 0.0:
         raise ConfigError(f"{where}: {value} is not a finite number")
     return value

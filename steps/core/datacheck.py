@@ -27,6 +27,8 @@ OVERSHOOT_S = 0.5  # a segment may end this much after its file does, and is cut
 NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 STRANGE_SPACE = re.compile(r"[^\S \t]")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
+NOT_IN_IDS = re.compile(rf"{STRANGE_SPACE.pattern}|{CONTROL.pattern}")
+SPEEDS = (0.1, 10.0)  # beyond, a resampler's filters would be huge
 REFUSED_WORDS = {"<s>", "</s>", "#0"}  # words with a meaning of their own in Kaldi's tools
 
 
@@ -40,7 +42,7 @@ def find_problems(path, tables, allow_pipes=False, check_audio=True, need_text=T
     missing = [Problem(str(path / name), "no such file") for name in needed if name not in tables]
     if "utt2spk" not in tables or "wav.scp" not in tables:
         return missing
-    problems = [*missing, *_id_problems(tables), *_speaker_problems(tables, spk_sort)]
+    problems = [*missing, *_id_problems(tables), *_odd_ids(tables), *_speaker_problems(tables, spk_sort)]
     problems += _text_problems(tables) if "text" in tables else []
     problems += _number_problems(tables)
     problems += _segment_problems(tables) if "segments" in tables else []
@@ -60,6 +62,16 @@ def _id_problems(tables):
     yield from _compare_ids(tables, UTTERANCE_FILES, utterances, "utt2spk")
     yield from _compare_ids(tables, RECORDING_FILES, recording_users(tables), origin)
     yield from _compare_ids(tables, SPEAKER_FILES, speakers, "utt2spk")
+
+
+def _odd_ids(tables):
+    """Ids with characters that nobody sees; they would go into tables, logs and names of files."""
+    for name in ("utt2spk", "wav.scp"):
+        users = recording_users(tables) if name == "wav.scp" else {}
+        for key, value in tables[name].items():
+            if found := NOT_IN_IDS.search(key) or (name == "utt2spk" and NOT_IN_IDS.search(value)):
+                what = f"control character or odd white space {found[0]!r} in an id"
+                yield Problem(_where(tables[name], key), what, tuple(users.get(key, (key,))))
 
 
 def _compare_ids(tables, names, users, origin):
@@ -123,6 +135,9 @@ def _number_problems(tables):
     for name in ("utt2dur", "utt2speed", "reco2dur", "utt2num_frames"):
         for key, value in tables.get(name, {}).items():
             whole = name == "utt2num_frames"
+            if name == "utt2speed" and NUMBER.fullmatch(value) and not SPEEDS[0] <= float(value) <= SPEEDS[1]:
+                yield Problem(_where(tables[name], key), f"expected a factor from 0.1 to 10, not {value}", (key,))
+                continue
             if not NUMBER.fullmatch(value) or not 0 < float(value) < 1e9 or (whole and not value.isdigit()):
                 kind = "whole number" if whole else "number"
                 drop = users.get(key, ()) if name == "reco2dur" else (key,)

@@ -8,6 +8,8 @@ from steps.core.outdir import sha256_file
 
 # its files are what a runtime needs, and their bytes a model's size
 SUMS = "SHA256SUMS"
+# among them where sherpa-onnx would misread tokens.txt
+SHERPA_TOKENS = "tokens_sherpa.txt"
 SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 

@@ -16,10 +16,10 @@ class FeatureConfig:
     """Kaldi's fbank or MFCC, of samples in [-1, 1], without dither."""
 
     kind: str = "fbank"  # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these
-    sample_rate_hz: int = 16000  # 8000 or more; sound files of another rate are resampled
+    sample_rate_hz: int = 16000  # 8000 to 192000; sound files of another rate are resampled
     num_mel_bins: int = 80  # 4 or more
     num_ceps: int = 40  # mfcc only; at most num_mel_bins
-    frame_length_ms: float = 25.0  # at least 1
+    frame_length_ms: float = 25.0  # 1 to 1000
     frame_shift_ms: float = 10.0  # no other value, see FRAME_SHIFT_MS
     low_freq_hz: float = 20.0  # lower edge of the first mel bin
     high_freq_hz: float = -400.0  # upper edge of the last mel bin; 0 or below: that much under half the sample rate
@@ -29,12 +29,13 @@ class FeatureConfig:
     def __post_init__(self):
         check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
         check(self.sample_rate_hz >= 8000, f"sample_rate_hz must be 8000 or more, not {self.sample_rate_hz}")
+        check(self.sample_rate_hz <= 192000, f"sample_rate_hz must be 192000 or less, not {self.sample_rate_hz}")
         check(self.num_mel_bins >= 4, f"num_mel_bins must be 4 or more, not {self.num_mel_bins}")
         check(self.num_mel_bins <= 1024, f"num_mel_bins must be 1024 or less, not {self.num_mel_bins}")
         check(self.num_ceps >= 1, f"num_ceps must be at least 1, not {self.num_ceps}")
         fits = self.kind == "fbank" or self.num_ceps <= self.num_mel_bins
         check(fits, f"num_ceps ({self.num_ceps}) must not exceed num_mel_bins ({self.num_mel_bins})")
-        check(self.frame_length_ms >= 1, f"frame_length_ms must be 1 or more, not {self.frame_length_ms}")
+        check(1 <= self.frame_length_ms <= 1000, f"frame_length_ms must be 1 to 1000, not {self.frame_length_ms}")
         why = "benchmark numbers and the runtimes that read an exported folder count on it"
         fixed = self.frame_shift_ms == FRAME_SHIFT_MS
         check(fixed, f"frame_shift_ms must be {FRAME_SHIFT_MS}, not {self.frame_shift_ms}: {why}")

@@ -12,6 +12,7 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.datacheck import OVERSHOOT_S
 from steps.core.datadir import Utterance
 
+MOST_TAPS = 20_000_000  # numbers of a resampler's filters: so many only between rates that nobody uses
 LOUDEST = 8.0  # beyond this, samples are surely not meant to lie in [-1, 1]
 
 
@@ -31,7 +32,10 @@ def load_audio(path, sample_rate_hz, start_s=0.0, end_s=None):
     if not loudest <= LOUDEST:  # also true for NaN
         what = "not scaled to [-1, 1]" if np.isfinite(samples).all() else "not finite"
         raise UserError(f"{path}: samples are {what} (largest: {loudest:g})")
-    return _resample(torch.from_numpy(samples), Fraction(rate_hz, sample_rate_hz))
+    ratio = Fraction(rate_hz, sample_rate_hz)
+    if ratio.numerator * ratio.denominator > MOST_TAPS:
+        raise UserError(f"{path}: {rate_hz} Hz is no usual rate, too costly to resample; convert the file first")
+    return _resample(torch.from_numpy(samples), ratio)
 
 
 def _read_samples(path, start_s, end_s):

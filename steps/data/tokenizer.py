@@ -18,6 +18,7 @@ import sentencepiece
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import check
+from steps.core.datacheck import CONTROL
 from steps.core.outdir import atomic_file, write_text
 
 BLANK, UNKNOWN, SPACE = "<blk>", "<unk>", "\u2581"
@@ -200,6 +201,8 @@ def read_tokens(path: str | Path) -> list[str]:
         symbol, _, index = line.rpartition(" ")
         if not symbol or index != str(number):
             raise UserError(f"{path}:{number + 1}: expected `symbol {number}`, not {line!r}")
+        if control := CONTROL.search(symbol):
+            raise UserError(f"{path}:{number + 1}: control character {control[0]!r} in a symbol")
         if symbol in seen:
             raise UserError(f"{path}:{number + 1}: symbol {symbol!r} is there twice")
         tokens.append(symbol)

@@ -5,15 +5,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 from onnx import numpy_helper
 
 from steps.core.config import load_config
-from steps.core.exports import SUMS
+from steps.core.exports import SHERPA_TOKENS, SUMS
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
+from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
-from steps.deploy.runtimes.sherpa import computes
+from steps.deploy.integer import MICROSOFT
+from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model
 from steps.models.quant_layers import quantized_layers
@@ -27,11 +30,17 @@ A speech recogniser: {head}, {quantization}.
 
 Look-ahead: {look_ahead}.
 
+Needs onnxruntime {oldest} or later (ONNX opset {opset}, IR version {ir}){microsoft}.
+
 Run: python3 -m steps.transcribe THIS_FOLDER a.wav
 {sherpa}{integer}"""
 SHERPA = """\
 Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
-    model="model.onnx", tokens="tokens.txt", sample_rate={rate}, feature_dim={dim})
+    model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
+"""
+BYTE_BPE = f"""\
+sherpa-onnx takes this tokens.txt for byte-level BPE, by its letters, and drops some of them without a word. {SHERPA_TOKENS}
+is for it: the same symbols, and one more, which the model never emits.
 """
 INTEGER = """\
 
@@ -48,6 +57,7 @@ class ExportReport:
     largest_difference: from torch over valid frames, nats.
     snr_db: power of the log-probabilities around their frame's mean against that of the difference.
     integer_layers: quantized layers in the graphs.
+    sherpa_tokens: whether sherpa-onnx would misread tokens.txt, so that it has a file of its own.
     """
 
     size_bytes: int
@@ -55,6 +65,7 @@ class ExportReport:
     largest_difference: float
     snr_db: float
     integer_layers: int
+    sherpa_tokens: bool
 
 
 def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
@@ -71,25 +82,29 @@ def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
     contents = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
     difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
     out.mkdir(parents=True, exist_ok=True)
-    for old in (SUMS, *contents):
+    for old in (SUMS, SHERPA_TOKENS, *contents):
         (out / old).unlink(missing_ok=True)
     for name in BESIDE:
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
-    write_text(out / "README.md", describe(model, features, tokens))
+    write_text(out / "README.md", describe(model, features, tokens, list(graphs.values())))
     for name, content in contents.items():
         with atomic_file(out / name, "wb") as file:
             file.write(content)
-    sums = {name: sha256_file(out / name) for name in BESIDE}
+    misread = computes(features) and takes_for_byte_bpe(tokens)
+    if misread:
+        write_text(out / SHERPA_TOKENS, sherpa_tokens(tokens))
+    sums = {name: sha256_file(out / name) for name in (*BESIDE, *([SHERPA_TOKENS] if misread else []))}
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     write_text(out / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
     tensors = [tensor for graph in graphs.values() for tensor in graph.graph.initializer]
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
     size_bytes = sum(map(len, contents.values()))
-    return ExportReport(size_bytes, tensor_bytes, difference, snr_db, len(quantized_layers(model)))
+    return ExportReport(size_bytes, tensor_bytes, difference, snr_db, len(quantized_layers(model)), misread)
 
 
-def describe(model: AsrModel, features: FeatureConfig, tokens: list[str]) -> str:
+def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto]) -> str:
     """README.md of the exported folder."""
+    domains = {node.domain for graph in graphs for node in graph.graph.node}
     high = features.high_freq_hz
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
@@ -102,10 +117,22 @@ def describe(model: AsrModel, features: FeatureConfig, tokens: list[str]) -> str
         window=features.window,
         low=features.low_freq_hz,
         high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
+        oldest=OLDEST_ONNXRUNTIME,
+        opset=max(map(opset_of, graphs)),
+        ir=max(graph.ir_version for graph in graphs),
+        microsoft=", with its com.microsoft operators" if MICROSOFT in domains else "",
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
-        sherpa=SHERPA.format(rate=features.sample_rate_hz, dim=features.dim) if computes(features) else "",
+        sherpa=describe_sherpa(features, tokens) if computes(features) else "",
         integer=INTEGER.format(bits=" and ".join(map(str, bits))) if quantized else "",
     )
+
+
+def describe_sherpa(features: FeatureConfig, tokens: list[str]) -> str:
+    """How sherpa-onnx opens the folder."""
+    misread = takes_for_byte_bpe(tokens)
+    name = SHERPA_TOKENS if misread else "tokens.txt"
+    call = SHERPA.format(tokens=name, rate=features.sample_rate_hz, dim=features.dim)
+    return call + BYTE_BPE if misread else call
 
 
 def describe_look_ahead(model: AsrModel, frame_shift_ms: float) -> str:

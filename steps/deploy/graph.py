@@ -17,8 +17,10 @@ from steps.models.asr_model import AsrModel
 from steps.models.conformer import ConvolutionModule
 from steps.models.quant_layers import float_like, quantized_layers
 
-OPSET = 20
-IR_VERSION = 10
+# the lowest with LayerNormalization; the rest needs 16 at most, and runtimes refuse what is newer than they are
+OPSET = 17
+# that exported files have run in: the oldest wheel for Python 3.11
+OLDEST_ONNXRUNTIME = "1.15"
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,16 @@ def float_twin(model: AsrModel) -> AsrModel:
 
 
 def trace(
-    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[Value], outputs: list[Value]
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: list[Value],
+    outputs: list[Value],
+    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """Trace a module whose layers are all float.
 
     Args: module: an AsrModel, as `float_twin` returns it, or a part of one.   example: one tensor for each input.
+          opset: that the graph needs, operators put in later counted.
     """
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -59,7 +66,7 @@ def trace(
             example,
             file,
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[value.name for value in inputs],
             output_names=[value.name for value in outputs],
             dynamic_axes={value.name: free_axes(value) for value in (*inputs, *outputs)},
@@ -95,6 +102,8 @@ def fold_constants(content):
 def strip_(graph: onnx.ModelProto, name: str) -> None:
     """Remove names, documentation and metadata, and number what is left: the same model gives the same bytes.
 
+    The IR version becomes the lowest that knows the graph's opset.
+
     Args: name: of the graph, the head's.
     Names that end in .codes or .scales, which `integer_graph_` gives, stay, and those of inputs and outputs.
     """
@@ -119,10 +128,16 @@ def strip_(graph: onnx.ModelProto, name: str) -> None:
     ordered = [constants[name] for name in names.values() if name in constants]
     del body.initializer[:]
     body.initializer.extend(ordered)
-    graph.ir_version = IR_VERSION
+    opset = opset_of(graph)
     used = {node.domain for node in body.node} | {""}
     del graph.opset_import[:]
-    graph.opset_import.extend(onnx.helper.make_opsetid(name, 1 if name else OPSET) for name in sorted(used))
+    graph.opset_import.extend(onnx.helper.make_opsetid(name, 1 if name else opset) for name in sorted(used))
+    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
+
+
+def opset_of(graph: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a graph asks for."""
+    return next(entry.version for entry in graph.opset_import if not entry.domain)
 
 
 def is_kept(name):

@@ -9,12 +9,14 @@ from safetensors.torch import load_file, save
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, nearest, to_dict
+from steps.core.limits import read_limited
 from steps.core.outdir import atomic_file, sha256_file, write_json
 from steps.core.provenance import VERSION
 from steps.models.asr_model import AsrModel
 from steps.models.codes import read_formats
 from steps.models.encoder import KINDS
 from steps.models.heads import DEFAULT, HEADS
+from steps.models.limits import LARGEST_SPEC_BYTES, check_weights
 from steps.models.low_rank import LowRankLinear
 from steps.models.quant_layers import quantized_like
 
@@ -29,7 +31,7 @@ def read_spec(folder):
     if not path.is_file():
         raise MissingInput(f"{path}: no such file; {folder} is not a (finished) model folder")
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = json.loads(read_limited(path, LARGEST_SPEC_BYTES, "model description"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); make the model again") from None
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
@@ -111,6 +113,7 @@ def load_model(folder, device="cpu"):
             raise UserError(
                 f"{folder / name}: content does not match model.json (damaged or replaced); make the model again"
             )
+    check_weights(weights, spec, build_model)
     model = build_model(spec)
     try:
         model.load_state_dict(load_file(weights))

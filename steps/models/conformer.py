@@ -11,6 +11,7 @@ from steps.models.attention import SelfAttention
 from steps.models.axes import AxisGroup, Member
 from steps.models.context import Context
 from steps.models.dropout import Dropout
+from steps.models.limits import MOST_BLOCKS
 
 
 @dataclass
@@ -63,7 +64,7 @@ def fill_blocks(config, block_class):
     """Turn `block` and `num_blocks` into one entry of `blocks` per block, which is what model folders hold."""
     check(not (config.block and config.blocks), "give either block and num_blocks, or blocks, not both")
     if not config.blocks:
-        check(config.num_blocks >= 1, "num_blocks must be at least 1")
+        check(1 <= config.num_blocks <= MOST_BLOCKS, f"num_blocks must be 1 to {MOST_BLOCKS}")
         config.blocks = [replace(config.block or block_class()) for _ in range(config.num_blocks)]
     config.block, config.num_blocks = None, len(config.blocks)
 

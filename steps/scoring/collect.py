@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.exports import SUMS, onnx_bytes, read_sums, shipped_bytes
+from steps.core.exports import SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
 from steps.core.outdir import sha256_file
 from steps.scoring.results import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
-from steps.scoring.wer import percent, read_hypotheses
+from steps.scoring.wer import RATES, percent, read_hypotheses
 
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
 
@@ -81,6 +81,7 @@ def collect_row(exp, model, set_name, benchmark):
         **{key: run.get(key) for key in ("commit", "command", "seed", "device")},
         **{f"{key}_percent": run.get(key) for key in ("dev_wer", "dev_cer")},
         train_seconds=run.get("seconds"),
+        sherpa_tokens=SHERPA_TOKENS in sizes,
         lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
     )
 
@@ -121,6 +122,8 @@ def read_score(folder, kind):
     hyps = folder / f"{kind}.txt"
     if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
         raise UserError(f"{folder}: score_{kind}.json is not of {kind}.txt as it is now; run steps.score again")
+    if (rate := content.get("rate", "WER")) not in RATES.values():
+        raise UserError(f"{folder}: score_{kind}.json: no such rate: {rate!r}; run steps.score again")
     if "references" not in content.get("utterances", {}):
         raise UserError(f"{folder}: score_{kind}.json was written by an older version; run steps.score again")
     return content

@@ -1,6 +1,9 @@
 """Results as Markdown tables that can also be read in a terminal."""
 
+from urllib.parse import quote
+
 from steps.core.tables import counted
+from steps.scoring.escape import code_block, markdown, markdown_table
 from steps.scoring.significance import few_speakers
 
 HEADER = (
@@ -43,19 +46,6 @@ aligned: regressions/ beside this report.
 ORIGIN_NOTE = """\
 Minutes: of training by the clock, stops left out; where pruning went in rounds, of the last one.
 """
-
-
-def markdown_table(header, rows, text_columns=(0,)):
-    """A Markdown table with padded columns: those numbered in `text_columns` to the left, the others to the right."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    signs = ["<" if i in text_columns else ">" for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(f"{cell:{sign}{w}}" for cell, sign, w in zip(row, signs, widths, strict=True)) + " |\n"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if sign == "<" else ":") for sign, w in zip(signs, widths, strict=True))
-    return lines[0] + rule + "|\n" + "".join(lines[1:])
 
 
 def number(value, scale=1.0, digits=0):
@@ -213,6 +203,9 @@ def set_lines(results, set_name):
     """What a test set can show, in sentences. Returns: list of str."""
     rows = [row for row in results.rows if row.set == set_name]
     lines = [line for info in results.sets if info.name == set_name for line in size_lines(info)]
+    if misread := [row.model for row in rows if row.sherpa_tokens]:
+        what = "for byte-level BPE, by its letters, and would drop some; it is given tokens_sherpa.txt"
+        lines.append(f"sherpa-onnx takes the tokens.txt of {', '.join(misread)} {what}.")
     if rows and all(row.lexicon_differs == 0 for row in rows):
         lines.append("Greedy and lexicon texts are equal: every utterance, every model.")
     return lines
@@ -261,33 +254,36 @@ def set_section(results, set_name, plot=None):
     """Everything about one test set, as Markdown. Args: plot: file name of the picture, or None."""
     rows = [row for row in results.rows if row.set == set_name]
     comparisons = [item for item in results.comparisons if item.set == set_name]
-    parts = [f"## {set_name}\n", result_table(rows), *(f"{line}\n" for line in speaker_lines(results, set_name))]
+    parts = [f"## {markdown(set_name)}\n", result_table(rows)]
+    parts += [f"{markdown(line)}\n" for line in speaker_lines(results, set_name)]
     if comparisons:
         parts += [comparison_table(comparisons, rate_of(rows)), COMPARISON_NOTE]
-    parts += [f"{line}\n" for line in set_lines(results, set_name)]
+    parts += [f"{markdown(line)}\n" for line in set_lines(results, set_name)]
     parts.append(result_notes(rows))
     for title, note, (header, table) in set_tables(results, set_name):
         texts = (0, *(i for i, name in enumerate(header) if name in ("kind", "runtimes", "faster than")))
         parts += [f"### {title}\n", markdown_table(header, table, texts), *([note] if note else [])]
     if plot:
-        parts.append(f"![WER against bytes on {set_name}]({plot})\n")
+        parts.append(f"![WER against bytes on {markdown(set_name)}]({quote(plot)})\n")
     return "\n".join(parts)
 
 
 def report_page(results, sets, plots):
     """Content of report.md. Args: plots: {set: file name}."""
-    head = f"# {results.recipe}\n\n{results.date}, commit {results.commit or 'unknown'}\n\n`{results.command}`\n"
+    made = markdown(f"{results.date}, commit {results.commit or 'unknown'}")
+    head = f"# {markdown(results.recipe)}\n\n{made}\n\n{code_block(results.command)}"
     return "\n".join([head, *(set_section(results, name, plots.get(name)) for name in sets)])
 
 
 def results_page(results, sets):
     """Content of RESULTS.md: the tables, and where every row comes from."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    head = f"# Results of {results.recipe}\n"
+    head = f"# Results of {markdown(results.recipe)}\n"
     origins = [row for row in results.rows if row.set == sets[0]]
     tail = f"## Where the rows come from\n\n{markdown_table(*origin_cells(origins), text_columns=(0, 1, 3, 5, 6))}\n{ORIGIN_NOTE}"
-    made = (
+    made = markdown(
         f"Tables: {results.date}, commit {results.commit or 'unknown'}, bootstrap seed {results.seed}, "
-        f"timed on {results.device or 'nothing'}, {versions}.\n\n    {results.command}\n"
+        f"timed on {results.device or 'nothing'}, {versions}."
     )
-    return "\n".join([head, *(set_section(results, name) for name in sets), tail, made])
+    parts = (set_section(results, name) for name in sets)
+    return "\n".join([head, *parts, tail, f"{made}\n\n{code_block(results.command)}"])

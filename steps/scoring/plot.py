@@ -20,7 +20,13 @@ INK = "#010203"  # stands for the colour of the page's text
 INK_SETTINGS = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
 )
-SETTINGS = {"svg.hashsalt": "slim-asr", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0}
+SETTINGS = {
+    "text.parse_math": False,
+    "svg.hashsalt": "slim-asr",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+}
 LINE = {"arrowstyle": "-", "lw": 0.4, "color": "#888888", "shrinkA": 0, "shrinkB": 3}
 # Label positions tried in turn: offset in points, horizontal alignment.
 PLACES = [(side * 7, 4 + up, "left" if side > 0 else "right") for up in range(0, 97, 12) for side in (1, -1)]

@@ -87,6 +87,7 @@ class ResultRow:
     dev_wer_percent: float | None = None  # greedy on dev, of the model folder by torch, when its training ended; None
     dev_cer_percent: float | None = None  # where nothing was trained (quantized models)
     train_seconds: float | None = None  # by the clock, over all stops; pruned in rounds: the last; None: not trained
+    sherpa_tokens: bool = False  # sherpa-onnx would misread the model's tokens.txt, so it is given a file of its own
     lexicon_differs: int | None = None  # utterances whose lexicon text by onnxruntime is another than the greedy one
 
 

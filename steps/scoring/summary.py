@@ -1,5 +1,6 @@
 """The result in words: the sentences on top of the report, and a card for every model that ships."""
 
+from steps.scoring.escape import code_block, markdown
 from steps.scoring.markdown import interval_text, number, speaker_lines
 from steps.scoring.plot import pareto_front
 
@@ -53,9 +54,9 @@ def model_card(results, model):
     row, measured = rows[0], rows[0].benchmark or {}
     kind = f"int{row.quantization_bits} weights" if row.quantization_bits else "float32"
     lines = [
-        f"# {model}\n",
-        f"A CTC speech recogniser of recipe {results.recipe}, {kind}"
-        + (f", made of {row.parent}.\n" if row.parent else ".\n"),
+        f"# {markdown(model)}\n",
+        f"A CTC speech recogniser of recipe {markdown(results.recipe)}, {kind}"
+        + (f", made of {markdown(row.parent)}.\n" if row.parent else ".\n"),
         f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists",
         f"- {row.parameters:,} parameters, {row.nonzero_parameters:,} of them not zero",
         f"- {number(row.macs_per_second, 1e6, 1)} million multiply-accumulates per second of audio",
@@ -63,7 +64,7 @@ def model_card(results, model):
     if measured.get("latency_ms"):
         latency = ", ".join(f"{name} {value:.1f} ms" for name, value in measured["latency_ms"].items())
         lines += [
-            f"- real-time factor {row.rtf:.4f} on one thread of {results.device}, {row.rtf_with_features:.4f} with features",
+            f"- real-time factor {row.rtf:.4f} on one thread of {markdown(results.device)}, {row.rtf_with_features:.4f} with features",
             f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
         ]
     if row.dev_wer_percent is not None:
@@ -72,16 +73,18 @@ def model_card(results, model):
         lines.append(f"- dev, greedy, by torch before export: {rates}; dev serves to choose settings, so it is no test")
     lines.append("")
     for one in rows:
-        lines.append(f"## On {one.set}\n")
+        lines.append(f"## On {markdown(one.set)}\n")
         for name, score in one.scores.items():
             lines.append(
                 f"- {name}: {score.wer_percent:.2f} % {score.rate} ({score.errors} / {score.words}), 95 % interval "
                 f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of words right"
             )
-        lines += [f"- {line}" for line in speaker_lines(results, one.set)]
+        lines += [f"- {markdown(line)}" for line in speaker_lines(results, one.set)]
         for item in results.comparisons:
             if (item.a, item.b, item.set) == (model, one.parent, one.set):
-                lines.append(f"- {item.kind}, against {item.b}: {interval_text(item.difference).strip()} points")
+                lines.append(
+                    f"- {item.kind}, against {markdown(item.b)}: {interval_text(item.difference).strip()} points"
+                )
         lines += [f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % WER" for n in one.noise]
         lines += [
             f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in one.agreement
@@ -89,8 +92,8 @@ def model_card(results, model):
         lines.append("")
     lines += [
         "## Made by\n",
-        f"    {row.command}\n",
-        f"Commit {row.commit}, seed {row.seed}, on {row.device}. Measured {results.date}.\n",
+        code_block(row.command),
+        markdown(f"Commit {row.commit}, seed {row.seed}, on {row.device}. Measured {results.date}.") + "\n",
         "Error rates are of the test sets named, nothing else: speech of another kind, language or room has other ones.",
     ]
     return "\n".join(lines) + "\n"

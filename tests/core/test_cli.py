@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, parse_bool, run_main
+from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, parse_bool, run_main, say
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,14 @@ def test_a_closed_pipe_ends_quietly():
 def test_help_is_not_preceded_by_the_command_line():
     done = subprocess.run([sys.executable, "-c", PROGRAM, "--help"], capture_output=True, text=True, check=True)
     assert "# python3" not in done.stdout and "Counts." in done.stdout
+
+
+def test_what_terminals_obey_is_shown_not_sent(capsys):
+    def main():
+        say("speaker \x1b]0;owned\x07, \x9b2J")
+        raise UserError("a\x1b[1A: 2 problems\n  one\ttab")
+
+    assert run_main(main) == 1
+    out, err = capsys.readouterr()
+    assert "speaker \\x1b]0;owned\\x07, \\x9b2J\n" in out
+    assert err.endswith("error: a\\x1b[1A: 2 problems\n  one\ttab\n")

@@ -55,6 +55,7 @@ BAD_TOKENS = [
     ("<blk> 0\na 1\na 2\n", r":3: symbol 'a' is there twice"),
     ("<blk> 0\r\na 1\r\n", r":1: expected `symbol 0`"),
     ("<blk>\t0\n", r":1: expected"),
+    ("<blk> 0\n\x1b[2J 1\n", r":2: control character '\\x1b' in a symbol"),
 ]
 
 

@@ -1,15 +1,21 @@
 """sherpa-onnx reads exported folders as they are and says what onnxruntime says."""
 
+import json
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
 from steps.core.cli import UserError
+from steps.core.exports import SHERPA_TOKENS
+from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
+from steps.data.tokenizer import read_tokens
 from steps.deploy.export import export_folder
 from steps.deploy.runtimes import load_recogniser, sherpa
-from steps.deploy.runtimes.sherpa import SherpaProcess, computes
+from steps.deploy.runtimes.sherpa import SherpaProcess, computes, takes_for_byte_bpe
 
 
 @pytest.fixture
@@ -49,3 +55,93 @@ def test_features_it_cannot_compute_and_a_missing_package_are_told(exported, mon
     monkeypatch.setattr(sherpa.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="requirements-sherpa.txt"):
         SherpaProcess(exported)
+
+
+ALPHABETS = {  # letters, and whether sherpa-onnx misreads them
+    "plain": ("abcdefgh", False),
+    "Ewe": ("ƐƆƉƔƑAƁƘ", True),
+    "Hausa": ("ƁƊƘABƳDE", True),
+    "Hausa, lower case": ("ɓɗƙabcde", False),
+    "German": ("äöüßabcd", False),
+    "Latin Extended-A": ("ŐŰąćęłńó", False),
+    "Greek": ("αβγδεζηθ", False),
+    "Ewe and Greek": ("ƐƆαβγδεζ", False),
+}
+
+
+@pytest.fixture
+def folder_of(make, save, tmp_path):
+    """Function (letters) -> exported folder of a model with these letters."""
+
+    def exported(letters):
+        pytest.importorskip("sherpa_onnx")
+        model = make("dnn")
+        with torch.no_grad():  # letters, not only blanks
+            model.output.bias[:3] = -100.0
+            model.output.weight *= 20
+        folder = save(tmp_path / "m", model)
+        tokens = ["<blk>", "<unk>", "\u2581", *letters]
+        (folder / "tokens.txt").write_text("".join(f"{token} {i}\n" for i, token in enumerate(tokens)), "utf-8")
+        spec = json.loads((folder / "model.json").read_text())
+        spec["files_sha256"]["tokens.txt"] = sha256_file(folder / "tokens.txt")
+        (folder / "model.json").write_text(json.dumps(spec))
+        export_folder(folder, folder / "export")
+        return folder / "export"
+
+    return exported
+
+
+def texts_of(folder):
+    """What onnxruntime and sherpa-onnx read in the same whistles."""
+    pieces = [np.sin(np.arange(4000) * hz / 2500) for hz in (100, 200, 400, 800, 1500, 2500, 4000, 6000)]
+    samples = (0.2 * np.concatenate(pieces) + np.random.default_rng(0).normal(0, 0.01, 32000)).astype(np.float32)
+    recogniser = load_recogniser(folder)
+    feats = compute_features(torch.from_numpy(samples), recogniser.features).numpy()
+    with SherpaProcess(folder) as process:
+        return recogniser.recognise(feats, "u")["greedy"], process.recognise(samples, "u")["greedy"]
+
+
+def test_which_alphabets_are_misread():
+    for letters, misread in ALPHABETS.values():
+        assert takes_for_byte_bpe(["<blk>", "<unk>", "\u2581", *letters]) == misread
+        assert takes_for_byte_bpe(["<blk>", *(f"\u2581{letter}" for letter in letters)]) == misread
+    assert not takes_for_byte_bpe(["<blk>", "\u2581Ɛ", "Ɔ\u2581"]) and not takes_for_byte_bpe([])
+
+
+@pytest.mark.parametrize("name", ["Ewe", "Hausa, lower case", "Ewe and Greek"])
+def test_letters_that_sherpa_onnx_takes_for_byte_bpe_are_not_lost(folder_of, name):
+    letters, misread = ALPHABETS[name]
+    folder = folder_of(letters)
+    ours, theirs = texts_of(folder)
+    assert ours == theirs and len(set(ours) & set(letters)) > 2
+    page, names = (folder / "README.md").read_text(), {path.name for path in folder.iterdir()}
+    assert takes_for_byte_bpe(read_tokens(folder / "tokens.txt")) == misread
+    assert (SHERPA_TOKENS in names) == (SHERPA_TOKENS in page) == ("byte-level BPE" in page) == misread
+    assert (SHERPA_TOKENS in (folder / "SHA256SUMS").read_text()) == misread
+    assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder).returncode == 0
+
+
+def test_the_rule_is_that_of_sherpa_onnx(folder_of, monkeypatch):
+    """Without the file of its own letters are lost: else it would not be needed."""
+    folder = folder_of("ƐƆƉƔƑAƁƘ")
+    for name in (SHERPA_TOKENS, "SHA256SUMS"):  # as an older export has neither
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="drops letters; export the model again, which writes tokens_sherpa.txt"):
+        SherpaProcess(folder)
+    monkeypatch.setattr(sherpa, "check_tokens", lambda _: None)
+    ours, theirs = texts_of(folder)
+    assert set("ƐƆƉƔƑƁƘ") & set(ours) and not set("ƐƆƉƔƑƁƘ") & set(theirs) and ours != theirs
+
+
+def test_a_file_of_other_tokens_is_refused_and_an_old_one_removed(folder_of):
+    folder = folder_of("ƐƆƉƔƑAƁƘ")
+    (folder / SHERPA_TOKENS).write_text("<blk> 0\n")
+    with pytest.raises(UserError, match="tokens_sherpa.txt: does not belong to tokens.txt beside it"):
+        SherpaProcess(folder)
+    model = folder.parent
+    (model / "tokens.txt").write_text((model / "tokens.txt").read_text().replace("Ɛ", "é\u0301"))
+    spec = json.loads((model / "model.json").read_text())
+    spec["files_sha256"]["tokens.txt"] = sha256_file(model / "tokens.txt")
+    (model / "model.json").write_text(json.dumps(spec))
+    export_folder(model, folder)
+    assert not (folder / SHERPA_TOKENS).exists()

@@ -2,22 +2,40 @@
 
 import hashlib
 import http.server
+import io
 import random
+import sys
+import tarfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from local.download import download
-from steps.core.cli import UserError
+from local import download as module
+from local.download import download, record
+from steps.core.cli import UserError, run_main
 
-CONTENT = random.Random(0).randbytes(300_000)
+
+def archive(content):
+    """A gzipped tar archive with one file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=0) as tar:
+        member = tarfile.TarInfo("an4/words")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+CONTENT = archive(random.Random(0).randbytes(300_000))
+OTHER = archive(random.Random(1).randbytes(300_000))
+PAGE = b"<!DOCTYPE html><html><body>Please log in to this network.</body></html>"
 
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content` under any name; `cut_after` breaks each of the next `cuts` replies off after that many bytes."""
 
     content, etag, cuts, cut_after, ranges_known, status = CONTENT, '"one"', 0, 100_000, True, 200
+    length, location = True, None  # whether the length is told: True, False, or a text; where redirected to
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -32,6 +50,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append(wanted)
+        if server.location:
+            self.send_response(302)
+            self.send_header("Location", server.location)
+            self.end_headers()
+            return
         if server.status != 200:
             self.send_error(server.status)
             return
@@ -44,7 +67,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str(len(body)))
+        if server.length:
+            self.send_header("Content-Length", str(len(body)) if server.length is True else server.length)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         self.end_headers()
@@ -76,6 +100,8 @@ def target(tmp_path):
 def test_whole_file_and_its_checksum(server, target):
     assert download(server.url, target) == target
     assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == ["an4.tar.gz"], "recorded before it has proved right"
+    record(target)
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert Path(f"{target}.sha256").read_text() == f"{digest}  an4.tar.gz\n"
     assert sorted(path.name for path in target.parent.iterdir()) == ["an4.tar.gz", "an4.tar.gz.sha256"]
@@ -103,12 +129,12 @@ def test_two_states_of_a_file_are_never_joined(server, target):
     server.cuts = 1
     with pytest.raises(UserError):
         download(server.url, target, pauses_s=())
-    server.content, server.etag = CONTENT[::-1], '"two"'
+    server.content, server.etag = OTHER, '"two"'
     download(server.url, target, pauses_s=())
-    assert target.read_bytes() == CONTENT[::-1]
+    assert target.read_bytes() == OTHER
 
 
-@pytest.mark.parametrize("length", [50_000, 0])
+@pytest.mark.parametrize("length", [50_000, 10])
 def test_a_file_that_shrank_is_fetched_anew(server, target, length):
     server.cuts = 1
     with pytest.raises(UserError):
@@ -126,21 +152,103 @@ def test_a_server_without_ranges_sends_all_again(server, target):
 
 def test_a_wrong_checksum_is_an_error_and_the_file_is_put_aside(server, target):
     with pytest.raises(UserError, match="SHA-256 is .* expected 0000"):
-        download(server.url, target, sha256="0" * 64)
+        download(server.url, target, "0" * 64)
     assert not target.exists() and target.with_name("an4.tar.gz.bad").read_bytes() == CONTENT
     assert not Path(f"{target}.sha256").exists()
 
 
+def test_a_published_md5_is_compared_too(server, target):
+    with pytest.raises(UserError, match="MD5 is .* expected 0000"):
+        download(server.url, target, "0" * 32)
+    download(server.url, target, hashlib.md5(CONTENT).hexdigest().upper())
+    assert target.read_bytes() == CONTENT
+
+
 def test_later_downloads_must_agree_with_the_first(server, target):
-    download(server.url, target)
+    record(download(server.url, target))
     target.unlink()
-    server.content, server.etag = CONTENT[::-1], '"two"'
-    with pytest.raises(UserError, match="SHA-256"):
+    server.content, server.etag = OTHER, '"two"'
+    with pytest.raises(UserError, match="SHA-256 .* remove .*an4.tar.gz.sha256, of the first download"):
         download(server.url, target)
     assert not target.exists()
     target.write_bytes(CONTENT[:-1])
     with pytest.raises(UserError, match="SHA-256"):
         download(server.url, target)
+    assert Path(f"{target}.sha256").exists()
+
+
+NO_ARCHIVES = {"page": (PAGE, "a web page"), "text": (b"moved", "something else"), "nothing": (b"", "an empty file")}
+
+
+@pytest.mark.parametrize("case", NO_ARCHIVES)
+def test_a_page_in_place_of_an_archive_is_told_and_the_next_start_fetches_anew(server, target, case):
+    server.content, what = NO_ARCHIVES[case]
+    with pytest.raises(UserError, match=f"the server sent {what}, not a .gz file; it is kept as .*; try again"):
+        download(server.url, target)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["an4.tar.gz.bad"]
+    server.content, server.etag = CONTENT, '"two"'
+    assert download(server.url, target).read_bytes() == CONTENT
+
+
+def test_a_page_that_an_older_version_recorded_is_found_out(server, target):
+    target.parent.mkdir()
+    target.write_bytes(PAGE)
+    record(target)
+    with pytest.raises(UserError, match="a web page"):
+        download(server.url, target)
+    download(server.url, target)
+    assert target.read_bytes() == CONTENT and not Path(f"{target}.sha256").exists()
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["local/download.py", *map(str, words)])
+    return run_main(module.main)
+
+
+def test_an_answer_of_unknown_length_is_read_to_the_archives_end_before_it_is_recorded(
+    server, target, monkeypatch, capsys
+):
+    """Without Content-Length a broken connection looks like the end of the file."""
+    server.length, server.cuts = False, 1
+    assert run(monkeypatch, "--url", server.url, "--out", target) == 1
+    told = capsys.readouterr().err
+    assert "damaged" in told and "run again to fetch it anew" in told and len(told.splitlines()) == 1
+    assert [path.name for path in target.parent.iterdir()] == ["an4.tar.gz.bad"]
+    assert run(monkeypatch, "--url", server.url, "--out", target) == 0
+    assert target.read_bytes() == CONTENT and Path(f"{target}.sha256").exists()
+
+
+def test_a_checksum_that_is_none_is_refused(server, target, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--url", server.url, "--out", target, "--sha256", "c3f4")
+    assert "expected 64 hex digits" in capsys.readouterr().err and not server.asked
+
+
+@pytest.mark.parametrize("length", ["many", "-5"])
+def test_a_length_that_is_none_is_not_believed(server, target, length):
+    server.length = length
+    download(server.url, target, pauses_s=())
+    assert target.read_bytes() == CONTENT
+
+
+def test_redirects_stay_on_the_web(server, target, tmp_path):
+    other = Server()
+    threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    server.location = other.url
+    assert download(server.url, target).read_bytes() == CONTENT
+    other.shutdown()
+    other.server_close()
+    for place in ("file:///etc/passwd", "ftp://127.0.0.1/an4.tar.gz"):
+        server.location = place
+        with pytest.raises(UserError, match="the server says 302"):
+            download(server.url, tmp_path / "other.tar.gz")
+    assert not (tmp_path / "other.tar.gz").exists()
+
+
+def test_leaving_encryption_is_said(capsys):
+    request = module.urllib.request.Request("https://one.example/a")
+    module.Redirects().redirect_request(request, None, 302, "Found", {}, "http://two.example/a")
+    assert "https://one.example/a leads to http://two.example/a, which is not encrypted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(404, 1), (403, 1), (503, 3)])

@@ -56,6 +56,7 @@ def exp(tmp_path):
     return tmp_path
 
 
+EVIL = "<img src=x>[y](z)|`"
 MODELS = ["teacher", "student", "student_int8"]
 
 
@@ -155,8 +156,14 @@ def test_the_page_stands_alone_and_shows_data_as_text(exp, monkeypatch):
     make_noise(exp, "student", 1)
     (exp / "student" / "conf.yaml").write_text("name: <script>alert(1)</script>\n")
     command = ["report", "--exp", str(exp), "--models", *MODELS, "--sets", "test", "--out", str(exp / "report")]
-    monkeypatch.setattr("sys.argv", [*command, "--recipe", "<b>x</b>"])
+    (exp / "student" / "run.json").write_text(json.dumps(dict.fromkeys(("commit", "command", "device"), f"\n# {EVIL}")))
+    monkeypatch.setattr("sys.argv", [*command, "--recipe", f"<b>x{EVIL}"])
     program.main()
+    for name in ("report.md", "RESULTS.md", "cards/student.md"):
+        text = (exp / "report" / name).read_text()
+        lines = [re.sub(r"\\.", "", line) for line in text.splitlines() if not line.startswith("    ")]
+        bad = [line for line in lines if re.search(r"<b|<img|\]\(z|`", line) or line.startswith(f"# {EVIL}")]
+        assert not bad and "&lt;b>x&lt;img src=x>[y]\\(z)\\|\\`" in text, name
     page = (exp / "report" / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>x" not in page
     assert not re.search(r"""(src|href)=["'](?!#)|url\((?!#)|@import""", page), "nothing is fetched"

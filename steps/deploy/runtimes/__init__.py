@@ -14,6 +14,7 @@ from steps.core.exports import check_sums, is_exported
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.screen import screen
 
 
 class Recogniser(Protocol):
@@ -122,6 +123,8 @@ def load_recogniser(
     name = runtime_of(folder, runtime)
     if RUNTIMES[name].exported:
         check_sums(folder)
+        for path in sorted(folder.glob("*.onnx")):
+            screen(path)
     return RUNTIMES[name].open(folder, device, num_threads, profile_prefix)
 
 

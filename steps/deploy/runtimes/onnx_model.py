@@ -7,6 +7,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from steps.core.cli import MissingInput, UserError
 
+# type and rank of inputs, then of outputs
+KINDS = [("tensor(float)", 3), ("tensor(int64)", 1)] * 2
 ORT_ERRORS = tuple(
     value for value in vars(ort_errors).values() if isinstance(value, type) and issubclass(value, Exception)
 )
@@ -56,8 +58,8 @@ class OnnxModel:
         self.session = open_session(source, num_threads, profile_prefix)
         name = "the graph" if isinstance(source, bytes) else source
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        ranks = [len(value.shape) for value in (*inputs, *outputs)]
-        if ranks != [3, 1, 3, 1] or not isinstance(inputs[0].shape[2], int) or not isinstance(outputs[0].shape[2], int):
+        kinds = [(value.type, len(value.shape)) for value in (*inputs, *outputs)]
+        if kinds != KINDS or not isinstance(inputs[0].shape[2], int) or not isinstance(outputs[0].shape[2], int):
             raise UserError(f"{name}: not a CTC model from steps.export_model, by its inputs and outputs")
         self.feature_dim, self.vocab_size = inputs[0].shape[2], outputs[0].shape[2]
         self._inputs = [value.name for value in inputs]

@@ -21,15 +21,44 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
+from steps.core.exports import SHERPA_TOKENS
 from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import SPACE, read_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "sherpa-onnx"
+# a symbol that no model emits, with bytes above those that the rule below is about
+NEVER = "\u2047"
 
 
 def computes(features):
     """Whether sherpa-onnx can compute these features. Args: FeatureConfig."""
     return features == FeatureConfig(sample_rate_hz=features.sample_rate_hz, num_mel_bins=features.num_mel_bins)
+
+
+def takes_for_byte_bpe(tokens: list[str]) -> bool:
+    """Whether sherpa-onnx takes a list of symbols for byte-level BPE and drops letters, as with upper-case Ewe or Hausa.
+
+    It does when the highest byte of all symbols is 0xC6, that of U+0180 to U+01BF, a space (U+2581) before them left out.
+    Source: IsByteBPE in sherpa-onnx/csrc/symbol-table.cc.
+    """
+    symbols = [token.removeprefix(SPACE).encode() for token in tokens]
+    return max((byte for symbol in symbols for byte in symbol), default=0) == 0xC6
+
+
+def sherpa_tokens(tokens: list[str]) -> str:
+    """Content of a tokens.txt that it takes for what it is: one symbol more, with a higher byte, which no model emits."""
+    return "".join(f"{symbol} {i}\n" for i, symbol in enumerate([*tokens, NEVER]))
+
+
+def check_tokens(folder: Path) -> None:
+    """Refuse a folder whose letters sherpa-onnx would drop. Raises: MissingInput, UserError."""
+    tokens, own = read_tokens(folder / "tokens.txt"), folder / SHERPA_TOKENS
+    if takes_for_byte_bpe(tokens) and not own.is_file():
+        what = "sherpa-onnx takes it for byte-level BPE and drops letters"
+        raise UserError(f"{folder}/tokens.txt: {what}; export the model again, which writes {SHERPA_TOKENS}, too")
+    if own.is_file() and own.read_bytes() != sherpa_tokens(tokens).encode():
+        raise UserError(f"{own}: does not belong to tokens.txt beside it; export the model again")
 
 
 def version():
@@ -54,6 +83,7 @@ class SherpaProcess:
         self.features = load_config(FeatureConfig, self.folder / "features.yaml")
         if not computes(self.features):
             raise UserError(f"{folder}/features.yaml: sherpa-onnx computes no such features, only the default fbank")
+        check_tokens(self.folder)
         sizes = (num_threads, self.features.sample_rate_hz, self.features.num_mel_bins)
         self.command = [
             sys.executable,
@@ -114,9 +144,10 @@ def serve(folder, num_threads, sample_rate_hz, feature_dim):
     os.dup2(2, 1)  # whatever the library prints goes to standard error
     import sherpa_onnx
 
+    own = Path(folder) / SHERPA_TOKENS
     recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
         model=f"{folder}/model.onnx",
-        tokens=f"{folder}/tokens.txt",
+        tokens=str(own if own.is_file() else Path(folder) / "tokens.txt"),
         num_threads=num_threads,
         sample_rate=sample_rate_hz,
         feature_dim=feature_dim,

@@ -1,0 +1,94 @@
+"""A look at an ONNX file before a runtime opens it: a stranger's graph must come to an end and read no other file.
+
+Loop, Scan, If and their kin carry graphs of their own, which can run for ever, even while a runtime folds constants; so
+can functions a file defines. Exported models have none of these, nor weights in other files. Without them a graph runs
+each of its nodes once. The file is walked field by field (protobuf's wire format), tensors are skipped: no copy, no
+memory, some milliseconds.
+
+Source: onnx.proto of ONNX 1.23 for the numbers of fields; protobuf's documentation of its encoding.
+"""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from steps.core.cli import UserError
+
+# message -> {number of a field: the message in it, or what is refused}
+LOOPS = "!a graph within the graph, which could run for ever"
+MESSAGES = {
+    "ModelProto": {7: "GraphProto", 20: "!a training", 25: "!functions of its own, which could call each other for ever"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {5: "TensorProto", 6: LOOPS, 10: "TensorProto", 11: LOOPS,
+                       22: "SparseTensorProto", 23: "SparseTensorProto"},
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "TensorProto": {13: "!numbers in another file"},
+}  # fmt: skip
+REMEDY = "export the model again"
+
+
+def screen(model: str | Path | bytes) -> None:
+    """Refuse a graph that exported models never look like.
+
+    Args:   model: path of an ONNX file, or its content.
+    Raises: UserError when it is no ONNX file, or holds loops, functions, or references to other files; OSError.
+    """
+    if isinstance(model, bytes):
+        return _walk(model, "the graph")
+    with open(model, "rb") as file:
+        if not file.seek(0, 2):
+            raise UserError(f"{model}: the file is empty; {REMEDY}")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _walk(content, model)
+
+
+def _walk(data, name):
+    waiting, seen = [("ModelProto", 0, len(data))], 0
+    try:
+        while waiting:
+            message, start, end = waiting.pop()
+            for number, first, last in fields(data, start, end):
+                inner = MESSAGES[message].get(number, "")
+                if inner.startswith("!"):
+                    raise UserError(f"{name}: holds {inner[1:]}; exported models do not, so it is not opened")
+                if inner:
+                    waiting.append((inner, first, last))
+                    seen += inner == "NodeProto"
+    except ValueError:
+        seen = 0
+    if not seen:
+        raise UserError(f"{name}: no ONNX graph, or damaged; {REMEDY}")
+
+
+def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields of one protobuf message, from `start` to `end`: (number, first byte, byte behind the last).
+
+    Raises: ValueError where the bytes are no message.
+    """
+    while start < end:
+        tag, start = _varint(data, start, end)
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            _, last = _varint(data, start, end)
+        elif kind == 2:
+            length, start = _varint(data, start, end)
+            last = start + length
+        elif kind in (1, 5):
+            last = start + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        if last > end or not 0 < number < 1 << 29:
+            raise ValueError("beyond the end")
+        yield number, start, last
+        start = last
+
+
+def _varint(data, start, end):
+    """A number of 7 bits a byte, lowest first. Returns: (number, position behind it)."""
+    value = 0
+    for place in range(start, min(end, start + 10)):
+        value |= (data[place] & 127) << 7 * (place - start)
+        if data[place] < 128:
+            return value, place + 1
+    raise ValueError("a number without end")

@@ -1,0 +1,67 @@
+"""A model folder's description is held against its weights before a model of that size is built."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from steps.core.cli import UserError
+
+LARGEST_SPEC_BYTES = 4 << 20  # of model.json
+MOST_BLOCKS = 1000
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def check_weights(path: Path, spec: dict, build: Callable[[dict], torch.nn.Module]) -> None:
+    """Compare names, types and shapes of the tensors in a safetensors file with those of the model `spec` describes.
+
+    Neither the tensors nor the model take memory for that.
+
+    Args:   spec: content of model.json.   build: what makes a model of it.
+    Raises: UserError naming the first tensor that is not the model's.
+    """
+    there = tensor_heads(path)
+    if (blocks := count_blocks(spec)) > len(there):
+        raise UserError(f"{path}: tensors do not fit model.json: {len(there)} tensors for {blocks} blocks")
+    with torch.device("meta"):
+        state = build(spec).state_dict()
+    wanted = {name: (DTYPES.get(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()}
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            told = f"{name} is {_show(there.get(name))}, not {_show(wanted.get(name))}; make the model again"
+            raise UserError(f"{path}: tensors do not fit model.json: {told}")
+
+
+def tensor_heads(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (F32, I8, ...) and shape of every tensor of a safetensors file, from its head. Raises: UserError."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except (SafetensorError, OverflowError) as error:
+        raise UserError(f"{path}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
+
+
+def count_blocks(spec: dict) -> int:
+    """Encoder blocks that a description asks for, before anything is made of it."""
+    sizes = spec.get("model")
+    if not isinstance(sizes, dict):
+        return 0
+    listed, told = sizes.get("blocks"), sizes.get("num_blocks")
+    return max(len(listed) if isinstance(listed, list) else 0, told if isinstance(told, int) else 0)
+
+
+def _show(head):
+    return "missing" if head is None else f"{head[0]} {list(head[1])}"

@@ -1,0 +1,104 @@
+"""Exported files run in the oldest onnxruntime that the README of an export promises, in an environment of its own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.deploy.graph import OLDEST_ONNXRUNTIME, OPSET
+from steps.deploy.graphs.ctc import measure
+from steps.deploy.runtimes.onnx_model import OnnxModel
+from tests.deploy.test_export import VARIANTS, build_graph
+
+WHEELS = {(3, 11): "1.15.0", (3, 12): "1.17.0"}  # the oldest of each Python
+LENGTHS = np.array([97, 8, 41], dtype=np.int64)
+
+# Runs in the other environment: onnxruntime and numpy, nothing of ours.
+CHILD = """
+import sys
+import numpy as np
+import onnxruntime
+folder = sys.argv[1]
+feats, lengths = np.load(f"{folder}/feats.npy"), np.load(f"{folder}/lengths.npy")
+for name in sys.argv[2:]:
+    try:
+        session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx", providers=["CPUExecutionProvider"])
+        log_probs, out_lengths = session.run(None, {"x": feats, "x_lens": lengths})
+    except Exception as error:
+        print(name, "failed:", " ".join(str(error).split())[:200])
+        continue
+    np.savez(f"{folder}/{name}.npz", log_probs=log_probs, lengths=out_lengths)
+print("onnxruntime", onnxruntime.__version__)
+"""
+
+
+def graphs(make):
+    """Every kind of model that is exported, float and quantized: {name: onnx.ModelProto}."""
+    made = {}
+    for name, variant in VARIANTS.items():
+        model = variant(make)
+        made[name] = build_graph(model)
+        made[f"{name}-int8"] = build_graph(quantize_model(model, QuantizeConfig()))
+        made[f"{name}-int7"] = build_graph(quantize_model(model, QuantizeConfig(bits=7)))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_no_graph_asks_for_more_than_it_uses(make, kind, quantized):
+    graph = build_graph(make(kind, quantized))
+    opsets = {entry.domain: entry.version for entry in graph.opset_import}
+    used = {node.op_type for node in graph.graph.node if not node.domain}
+    needed = max(onnx.defs.get_schema(name, OPSET).since_version for name in used)
+    assert opsets[""] == needed == OPSET == 17 and graph.ir_version == 8
+    assert set(opsets) == {node.domain for node in graph.graph.node}
+
+
+@pytest.fixture(scope="module")
+def old_python(tmp_path_factory):
+    """Python of a new environment with the oldest onnxruntime there is for this Python; skipped where it cannot be had."""
+    if (version := WHEELS.get(sys.version_info[:2])) is None:
+        pytest.skip(
+            f"which onnxruntime is the oldest for Python {sys.version_info[0]}.{sys.version_info[1]} is not known"
+        )
+    folder = tmp_path_factory.mktemp("old") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python3"
+    wanted = [f"onnxruntime=={version}", "numpy<2"]
+    done = subprocess.run([python, "-m", "pip", "install", "-q", *wanted], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot install {' '.join(wanted)}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return python, version
+
+
+@pytest.mark.slow
+def test_every_export_runs_in_the_oldest_runtime(make, old_python, tmp_path):
+    python, version = old_python
+    made = graphs(make)
+    too_new = onnx.ModelProto()
+    too_new.CopyFrom(made["dnn"])
+    too_new.ir_version = 10
+    feats = np.random.default_rng(0).standard_normal((len(LENGTHS), LENGTHS.max(), 20)).astype(np.float32) * 3 - 6
+    np.save(tmp_path / "feats.npy", feats)
+    np.save(tmp_path / "lengths.npy", LENGTHS)
+    for name, graph in (made | {"too-new": too_new}).items():
+        (tmp_path / f"{name}.onnx").write_bytes(graph.SerializeToString())
+    command = [python, "-c", CHILD, tmp_path, *made, "too-new"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = done.stdout.splitlines()
+    assert told[-1] == f"onnxruntime {version}"
+    assert [line.split()[0] for line in told if "failed" in line] == ["too-new"], done.stdout
+    for name, graph in made.items():
+        log_probs, lengths = OnnxModel(graph.SerializeToString()).log_probs(feats, LENGTHS)
+        old = np.load(tmp_path / f"{name}.npz")
+        assert np.array_equal(old["lengths"], lengths)
+        valid = np.arange(log_probs.shape[1]) < lengths[:, None]
+        difference, snr_db = measure(log_probs[valid], old["log_probs"][valid])
+        assert difference < 1e-4 if "-int" not in name else snr_db > 30, (name, difference, snr_db)
+
+
+def test_the_promise_is_the_oldest_that_is_tested():
+    assert WHEELS[3, 11].startswith(f"{OLDEST_ONNXRUNTIME}.")
