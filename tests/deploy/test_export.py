@@ -231,3 +231,20 @@ def test_a_failed_export_leaves_nothing_behind(make, save, tmp_path):
     with pytest.raises(UserError, match="11 outputs, tokens.txt 2 tokens"):
         export_folder(folder, folder / "export")
     assert not (folder / "export").exists()
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
+def test_a_few_frames_of_sound_do_not_break_the_graph(make, kind, quantized):
+    """As runtimes run it, which fill nothing up: the same frames as torch has, none where there is not one."""
+    model = make(kind, quantized=quantized)
+    exported = OnnxModel(build_graph(model).SerializeToString())
+    for length in range(1, 11):
+        feats = np.random.default_rng(length).standard_normal((1, length, 20)).astype(np.float32) * 3 - 6
+        log_probs, lengths = exported.log_probs(feats, np.array([length], dtype=np.int64))
+        assert lengths == [max(0, ((length - 1) // 2 - 1) // 2)] and np.isfinite(log_probs).all()
+        if not quantized:
+            filled = torch.nn.functional.pad(torch.from_numpy(feats), (0, 0, 0, max(0, 8 - length)))
+            with torch.inference_mode():
+                expected = model(filled, torch.tensor([length]))[0].numpy()
+            np.testing.assert_allclose(log_probs[0, : lengths[0]], expected[0, : lengths[0]], atol=1e-5)

@@ -145,3 +145,18 @@ def test_a_file_of_other_tokens_is_refused_and_an_old_one_removed(folder_of):
     (model / "model.json").write_text(json.dumps(spec))
     export_folder(model, folder)
     assert not (folder / SHERPA_TOKENS).exists()
+
+
+def test_a_splinter_of_sound_is_no_end(exported):
+    """From less than one frame on: every length gives what onnxruntime gives, and the next utterance is still recognised."""
+    recogniser = load_recogniser(exported)
+    random = np.random.default_rng(0)
+    with SherpaProcess(exported) as process:
+        for milliseconds in (5, 20, 30, 45, 60, 70, 80, 100, 110, 1000):
+            samples = random.uniform(-0.2, 0.2, 16 * milliseconds).astype(np.float32)
+            said = process.recognise(samples, "u")["greedy"]
+            if milliseconds < 25:
+                assert said == ""
+                continue
+            feats = compute_features(torch.from_numpy(samples), recogniser.features).numpy()
+            assert said == recogniser.recognise(feats, "u")["greedy"], milliseconds

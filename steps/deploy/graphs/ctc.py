@@ -3,12 +3,14 @@
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from steps.core.cli import UserError
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.integer import integer_graph_
-from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.runtimes.ctc import SHORTEST, CtcRecogniser
 from steps.deploy.runtimes.onnx_model import OnnxModel
+from steps.models.asr_model import AsrModel
 from steps.models.heads.ctc import BLANK_ID
 from steps.models.quant_layers import quantized_layers
 
@@ -18,7 +20,7 @@ EXAMPLE_LENGTHS = (101, 87)
 FLOAT_TOLERANCE = 1e-4
 # of an int8 graph; 30 to 40 is usual, a wrong scale or gate order gives 6 or less
 LOWEST_SNR_DB = 10.0
-# feature frames of single utterances compared, and of one padded batch
+# feature frames of single utterances compared, and of one padded batch; from 8 on torch digests them, too
 LENGTHS = (8, 64, 157, 500)
 RAGGED = (331, 250, 97, 3)
 README = """\
@@ -26,6 +28,24 @@ README = """\
   (N, U, {vocab_size}) and log_probs_lens (N,). Mean and variance normalisation are inside.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
 """
+
+
+class FilledUp(nn.Module):
+    """A model that takes features of any length, a single frame too: short ones are filled up with padding.
+
+    The front end cannot digest fewer than SHORTEST frames, and runtimes do not ask: in sherpa-onnx a sound under 70 ms was an
+    exception. Lengths are as before, so a sound too short for an encoder frame has none.
+    """
+
+    def __init__(self, model: AsrModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Args, Returns: as AsrModel."""
+        frames = torch.clamp(torch.tensor(feats.shape[1]), min=SHORTEST)
+        filler = feats.new_zeros(feats.shape[0], SHORTEST, feats.shape[2])
+        return self.model(torch.cat([feats, filler], dim=1)[:, :frames], lengths)
 
 
 class CtcGraphs:
@@ -40,7 +60,7 @@ class CtcGraphs:
         inputs = [Value("x", real, ("N", "T", dim)), Value("x_lens", integer, ("N",))]
         outputs = [Value("log_probs", real, ("N", "U", vocab_size)), Value("log_probs_lens", integer, ("N",))]
         feats = torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * dim).view(2, max(EXAMPLE_LENGTHS), dim)
-        graph = trace(float_twin(model), (feats, torch.tensor(EXAMPLE_LENGTHS)), inputs, outputs)
+        graph = trace(FilledUp(float_twin(model)), (feats, torch.tensor(EXAMPLE_LENGTHS)), inputs, outputs)
         layers = quantized_layers(model)
         if layers:
             integer_graph_(graph, layers)
