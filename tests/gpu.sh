@@ -15,7 +15,7 @@ LIMIT_S=455 # of all sections together; the tables come after them
 TRIAL=4     # a trial may take so many times as long: it may have to share a processor
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 names="card corpus small_conformer large_conformer teacher limits on_the_fly deterministic kills tests"
-out='' device=cuda quick='' only=$names commit='' child='' status=0
+out='' device=cuda quick='' only=$names commit='' status=0
 
 usage() {
   echo "gpu.sh: $1" >&2
@@ -46,6 +46,11 @@ slack=${quick:+$TRIAL}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUTF8=1 LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
+# From here on, what this shell has started ends with it.
+stoppable() {
+  trap 'jobs -p | xargs -r kill; exit 143' TERM INT
+}
+
 # Runs one section within its limit and what is left of the whole; notes and shows what became of it.
 section() { # NAME LIMIT_S COMMAND...
   local name=$1 began=$SECONDS became log=$work/$1.log
@@ -58,16 +63,13 @@ section() { # NAME LIMIT_S COMMAND...
   elif ((limit < 10)); then
     became="not begun: no time was left"
   else
-    trap 'kill "$child"; exit 143' TERM INT
     timeout --kill-after=10 "$limit" "$@" >"$log" 2>&1 </dev/null &
-    child=$!
-    wait "$child"
+    wait "$!"
     case $? in
       0) became=ok ;;
       124 | 137) became="cut off after $limit s" ;;
       *) became="failed" ;;
     esac
-    trap - TERM INT
   fi
   printf '%s\t%s\t%s\n' "$name" "$became" "$((SECONDS - began))" >>"$work/sections.tsv"
   printf '%-16s %4d s  %s\n' "$name" "$((SECONDS - began))" "$became"
@@ -93,13 +95,17 @@ all_sections() {
   measure on_the_fly 60
   measure deterministic 35
   # Side by side, since neither measures time.
-  section kills 120 python3 -m tests.gpu.kills --device "$device" --workdir "$work/kills" --out "$work/kills.json" \
-    ${quick:+--quick --kills 2} &
+  {
+    stoppable
+    section kills 120 python3 -m tests.gpu.kills --device "$device" --workdir "$work/kills" --out "$work/kills.json" \
+      ${quick:+--quick --kills 2}
+  } &
   kills=$!
   section tests 120 python3 -m pytest -q -m gpu -p no:cacheprovider --durations 5 tests/training || status=1
   wait "$kills" || status=1
 }
 
+stoppable
 section card 75 python3 -m tests.gpu.card --device "$device" --commit "$commit" --out "$work/card.json" \
   --left-out "$work/left_out" || status=1
 # Without its file there is no such device.

@@ -31,12 +31,12 @@ class Batch:
     weight: float = 1.0
     clean: torch.Tensor | None = None
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device; a copy from pinned memory to a GPU is not waited for."""
         ahead = torch.device(device).type == "cuda"
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=ahead))
 
-    def pin_memory(self):
+    def pin_memory(self) -> "Batch":
         """The same batch in memory that a GPU reads by itself; DataLoader calls this."""
         return self._with_tensors(torch.Tensor.pin_memory)
 

@@ -4,7 +4,9 @@ import torch
 from torch.nn import functional
 
 
-def ctc_loss_sum(log_probs, lengths, tokens, token_lengths):
+def ctc_loss_sum(
+    log_probs: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
+) -> torch.Tensor:
     """Negative log-likelihood of the transcripts, summed over the batch. Unit 0 is the blank.
 
     Args:    log_probs (N, T, V) float32; lengths (N,) int64 encoder frames; tokens (N, U) int64; token_lengths (N,) int64.

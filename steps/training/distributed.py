@@ -11,7 +11,7 @@ from torch import distributed
 from steps.core.cli import UserError
 
 
-def start(device_name, num_threads, deterministic=False):
+def start(device_name: str, num_threads: int, deterministic: bool = False) -> torch.device:
     """Set CPU threads, join the processes torchrun started (if any) and choose this one's device.
 
     Args: device_name: auto, cpu, cuda or cuda:N.   num_threads: CPU threads of this process.

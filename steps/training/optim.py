@@ -64,7 +64,7 @@ def row_chunks(model):
     return {member.parameter: member.chunks for member in members if member.axis == 0 and member.chunks > 1}
 
 
-def clip_gradient_(parameters, limit):
+def clip_gradient_(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
     """Scale the whole gradient down to the norm `limit` if it is longer. Returns: its norm before, a scalar tensor."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads, foreach=True)

@@ -15,47 +15,40 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Dense bfloat16 TFLOP/s by NVIDIA's data sheets; the first name that is part of the card's own counts.
 PEAKS = {"H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200 NVL": 836, "H200": 989, "GH200": 989,
          "A100": 312, "L40S": 362, "L4": 121, "RTX 4090": 165}  # fmt: skip
 TRAINING = (
-    "torch",
-    "torchaudio",
-    "numpy",
-    "yaml",
-    "safetensors",
-    "sentencepiece",
-    "tensorboard",
-    "kaldiio",
-    "soundfile",
-    "rapidfuzz",
-)
+    "torch", "torchaudio", "numpy", "yaml", "safetensors", "sentencepiece", "tensorboard",
+    "kaldiio", "soundfile", "rapidfuzz",
+)  # fmt: skip
 SECTIONS = {
     "corpus": TRAINING, "teacher": TRAINING, "small_conformer": TRAINING, "large_conformer": TRAINING,
     "on_the_fly": TRAINING, "deterministic": TRAINING, "limits": TRAINING, "kills": TRAINING, "tests": (*TRAINING, "pytest"),
 }  # fmt: skip
 
 
-def peak_flops(name):
+def peak_flops(name: str) -> float | None:
     """Dense bfloat16 operations a second that the maker states for a card, None for one not listed. Args: name: of the card."""
     words = f" {name} ".replace("-", " ")
     return next((1e12 * tflops for known, tflops in PEAKS.items() if f" {known} " in words), None)
 
 
-def left_out(packages):
+def left_out(packages: Callable[[str], bool]) -> dict[str, str]:
     """Why sections cannot run. Args: packages: function (import name) -> whether it is there.  Returns: dict of sentences."""
     missing = {name: [package for package in needed if not packages(package)] for name, needed in SECTIONS.items()}
     return {name: f"needs {', '.join(lacking)}" for name, lacking in missing.items() if lacking}
 
 
-def is_there(package):
+def is_there(package: str) -> bool:
     """Whether a package can be imported; it is not."""
     return importlib.util.find_spec(package) is not None
 
 
-def git_commit():
+def git_commit() -> str | None:
     """Short hash of the checkout, with + when files differ from it; None outside of one."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"]
     try:

@@ -32,7 +32,14 @@ DEV = 24
 MEAN, DEVIATION = -6.0, 3.0
 
 
-def make_corpus(out, utterances, recordings, sound=False, seed=0, longest_s=LONGEST_S):
+def make_corpus(
+    out: str | Path,
+    utterances: int,
+    recordings: int,
+    sound: bool = False,
+    seed: int = 0,
+    longest_s: float = LONGEST_S,
+) -> None:
     """Write the corpus.
 
     Args: utterances: of train.   recordings: how many of them differ.   sound: write WAV files, too.
@@ -58,7 +65,7 @@ def make_corpus(out, utterances, recordings, sound=False, seed=0, longest_s=LONG
     say(f"{out}: {utterances} utterances, about {total_s / 3600:.1f} h, made of {recordings} recordings")
 
 
-def write_features(path, frames, dim, rng):
+def write_features(path: Path, frames: np.ndarray, dim: int, rng: np.random.Generator) -> list[str]:
     """Write random matrices to one archive. Args: frames: of each.  Returns: list of `file:offset`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     places = []
@@ -71,7 +78,7 @@ def write_features(path, frames, dim, rng):
     return places
 
 
-def write_sound(folder, seconds, rate_hz, rng):
+def write_sound(folder: Path, seconds: np.ndarray, rate_hz: int, rng: np.random.Generator) -> None:
     """Write noise of these lengths as 16-bit WAV files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, length_s in enumerate(seconds):
@@ -83,12 +90,12 @@ def write_sound(folder, seconds, rate_hz, rng):
             file.writeframes(samples.astype("<i2").tobytes())
 
 
-def sound_path(folder, number):
+def sound_path(folder: Path, number: int) -> str:
     """Where the WAV file of a recording lies."""
     return str(Path(folder).absolute() / f"{number:05d}.wav")
 
 
-def write_set(folder, chosen, seconds, sound, rng):
+def write_set(folder: Path, chosen: dict[str, int], seconds: np.ndarray, sound: Path, rng: np.random.Generator) -> None:
     """Write one data folder. Args: chosen: utterance id -> number of its recording.   seconds: of the recordings."""
     utterances = []
     for utt_id, number in chosen.items():

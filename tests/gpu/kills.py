@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.kill_resume import Failure, digests, end_session, leftovers
 
@@ -40,7 +41,7 @@ class Training:
     """One training program on the made-up corpus. Args: kind: teacher or student.   workdir, device, quick: options."""
 
     def __init__(self, kind, text, options):
-        self.workdir, self.kind, self.device = options.workdir.resolve(), kind, options.device
+        self.workdir, self.kind, self.device = options.workdir, kind, options.device
         self.conf, self.sessions, self.is_over = self.workdir / f"{kind}.yaml", [], False
         self.hangs_s = HANGS_QUICK_S if options.quick else HANGS_S
         self.conf.write_text(text + LOOP.format(frames=300 if options.quick else 4000))
@@ -95,12 +96,12 @@ class Training:
         return newest(out)
 
 
-def newest(out):
+def newest(out: Path) -> int:
     """Updates that the newest checkpoint of a training holds, 0 without one."""
     return max((int(path.name.split("-")[1]) for path in Path(out).glob("checkpoints/step-*.pt")), default=0)
 
 
-def plan_kills(kills, steps, draw):
+def plan_kills(kills: int, steps: int, draw: random.Random) -> list[list[tuple[int, float]]]:
     """Spread kills over a training and deal them to runs. Returns: list of runs, each a list of (update, delay in s), rising."""
     # Not in the last tenth: from there it may be over before the kill comes.
     edges = [1 + index * 0.9 * (steps - 1) / kills for index in range(kills + 1)]
@@ -111,7 +112,7 @@ def plan_kills(kills, steps, draw):
     return [points[number::runs] for number in range(runs)]
 
 
-def disturbed(training, number, points):
+def disturbed(training: Training, number: int, points: list[tuple[int, float]]) -> list[int]:
     """One run with its kills, compared with the undisturbed one. Returns: list of updates it was killed after."""
     out = training.workdir / f"{training.kind}-{number}"
     killed = [training.kill_at(out, step, delay_s) for step, delay_s in points]
@@ -128,21 +129,11 @@ def disturbed(training, number, points):
     return killed
 
 
-def all_kills(options):
+def all_kills(options: argparse.Namespace) -> dict[str, Any]:
     """Make the undisturbed trainings and the disturbed ones. Returns: dict of facts.  Raises: Failure."""
-    options.workdir.mkdir(parents=True, exist_ok=True)
     size = ["--utterances", "24", "--longest", "2"] if options.quick else ["--utterances", "160"]
-    make = [
-        sys.executable,
-        "-m",
-        "tests.gpu.corpus",
-        "--out",
-        str(options.workdir / "corpus"),
-        "--recordings",
-        "40",
-        *size,
-    ]
-    subprocess.run(make, cwd=ROOT, check=True)
+    make = [sys.executable, "-m", "tests.gpu.corpus", "--out", options.workdir / "corpus", "--recordings", "40"]
+    subprocess.run([*map(str, make), *size], cwd=ROOT, check=True)
     shares = {"teacher": options.kills - options.kills // 2, "student": options.kills // 2}
     trainings = [Training(kind, text, options) for kind, text in (("teacher", TEACHER), ("student", STUDENT))]
     draw, facts, runs = random.Random(options.seed), {}, {}
@@ -179,6 +170,10 @@ def main():
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="JSON")
     options = parser.parse_args()
+    if options.kills < 2:
+        parser.error("--kills must be 2 or more")
+    options.workdir = options.workdir.resolve()
+    options.workdir.mkdir(parents=True, exist_ok=True)
     try:
         facts = all_kills(options)
     except Failure as failure:

@@ -11,7 +11,9 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -115,7 +117,7 @@ class TakenApart(MeasuredTrainer):
         return {"waits_per_update": dict(found)}
 
 
-def place(warning):
+def place(warning: warnings.WarningMessage) -> str:
     """`file:line` that a warning was raised at, the file relative to the repository or to site-packages."""
     path = Path(warning.filename)
     parts = path.parts
@@ -123,13 +125,13 @@ def place(warning):
     return f"{short.relative_to(ROOT) if short.is_relative_to(ROOT) else short}:{warning.lineno}"
 
 
-def kernel_facts(events, updates):
+def kernel_facts(events: Iterable, updates: int) -> dict[str, Any]:
     """What the profiler saw on the GPU. Args: events: of torch's profiler.   updates: that it watched.  Returns: dict."""
     spans, kernels, calls = [], {}, {}
     for event in events:
         on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
         # Annotations span what they annotate, pauses included.
-        if getattr(event, "is_user_annotation", False) or not (on_gpu or event.name.startswith("cuda")):
+        if getattr(event, "is_user_annotation", False) or not (on_gpu or event.name.startswith("cu")):
             continue
         start_us, end_us = event.time_range.start, event.time_range.end
         table, name = (kernels, event.name[:90]) if on_gpu else (calls, event.name)
@@ -151,7 +153,7 @@ def kernel_facts(events, updates):
     }
 
 
-def covered(spans):
+def covered(spans: list[tuple[float, float]]) -> float:
     """Length of the union of intervals. Args: spans: list of (start, end)."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):

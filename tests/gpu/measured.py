@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -92,7 +93,9 @@ class MeasuredTrainer(Trainer):
         self.watch.add(batches)
 
 
-def train_until_measured(corpus, config, device, trainer=MeasuredTrainer):
+def train_until_measured(
+    corpus: str | Path, config: dict[str, Any], device: str, trainer: type[MeasuredTrainer] = MeasuredTrainer
+) -> MeasuredTrainer:
     """Run steps.train_teacher on a made-up corpus until its stopwatch has enough.
 
     Args:    corpus: folder of tests.gpu.corpus.   config: settings, a mapping.   trainer: MeasuredTrainer or a kind of it.
@@ -114,13 +117,13 @@ def train_until_measured(corpus, config, device, trainer=MeasuredTrainer):
     raise AssertionError("the training ended before it was measured; make the corpus larger")
 
 
-def settings(name, **loop):
+def settings(name: str, **loop: Any) -> dict[str, Any]:
     """The settings of conf/<name>.yaml, with other ones of its loop."""
     found = yaml.safe_load((ROOT / f"conf/{name}.yaml").read_text(encoding="utf-8"))
     return found | {"loop": found["loop"] | loop}
 
 
-def write_rows(path, rows):
+def write_rows(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as JSON, by rename, so that a part remains when this is cut off."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 SPEED = ["teacher", "small_conformer", "large_conformer", "deterministic", "on_the_fly"]
 # Seconds of audio a second, of small_conformer as conf/ has it, in bfloat16 on an H100.
 GOAL, GOAL_FRAMES = 10_000, 36_000
 KEEPS_UP = 0.95
+# What each section left, by its name.
+Results = dict[str, Any]
 
 
-def read_json(path):
+def read_json(path: Path) -> Any:
     """The content of a JSON file, or None."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -25,25 +28,25 @@ def read_json(path):
         return None
 
 
-def table(titles, rows):
+def table(titles: list[str], rows: list) -> str:
     """A Markdown table, its first column text and the others numbers. Args: rows: lists; None becomes a dash."""
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
     lines += [["-" if cell is None else str(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def shown(value, form):
+def shown(value: float | None, form: str) -> str | None:
     """A number in a format, None as it is."""
     return None if value is None else format(value, form)
 
 
-def speeds(results):
+def speeds(results: Results) -> list[dict[str, Any]]:
     """Rows that were measured, of all sections."""
     rows = [row for name in SPEED for row in results.get(name) or []]
     return [row for row in rows if "audio_s_per_s" in row]
 
 
-def speed_table(results):
+def speed_table(results: Results) -> list[str]:
     """How fast trainings run."""
     titles = [
         "settings",
@@ -71,7 +74,7 @@ def speed_table(results):
     return [table(titles, cells), *lines]
 
 
-def goal(results):
+def goal(results: Results) -> list[str]:
     """The goal and what was reached, and whether features on the fly keep up with that. Returns: lines."""
     own = [row for row in speeds(results) if row["model"] == "small_conformer" and not row["deterministic"]]
     own = [row for row in own if row["precision"] == "bf16" and row["max_batch_frames"] == GOAL_FRAMES]
@@ -93,7 +96,7 @@ def goal(results):
     return lines
 
 
-def limits(found):
+def limits(found: dict[str, Any]) -> list[str]:
     """Where the time of an update goes. Returns: lines."""
     spent = found.get("cpu_ms", {})
     lines = [
@@ -112,7 +115,7 @@ def limits(found):
     return lines + [f"failed: {error}" for error in found.get("errors", [])]
 
 
-def machine(card):
+def machine(card: dict[str, Any]) -> list[str]:
     """Card, processor, versions. Returns: lines."""
     lines = []
     if "card" in card:
@@ -128,10 +131,11 @@ def machine(card):
     ]
 
 
-def page(results, title):
+def page(results: Results, title: str) -> str:
     """The whole report as Markdown."""
     blocks = [f"# GPU check{title and f': {title}'}", *(machine(results["card"]) if results.get("card") else [])]
     blocks.append(table(["section", "became", "s"], results["sections"]))
+    blocks += [f"Tests: {results['tests']}"] if results.get("tests") else []
     if speeds(results):
         blocks += ["## Throughput of training", *speed_table(results), *goal(results)]
     for found in results.get("limits") or []:
@@ -156,6 +160,8 @@ def main():
     args = parser.parse_args()
     sections = [line.split("\t") for line in (args.work / "sections.tsv").read_text().splitlines()]
     results = {path.stem: read_json(path) for path in sorted(args.work.glob("*.json"))} | {"sections": sections}
+    log = args.work / "tests.log"
+    results["tests"] = log.read_text().strip().rpartition("\n")[2] if log.is_file() else None
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = page(results, args.title)

@@ -7,10 +7,12 @@ it trains), deterministic (small_conformer). The training is the real one (tests
 updates of each row, to see that everything works.
 """
 
+import argparse
 import gc
 import os
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -28,7 +30,7 @@ WARM_UP, WINDOW = (12, 1.5), (20, 4.0)
 QUICK = {"max_batch_frames": 300}
 
 
-def plan(name, cores):
+def plan(name: str, cores: int) -> list[tuple[str, dict[str, Any], str]]:
     """Rows to measure. Args: cores: of the machine.  Returns: list of (model, settings of its loop, source)."""
     many = {"loader_workers": max(1, cores // 2)}
     if name == "on_the_fly":
@@ -42,7 +44,7 @@ def plan(name, cores):
     return rows
 
 
-def measure(model, loop, source, args):
+def measure(model: str, loop: dict[str, Any], source: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train one model for some seconds. Returns: dict, a row of the results."""
     config = settings(model, **loop | (QUICK if args.quick else {})) | {"source": source}
     watched = train_until_measured(args.corpus, config, args.device)
@@ -55,7 +57,7 @@ def measure(model, loop, source, args):
     return {
         "model": model,
         "parameters": sum(p.numel() for p in watched.model.parameters()),
-        "precision": "bf16" if settled.bf16 and on_gpu else "fp32",
+        "precision": "bf16" if watched.bf16 else "fp32",
         "source": source,
         "loader_workers": settled.loader_workers,
         "max_batch_frames": settled.max_batch_frames,
@@ -74,7 +76,7 @@ def measure(model, loop, source, args):
     }
 
 
-def features_per_core(corpus, count):
+def features_per_core(corpus: str, count: int) -> float:
     """Seconds of audio whose features one core computes in a second, reading included."""
     torch.set_num_threads(1)
     config = load_config(FeatureConfig, ROOT / "conf/features.yaml")
