@@ -20,6 +20,8 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
     """
     torch.set_num_threads(num_threads)
     device = choose_device(device_name)
+    # its attention builds a plan for every new shape, and shapes change with each batch
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic and device.type == "cuda":
         # cuBLAS reads it when first used; without fixed work space it may add up in another order each time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

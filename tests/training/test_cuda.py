@@ -100,7 +100,7 @@ def test_ctc_and_its_gradient_are_those_of_the_cpu(deterministic):
     values, gradients = [], []
     torch.use_deterministic_algorithms(deterministic)
     for device in ("cpu", GPU):
-        own = log_probs.to(device).requires_grad_()
+        own = log_probs.to(device, copy=True).requires_grad_()
         target = (lengths.to(device), batch.tokens.to(device), batch.token_lengths.to(device))
         loss = ctc_loss_sum(own, *target)
         assert loss.device.type == device
