@@ -1,4 +1,4 @@
-"""Export of a model folder: ONNX files, compared with torch before they are written, and their tokens and features."""
+"""Export of a model folder: ONNX files, compared with torch before they are written, with their tokens and features."""
 
 import hashlib
 import math
@@ -53,11 +53,11 @@ by one, and so do other processors and runtime versions. Weights of {bits} bits,
 class ExportReport:
     """What an export came to.
 
-    size_bytes: of the ONNX files.   tensor_bytes: of the weights in them.
-    largest_difference: from torch over valid frames, nats.
+    size_bytes: size of the ONNX files.   tensor_bytes: size of the weights in them.
+    largest_difference: largest difference from torch over valid frames, nats.
     snr_db: power of the log-probabilities around their frame's mean against that of the difference.
-    integer_layers: quantized layers in the graphs.
-    sherpa_tokens: whether sherpa-onnx would misread tokens.txt, so that it has a file of its own.
+    integer_layers: number of quantized layers in the graphs.
+    sherpa_tokens: whether sherpa-onnx would misread tokens.txt and has its own file instead.
     """
 
     size_bytes: int
