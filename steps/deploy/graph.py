@@ -20,7 +20,7 @@ from steps.models.quant_layers import float_like, quantized_layers
 
 # the lowest with LayerNormalization; the rest needs 16 at most, and runtimes refuse what is newer than they are
 OPSET = 17
-# that exported files have run in: the oldest wheel for Python 3.11
+# that exported files have been run with: the oldest wheel for Python 3.11
 OLDEST_ONNXRUNTIME = "1.15"
 
 
@@ -55,7 +55,7 @@ def trace(
     """Trace a module whose layers are all float.
 
     Args: module: an AsrModel, as `float_twin` returns it, or a part of one.   example: one tensor for each input.
-          opset: that the graph needs, operators put in later counted.
+          opset: the one the graph needs, including operators put in later.
     """
     # torch declares a path only; its tracing exporter writes to streams too
     file: Any = io.BytesIO()

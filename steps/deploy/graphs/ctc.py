@@ -36,10 +36,10 @@ README = """\
 
 
 class FilledUp(nn.Module):
-    """A model that takes features of any length, a single frame too: short ones are filled up with padding.
+    """A model that takes features of any length, even a single frame: short ones are padded.
 
-    The front end cannot digest fewer than SHORTEST frames, and runtimes do not ask: in sherpa-onnx a sound under 70 ms was an
-    exception. Lengths are as before, so a sound too short for an encoder frame has none.
+    The front end cannot take fewer than SHORTEST frames, and runtimes do not check: in sherpa-onnx a sound under 70 ms was
+    an exception. Lengths are as before, so a sound too short for an encoder frame has none.
     """
 
     def __init__(self, model: AsrModel):
@@ -47,7 +47,7 @@ class FilledUp(nn.Module):
         self.model = model
 
     def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Args, Returns: as AsrModel."""
+        """Args, Returns: as for AsrModel."""
         frames = torch.clamp(torch.tensor(feats.shape[1]), min=SHORTEST)
         filler = feats.new_zeros(feats.shape[0], SHORTEST, feats.shape[2])
         return self.model(torch.cat([feats, filler], dim=1)[:, :frames], lengths)

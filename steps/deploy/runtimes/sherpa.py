@@ -28,7 +28,7 @@ from steps.data.tokenizer import SPACE, read_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "sherpa-onnx"
-# a symbol that no model emits, with bytes above those that the rule below is about
+# a symbol that no model emits, with bytes above those of the rule below
 NEVER = "\u2047"
 
 
@@ -38,9 +38,9 @@ def computes(features: FeatureConfig) -> bool:
 
 
 def takes_for_byte_bpe(tokens: list[str]) -> bool:
-    """Whether sherpa-onnx takes a list of symbols for byte-level BPE and drops letters, as with upper-case Ewe or Hausa.
+    """Whether sherpa-onnx mistakes symbols for byte-level BPE and drops letters, as with upper-case Ewe or Hausa.
 
-    It does when the highest byte of all symbols is 0xC6, that of U+0180 to U+01BF, a space (U+2581) before them left out.
+    It does when the highest byte of all symbols, without a leading space (U+2581), is 0xC6, that of U+0180 to U+01BF.
     Source: IsByteBPE in sherpa-onnx/csrc/symbol-table.cc.
     """
     symbols = [token.removeprefix(SPACE).encode() for token in tokens]
@@ -48,7 +48,7 @@ def takes_for_byte_bpe(tokens: list[str]) -> bool:
 
 
 def sherpa_tokens(tokens: list[str]) -> str:
-    """Content of a tokens.txt that it takes for what it is: one symbol more, with a higher byte, which no model emits."""
+    """Content of a tokens.txt that it reads correctly: with one more symbol, of a higher byte, which no model emits."""
     return "".join(f"{symbol} {i}\n" for i, symbol in enumerate([*tokens, NEVER]))
 
 
