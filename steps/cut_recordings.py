@@ -118,7 +118,7 @@ def cut(
     units = align_units(log_probs, ids, tokenizer.pieces, tokenizer.blank_id)
     cuts = choose_cuts(units, len(log_probs), args.min_s / frame_s, args.max_s / frame_s)
     bounds = [0, *cuts, len(units)]
-    found = []
+    found: list[tuple[Utterance, float | None]] = []
     for first, last in pairwise(bounds):
         own = units[first:last]
         left = (units[first - 1].end + own[0].start) / 2 * frame_s if first else 0.0

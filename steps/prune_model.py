@@ -13,6 +13,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from steps.compress import lowrank, plan, sparsity
 from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second
@@ -75,7 +76,7 @@ def main() -> None:
 
 def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> AsrModel:
     """Cut `progress` (0..1) of what the settings ask for and write folder `out`. Returns: the cut model."""
-    config, model = setup.config, setup.load(parent)
+    config, model = cast(PruneConfig, setup.config), setup.load(parent)
     if config.method == "sparse":
         sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
         small = model
