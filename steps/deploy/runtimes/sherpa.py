@@ -57,7 +57,7 @@ def check_tokens(folder: Path) -> None:
     tokens, own = read_tokens(folder / "tokens.txt"), folder / SHERPA_TOKENS
     if takes_for_byte_bpe(tokens) and not own.is_file():
         what = "sherpa-onnx takes it for byte-level BPE and drops letters"
-        raise UserError(f"{folder}/tokens.txt: {what}; export the model again, which writes {SHERPA_TOKENS}, too")
+        raise UserError(f"{folder}/tokens.txt: {what}; export the model again, which also writes {SHERPA_TOKENS}")
     if own.is_file() and own.read_bytes() != sherpa_tokens(tokens).encode():
         raise UserError(f"{own}: does not belong to tokens.txt beside it; export the model again")
 
