@@ -7,6 +7,7 @@ Writes OUT/SET, a data folder, and its sound files to OUT/audio/SET (FLAC, 16 bi
 training on the fly would hear of it in epoch K with the same seed. With one copy the ids stay; several get `aug1-`, ...
 """
 
+import argparse
 import dataclasses
 import hashlib
 import sys
@@ -17,19 +18,19 @@ import soundfile
 
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, run_main, say
 from steps.core.config import load_config
-from steps.core.datadir import read_data_dir, write_data_dir
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import atomic_file
 from steps.data.augment import augment_wave
 from steps.data.features import utterance_samples
 from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
 
 
-def main():
+def main() -> None:
     args = parse_args()
     augment = WaveAugment(load_config(WaveAugmentConfig, args.config), args.sample_rate)
     utterances, out = read_data_dir(args.data, need_text=False), Path(args.out)
     if (out / args.set).resolve() == Path(args.data).resolve():
-        raise UserError(f"{args.data}: --set {args.set} is the folder that is read; choose another name")
+        raise UserError(f"{args.data}: --set {args.set} is the input folder; choose another name")
     made = list(utterances) if args.originals else []
     for copy in range(args.copies):
         prefix = f"aug{copy + 1}-" if args.copies > 1 or args.originals else ""
@@ -39,20 +40,24 @@ def main():
     say(f"{out / args.set}: {len(made)} utterances, {hours:.2f} h, from {len(utterances)} of {args.data}")
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
-    add_common(parser, config=True, out="folder of the data folders, such as data/an4", seed=True)
+    add_common(parser, config=True, out="folder that holds the data folders, such as data/an4", seed=True)
     parser.add_argument("--set", required=True, metavar="NAME", help="name of the new data folder")
-    parser.add_argument("--copies", type=parse_count, default=1, metavar="N", help="copies of each (default: 1)")
-    text = "true: the utterances as they are, too (default: false)"
+    parser.add_argument(
+        "--copies", type=parse_count, default=1, metavar="N", help="copies of each utterance (default: 1)"
+    )
+    text = "true: include the original utterances (default: false)"
     parser.add_argument("--originals", type=parse_bool, default=False, metavar="BOOL", help=text)
-    text = "rate of the copies (default: 16000); that of the features"
+    text = "sample rate of the copies, the one the features need (default: 16000)"
     parser.add_argument("--sample-rate", type=parse_count, default=16000, metavar="HZ", help=text)
     return parser.parse_args()
 
 
-def make_copy(utt, prefix, epoch, augment, args, folder):
+def make_copy(
+    utt: Utterance, prefix: str, epoch: int, augment: WaveAugment, args: argparse.Namespace, folder: Path
+) -> Utterance:
     """Write one augmented utterance. Returns: its Utterance."""
     samples = utterance_samples(utt, args.sample_rate).numpy()
     samples = augment_wave(samples, augment, args.seed, epoch, utt.utt_id)

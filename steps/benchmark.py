@@ -5,10 +5,13 @@
 
 One thread and all of them; CPU time and wall time, after one untimed pass; medians of the repeats and their
 interquartile range; latency of every utterance; ratios against --reference and against the float parent of an int8
-model. Multiply-accumulates are counted from the graph as onnxruntime ran it, memory is that of a process of its own.
+model. Multiply-accumulates are counted from the graph as onnxruntime ran it, memory is that of a separate process.
 """
 
+import argparse
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import nearest
@@ -18,7 +21,7 @@ from steps.core.outdir import write_json
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
 
 
-def main():
+def main() -> None:
     args = parse_args()
     folders = name_folders(args.models)
     wrong = [str(folder) for folder in folders.values() if not is_exported(folder)]
@@ -35,7 +38,7 @@ def main():
     say(f"{result['settings']['audio_s']} s of audio -> {args.out}")
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--models", required=True, nargs="+", metavar="DIR", help="exported folders")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder to take utterances from")
@@ -49,7 +52,7 @@ def parse_args():
     return args
 
 
-def print_table(models):
+def print_table(models: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a line for each model."""
     width = max(map(len, models))
     say(f"{'model':{width}}      bytes  RTF      spread   with features  p99 ms  load s  peak MB")

@@ -1,4 +1,4 @@
-"""Put the hypotheses together that the parts of one decoding wrote.
+"""Put together the hypotheses that the parts of one decoding wrote.
 
     python3 -m steps.combine_decodes --data data/an4/test --decode exp/an4/student/decode_test --num-shards 8
 
@@ -8,21 +8,24 @@ parts does, after checking that every utterance is there exactly once and that a
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import UserError, make_parser, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.shards import add_shard_options, merge_tables
-from steps.core.tables import raise_problems
+from steps.core.tables import Problem, raise_problems
 from steps.deploy.recognition import write_hypotheses
 from steps.scoring.collect import read_json
 
 REMEDY = "run steps.decode again for every part"
-COUNTS = ("utterances", "audio_seconds")  # what the parts add up to; all else is the same in each
+# what the parts add up to; everything else is the same in each
+COUNTS = ("utterances", "audio_seconds")
 
 
-def merge_facts(parts):
-    """One decode.json out of those of the parts. Raises: MissingInput; UserError naming a part that differs."""
+def merge_facts(parts: Sequence[Path]) -> dict[str, Any]:
+    """Merge the decode.json files of the parts. Raises: MissingInput; UserError naming a part that differs."""
     facts = [read_json(part / "decode.json") for part in parts]
     for part, own in zip(parts, facts, strict=True):
         different = sorted(name for name in {*own, *facts[0]} - {*COUNTS} if own.get(name) != facts[0].get(name))
@@ -31,7 +34,7 @@ def merge_facts(parts):
     return facts[0] | {name: round(sum(own[name] for own in facts), 2) for name in COUNTS}
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder that was decoded")
     parser.add_argument("--decode", required=True, metavar="DIR", help="folder that holds the parts")
@@ -42,13 +45,15 @@ def main():
     facts = merge_facts(parts)
     utt_ids = [utt.utt_id for utt in read_data_dir(args.data, check_audio=False, need_text=False)]
     kinds = ["greedy", *(["lexicon"] if facts.get("words") else [])]
-    problems, hyps = [], {}
+    problems: list[Problem] = []
+    hyps = {}
     for kind in kinds:
         hyps[kind] = merge_tables([part / f"{kind}.txt" for part in parts], out / f"{kind}.txt", utt_ids, problems)
     raise_problems(problems, REMEDY)
     write_hypotheses(out, hyps, facts)
     for part in out.glob("part.*"):
-        if part not in parts:  # of a run with more of them
+        # left by a run with more parts
+        if part not in parts:
             shutil.rmtree(part)
     say(f"{facts['utterances']} utterances, {facts['audio_seconds']} s of audio: {out}")
 

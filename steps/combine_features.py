@@ -1,4 +1,4 @@
-"""Put the parts that `steps.extract_features` wrote together, and measure mean and deviation over all frames.
+"""Put together the parts that `steps.extract_features` wrote, and measure mean and deviation over all frames.
 
     python3 -m steps.combine_features --data data/an4/test --feats data/an4/test/feats --num-shards 4 \\
         --cmvn data/an4/test/cmvn.json
@@ -8,6 +8,7 @@ numbers in --cmvn do not depend on the number of parts.
 """
 
 import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +17,33 @@ from steps.core.cli import UserError, make_parser, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
 from steps.core.shards import add_shard_options, merge_tables
-from steps.core.tables import byte_order, raise_problems, write_table
+from steps.core.tables import Problem, byte_order, raise_problems, write_table
 from steps.data.archives import load_feature_matrix
 
-STD_FLOOR = 0.1  # a bin that never changes in training must not blow up one that does later (natural log units)
+# natural log units: a bin that is constant in training must not be blown up when it varies later
+STD_FLOOR = 0.1
 
 
-def merge_shards(feats, num_shards, utt_ids):
+def merge_shards(feats: Path, num_shards: int, utt_ids: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Merge the tables of all parts.
 
     Args:    utt_ids: the ids that must be there.
     Returns: (id -> `file:offset`, id -> number of frames as text).   Raises: UserError, MissingInput.
     """
-    problems, merged = [], []
+    problems: list[Problem] = []
+    merged = []
     for stem, end in (("feats", ".scp"), ("utt2num_frames", "")):
         paths = [feats / f"{stem}.{shard}{end}" for shard in range(1, num_shards + 1)]
         merged.append(merge_tables(paths, feats / f"{stem}.*{end}", utt_ids, problems))
     raise_problems(problems, "run steps.extract_features again for every part")
-    return merged
+    return merged[0], merged[1]
 
 
-def global_stats(matrices):
+def global_stats(matrices: Iterable[np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
     """Mean and deviation of each column over the rows of all matrices, in double precision and in the order given.
 
     Args:    matrices: iterable of (T, D) arrays.
-    Returns: (number of rows, mean (D,), std (D,) of at least 0.1).
+    Returns: (number of rows, mean (D,), std (D,) of at least STD_FLOOR).
     Source:  Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances.
     """
     count, mean, squares = 0, 0.0, 0.0
@@ -54,7 +57,7 @@ def global_stats(matrices):
     return count, mean, np.maximum(np.sqrt(squares / count), STD_FLOOR)
 
 
-def read_matrices(places, frames):
+def read_matrices(places: Mapping[str, str], frames: Mapping[str, str]) -> Iterator[np.ndarray]:
     """Read all matrices in C-locale order of their ids, checking their numbers of frames."""
     dim = None
     for utt_id in sorted(places, key=byte_order):
@@ -66,7 +69,7 @@ def read_matrices(places, frames):
         yield matrix
 
 
-def remove_stale_shards(feats, num_shards):
+def remove_stale_shards(feats: Path, num_shards: int) -> None:
     """Remove parts beyond the last, left by a run with more of them."""
     known = {f"{shard}" for shard in range(1, num_shards + 1)}
     for path in [*feats.glob("feats.*.ark"), *feats.glob("feats.*.scp"), *feats.glob("utt2num_frames.*")]:
@@ -74,7 +77,7 @@ def remove_stale_shards(feats, num_shards):
             path.unlink()
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     parser.add_argument("--feats", required=True, metavar="DIR", help="folder of the feature files")

@@ -2,39 +2,44 @@
 
     python3 -m steps.cut_recordings --model exp/mine/teacher --data data/mine/long --max-s 15 --out data/mine/cut
 
-A model that knows the language a little, such as one trained on the short recordings alone, finds where the words are; each
-piece ends in the longest pause within reach. Utterances of at most --max-s stay as they are. Writes a data folder with
+A model that knows a little of the language, such as one trained on the short recordings alone, finds where the words are;
+each piece ends in the longest pause within reach. Utterances of at most --max-s stay as they are. Writes a data folder with
 segments (no audio), scores.tsv (the mean probability of each piece's tokens: low where the transcript is wrong) and
-dropped.tsv. Recordings are aligned whole, with a memory of frames x characters: about half an hour at most.
+dropped.tsv. Recordings are aligned as a whole, in memory for frames x characters: about half an hour at most.
 """
 
+import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from steps.core.cli import UserError, add_common, make_parser, parse_count, parse_finite, run_main, say
-from steps.core.datadir import read_data_dir, write_data_dir
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.data.features import utterance_features
+from steps.data.tokenizer import Tokenizer
 from steps.deploy.runtimes import load_recogniser
-from steps.deploy.runtimes.ctc import load_tokenizer
+from steps.deploy.runtimes.ctc import CtcRecogniser, load_tokenizer
 from steps.search.alignment import CannotAlign, align_units, choose_cuts
 
-WINDOW, CONTEXT = 3000, 200  # feature frames the model hears at a time, and of its neighbours on each side
+# feature frames that the model hears at a time, and how many more on each side
+WINDOW, CONTEXT = 3000, 200
 
 
-def main():
+def main() -> None:
     args = parse_args()
     utterances, out = read_data_dir(args.data), Path(args.out)
     if out.resolve() == Path(args.data).resolve():
-        raise UserError(f"{args.data}: --out is the folder that is read; choose another")
-    recogniser = load_recogniser(args.model, num_threads=args.num_threads)
+        raise UserError(f"{args.data}: --out is the input folder; choose another")
+    recogniser = cast(CtcRecogniser, load_recogniser(args.model, num_threads=args.num_threads))
     tokenizer = load_tokenizer(args.model)
-    pieces, scores, dropped, told_s = [], [], [], time.monotonic()
+    pieces, scores, dropped, reported_s = [], [], [], time.monotonic()
     for number, utt in enumerate(utterances, start=1):
         try:
             found = cut(utt, recogniser, tokenizer, args)
@@ -48,8 +53,8 @@ def main():
             else:
                 pieces.append(piece)
                 scores.append((piece.utt_id, "-" if score is None else f"{score:.3f}"))
-        if time.monotonic() - told_s >= 10:
-            told_s = time.monotonic()
+        if time.monotonic() - reported_s >= 10:
+            reported_s = time.monotonic()
             say(f"utterance {number}/{len(utterances)}, {len(pieces)} pieces")
     if not pieces:
         raise UserError(f"{args.data}: nothing is left ({dropped[0][0]}: {dropped[0][1]}; ...)")
@@ -59,7 +64,7 @@ def main():
     tell(args, utterances, pieces, scores, dropped)
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="exported folder or model folder")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with audio and transcripts")
@@ -67,8 +72,8 @@ def parse_args():
     for name, default, text in (
         ("max-s", 15.0, "longest piece (default: 15)"),
         ("min-s", 2.0, "shortest piece, if a pause allows (default: 2)"),
-        ("pad-s", 0.5, "silence left around the words, at most (default: 0.5)"),
-        ("min-score", 0.0, "drop pieces below this mean probability, 0 to 1 (default: 0, none)"),
+        ("pad-s", 0.5, "most silence left around the words (default: 0.5)"),
+        ("min-score", 0.0, "drop pieces below this mean probability, 0 to 1 (default: 0, drops none)"),
     ):
         parser.add_argument(f"--{name}", type=parse_finite, default=default, metavar="X", help=text)
     parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
@@ -80,8 +85,8 @@ def parse_args():
     return args
 
 
-def log_probs_of(recogniser, feats):
-    """Posteriors of a recording of any length, heard window by window.
+def log_probs_of(recogniser: CtcRecogniser, feats: np.ndarray) -> tuple[np.ndarray, int]:
+    """Log-probabilities of a recording of any length, heard window by window.
 
     Args: feats (T, D) float32.   Returns: (T', V) float32; feature frames per output frame.
     """
@@ -94,10 +99,12 @@ def log_probs_of(recogniser, feats):
     return np.concatenate(parts), factor
 
 
-def cut(utt, recogniser, tokenizer, args):
+def cut(
+    utt: Utterance, recogniser: CtcRecogniser, tokenizer: Tokenizer, args: argparse.Namespace
+) -> list[tuple[Utterance, float | None]]:
     """Cut one utterance. Returns: list of (Utterance, score or None).   Raises: CannotAlign; UserError."""
     if utt.speed != 1.0:
-        raise UserError(f"{utt.utt_id}: a copy at another speed; cut first, then change speeds")
+        raise UserError(f"{utt.utt_id}: a copy at another speed; cut first, then change the speed")
     feats = utterance_features(utt, recogniser.features).numpy()
     frame_s = recogniser.features.frame_shift_ms / 1000
     seconds = len(feats) * frame_s
@@ -111,7 +118,7 @@ def cut(utt, recogniser, tokenizer, args):
     units = align_units(log_probs, ids, tokenizer.pieces, tokenizer.blank_id)
     cuts = choose_cuts(units, len(log_probs), args.min_s / frame_s, args.max_s / frame_s)
     bounds = [0, *cuts, len(units)]
-    found = []
+    found: list[tuple[Utterance, float | None]] = []
     for first, last in pairwise(bounds):
         own = units[first:last]
         left = (units[first - 1].end + own[0].start) / 2 * frame_s if first else 0.0
@@ -124,25 +131,31 @@ def cut(utt, recogniser, tokenizer, args):
     return found
 
 
-def piece_of(utt, text, start_s, end_s):
-    """The part of an utterance between two moments of it, in seconds, under Kaldi's kind of name (hundredths of a second)."""
+def piece_of(utt: Utterance, text: str, start_s: float, end_s: float) -> Utterance:
+    """The part of an utterance between two times in it, in seconds, with a name as in Kaldi (hundredths of a second)."""
     start_s, end_s = round(start_s, 2), round(end_s, 2)
     name = f"{utt.utt_id}-{round(100 * start_s):07d}-{round(100 * end_s):07d}"
-    limits = {"start_s": round(utt.start_s + start_s, 2), "end_s": round(utt.start_s + end_s, 2)}
-    return dataclasses.replace(utt, utt_id=name, text=text, duration_s=round(end_s - start_s, 2), **limits)
+    piece = dataclasses.replace(utt, utt_id=name, text=text, duration_s=round(end_s - start_s, 2))
+    return dataclasses.replace(piece, start_s=round(utt.start_s + start_s, 2), end_s=round(utt.start_s + end_s, 2))
 
 
-def reason_to_drop(piece, score, args):
+def reason_to_drop(piece: Utterance, score: float | None, args: argparse.Namespace) -> str:
     """Why a piece cannot stay, or an empty string."""
     if score is None:
         return ""
-    if piece.duration_s > args.max_s:
+    if piece.duration_s is not None and piece.duration_s > args.max_s:
         return "no pause within --max-s"
     return "below --min-score" if score < args.min_score else ""
 
 
-def tell(args, utterances, pieces, scores, dropped):
-    """Say what came of it."""
+def tell(
+    args: argparse.Namespace,
+    utterances: Sequence[Utterance],
+    pieces: Sequence[Utterance],
+    scores: Sequence[tuple[str, str]],
+    dropped: Sequence[tuple[str, str]],
+) -> None:
+    """Say how many pieces there are, how well they fit and how many were dropped."""
     hours = sum(piece.duration_s or 0 for piece in pieces) / 3600
     say(f"{args.out}: {len(pieces)} pieces, {hours:.2f} h, from {len(utterances)} utterances of {args.data}")
     known = sorted(float(score) for _, score in scores if score != "-")

@@ -4,12 +4,13 @@
         --out exp/an4/student/decode_test_onnx
 
 --model is a model folder (run by torch) or an exported folder (run by onnxruntime). Writes greedy.txt and, with
---words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --config: that of the recipe where it has a
-decode.yaml of its own, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported
-folder from the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a process of its own. With --shard J
---num-shards N it decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
+--words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --config: the recipe's own decode.yaml
+where it has one, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported folder from
+the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a separate process. With --shard J --num-shards N it
+decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from steps.deploy.recognition import DecodeConfig, decode_all, open_inputs, writ
 from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of, versions
 
 
-def main():
+def main() -> None:
     parser = make_decode_parser()
     args = parser.parse_args()
     config = load_config(DecodeConfig, args.config)
@@ -50,7 +51,8 @@ def main():
     say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
 
 
-def make_decode_parser():
+def make_decode_parser() -> argparse.ArgumentParser:
+    """The parser of this program's options."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or exported folder")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
@@ -62,14 +64,15 @@ def make_decode_parser():
     return parser
 
 
-def folder_of_part(args):
-    """Where the hypotheses go: --out, or, of one part of several, a folder in it."""
+def folder_of_part(args: argparse.Namespace) -> Path:
+    """Where the hypotheses go: --out, or a folder in it for one part of several."""
     return Path(args.out) / f"part.{args.shard}" if args.num_shards > 1 else Path(args.out)
 
 
-def torch_device(name):
-    """Turn --device into the name of a device that is there. Raises: UserError."""
-    from steps.training.distributed import choose_device  # here, so that an exported folder is decoded without torch
+def torch_device(name: str) -> str:
+    """Turn --device into the name of an available device. Raises: UserError."""
+    # here, so that an exported folder is decoded without torch
+    from steps.training.distributed import choose_device
 
     return str(choose_device(name))
 

@@ -2,26 +2,28 @@
 
     python3 -m steps.describe_data --data data/an4/test --words-of data/an4/train --out exp/an4/stats_test
 
-Writes stats.txt, stats.json and stats.html (one file, no network needed). --words-of names the training set: then the
-rate of words that it lacks is told. Every sound file is read once; --sample N reads that many utterances only.
+Writes stats.txt, stats.json and stats.html (one file, no network needed). With --words-of, which names the training set,
+the rate of words missing from it is reported. Every sound file is read once; --sample N reads only that many utterances.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
-from steps.core.datadir import read_data_dir
+from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import write_json, write_text
 from steps.data.statistics import format_page, format_text, measure_audio, summarise
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     add_common(parser, out="folder to write")
-    parser.add_argument("--words-of", metavar="DIR", help="training set, for words that are not in it")
-    parser.add_argument("--sample", type=parse_count, metavar="N", help="utterances whose sound is read (default: all)")
+    parser.add_argument("--words-of", metavar="DIR", help="training set, to count words that are not in it")
+    parser.add_argument("--sample", type=parse_count, metavar="N", help="utterances whose audio is read (default: all)")
     args = parser.parse_args()
     utterances = read_data_dir(args.data)
     known = None
@@ -36,17 +38,17 @@ def main():
     say(format_text(stats) + f"{args.out}/stats.html")
 
 
-def measure_all(utterances):
-    """Read every sound file, telling every ten seconds how many are done. Returns: list of measures, lines about bad files."""
-    audio, bad, told_s = [], [], time.monotonic()
+def measure_all(utterances: Sequence[Utterance]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read every sound file, reporting progress every ten seconds. Returns: measures; lines about bad files."""
+    audio, bad, reported_s = [], [], time.monotonic()
     for utt in utterances:
         try:
             audio.append(measure_audio(utt))
         except UserError as error:
             bad.append(f"{utt.utt_id}: {error}")
-        if time.monotonic() - told_s >= 10:
+        if time.monotonic() - reported_s >= 10:
             say(f"{len(audio) + len(bad)} of {len(utterances)} utterances")
-            told_s = time.monotonic()
+            reported_s = time.monotonic()
     return audio, bad
 
 

@@ -1,4 +1,4 @@
-"""Turn a model folder into what ships: one ONNX file, its tokens, its feature definition.
+"""Turn a model folder into what ships: an ONNX file, its tokens and its feature settings.
 
     python3 -m steps.export_model --model exp/an4/student --out exp/an4/student/export
 
@@ -14,7 +14,7 @@ from steps.core.exports import SHERPA_TOKENS
 from steps.deploy.export import export_folder
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
     add_common(parser, out="folder to write")

@@ -12,6 +12,7 @@ little precision.
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import kaldiio.matio
@@ -19,7 +20,7 @@ import torch
 
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, run_main, say
 from steps.core.config import load_config, save_config
-from steps.core.datadir import read_data_dir
+from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import atomic_file, write_text
 from steps.core.shards import add_shard_options, own_part
 from steps.core.tables import Problem, raise_problems
@@ -27,11 +28,14 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 
 REPORT_EVERY_S = 5.0
-SPEECH_FEATURE = 2  # Kaldi's compression method for speech features: one byte a number, scaled per column
+# Kaldi's compression method for speech features: one byte per number, scaled per column
+SPEECH_FEATURE = 2
 
 
-def write_shard(utterances, config, out, shard, compress):
-    """Write the features of some utterances; every one that fails is told at the end, and then nothing is left.
+def write_shard(
+    utterances: Sequence[Utterance], config: FeatureConfig, out: str | Path, shard: int, compress: bool
+) -> int:
+    """Write the features of some utterances; if any fail, all of these are reported at the end and no file is left.
 
     Returns: number of frames.
     """
@@ -59,35 +63,36 @@ def write_shard(utterances, config, out, shard, compress):
 
 
 class Progress:
-    """Says every few seconds how far the work has come."""
+    """Reports progress every few seconds."""
 
-    def __init__(self, total, config):
+    def __init__(self, total: int, config: FeatureConfig):
         self.total, self.done, self.frames = total, 0, 0
         self.shift_s = config.frame_shift_ms / 1000
-        self.start_s = self.told_s = time.monotonic()
+        self.start_s = self.reported_s = time.monotonic()
 
-    def add(self, frames):
+    def add(self, frames: int) -> None:
         """Count one utterance."""
         self.done += 1
         self.frames += frames
         now_s = time.monotonic()
-        if now_s - self.told_s >= REPORT_EVERY_S or self.done == self.total:
-            self.told_s = now_s
+        if now_s - self.reported_s >= REPORT_EVERY_S or self.done == self.total:
+            self.reported_s = now_s
             hours = self.frames * self.shift_s / 3600
             rate = hours * 3600 / max(now_s - self.start_s, 1e-6)
             say(f"utterance {self.done}/{self.total} {hours:.2f} h, {rate:.0f} x real time")
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     add_common(parser, config=True, out="folder of the feature files")
     add_shard_options(parser)
     parser.add_argument(
-        "--compress", type=parse_bool, default=False, help="true: lossy, one byte a number (default: false)"
+        "--compress", type=parse_bool, default=False, help="true: lossy, one byte per number (default: false)"
     )
     args = parser.parse_args()
-    torch.set_num_threads(1)  # the parts run side by side
+    # the parts run side by side
+    torch.set_num_threads(1)
     config = load_config(FeatureConfig, args.config)
     utterances = read_data_dir(args.data, need_text=False)
     own = own_part(parser, args, utterances)

@@ -3,11 +3,11 @@
     python3 -m steps.gate --exp exp/an4 --model student_kd_int8 --baseline student_kd --set test \\
         --max-wer-increase 0.3 --alpha 0.05 --max-bytes 400000 --max-rtf 0.002
 
-The model passes if its word error rate is shown not to lie more than --max-wer-increase points above the baseline's: the
-upper end of the one-sided paired interval (level 1 - alpha, over speakers) has to lie within. A test set too small to
-show it fails; with --unsure pass only a model that is shown to be worse than allowed does. With few speakers a warning
-line comes first: what is shown is shown for their voices only, and the exit status is not changed by it. Bytes are those of the
-exported folder, the real-time factor is that of one thread with features, from exp/benchmark.json.
+The model passes if its word error rate is shown to be at most --max-wer-increase points above the baseline's: the upper
+end of the one-sided paired interval (level 1 - alpha, over speakers) must lie within. If the test set is too small to show
+that, the model fails; with --unsure pass it fails only when it is shown to be worse than allowed. With few speakers a
+warning line comes first: the result holds for their voices only, and the exit status does not change. Bytes are those of
+the exported folder, the real-time factor is that of one thread with features, from exp/benchmark.json.
 """
 
 import argparse
@@ -22,11 +22,12 @@ from steps.scoring.results import KINDS
 from steps.scoring.significance import few_speakers, paired_difference
 
 
-def main():
+def main() -> None:
     args = parse_args()
     baseline = args.baseline or parent_of(args.exp, args.model)
     check_inputs(args.exp, [args.model, baseline], [args.set])
-    failures, facts = [], []
+    failures: list[str] = []
+    facts: list[str] = []
     judge(*judge_wer(args, baseline), failures, facts)
     if args.max_bytes is not None:
         size = sum(shipped_bytes(Path(args.exp) / args.model / "export").values())
@@ -39,7 +40,7 @@ def main():
     say(f"{args.model} passes: {'; '.join(facts)}")
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--exp", required=True, metavar="DIR", help="experiment folder")
     parser.add_argument("--model", required=True, metavar="NAME", help="model to judge")
@@ -51,11 +52,11 @@ def parse_args():
     parser.add_argument("--unsure", choices=("fail", "pass"), default="fail", help="when the set is too small to tell")
     parser.add_argument("--max-bytes", type=int, metavar="N", help="largest size of what ships")
     parser.add_argument("--max-rtf", type=float, metavar="X", help="largest real-time factor, features included")
-    parser.add_argument("--seed", type=parse_seed, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="seed of the bootstrap (default: 0)")
     return parser.parse_args()
 
 
-def parse_alpha(text):
+def parse_alpha(text: str) -> float:
     """Type of --alpha: a number between 0 and 0.5."""
     value = float(text)
     if not 0 < value < 0.5:
@@ -63,11 +64,12 @@ def parse_alpha(text):
     return value
 
 
-def judge(good, what, failures, facts):
+def judge(good: bool, what: str, failures: list[str], facts: list[str]) -> None:
+    """Add a sentence to the failures or to the facts."""
     (facts if good else failures).append(what)
 
 
-def parent_of(exp, model):
+def parent_of(exp: str | Path, model: str) -> str:
     """Name of the parent in model.json. Raises: MissingInput; UserError when there is none."""
     parent = (read_json(Path(exp) / model / "model.json").get("parent") or {}).get("name")
     if not parent:
@@ -75,10 +77,10 @@ def parent_of(exp, model):
     return parent
 
 
-def judge_wer(args, baseline):
+def judge_wer(args: argparse.Namespace, baseline: str) -> tuple[bool, str]:
     """Whether the loss in word error rate is allowed; warns of few speakers. Returns: (bool, sentence)."""
     folders = [decode_folder(args.exp, name, args.set) for name in (args.model, baseline)]
-    a, b = read_both(*folders, args.kind)
+    a, b = read_both(folders[0], folders[1], args.kind)
     few = few_speakers(len(set(a["speakers"])))
     if few:
         say(f"warning: {few}")
@@ -94,7 +96,7 @@ def judge_wer(args, baseline):
     return args.unsure == "pass", f"{shown}: {args.set} is too small to show less than {args.max_wer_increase:+g}"
 
 
-def read_rtf(args):
+def read_rtf(args: argparse.Namespace) -> float:
     """Real-time factor of the model from benchmark.json. Raises: MissingInput, UserError."""
     path = Path(args.exp) / "benchmark.json"
     row = read_json(path).get("models", {}).get(args.model)

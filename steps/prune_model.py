@@ -8,15 +8,18 @@ The cut is made in `rounds` portions with training between them; the last traini
 """
 
 import dataclasses
+import functools
 import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from steps.compress import lowrank, plan, sparsity
 from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second
 from steps.core.cli import run_main, say
 from steps.core.config import check, load_config
+from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 from steps.training import distributed
 from steps.training.setup import LearningConfig, Setup, training_parser
@@ -24,9 +27,9 @@ from steps.training.setup import LearningConfig, Setup, training_parser
 
 @dataclass(kw_only=True)
 class PruneConfig(LearningConfig):
-    """Settings of a cut and its recovery. method: structured, low_rank or sparse, set up under the key of that name.
+    """Settings of a cut and its recovery. method: structured, low_rank or sparse, configured under the key of that name.
 
-    rounds: portions the cut is made in.  round_epochs: of training after each portion but the last.
+    rounds: portions that the cut is made in.  round_epochs: epochs of training after each portion but the last.
     """
 
     method: str
@@ -36,20 +39,19 @@ class PruneConfig(LearningConfig):
     rounds: int = 1
     round_epochs: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check(self.method in ("structured", "low_rank", "sparse"), "method must be structured, low_rank or sparse")
-        check(self.method != "low_rank" or self.rounds == 1, "method low_rank is made in one round")
+        check(self.method != "low_rank" or self.rounds == 1, "method low_rank takes one round")
         check(min(self.rounds, self.round_epochs) >= 1, "rounds and round_epochs must be at least 1")
 
 
-def main():
-    """Cut, recover, save; finished rounds are found on disk."""
+def main() -> None:
+    """Cut, recover, save; finished rounds are picked up from disk."""
     parser = training_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder to make smaller")
-    parser.add_argument(
-        "--teacher", metavar="DIR[,DIR...]", help="model folders that teach the recovery; default: CTC alone"
-    )
+    text = "model folders that teach during recovery (default: CTC alone)"
+    parser.add_argument("--teacher", metavar="DIR[,DIR...]", help=text)
     args = parser.parse_args()
     config = load_config(PruneConfig, args.config)
     setup = Setup(args, config, "prune_model")
@@ -72,16 +74,16 @@ def main():
         shutil.rmtree(rounds)
 
 
-def cut_model(setup, parent, out, progress):
-    """Take away `progress` (0..1) of what the settings ask for. Writes folder `out`. Returns: the cut model."""
-    config, model = setup.config, setup.load(parent)
+def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> AsrModel:
+    """Cut `progress` (0..1) of what the settings ask for and write folder `out`. Returns: the cut model."""
+    config, model = cast(PruneConfig, setup.config), setup.load(parent)
     if config.method == "sparse":
         sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
         small = model
     elif config.method == "low_rank":
         ranks, left_out = lowrank.plan_ranks(model, config.low_rank)
         for name in left_out:
-            say(f"{name}: left as it is, two factors would not be smaller")
+            say(f"{name}: left as it is; two factors would not be smaller")
         small = lowrank.factorise(model, ranks)
     else:
         small = cut_structure(setup, model, config.structured, progress)
@@ -89,8 +91,8 @@ def cut_model(setup, parent, out, progress):
     return small
 
 
-def cut_structure(setup, model, structured, progress):
-    """Shrink towards the share of the first model that may stay by now; whole blocks go in the first round. Returns: AsrModel."""
+def cut_structure(setup: Setup, model: AsrModel, structured: plan.StructuredConfig, progress: float) -> AsrModel:
+    """Shrink to the share of the original model allowed by now; whole blocks are dropped in the first round."""
     original = read_spec(setup.args.model)
     keep = structured.keep**progress * plan.cost(original, structured.target) / plan.cost(model.spec, structured.target)
     blocks = structured.drop_blocks if len(model.spec["model"]["blocks"]) == len(original["model"]["blocks"]) else 0
@@ -104,8 +106,8 @@ def cut_structure(setup, model, structured, progress):
     return small
 
 
-def report_cut(parent, small):
-    """Say what the cut took away."""
+def report_cut(parent: str | Path, small: AsrModel) -> None:
+    """Report what the cut removed."""
     before = load_model(parent)
     say(
         f"cut: parameters {count_parameters(before):,} -> {count_parameters(small):,}, non-zero {count_nonzero(small):,}, "
@@ -113,16 +115,13 @@ def report_cut(parent, small):
     )
 
 
-def recover(setup, cut, out, epochs):
+def recover(setup: Setup, cut: Path, out: str | Path, epochs: int) -> None:
     """Train the cut model, taught by the teachers if any; zeros of a sparse model stay zeros."""
     model = setup.load(cut)
     keep_zeros = None
     if model.spec["sparsity"]:
         masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
-
-        def keep_zeros(trained):
-            sparsity.apply_masks_(trained, masks)
-
+        keep_zeros = functools.partial(sparsity.apply_masks_, masks=masks)
     objective = setup.objective(model, setup.args.teacher)
     setup.train(model, objective, out, parent=setup.args.model, after_update=keep_zeros, epochs=epochs)
 

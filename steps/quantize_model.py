@@ -2,17 +2,18 @@
 
     python3 -m steps.quantize_model --model exp/an4/student --config conf/quantize.yaml --out exp/an4/student_int8
 
-Writes a model folder, and in it quantization.json: every tensor that stays float, with its share of the bytes.
+Writes a model folder with quantization.json in it: every tensor that stays float, with its share of the bytes.
 """
 
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from steps.compress.quantizer import QuantizeConfig, float_tensors, quantize_model
+from steps.compress.quantizer import FloatTensor, QuantizeConfig, float_tensors, quantize_model
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, save_config
 from steps.core.outdir import write_json
@@ -22,7 +23,7 @@ from steps.models.build import CARRIED, load_model, read_spec, save_model
 STEP = "quantize_model"
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
     add_common(parser, config=True, out="model folder to write")
@@ -43,24 +44,24 @@ def main():
     say(f"{len(small.spec['quantization']['layers'])} layers in int8: {before:,} -> {after:,} bytes, {out}")
 
 
-def check_out(out, source):
-    """Raise UserError when writing to `out` would replace the model read, or one that another step made."""
+def check_out(out: Path, source: Path) -> None:
+    """Raise UserError when writing to `out` would replace the input model, or one that another step made."""
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: --out is the same folder as --model; choose another --out")
     if (out / "model.json").is_file() and (step := read_spec(out).get("step")) != STEP:
         raise UserError(f"{out}: holds a finished model of {step}; choose another --out")
 
 
-def parent_seed(source):
-    """Seed that the model read was made with, by its run.json; None where that does not say."""
+def parent_seed(source: Path) -> int | None:
+    """Seed that the input model was made with, from its run.json; None where that does not say."""
     try:
         return json.loads((source / "run.json").read_text(encoding="utf-8")).get("seed")
     except (FileNotFoundError, ValueError, AttributeError):
         return None
 
 
-def report(rows, smallest_share=0.01):
-    """Print what stays float: tensors above `smallest_share` of the bytes one by one, the others together."""
+def report(rows: Sequence[FloatTensor], smallest_share: float = 0.01) -> None:
+    """Print what stays float: tensors of at least `smallest_share` of the bytes one by one, the others together."""
     say(f"float: {sum(row.share for row in rows):.1%} of the bytes")
     large = [row for row in rows if row.share >= smallest_share]
     for row in large:

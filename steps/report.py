@@ -4,16 +4,19 @@
         --benchmark exp/an4/benchmark.json --compare student_kd:student --out exp/an4/report
 
 Writes report.html (self-contained), report.md, RESULTS.md, wer_bytes_SET.svg and .png, cards/MODEL.md,
-regressions/MODEL_SET_KIND.txt and, last, results.json (what is in it: steps/scoring/results.py). Every model is compared
-with its parent when that is reported too; --compare adds pairs. Error rates are of the exported files.
+regressions/MODEL_SET_KIND.txt and, last, results.json (its fields: steps/scoring/results.py). Every model is compared with
+its parent when that is reported too; --compare adds pairs. Error rates are those of the exported files.
 """
 
+import argparse
 import dataclasses
 import datetime
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
@@ -32,7 +35,7 @@ from steps.scoring.summary import model_card
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
 
-def main():
+def main() -> None:
     args = parse_args()
     extra = parse_pairs(args.compare, args.models)
     benchmark = read_json(args.benchmark) if args.benchmark else {}
@@ -69,19 +72,19 @@ def main():
     say(f"{counted(len(args.models), 'model')}, {counted(len(args.sets), 'test set')} -> {args.out}/report.html")
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--exp", required=True, metavar="DIR", help="experiment folder, one folder per model in it")
+    parser.add_argument("--exp", required=True, metavar="DIR", help="experiment folder, with one folder per model")
     parser.add_argument("--models", required=True, nargs="+", metavar="NAME", help="models, in the order of the table")
     parser.add_argument("--sets", required=True, nargs="+", metavar="NAME", help="test sets, one table each")
-    parser.add_argument("--benchmark", metavar="JSON", help="what steps.benchmark wrote; without: speed columns empty")
+    parser.add_argument("--benchmark", metavar="JSON", help="what steps.benchmark wrote (default: none, and no speeds)")
     parser.add_argument("--compare", default="", metavar="A:B[,C:D]", help="more differences in WER, A minus B")
     parser.add_argument("--recipe", metavar="NAME", help="title (default: name of the --exp folder)")
     add_common(parser, out="folder of the report", seed=True)
     return parser.parse_args()
 
 
-def describe_host(benchmark):
+def describe_host(benchmark: Mapping[str, Any]) -> str | None:
     """The processor the speeds were measured on, or None."""
     host = benchmark.get("host")
     if not isinstance(host, dict):
@@ -89,8 +92,8 @@ def describe_host(benchmark):
     return host.get("cpu") or platform.machine()
 
 
-def versions():
-    """Versions of slim-asr, Python and the packages that make the numbers; packages that are not installed are left out."""
+def versions() -> dict[str, str]:
+    """Versions of slim-asr, Python and the packages behind the numbers; packages that are not installed are left out."""
     found = {"slim_asr": VERSION, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -100,7 +103,7 @@ def versions():
     return found
 
 
-def write_report(out, results, models, sets):
+def write_report(out: Path, results: Results, models: Sequence[str], sets: Sequence[str]) -> None:
     """Write the other files of the report; results.json comes last."""
     plots = {}
     for name in sets:
@@ -115,7 +118,7 @@ def write_report(out, results, models, sets):
     write_json(out / "results.json", dataclasses.asdict(results))
 
 
-def print_set(results, set_name):
+def print_set(results: Results, set_name: str) -> None:
     """Print the tables of one test set."""
     say(f"\n{results.recipe}, {set_name}:\n" + result_table([row for row in results.rows if row.set == set_name]))
     for line in speaker_lines(results, set_name):

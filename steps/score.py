@@ -2,25 +2,30 @@
 
     python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
 
-For each of greedy.txt and lexicon.txt that is there, writes beside it wer_KIND (the rates), errors_KIND.txt (aligned),
-per_spk_KIND (by speaker) and score_KIND.json (all counts, by utterance too). `unit` and `fold` of the decoding settings
-say what counts as a word: for unit char, characters do. With --classes true each transcript is a
-class, too: classes_KIND has accuracy, precision, recall, F1 and what was taken for what.
+For each of greedy.txt and lexicon.txt that exists, writes beside it wer_KIND (the rates), errors_KIND.txt (alignments),
+per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). `unit` and `fold` in the decoding settings
+say what counts as a word: for unit char, each character does. With --classes true each transcript is also a class:
+classes_KIND has accuracy, precision, recall, F1 and the confusions.
 """
 
+import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run_main, say
-from steps.core.datadir import read_data_dir
+from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.classes import classification, format_classes
 from steps.scoring.collect import read_json
 from steps.scoring.errors import format_errors, format_speakers
-from steps.scoring.significance import few_speakers, wer_interval
+from steps.scoring.significance import Interval, few_speakers, wer_interval
 from steps.scoring.wer import (
     RATES,
+    ErrorCounts,
+    UtteranceErrors,
     count_utterances,
     format_accuracy_line,
     format_ser_line,
@@ -34,7 +39,7 @@ from steps.scoring.wer import (
 KINDS = ("greedy", "lexicon")
 
 
-def main():
+def main() -> None:
     args = parse_args()
     folder = Path(args.decode)
     kinds = [kind for kind in KINDS if (folder / f"{kind}.txt").is_file()]
@@ -48,17 +53,17 @@ def main():
             remove_old(folder, kind)
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--decode", required=True, metavar="DIR", help="folder with greedy.txt, lexicon.txt")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the transcripts")
-    text = "transcripts are commands: figures of classification, too (default: false)"
+    text = "true: transcripts are commands; also score them as classes (default: false)"
     parser.add_argument("--classes", type=parse_bool, default=False, metavar="BOOL", help=text)
     return parser.parse_args()
 
 
-def score(folder, kind, utterances, set_name, classes=False):
-    """Score one hypothesis file and write its results; score_KIND.json comes last."""
+def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: str, classes: bool = False) -> None:
+    """Score one hypothesis file and write its results, score_KIND.json last."""
     path = folder / f"{kind}.txt"
     hyps = read_hypotheses(path)
     unit, fold = read_units(folder)
@@ -72,7 +77,7 @@ def score(folder, kind, utterances, set_name, classes=False):
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not pool(words).reference_length:
-        raise UserError(f"{path}: the transcripts hold no words to score against")
+        raise UserError(f"{path}: the transcripts have no words to score against")
     interval = wer_interval(
         [c.errors for c in words], [c.reference_length for c in words], [speakers[c.utt_id] for c in words]
     )
@@ -103,13 +108,13 @@ def score(folder, kind, utterances, set_name, classes=False):
     say(f"{kind}: {lines[0]}")
 
 
-def read_units(folder):
-    """What is counted, as the settings of the decoding say. Returns: (unit, words to fold)."""
+def read_units(folder: Path) -> tuple[str, dict[str, str]]:
+    """What is counted, from the settings of the decoding. Returns: unit; words to fold."""
     settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
     return settings.get("unit", "word"), settings.get("fold", {})
 
 
-def rate_lines(words, chars, interval, rate="WER"):
+def rate_lines(words: ErrorCounts, chars: ErrorCounts, interval: Interval, rate: str = "WER") -> list[str]:
     """The lines of wer_KIND; `words` are the units of the rate."""
     return [
         format_wer_line(words, rate),
@@ -120,7 +125,12 @@ def rate_lines(words, chars, interval, rate="WER"):
     ]
 
 
-def by_utterance(words, chars, speakers, refs):
+def by_utterance(
+    words: Sequence[UtteranceErrors],
+    chars: Sequence[UtteranceErrors],
+    speakers: Mapping[str, str],
+    refs: Mapping[str, str],
+) -> dict[str, list[Any]]:
     """Counts as columns of equal length, in the order of the data folder."""
     return {
         "ids": [c.utt_id for c in words],
@@ -136,7 +146,7 @@ def by_utterance(words, chars, speakers, refs):
     }
 
 
-def remove_old(folder, kind):
+def remove_old(folder: Path, kind: str) -> None:
     """Remove scores whose hypotheses are no longer there."""
     for name in (f"wer_{kind}", f"errors_{kind}.txt", f"per_spk_{kind}", f"classes_{kind}", f"score_{kind}.json"):
         (folder / name).unlink(missing_ok=True)

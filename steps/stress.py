@@ -3,22 +3,25 @@
     python3 -m steps.stress --model exp/an4/student/export --data data/an4/test --snr-db 20 10 5 0 \\
         --config conf/decode.yaml --out exp/an4/student/decode_test_noise
 
-Pink noise, drawn from --seed and the utterance's id, so that every model hears the same; its level is set against the
+Pink noise, drawn from --seed and the utterance's id, so that every model hears the same; its level is relative to the
 power of the whole utterance. Greedy decoding; errors are counted in the units of the decoding settings. Writes
 greedy_LEVELdB.txt for each level, then noise.json.
 """
 
+import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from steps.core.cli import add_common, make_parser, parse_count, run_main, say
 from steps.core.config import load_config
-from steps.core.datadir import read_data_dir
+from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.data.augment import utterance_rng
+from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.wave_augment import add_noise, coloured_noise
 from steps.deploy.recognition import DecodeConfig, decode_all
@@ -26,7 +29,7 @@ from steps.deploy.runtimes import load_recogniser
 from steps.scoring.wer import RATES, count_utterances, format_wer_line, in_units, pool
 
 
-def main():
+def main() -> None:
     args = parse_args()
     config, out = load_config(DecodeConfig, args.config), Path(args.out)
     utterances = read_data_dir(args.data)
@@ -46,7 +49,7 @@ def main():
     write_json(out / "noise.json", {"set": Path(args.data).name, **facts, "words": words, "levels": levels})
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="exported folder or model folder")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with audio and transcripts")
@@ -56,12 +59,12 @@ def parse_args():
     add_common(parser, config=True, out="folder of the hypotheses", seed=True)
     args = parser.parse_args()
     if len(set(args.snr_db)) != len(args.snr_db):
-        parser.error("--snr-db names a level twice")
+        parser.error("--snr-db lists a level twice")
     return args
 
 
-def noisy_features(config, snr_db, seed):
-    """Function from Utterance to (T, D) float32 features of its audio with noise."""
+def noisy_features(config: FeatureConfig, snr_db: int, seed: int) -> Callable[[Utterance], np.ndarray]:
+    """A function from an utterance to (T, D) float32 features of its audio with noise."""
 
     def features(utt):
         def add(samples):

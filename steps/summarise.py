@@ -3,15 +3,18 @@
     python3 -m steps.summarise --runs exp/an4_seed0 exp/an4_seed1 exp/an4_seed2 --as seeds --set test --out exp/an4_seeds
     python3 -m steps.summarise --runs exp/fold1 exp/fold2 exp/fold3 --as folds --set test --out exp/folds
 
-seeds: the same test set; mean and standard deviation over runs with the t interval of the mean, which is what training
-alone makes of it, and the interval of that mean over the speakers of the test set. folds: test sets that share no speaker
-(utils/fold_data_dir.py makes them); counts are pooled, intervals are over all speakers. Models are those that every run
-has, differences those from their parents and those of --compare. Writes summary.md and summary.json.
+seeds: one test set; mean and standard deviation over runs with the t interval of the mean, which shows the chance in
+training alone, and the interval of that mean over the speakers of the test set. folds: test sets that share no speaker
+(utils/fold_data_dir.py makes them); counts are pooled, intervals are over all speakers. The models are those that every
+run has; the differences are from their parents and those of --compare. Writes summary.md and summary.json.
 """
 
+import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
@@ -21,10 +24,10 @@ from steps.scoring.compare import parse_pairs
 from steps.scoring.escape import markdown
 from steps.scoring.markdown import interval_text, markdown_table
 from steps.scoring.results import KINDS
-from steps.scoring.runs import over_folds, over_seeds
+from steps.scoring.runs import Spread, over_folds, over_seeds
 
 
-def main():
+def main() -> None:
     args = parse_args()
     seeds = args.how == "seeds"
     page, kinds = [f"# {markdown(args.set)}, {len(args.runs)} {args.how}\n"], {}
@@ -51,10 +54,10 @@ NOTES = {
 }
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--runs", required=True, nargs="+", metavar="DIR", help="experiment folders, two or more")
-    parser.add_argument("--as", required=True, choices=("seeds", "folds"), dest="how", help="what the runs differ in")
+    parser.add_argument("--as", required=True, choices=("seeds", "folds"), dest="how", help="how the runs differ")
     parser.add_argument("--set", required=True, metavar="NAME", help="test set")
     parser.add_argument("--compare", default="", metavar="A:B[,C:D]", help="more differences in WER, A minus B")
     add_common(parser, out="folder to write", seed=True)
@@ -64,10 +67,11 @@ def parse_args():
     return args
 
 
-def summarise(args, kind, models):
+def summarise(args: argparse.Namespace, kind: str, models: Sequence[str]) -> dict[str, Any]:
     """What `over_seeds` or `over_folds` finds for these models."""
-    pairs = [(name, parent_of(args.runs[0], name)) for name in models]
-    pairs = [pair for pair in pairs if pair[1] in models] + parse_pairs(args.compare, models)
+    parents = [(name, parent_of(args.runs[0], name)) for name in models]
+    pairs = [(name, parent) for name, parent in parents if parent and parent in models]
+    pairs += parse_pairs(args.compare, models)
     runs = [
         {name: read_score(decode_folder(run, name, args.set), kind)["utterances"] for name in models}
         for run in args.runs
@@ -75,8 +79,8 @@ def summarise(args, kind, models):
     return (over_seeds if args.how == "seeds" else over_folds)(runs, list(dict.fromkeys(pairs)), args.seed)
 
 
-def common_models(runs, set_name, kind):
-    """Models that every run has scores of, in the order of the first run's report, or of their names without one."""
+def common_models(runs: Sequence[str], set_name: str, kind: str) -> list[str]:
+    """Models scored in every run, in the order of the first run's report, or else of their names."""
     found = []
     for run in runs:
         files = Path(run).glob(f"*/{decode_folder('', '', set_name).name}/score_{kind}.json")
@@ -87,20 +91,21 @@ def common_models(runs, set_name, kind):
     return sorted(set.intersection(*found), key=lambda name: (order.index(name) if name in order else last, name))
 
 
-def parent_of(run, model):
+def parent_of(run: str, model: str) -> str | None:
+    """Name of a model's parent, if it has one."""
     return (read_json(Path(run) / model / "model.json").get("parent") or {}).get("name")
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The same without data classes, for JSON."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, list) else value
 
 
-def seed_tables(found):
+def seed_tables(found: Mapping[str, Any]) -> str:
     """Both tables over seeds, as Markdown."""
     rows = [
         [name, *spread_cells(value["spread"], ""), f"{value['interval'].low:.1f} - {value['interval'].high:.1f}"]
@@ -118,12 +123,13 @@ def seed_tables(found):
     return f"{tables}\n{markdown_table(['difference, points', *head, 'over speakers [95 %]', '% of it'], more)}"
 
 
-def spread_cells(value, sign):
+def spread_cells(value: Spread, sign: str) -> list[str]:
+    """Mean, runs, standard deviation and interval. Args: sign: `+` for differences."""
     runs = ", ".join(f"{x:{sign}.2f}" for x in value.values)
     return [f"{value.mean:{sign}.2f}", runs, f"{value.sd:.2f}", f"{value.low:{sign}.2f} - {value.high:{sign}.2f}"]
 
 
-def fold_tables(found):
+def fold_tables(found: Mapping[str, Any]) -> str:
     """Both tables over folds, as Markdown."""
     values = {name: value["interval"] for name, value in found["models"].items()}
     rows = [[name, f"{v.percent:.2f}", f"{v.low:.1f} - {v.high:.1f}", v.groups] for name, v in values.items()]

@@ -3,7 +3,7 @@
     python3 -m steps.train_teacher --data data/an4/train_sp --dev data/an4/dev --tokenizer data/an4/tokenizer \\
         --features conf/features.yaml --config recipes/an4/conf/teacher.yaml --out exp/an4/teacher
 
-Stopped at any moment, the same command goes on from the last checkpoint and ends with the same model.
+Stopped at any time, the same command continues from the last checkpoint and ends with the same model.
 """
 
 import sys
@@ -14,7 +14,7 @@ from steps.training import distributed
 from steps.training.setup import Setup, TrainConfig, training_parser
 
 
-def main():
+def main() -> None:
     """Read, build, train, save."""
     args = training_parser(__doc__).parse_args()
     setup = Setup(args, load_config(TrainConfig, args.config), "train_teacher")

@@ -14,7 +14,7 @@ from steps.core.datadir import read_data_dir
 from steps.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
 
-def main():
+def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the training transcripts")
     add_common(parser, config=True, out="folder of the tokenizer")
@@ -28,7 +28,7 @@ def main():
     if Tokenizer.load(args.out).pieces != tokenizer.pieces:
         raise UserError(f"{args.out}: reads back differently from what was trained")
     per_word = sum(len(tokenizer.encode(text)) for text in texts) / max(1, sum(len(text.split()) for text in texts))
-    say(f"{config.kind} tokenizer, {tokenizer.vocab_size} tokens, {per_word:.2f} tokens a word: {args.out}")
+    say(f"{config.kind} tokenizer, {tokenizer.vocab_size} tokens, {per_word:.2f} tokens per word: {args.out}")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,24 @@
     python3 -m steps.transcribe exp/an4/student/export one.wav two.flac
 
 The folder is an exported folder or a model folder. Any sample rate and any format libsndfile reads. With --words
-only words of that list come out. A file that is no audio is reported, the others are done, and the exit status is 1.
+only words of that list come out. A file that is not audio is reported, the others are done, and the exit status is 1.
 """
 
+import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import numpy as np
 
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main, tell
 from steps.core.datadir import Utterance
 from steps.data.features import utterance_features, utterance_samples
-from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes import Recogniser, load_recogniser
 
 
-def main(results=None):
+def main(results: TextIO | None = None) -> None:
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
     args = parse_args()
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
@@ -26,7 +31,7 @@ def main(results=None):
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("model", metavar="DIR", help="exported folder or model folder")
     parser.add_argument("audio", nargs="+", metavar="FILE", help="audio files")
@@ -38,7 +43,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def transcribe(recogniser, paths, results):
+def transcribe(recogniser: Recogniser, paths: Sequence[str], results: TextIO) -> int:
     """Write one result line per file; problems go to standard error. Returns: number of files that failed."""
     failed = 0
     for path in paths:
@@ -53,7 +58,7 @@ def transcribe(recogniser, paths, results):
     return failed
 
 
-def heard_by(recogniser, utterance):
+def heard_by(recogniser: Recogniser, utterance: Utterance) -> np.ndarray:
     """What a recogniser hears of an utterance. Returns: float32 array, samples or features."""
     if recogniser.hears == "audio":
         return utterance_samples(utterance, recogniser.features.sample_rate_hz).numpy()

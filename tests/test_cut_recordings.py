@@ -128,7 +128,7 @@ def test_what_is_short_stays_and_what_does_not_fit_is_listed(bench):
         bench(["ab"] * 9, [2.0] * 9, "--min-score", 0.6, text=" ".join(["c"] * 9))
     with pytest.raises(UserError, match="s-1-.*: no pause within --max-s"):
         bench(["abc" * 9, "abc" * 9], [0.2, 0.2], "--max-s", 3)
-    with pytest.raises(UserError, match="is the folder that is read"):
+    with pytest.raises(UserError, match="is the input folder"):
         bench(["abc"], [0.2], "--out", sys.argv[sys.argv.index("--data") + 1])
 
 

@@ -1,4 +1,4 @@
-"""Speed of exported models: all in one process, in turns, so that what disturbs one disturbs all."""
+"""Speed of exported models: all in one process, in turns, so that a disturbance hits all of them alike."""
 
 import importlib.metadata
 import os
@@ -6,18 +6,22 @@ import platform
 import random
 import statistics
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from steps.core.cli import UserError
+from steps.core.datadir import Utterance
 from steps.core.exports import onnx_bytes, shipped_bytes
+from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features, utterance_samples
 from steps.deploy.macs import count_macs
 from steps.deploy.memory import measure_memory
-from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes import Recogniser, load_recogniser
 from steps.models.build import read_spec
 
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
@@ -26,25 +30,25 @@ PACKAGES = ("onnxruntime", "torch", "torchaudio", "numpy")
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds, one list per timed pass, one number per input. cpu_s: of the threads that worked.  wall_s: by the clock."""
+    """Seconds: one list per timed pass, one number per input. cpu_s: CPU time of the working threads.   wall_s: wall time."""
 
-    cpu_s: list
-    wall_s: list
+    cpu_s: list[list[float]]
+    wall_s: list[list[float]]
 
-    def totals(self, clock="cpu_s"):
+    def totals(self, clock: str = "cpu_s") -> list[float]:
         """Seconds of each whole pass."""
         return [sum(values) for values in getattr(self, clock)]
 
 
-def model_name(folder):
+def model_name(folder: str | Path) -> str:
     """The model an exported folder belongs to: the folder above `export`."""
     folder = Path(folder).resolve()
     return folder.parent.name if folder.name == "export" else folder.name
 
 
-def name_folders(folders):
-    """Names of exported folders. Returns: {name: path}.   Raises: UserError when two have the same name."""
-    named = {}
+def name_folders(folders: Iterable[str | Path]) -> dict[str, Path]:
+    """Name exported folders by their models. Returns: {name: path}.   Raises: UserError when two have the same name."""
+    named: dict[str, Path] = {}
     for folder in folders:
         name = model_name(folder)
         if name in named:
@@ -53,19 +57,25 @@ def name_folders(folders):
     return named
 
 
-def sample_utterances(utterances, count, seed):
-    """At most `count` utterances, drawn with a seed, in their order. Returns: list."""
+def sample_utterances(utterances: Sequence[Utterance], count: int, seed: int) -> list[Utterance]:
+    """At most `count` utterances, drawn at random with a seed, in their original order."""
     if len(utterances) <= count:
         return list(utterances)
     chosen = set(random.Random(seed).sample(range(len(utterances)), count))
     return [utt for index, utt in enumerate(utterances) if index in chosen]
 
 
-def time_in_turns(tasks, inputs, repeats, seed, cpu_clocks=None):
-    """Time functions over the same inputs, in an order that is drawn anew for each repeat.
+def time_in_turns(
+    tasks: Mapping[Any, Callable[[Any], Any]],
+    inputs: Mapping[Any, Sequence],
+    repeats: int,
+    seed: int,
+    cpu_clocks: Mapping[Any, Callable[[], float]] | None = None,
+) -> dict[Any, Passes]:
+    """Time functions over their inputs, in a new random order for each repeat.
 
-    Args:    tasks: {name: function of one input}.   inputs: {name: list of inputs}.   repeats: timed passes of each;
-             one more goes before them untimed.   cpu_clocks: {name: clock}, where it is not that of the calling thread.
+    Args:    tasks: {name: function of one input}.   inputs: {name: list of inputs}.   repeats: timed passes of each task,
+             after one untimed pass.   cpu_clocks: {name: clock} where it is not the calling thread's.
     Returns: {name: Passes}.
     """
     order, draw = list(tasks), random.Random(seed)
@@ -80,7 +90,9 @@ def time_in_turns(tasks, inputs, repeats, seed, cpu_clocks=None):
     return passes
 
 
-def time_pass(run, inputs, cpu_clock):
+def time_pass(
+    run: Callable[[Any], Any], inputs: Iterable, cpu_clock: Callable[[], float]
+) -> tuple[list[float], list[float]]:
     """Time a function on each input. Returns: (CPU seconds of each, wall seconds of each)."""
     cpu_s, wall_s = [], []
     for value in inputs:
@@ -91,21 +103,29 @@ def time_pass(run, inputs, cpu_clock):
     return cpu_s, wall_s
 
 
-def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
+def benchmark(
+    folders: Mapping[str, Path],
+    utterances: Sequence[Utterance],
+    repeats: int = 7,
+    seed: int = 0,
+    reference: str | None = None,
+) -> dict[str, Any]:
     """Measure exported folders, on one thread and on all.
 
-    Args:    folders: {name: exported folder}.   utterances: list of Utterance; audio is read before anything is timed.
+    Args:    folders: {name: exported folder}.   utterances: their audio is read before anything is timed.
              repeats: timed passes over all utterances, at least 5.   reference: name of the model that all are compared
              with (default: the first).
-    Returns: {"settings", "models"}, ready for JSON; what a model's entry holds: `speed_row`, `latency_row`, `load_row`,
-             `measure_memory`, `size_row`, `ratio_rows`.
+    Returns: {"settings", "models"}, ready for JSON; a model's entry holds the fields of `speed_row`, `threads_row`,
+             `latency_row`, `load_row`, `measure_memory`, `size_row` and, under "ratios", `ratio_rows`.
     """
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0))
     loads = time_in_turns(dict.fromkeys(folders, load_recogniser), {n: [f] for n, f in folders.items()}, repeats, seed)
     recognisers = {name: load_recogniser(folder, num_threads=1) for name, folder in folders.items()}
     feats, samples = read_inputs(recognisers.values(), utterances)
-    tasks, inputs, clocks = {}, {}, {}
+    tasks: dict[Any, Callable] = {}
+    inputs: dict[Any, list] = {}
+    clocks: dict[Any, Callable[[], float]] = {}
     for name, recogniser in recognisers.items():
         threaded = load_recogniser(folders[name], num_threads=cores)
         tasks[name], tasks[name, "all"] = recogniser.run, threaded.run
@@ -119,31 +139,34 @@ def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
     models = {}
     for name, recogniser in recognisers.items():
         own, features = passes[name], passes[recogniser.features]
-        row = speed_row(own, features, audio_s) | threads_row(passes[name, "all"], audio_s)
+        row: dict[str, Any] = speed_row(own, features, audio_s) | threads_row(passes[name, "all"], audio_s)
         row |= latency_row(own, features) | load_row(loads[name])
         row |= measure_memory(folders[name], feats[recogniser.features]) | size_row(folders[name])
         models[name] = row
     reference = reference or next(iter(folders))
     for name, folder in folders.items():
-        bases = {reference} | ({float_parent(folder)} & set(folders))
+        bases = {reference} | (set(folders) & {float_parent(folder)})
         models[name]["ratios"] = ratio_rows(name, sorted(bases - {name}), passes, models)
-    settings = {"num_threads": 1, "all_threads": cores, "repeats": repeats, "utterances": len(utterances)}
+    settings: dict[str, Any] = {"num_threads": 1, "all_threads": cores, "repeats": repeats}
+    settings |= {"utterances": len(utterances)}
     settings |= {"audio_s": round(audio_s, 2), "seed": seed, "reference": reference}
     return {"settings": settings, "models": models}
 
 
-def read_inputs(recognisers, utterances):
-    """What is timed. Returns: ({FeatureConfig: list of (T, D) arrays}, {FeatureConfig: list of (S,) tensors})."""
+def read_inputs(
+    recognisers: Iterable[Recogniser], utterances: Sequence[Utterance]
+) -> tuple[dict[FeatureConfig, list[np.ndarray]], dict[FeatureConfig, list[torch.Tensor]]]:
+    """Read what is timed. Returns: (T, D) features by their settings, (S,) samples by the same settings."""
     configs = dict.fromkeys(recogniser.features for recogniser in recognisers)
     samples = {config: [utterance_samples(utt, config.sample_rate_hz) for utt in utterances] for config in configs}
     return {c: [compute_features(s, c).numpy() for s in values] for c, values in samples.items()}, samples
 
 
-def speed_row(passes, features, audio_s):
+def speed_row(passes: Passes, features: Passes, audio_s: float) -> dict[str, float]:
     """Real-time factors of one model on one thread: CPU or wall seconds per second of audio, medians of the repeats.
 
-    Returns: {"rtf": CPU time of the network, "rtf_spread": its interquartile range, "rtf_features": of the features alone,
-             "rtf_with_features": the sum, "wall_rtf": the network by the clock}.
+    Returns: {"rtf": CPU time of the network, "rtf_spread": its interquartile range, "rtf_features": CPU time of the
+             features, "rtf_with_features": the sum, "wall_rtf": wall time of the network}.
     """
     low, rtf, high = (value / audio_s for value in statistics.quantiles(passes.totals(), n=4, method="inclusive"))
     features_rtf = statistics.median(features.totals()) / audio_s
@@ -152,29 +175,31 @@ def speed_row(passes, features, audio_s):
     return {key: round(value, 7) for key, value in row.items()}
 
 
-def threads_row(passes, audio_s):
-    """The network on all threads: {"all_threads_wall_rtf", "all_threads_cpu_rtf": CPU time of all of them}."""
+def threads_row(passes: Passes, audio_s: float) -> dict[str, float]:
+    """The network on all threads: {"all_threads_wall_rtf", "all_threads_cpu_rtf": their CPU time added up}."""
     wall, cpu = (statistics.median(passes.totals(clock)) / audio_s for clock in ("wall_s", "cpu_s"))
     return {"all_threads_wall_rtf": round(wall, 7), "all_threads_cpu_rtf": round(cpu, 7)}
 
 
-def latency_row(passes, features):
+def latency_row(passes: Passes, features: Passes) -> dict[str, dict[str, float]]:
     """Wall time from samples to log-probabilities, one thread, over all utterances and repeats: {"latency_ms": {...}}."""
     pairs = zip(passes.wall_s, features.wall_s, strict=True)
     sums = [1000 * (a + b) for one, two in pairs for a, b in zip(one, two, strict=True)]
     return {"latency_ms": {f"p{share}": round(float(np.percentile(sums, share)), 3) for share in (50, 90, 99)}}
 
 
-def load_row(passes):
+def load_row(passes: Passes) -> dict[str, float]:
     """Wall time to open the folder: median and interquartile range of the repeats, {"load_s", "load_s_spread"}."""
     low, middle, high = statistics.quantiles(passes.totals("wall_s"), n=4, method="inclusive")
     return {"load_s": round(middle, 4), "load_s_spread": round(high - low, 4)}
 
 
-def ratio_rows(name, bases, passes, models):
+def ratio_rows(
+    name: str, bases: Iterable[str], passes: Mapping[Any, Passes], models: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
     """How a model compares with others: {base: {"times_faster", "low", "high": quartiles, "bytes": share of its bytes}}.
 
-    Repeats are paired: what disturbs one disturbs the other. CPU time of the network on one thread.
+    Repeats are paired, so that a disturbance hits both. CPU time of the network on one thread.
     """
     rows = {}
     for base in bases:
@@ -185,17 +210,17 @@ def ratio_rows(name, bases, passes, models):
     return rows
 
 
-def float_parent(folder):
-    """Name of the float model that an int8 one was made of; None for others, or without a model folder above."""
+def float_parent(folder: Path) -> str | None:
+    """Name of the float model that an int8 one was made from; None for others, or without a model folder above."""
     above = folder.resolve().parent
     spec = read_spec(above) if (above / "model.json").is_file() else {}
     return (spec.get("parent") or {}).get("name") if spec.get("quantization") else None
 
 
-def size_row(folder):
-    """Bytes of an exported folder, and what the model folder above it says of the model (None without one)."""
+def size_row(folder: Path) -> dict[str, int | None]:
+    """Bytes of an exported folder, and what the model folder above it says about the model (None without one)."""
     sizes = shipped_bytes(folder)
-    row = {"bytes": sum(sizes.values()), "model_bytes": onnx_bytes(sizes)}
+    row: dict[str, int | None] = {"bytes": sum(sizes.values()), "model_bytes": onnx_bytes(sizes)}
     row |= {"parameters": None, "nonzero_parameters": None, "macs_per_second": round(count_macs(folder))}
     above = folder.resolve().parent
     if (above / "model.json").is_file():
@@ -204,8 +229,8 @@ def size_row(folder):
     return row
 
 
-def describe_host():
-    """Processor, its instructions that matter for int8, and versions. Returns: dict."""
+def describe_host() -> dict[str, Any]:
+    """The processor, those of its instruction sets that matter for int8, and versions."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Export of a model folder: ONNX files, compared with torch before they are written, and their tokens and features."""
+"""Export of a model folder: ONNX files, compared with torch before they are written, with their tokens and features."""
 
 import hashlib
 import math
@@ -26,7 +26,7 @@ README = """\
 A speech recogniser: {head}, {quantization}.
 
 {files}- features.yaml: Kaldi {kind} of {rate} Hz audio with samples in [-1, 1], window {window}, {low:g} Hz to {high}.
-- SHA256SUMS: of these, which are all that a runtime needs; `sha256sum -c SHA256SUMS`.
+- SHA256SUMS: checksums of these files, which are all that a runtime needs; `sha256sum -c SHA256SUMS`.
 
 Look-ahead: {look_ahead}.
 
@@ -39,13 +39,14 @@ Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
     model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
 """
 BYTE_BPE = f"""\
-sherpa-onnx takes this tokens.txt for byte-level BPE, by its letters, and drops some of them without a word. {SHERPA_TOKENS}
-is for it: the same symbols, and one more, which the model never emits.
+sherpa-onnx would take this tokens.txt for byte-level BPE because of its letters, and silently drop some of them.
+{SHERPA_TOKENS} is the file for it: the same symbols and one more, which the model never emits.
 """
 INTEGER = """\
 
-Activations are quantized with a scale for each tensor, so a batch gives slightly other numbers than its utterances one
-by one, and so do other processors and runtime versions. Weights of {bits} bits, a byte each; no integer kernel saturates.
+Activations are quantized with a scale for each tensor, so a batch gives slightly different numbers from its utterances one
+by one, as do other processors and runtime versions. Weights have {bits} bits, stored in a byte each; no integer kernel
+saturates.
 """
 
 
@@ -53,11 +54,11 @@ by one, and so do other processors and runtime versions. Weights of {bits} bits,
 class ExportReport:
     """What an export came to.
 
-    size_bytes: of the ONNX files.   tensor_bytes: of the weights in them.
-    largest_difference: from torch over valid frames, nats.
+    size_bytes: size of the ONNX files.   tensor_bytes: size of the weights in them.
+    largest_difference: largest difference from torch over valid frames, nats.
     snr_db: power of the log-probabilities around their frame's mean against that of the difference.
-    integer_layers: quantized layers in the graphs.
-    sherpa_tokens: whether sherpa-onnx would misread tokens.txt, so that it has a file of its own.
+    integer_layers: number of quantized layers in the graphs.
+    sherpa_tokens: whether sherpa-onnx would misread tokens.txt and has its own file instead.
     """
 
     size_bytes: int

@@ -1,4 +1,4 @@
-"""From a model in torch to a lean ONNX graph: traced, constants folded, stripped of all that is not computation."""
+"""From a model in torch to a lean ONNX graph: traced, constants folded, stripped of everything but the computation."""
 
 import copy
 import io
@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -19,13 +20,13 @@ from steps.models.quant_layers import float_like, quantized_layers
 
 # the lowest with LayerNormalization; the rest needs 16 at most, and runtimes refuse what is newer than they are
 OPSET = 17
-# that exported files have run in: the oldest wheel for Python 3.11
+# that exported files have been run with: the oldest wheel for Python 3.11
 OLDEST_ONNXRUNTIME = "1.15"
 
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output. element: of onnx.TensorProto.   shape: sizes, and names of the free ones."""
+    """An input or output. element: type, of onnx.TensorProto.   shape: sizes, and names of the free ones."""
 
     name: str
     element: int
@@ -54,13 +55,14 @@ def trace(
     """Trace a module whose layers are all float.
 
     Args: module: an AsrModel, as `float_twin` returns it, or a part of one.   example: one tensor for each input.
-          opset: that the graph needs, operators put in later counted.
+          opset: the one the graph needs, including operators put in later.
     """
-    file = io.BytesIO()
+    # torch declares a path only; its tracing exporter writes to streams too
+    file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        # dynamo=False: half a second instead of ten or more. What tracing bakes in is found out by `export.compare`,
-        # at several lengths and batch sizes.
+        # dynamo=False: half a second instead of ten or more. Whatever tracing bakes in, the head's `compare` finds at
+        # several lengths and batch sizes.
         torch.onnx.export(
             module,
             example,
@@ -83,7 +85,7 @@ def free_axes(value: Value) -> dict[int, str]:
     return {axis: size for axis, size in enumerate(value.shape) if isinstance(size, str)}
 
 
-def fold_constants(content):
+def fold_constants(content: bytes) -> onnx.ModelProto:
     """Fold constants, drop duplicate nodes; standard operators only. Args: content: bytes of an ONNX file."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -102,10 +104,10 @@ def fold_constants(content):
 def strip_(graph: onnx.ModelProto, name: str) -> None:
     """Remove names, documentation and metadata, and number what is left: the same model gives the same bytes.
 
-    The IR version becomes the lowest that knows the graph's opset.
+    The IR version becomes the lowest that knows the graph's opset. Names of inputs and outputs stay, and those that
+    `integer_graph_` gives, which end in .codes or .scales.
 
-    Args: name: of the graph, the head's.
-    Names that end in .codes or .scales, which `integer_graph_` gives, stay, and those of inputs and outputs.
+    Args: name: name of the graph, the head's.
     """
     body = graph.graph
     for field in ("doc_string", "producer_name", "producer_version", "domain"):
@@ -140,6 +142,6 @@ def opset_of(graph: onnx.ModelProto) -> int:
     return next(entry.version for entry in graph.opset_import if not entry.domain)
 
 
-def is_kept(name):
+def is_kept(name: str) -> bool:
     """Whether a value's name is one that `integer_graph_` gave."""
     return name.endswith((".codes", ".scales"))

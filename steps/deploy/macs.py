@@ -1,10 +1,12 @@
-"""Multiply-accumulates of an exported file, counted from what onnxruntime ran: its own profile, fusions included,
-paddings for the processor left out."""
+"""Multiply-accumulates of an exported file, counted from onnxruntime's own profile of what it ran, fusions included.
+Padding to the width of this processor's vectors is left out."""
 
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +23,10 @@ SUSPECTS = ("matmul", "gemm", "conv", "lstm", "gru", "rnn", "attention", "einsum
 
 
 def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
-    """Run one utterance of zeros and add up what every node multiplied.
+    """Run one utterance of zeros and add up the multiply-accumulates of every node.
 
     Args:    folder: exported folder.   seconds: length of the utterance; attention grows with its square.
-    Returns: float, multiply-accumulates per second of audio.
+    Returns: multiply-accumulates per second of audio.
     Raises:  UserError for a node that multiplies in a way not known here.
     """
     with tempfile.TemporaryDirectory() as temp:
@@ -36,7 +38,7 @@ def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
     return sum(node_macs(node) for node in nodes) / seconds
 
 
-def node_macs(node):
+def node_macs(node: Mapping[str, Any]) -> int:
     """Multiply-accumulates of one profiled node. Args: "args" of its event: op_name, input_ and output_type_shape."""
     name = node["op_name"]
     if name not in KNOWN:
@@ -46,11 +48,14 @@ def node_macs(node):
     inputs, outputs = (
         [next(iter(entry.values())) for entry in node[f"{key}_type_shape"]] for key in ("input", "output")
     )
-    if name in RECURRENT:  # x (T, N, I), then both weights
+    # x (T, N, I), then both weights
+    if name in RECURRENT:
         return inputs[0][0] * inputs[0][1] * (math.prod(inputs[1]) + math.prod(inputs[2]))
-    if name in CONVOLUTIONS:  # weight (O, I / groups, ...)
+    # weight (O, I / groups, ...)
+    if name in CONVOLUTIONS:
         return math.prod(outputs[0]) * math.prod(inputs[1][1:])
-    if name == "MatMulNBits":  # its weight is packed; x (..., K)
+    # x (..., K); the weight is packed
+    if name == "MatMulNBits":
         return math.prod(outputs[0]) * inputs[0][-1]
     # (M, K) times (K, N), either perhaps transposed: (M K)(K N) / (M N) = K squared
     inner = math.isqrt(math.prod(inputs[0][-2:]) * math.prod(inputs[1][-2:]) // math.prod(outputs[0][-2:]))

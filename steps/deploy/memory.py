@@ -1,4 +1,4 @@
-"""Peak resident memory of an exported model: a process of its own that opens it and runs utterances.
+"""Peak resident memory of an exported model, measured in a new process that opens it and runs utterances.
 
 The child is `python3 -m steps.deploy.memory FOLDER FEATURES.npz`; it prints one line of JSON.
 """
@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from steps.deploy.runtimes import load_recogniser
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def measure_memory(folder, feats):
+def measure_memory(folder: str | Path, feats: Sequence[np.ndarray]) -> dict[str, int]:
     """Run utterances one by one, on one thread, in a new process.
 
-    Args:    folder: exported folder.   feats: list of (T, D) float32 arrays.
-    Returns: {"peak_memory_bytes": of the whole process, "model_memory_bytes": the part above Python and onnxruntime
-             before the model was opened}.
+    Args:    folder: exported folder.   feats: (T, D) float32 arrays.
+    Returns: {"peak_memory_bytes": peak of the whole process, "model_memory_bytes": the part of it above what Python and
+             onnxruntime took before the model was opened}.
     Raises:  UserError when the process fails.
     """
     with tempfile.TemporaryDirectory() as temp:
@@ -36,13 +37,14 @@ def measure_memory(folder, feats):
     return {"peak_memory_bytes": peak, "model_memory_bytes": peak - before}
 
 
-def peak_bytes():
-    """The most memory this process held so far. (getrusage would tell that of the process it was forked from.)"""
+def peak_bytes() -> int:
+    """The most memory this process has held so far. (getrusage would count the process it was forked from, too.)"""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def main(folder, feats_path):
+def main(folder: str, feats_path: str) -> None:
+    """Print [bytes before the model was opened, peak bytes] as JSON."""
     feats = np.load(feats_path, allow_pickle=False)
     arrays = [feats[name] for name in feats.files]
     before = peak_bytes()

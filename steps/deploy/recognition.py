@@ -22,7 +22,7 @@ class DecodeConfig:
     """Settings of decoding (conf/decode.yaml).
 
     lexicon: also decode with the word list, when there is one.   word_score: nats added for each word in lexicon decoding;
-    below 0 gives fewer words.   unit: what error rates count: word (WER), char (CER, for scripts without blanks) or phone
+    below 0 gives fewer words.   unit: what error rates count: word (WER), char (CER, for scripts without spaces) or phone
     (PER).   fold: words that count as others when scored, such as {ix: ih}.
     """
 
@@ -31,7 +31,7 @@ class DecodeConfig:
     unit: str = "word"
     fold: dict = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self.unit in ("word", "char", "phone"), f"unit must be word, char or phone, not {self.unit!r}")
         pairs = [word for pair in self.fold.items() for word in pair]
         check(all(isinstance(w, str) and len(w.split()) == 1 for w in pairs), "fold: expected `word: word` pairs")
@@ -42,17 +42,18 @@ def open_inputs(
 ) -> Callable[[Utterance], np.ndarray]:
     """What the recogniser hears of each utterance of a data folder: samples, or features from feats.scp or the audio.
 
-    Args:   model_dir: what the recogniser was opened from, for messages.
-    Raises: UserError for features of other settings, or listing utterances that feats.scp lacks.
+    Args:   model_dir: the folder the recogniser was opened from, for messages.
+    Raises: UserError for features made with other settings, or listing utterances that feats.scp lacks.
     """
     config = recogniser.features
     if recogniser.hears == "audio":
-        from steps.data.features import utterance_samples  # here: it loads torch
+        # here, because it loads torch
+        from steps.data.features import utterance_samples
 
         return lambda utt: utterance_samples(utt, config.sample_rate_hz).numpy()
     scp = Path(data_dir) / "feats.scp"
     if not scp.is_file():
-        from steps.data.features import utterance_features  # here: it loads torch
+        from steps.data.features import utterance_features
 
         return lambda utt: utterance_features(utt, config).numpy()
     check_feature_settings(data_dir, config, Path(model_dir) / "features.yaml")
@@ -65,7 +66,7 @@ def open_inputs(
 
 
 def seconds_of(heard: np.ndarray, hears: str, features: FeatureConfig) -> float:
-    """Length of what a recogniser was given."""
+    """Length in seconds of what a recogniser was given."""
     return len(heard) / features.sample_rate_hz if hears == "audio" else len(heard) * features.frame_shift_ms / 1000
 
 
@@ -83,22 +84,22 @@ def decode_all(
     """
     utterances = list(utterances)
     hyps: dict[str, dict[str, str]] = {kind: {} for kind in recogniser.kinds}
-    seconds, told_s = 0.0, time.monotonic()
+    seconds, reported_s = 0.0, time.monotonic()
     for number, utt in enumerate(utterances, start=1):
         heard = np.ascontiguousarray(inputs(utt), dtype=np.float32)
         for kind, text in recogniser.recognise(heard, utt.utt_id).items():
             hyps[kind][utt.utt_id] = text
         seconds += seconds_of(heard, recogniser.hears, recogniser.features)
-        if time.monotonic() - told_s >= every_s:
-            told_s = time.monotonic()
+        if time.monotonic() - reported_s >= every_s:
+            reported_s = time.monotonic()
             say(f"utterance {number}/{len(utterances)}")
     if len(hyps["greedy"]) != len(utterances):
-        raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id is given twice")
+        raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id occurs twice")
     return hyps, seconds
 
 
 def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
-    """Write one text file per kind and decode.json last; a lexicon.txt of an earlier run does not stay."""
+    """Write one text file per kind, and decode.json last; a lexicon.txt left by an earlier run is removed."""
     if "lexicon" not in hyps:
         (out / "lexicon.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():

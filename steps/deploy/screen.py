@@ -1,11 +1,11 @@
-"""A look at an ONNX file before a runtime opens it: a stranger's graph must come to an end and read no other file.
+"""A check of an ONNX file before a runtime opens it: a stranger's graph must terminate and read no other file.
 
-Loop, Scan, If and their kin carry graphs of their own, which can run for ever, even while a runtime folds constants; so
-can functions a file defines. Exported models have none of these, nor weights in other files. Without them a graph runs
-each of its nodes once. The file is walked field by field (protobuf's wire format), tensors are skipped: no copy, no
-memory, some milliseconds.
+Loop, Scan, If and the like contain graphs, which can run for ever, even while a runtime folds constants; so can functions
+that a file defines. Exported models have none of these, nor weights in other files. Without them a graph runs each of its
+nodes once. The file is walked field by field (protobuf's wire format) and tensors are skipped: no copy, no memory, a few
+milliseconds.
 
-Source: onnx.proto of ONNX 1.23 for the numbers of fields; protobuf's documentation of its encoding.
+Source: onnx.proto of ONNX 1.23 for the field numbers; protobuf's documentation of its encoding.
 """
 
 import mmap
@@ -29,10 +29,10 @@ REMEDY = "export the model again"
 
 
 def screen(model: str | Path | bytes) -> None:
-    """Refuse a graph that exported models never look like.
+    """Refuse a graph that no exported model would contain.
 
     Args:   model: path of an ONNX file, or its content.
-    Raises: UserError when it is no ONNX file, or holds loops, functions, or references to other files; OSError.
+    Raises: UserError when it is not an ONNX file, or has loops, functions, or references to other files; OSError.
     """
     if isinstance(model, bytes):
         return _walk(model, "the graph")
@@ -62,9 +62,9 @@ def _walk(data, name):
 
 
 def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields of one protobuf message, from `start` to `end`: (number, first byte, byte behind the last).
+    """The fields of one protobuf message, from `start` to `end`: (number, first byte, byte after the last).
 
-    Raises: ValueError where the bytes are no message.
+    Raises: ValueError where the bytes are not a message.
     """
     while start < end:
         tag, start = _varint(data, start, end)
@@ -85,7 +85,7 @@ def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int,
 
 
 def _varint(data, start, end):
-    """A number of 7 bits a byte, lowest first. Returns: (number, position behind it)."""
+    """A number of 7 bits per byte, lowest first. Returns: (number, position after it)."""
     value = 0
     for place in range(start, min(end, start + 10)):
         value |= (data[place] & 127) << 7 * (place - start)

@@ -1,7 +1,9 @@
 """Collects the rows of the results from finished folders."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.exports import SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
@@ -13,7 +15,7 @@ from steps.scoring.wer import RATES, percent, read_hypotheses
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
 
 
-def read_json(path):
+def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises: MissingInput, UserError."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -26,13 +28,13 @@ def read_json(path):
     return value
 
 
-def decode_folder(exp, model, set_name, runtime="onnxruntime"):
-    """Where the hypotheses of a model on a test set lie."""
+def decode_folder(exp: str | Path, model: str, set_name: str, runtime: str = "onnxruntime") -> Path:
+    """The folder of a model's hypotheses on a test set."""
     return Path(exp) / model / f"decode_{set_name}{RUNTIMES[runtime]}"
 
 
-def check_inputs(exp, models, sets):
-    """Raise MissingInput listing every file a row cannot do without."""
+def check_inputs(exp: str | Path, models: Sequence[str], sets: Sequence[str]) -> None:
+    """Raise MissingInput listing all missing files that a row cannot do without."""
     needed = [Path(exp) / model / "model.json" for model in models]
     for folder in (Path(exp) / model / "export" for model in models):
         needed += [folder / name for name in (read_sums(folder) if (folder / SUMS).is_file() else (SUMS,))]
@@ -42,17 +44,20 @@ def check_inputs(exp, models, sets):
         raise MissingInput("\n  ".join([f"{len(missing)} files are missing; run the stages that make them:", *missing]))
 
 
-def collect_rows(exp, models, sets, benchmark=None):
+def collect_rows(
+    exp: str | Path, models: Sequence[str], sets: Sequence[str], benchmark: Mapping[str, Any] | None = None
+) -> list[ResultRow]:
     """Read the rows of all models and test sets, set by set.
 
     Args:   exp: experiment folder.   benchmark: content of benchmark.json, or None.
-    Returns: list of ResultRow.   Raises: MissingInput, UserError.
+    Raises: MissingInput, UserError.
     """
     check_inputs(exp, models, sets)
     return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
 
 
-def collect_row(exp, model, set_name, benchmark):
+def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[str, Any]) -> ResultRow:
+    """One model on one test set; see `collect_rows`."""
     folder = Path(exp) / model
     spec = read_json(folder / "model.json")
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
@@ -86,16 +91,16 @@ def collect_row(exp, model, set_name, benchmark):
     )
 
 
-def quantization_bits(spec):
-    """Bits of the quantized weights, of the coarsest where layers differ; None for a float model. Args: spec: of model.json."""
+def quantization_bits(spec: Mapping[str, Any]) -> int | None:
+    """Bits of the quantized weights, the lowest where layers differ; None for a float model. Args: spec: model.json's content."""
     quantization = spec.get("quantization") or {}
     layers = quantization.get("layers")
     # version 0.1 wrote one number for all layers
     return min(layer["bits"] for layer in layers.values()) if isinstance(layers, dict) else quantization.get("bits")
 
 
-def read_scores(folder):
-    """Scores of a decoding folder, {kind: Score}; kinds that were not decoded are left out."""
+def read_scores(folder: Path) -> dict[str, Score]:
+    """Scores of a decoding folder by kind; kinds that were not decoded are left out."""
     scores = {}
     for kind in KINDS:
         if (folder / f"score_{kind}.json").is_file():
@@ -116,12 +121,12 @@ def read_scores(folder):
     return scores
 
 
-def read_score(folder, kind):
-    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old or the hypotheses changed since."""
+def read_score(folder: Path, kind: str) -> dict[str, Any]:
+    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old or the hypotheses have changed since."""
     content = read_json(folder / f"score_{kind}.json")
     hyps = folder / f"{kind}.txt"
     if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
-        raise UserError(f"{folder}: score_{kind}.json is not of {kind}.txt as it is now; run steps.score again")
+        raise UserError(f"{folder}: score_{kind}.json does not match {kind}.txt as it is now; run steps.score again")
     if (rate := content.get("rate", "WER")) not in RATES.values():
         raise UserError(f"{folder}: score_{kind}.json: no such rate: {rate!r}; run steps.score again")
     if "references" not in content.get("utterances", {}):
@@ -129,8 +134,8 @@ def read_score(folder, kind):
     return content
 
 
-def compare_texts(folder_a, folder_b, a, b):
-    """What two runtimes recognised. Returns: list of Agreement, for the kinds that both have."""
+def compare_texts(folder_a: Path, folder_b: Path, a: str, b: str) -> list[Agreement]:
+    """Compare the texts of two runtimes, for the kinds of decoding that both have."""
     found = []
     for kind in KINDS:
         paths = [folder / f"{kind}.txt" for folder in (folder_a, folder_b)]
@@ -139,21 +144,21 @@ def compare_texts(folder_a, folder_b, a, b):
     return found
 
 
-def text_differences(path_a, path_b):
-    """Utterances whose texts in two hypothesis files differ. Returns: (number of all, [{"id", "a", "b"}])."""
+def text_differences(path_a: Path, path_b: Path) -> tuple[int, list[dict[str, str | None]]]:
+    """Utterances whose texts in two hypothesis files differ. Returns: number of all utterances; [{"id", "a", "b"}]."""
     one, two = read_hypotheses(path_a), read_hypotheses(path_b)
     ids = sorted({*one, *two}, key=str.encode)
     return len(ids), [{"id": i, "a": one.get(i), "b": two.get(i)} for i in ids if one.get(i) != two.get(i)]
 
 
-def count_lexicon_changes(folder):
-    """How many utterances' lexicon text is another than the greedy one; None where there is no lexicon text."""
+def count_lexicon_changes(folder: Path) -> int | None:
+    """Number of utterances whose lexicon text differs from the greedy one; None where there is no lexicon text."""
     paths = [folder / f"{kind}.txt" for kind in KINDS]
     return len(text_differences(*paths)[1]) if all(path.is_file() for path in paths) else None
 
 
-def read_noise(exp, model, set_name):
-    """Scores in noise. Returns: (content of noise.json or None, list of NoiseScore). Raises: UserError."""
+def read_noise(exp: str | Path, model: str, set_name: str) -> tuple[dict[str, Any] | None, list[NoiseScore]]:
+    """Scores in noise. Returns: content of noise.json, or None; its scores by level. Raises: UserError."""
     path = Path(exp) / model / f"decode_{set_name}_noise" / "noise.json"
     if not path.is_file():
         return None, []

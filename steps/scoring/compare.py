@@ -1,45 +1,49 @@
 """Comparisons of finished models: paired differences, in noise too, ledgers, and what a test set can show."""
 
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import nearest
 from steps.scoring.collect import decode_folder, read_noise, read_score
 from steps.scoring.coverage import estimate_design, wer_coverage
-from steps.scoring.ledger import make_ledger
+from steps.scoring.ledger import Ledger, make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
-from steps.scoring.results import KINDS, Comparison, NoiseComparison, TestSet
+from steps.scoring.results import KINDS, Comparison, NoiseComparison, ResultRow, TestSet
 from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
 from steps.scoring.wer import read_hypotheses
 
 SIMULATED = 1000
 
 
-def parent_pairs(rows):
-    """Pairs (model, parent) among the reported models, in their order, each once."""
+def parent_pairs(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
+    """Pairs (model, parent) among the reported models, in their order, without repeats."""
     reported = {row.model for row in rows}
-    return list(dict.fromkeys((row.model, row.parent) for row in rows if row.parent in reported))
+    return list(dict.fromkeys((row.model, row.parent) for row in rows if row.parent and row.parent in reported))
 
 
-def parse_pairs(text, models):
-    """Pairs of `A:B,C:D`. Raises: UserError for a pair that is none or names none of the models."""
+def parse_pairs(text: str, models: Collection[str]) -> list[tuple[str, str]]:
+    """The pairs in `A:B,C:D`. Raises: UserError for a malformed pair or an unknown model."""
     pairs = []
     for part in filter(None, text.split(",")):
-        names = tuple(part.split(":"))
+        names = part.split(":")
         if len(names) != 2:
             raise UserError(f"--compare: {part!r} is not of the form A:B")
         for name in names:
             if name not in models:
                 raise UserError(f"--compare: {name!r} is not among the models{nearest(name, models)}")
-        pairs.append(names)
+        pairs.append((names[0], names[1]))
     return pairs
 
 
-def compare(exp, pairs, sets, seed=0):
+def compare(exp: str | Path, pairs: Sequence[tuple[str, str]], sets: Sequence[str], seed: int = 0) -> list[Comparison]:
     """Paired differences of exported files for every pair, set and kind that both models have.
 
-    Args:   pairs: list of (a, b); the difference is a minus b.   seed: of the bootstrap.
-    Returns: list of Comparison.   Raises: MissingInput, UserError.
+    Args:   pairs: (a, b); the difference is a minus b.   seed: seed of the bootstrap.
+    Raises: MissingInput, UserError.
     """
     return [
         compare_pair(exp, a, b, set_name, kind, seed)
@@ -47,12 +51,12 @@ def compare(exp, pairs, sets, seed=0):
     ]  # fmt: skip
 
 
-def ledgers(exp, pairs, sets):
-    """The ledger of every pair, set and kind that both models have. Returns: list of Ledger."""
+def ledgers(exp: str | Path, pairs: Sequence[tuple[str, str]], sets: Sequence[str]) -> list[Ledger]:
+    """The ledger of every pair, set and kind that both models have."""
     found = []
     for set_name, a, b, kind in _present(exp, pairs, sets):
         folders = [decode_folder(exp, model, set_name) for model in (a, b)]
-        utterances, _ = read_both(*folders, kind)
+        utterances, _ = read_both(folders[0], folders[1], kind)
         refs = dict(zip(utterances["ids"], utterances["references"], strict=True))
         speakers = dict(zip(utterances["ids"], utterances["speakers"], strict=True))
         hyps, parent_hyps = (read_hypotheses(folder / f"{kind}.txt") for folder in folders)
@@ -71,10 +75,10 @@ def _present(exp, pairs, sets):
                     yield set_name, a, b, kind
 
 
-def compare_pair(exp, a, b, set_name, kind, seed=0):
-    """Compare two exported models on one set. Returns: Comparison."""
+def compare_pair(exp: str | Path, a: str, b: str, set_name: str, kind: str, seed: int = 0) -> Comparison:
+    """Compare two exported models on one test set."""
     folders = [decode_folder(exp, model, set_name) for model in (a, b)]
-    one, two = read_both(*folders, kind)
+    one, two = read_both(folders[0], folders[1], kind)
     counts = (one["errors"], two["errors"], one["words"], one["speakers"])
     refs = dict(zip(one["ids"], one["references"], strict=True))
     hyps = [read_hypotheses(folder / f"{kind}.txt") for folder in folders]
@@ -86,7 +90,7 @@ def compare_pair(exp, a, b, set_name, kind, seed=0):
     )  # fmt: skip
 
 
-def read_both(folder_a, folder_b, kind):
+def read_both(folder_a: Path, folder_b: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Counts by utterance of two decoding folders. Raises: UserError unless both were scored on the same utterances."""
     a, b = (read_score(folder, kind)["utterances"] for folder in (folder_a, folder_b))
     if any(a[key] != b[key] for key in ("ids", "references", "speakers")):
@@ -94,10 +98,12 @@ def read_both(folder_a, folder_b, kind):
     return a, b
 
 
-def compare_in_noise(exp, pairs, sets, seed=0):
-    """Differences in noise, and how much larger they are than without; where both models of a pair were measured.
+def compare_in_noise(
+    exp: str | Path, pairs: Sequence[tuple[str, str]], sets: Sequence[str], seed: int = 0
+) -> list[NoiseComparison]:
+    """Differences in noise, and how much larger they are than without noise; for pairs measured in noise.
 
-    Returns: list of NoiseComparison.   Raises: UserError.
+    Raises: UserError.
     """
     found = []
     for set_name in sets:
@@ -110,12 +116,12 @@ def compare_in_noise(exp, pairs, sets, seed=0):
 
 def _noise_differences(exp, a, b, set_name, contents, seed):
     folders = [decode_folder(exp, model, set_name) for model in (a, b)]
-    clean = read_both(*folders, "greedy")
+    clean = read_both(folders[0], folders[1], "greedy")
     if any(content[key] != contents[0][key] for content in contents for key in ("ids", "words", "seed")) or (
         contents[0]["ids"] != clean[0]["ids"] or contents[0]["words"] != clean[0]["words"]
     ):
         raise UserError(
-            f"{folders[0]} and {folders[1]}: noise.json is of other utterances or noise; run steps.stress again"
+            f"{folders[0]} and {folders[1]}: noise.json is about other utterances or noise; run steps.stress again"
         )
     words, speakers = contents[0]["words"], contents[0]["speakers"]
     without = np.subtract(clean[0]["errors"], clean[1]["errors"])
@@ -131,8 +137,10 @@ def _noise_differences(exp, a, b, set_name, contents, seed):
     ]  # fmt: skip
 
 
-def describe_set(exp, set_name, rows, comparisons, seed=0):
-    """What a test set can show, judged by the greedy errors of the first model. Returns: TestSet."""
+def describe_set(
+    exp: str | Path, set_name: str, rows: Sequence[ResultRow], comparisons: Sequence[Comparison], seed: int = 0
+) -> TestSet:
+    """What a test set can show, judged by the greedy errors of the first model."""
     model = rows[0].model
     utterances = read_score(decode_folder(exp, model, set_name), "greedy")["utterances"]
     speakers, coverage = len(set(utterances["speakers"])), None

@@ -1,17 +1,17 @@
-"""How often the intervals hold the truth, found by simulation of test sets of a given design."""
+"""How often the intervals contain the truth, found by simulating test sets of a given design."""
 
 import dataclasses
 
 import numpy as np
 
-from steps.scoring.significance import paired_difference, wer_interval
+from steps.scoring.significance import Counts, Names, paired_difference, wer_interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Design:
     """What a test set is like. words, speaker: (U,) reference length and speaker index of each utterance.
 
-    rate: true word error rate.   speaker_spread: standard deviation of the speakers' rates / rate.
+    rate: true word error rate.   speaker_spread: standard deviation of the speakers' rates, divided by `rate`.
     clumping: correlation of two errors within an utterance, given its speaker.
     """
 
@@ -22,10 +22,10 @@ class Design:
     clumping: float
 
 
-def estimate_design(errors, words, speakers):
-    """The design of a test set, its spreads estimated by moments from one model's errors.
+def estimate_design(errors: Counts, words: Counts, speakers: Names) -> Design:
+    """The design of a test set, its spreads estimated from one model's errors by the method of moments.
 
-    Args: (U,) counts and names, as in `wer_interval`.   Returns: Design; a rate of 0 or 1 is moved inside.
+    Args: (U,) counts and names, as for `wer_interval`.   Returns: the design; a rate of 0 or 1 is moved inside.
     """
     errors, words = np.asarray(errors, dtype=float), np.asarray(words, dtype=float)
     _, speaker = np.unique(np.asarray(speakers), return_inverse=True)
@@ -35,9 +35,11 @@ def estimate_design(errors, words, speakers):
     rates = by_speaker[0][spoken] / by_speaker[1][spoken]
     own = np.zeros(len(by_speaker[1]))
     own[spoken] = np.minimum(rates, 1.0)
-    total = by_speaker[1][speaker]  # words of the utterance's speaker
+    # words of the utterance's speaker
+    total = by_speaker[1][speaker]
     noise = (errors - own[speaker] * words) ** 2
-    lost = 1 - words / np.maximum(total, 1)  # of the noise, because the speaker's rate is estimated with it
+    # the share of the noise that remains, because the speaker's rate is estimated with it
+    lost = 1 - words / np.maximum(total, 1)
     binomial = own[speaker] * (1 - own[speaker]) * total / np.maximum(total - 1, 1) * words * lost
     clumping = (noise.sum() - binomial.sum()) / max((binomial * (words - 1)).sum(), 1e-9)
     clumping = float(np.clip(clumping, 0.0, 0.5))
@@ -48,8 +50,8 @@ def estimate_design(errors, words, speakers):
     )
 
 
-def simulate(design, rng, rate=None):
-    """Errors of one made-up test set, (U,): beta-binomial, with speakers that differ. rate: of each speaker, or drawn."""
+def simulate(design: Design, rng: np.random.Generator, rate: np.ndarray | None = None) -> np.ndarray:
+    """Errors of one simulated test set, (U,): beta-binomial, with speakers that differ. rate: (S,) of the speakers; None: drawn."""
     if rate is None:
         rate = speaker_rates(design, rng)
     chances = rate[design.speaker]
@@ -59,8 +61,8 @@ def simulate(design, rng, rate=None):
     return rng.binomial(design.words, chances)
 
 
-def speaker_rates(design, rng):
-    """Draw the error rate of every speaker. Returns: (S,) array."""
+def speaker_rates(design: Design, rng: np.random.Generator) -> np.ndarray:
+    """Draw the error rate of every speaker, (S,)."""
     count = int(design.speaker.max()) + 1
     if design.speaker_spread <= 0:
         return np.full(count, design.rate)
@@ -68,8 +70,8 @@ def speaker_rates(design, rng):
     return rng.beta(design.rate * strength, (1.0 - design.rate) * strength, size=count)
 
 
-def wer_coverage(design, sets=1000, seed=0, level=0.95):
-    """Share of simulated test sets whose interval holds the true rate, in percent."""
+def wer_coverage(design: Design, sets: int = 1000, seed: int = 0, level: float = 0.95) -> float:
+    """Share of simulated test sets whose interval contains the true rate, in percent."""
     rng = np.random.default_rng(seed)
     hits = 0
     for _ in range(sets):
@@ -78,8 +80,10 @@ def wer_coverage(design, sets=1000, seed=0, level=0.95):
     return 100.0 * hits / sets
 
 
-def difference_coverage(design, ratio=1.2, sets=1000, seed=0, resamples=1000):
-    """Share of simulated pairs of systems whose difference is held by its interval, in percent.
+def difference_coverage(
+    design: Design, ratio: float = 1.2, sets: int = 1000, seed: int = 0, resamples: int = 1000
+) -> float:
+    """Share of simulated pairs of systems whose interval contains their true difference, in percent.
 
     Args: ratio: rate of the second system over that of the first; the gap varies between speakers as their rates do.
     """

@@ -1,36 +1,44 @@
-"""What went wrong, for reading: aligned utterances, the commonest confusions, a table of speakers."""
+"""What went wrong, for reading: aligned utterances, the most frequent confusions, a table of speakers."""
 
 import collections
 import itertools
+from collections.abc import Mapping, Sequence
 
 import jiwer
 
-from steps.scoring.wer import ErrorCounts, format_wer_line, normalise, pool
+from steps.scoring.wer import ErrorCounts, UtteranceErrors, format_wer_line, normalise, pool
 
 _OPS = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
 
 
-def align(ref, hyp):
+def align(ref: str, hyp: str) -> list[tuple[str, str, str]]:
     """Align two texts word by word.
 
     Returns: list of (op, reference word, hypothesis word), op one of "", "S", "D", "I"; "" stands for a missing word.
     """
     output = jiwer.process_words(normalise(ref), normalise(hyp))
-    ref, hyp, rows = ref.split(), hyp.split(), []
+    said, heard = ref.split(), hyp.split()
+    rows: list[tuple[str, str, str]] = []
     for chunk in output.alignments[0]:
-        words = ref[chunk.ref_start_idx : chunk.ref_end_idx], hyp[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        words = said[chunk.ref_start_idx : chunk.ref_end_idx], heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
         rows += [(_OPS[chunk.type], *pair) for pair in itertools.zip_longest(*words, fillvalue="")]
     return rows
 
 
-def format_errors(refs, hyps, speakers, counts, rate="WER"):
-    """Text of the errors file: utterances with errors in their order, then the commonest confusions.
+def format_errors(
+    refs: Mapping[str, str],
+    hyps: Mapping[str, str],
+    speakers: Mapping[str, str],
+    counts: Sequence[UtteranceErrors],
+    rate: str = "WER",
+) -> str:
+    """Text of the errors file: utterances with errors in their order, then the most frequent confusions.
 
-    Args:   refs, hyps: id -> text.   speakers: id -> speaker.   counts: list of UtteranceErrors (words) in that order.
+    Args:   refs, hyps: id -> text.   speakers: id -> speaker.   counts: word errors of the utterances, in that order.
     """
     right = sum(count.errors == 0 for count in counts)
     parts = [f"{format_wer_line(pool(counts), rate)}\n{right} of {len(counts)} utterances right; the others:\n"]
-    confusions = collections.Counter()
+    confusions: collections.Counter[tuple[str, str, str]] = collections.Counter()
     for count in counts:
         if count.errors == 0:
             continue
@@ -42,7 +50,7 @@ def format_errors(refs, hyps, speakers, counts, rate="WER"):
     return "\n".join(parts)
 
 
-def format_alignment(ref, hyp):
+def format_alignment(ref: str, hyp: str) -> str:
     """REF, HYP and OP lines of two texts."""
     return _format_rows(align(ref, hyp))
 
@@ -65,14 +73,15 @@ def _format_confusions(confusions, most=50):
     return "count op  reference -> hypothesis\n" + "".join(lines) + (f"and {rest} more kinds\n" if rest > 0 else "")
 
 
-def format_speakers(counts, speakers, rate="WER"):
+def format_speakers(counts: Sequence[UtteranceErrors], speakers: Mapping[str, str], rate: str = "WER") -> str:
     """Text of the per-speaker table; the last row is all of them.
 
-    Args:   counts: list of UtteranceErrors (words).   speakers: id -> speaker.
+    Args:   counts: word errors of the utterances.   speakers: id -> speaker.
     """
-    groups = collections.defaultdict(list)
+    groups: dict[str, list[UtteranceErrors]] = collections.defaultdict(list)
     for count in counts:
         groups[speakers[count.utt_id]].append(count)
+    rows: list[tuple[str, ...]]
     rows = [("speaker", "utts", "words", "errors", "ins", "del", "sub", f"%{rate}", "%ACC", "%SER")]
     rows += [_speaker_row(name, pool(groups[name])) for name in sorted(groups, key=str.encode)]
     rows.append(_speaker_row("all", pool(counts)))
@@ -84,7 +93,7 @@ def format_speakers(counts, speakers, rate="WER"):
     return "".join(lines)
 
 
-def _speaker_row(name, pooled: ErrorCounts):
+def _speaker_row(name: str, pooled: ErrorCounts) -> tuple[str, ...]:
     numbers = (pooled.sentences, pooled.reference_length, pooled.errors, pooled.insertions, pooled.deletions)
     rates = (f"{pooled.percent:.2f}", f"{pooled.word_accuracy_percent:.2f}", f"{pooled.sentence_percent:.2f}")
     return (name, *map(str, numbers), str(pooled.substitutions), *rates)

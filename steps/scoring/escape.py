@@ -1,4 +1,4 @@
-"""Text from data as Markdown: shown as it is, whatever it holds, and no more backslashes than that takes."""
+"""Text from data as Markdown: shown as it is, whatever it contains, with no more backslashes than that takes."""
 
 import re
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 # Backslash, code, table cell, strike-through; the start of a tag, of an entity, of a link's target; emphasis, which needs a
 # star beside something and an underscore that is not within a word.
 SPECIAL = re.compile(r"[\\`|~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(\[:]|\*(?=\S)|(?<=\S)\*|(?<![^\W_])_|_(?![^\W_])")
-ENTITIES = {"<": "&lt;", "&": "&amp;"}  # not every reader of Markdown knows a backslash before these
+# not every reader of Markdown knows a backslash before these
+ENTITIES = {"<": "&lt;", "&": "&amp;"}
 
 
 def markdown(text: object) -> str:
-    """A text from data within a line of Markdown: no tag, link, code or emphasis comes of it, and no new line.
+    """Text from data within a line of Markdown: it makes no tag, link, code, emphasis or new line.
 
     Source: CommonMark 0.31, sections 2.4 (backslash escapes) and 6.2 (emphasis).
     """
@@ -19,7 +20,7 @@ def markdown(text: object) -> str:
 
 
 def code_block(text: object) -> str:
-    """A text from data as an indented code block, where nothing has a meaning."""
+    """Text from data as an indented code block, where nothing is markup."""
     lines = str(text).split("\n")
     return "".join(f"    {INVISIBLE.sub(' ', line)}\n" for line in lines)
 

@@ -1,18 +1,21 @@
-"""What a finished run left besides numbers: the time of each stage, training curves, settings, sizes of layers."""
+"""What a finished run left besides error rates: the time of each stage, training curves, settings, sizes of layers."""
 
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import UserError
 from steps.scoring.collect import read_json
 
-MOST_POINTS = 300  # of a curve
+# more points of a curve are thinned out
+MOST_POINTS = 300
 BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 
 
-def read_stages(exp):
-    """Tasks of the run, in order. Returns: list of {"stage", "name", "seconds", "finished"}; empty without marks."""
+def read_stages(exp: str | Path) -> list[dict[str, Any]]:
+    """Tasks of the run, in order. Returns: list of {"stage", "name", "seconds", "finished"}; empty when none is finished."""
     stages = []
     for path in sorted((Path(exp) / ".stages").glob("*.done")):
         mark = read_json(path)
@@ -20,11 +23,12 @@ def read_stages(exp):
     return stages
 
 
-def read_curves(exp, models):
+def read_curves(exp: str | Path, models: Iterable[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Scalars that the trainings wrote for TensorBoard. Returns: {tag: {model: [(step, value)]}}, thinned out."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+    # here, because it is slow to import
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves = {}
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for model in models:
         folder = Path(exp) / model / "tensorboard"
         if folder.is_dir():
@@ -36,14 +40,14 @@ def read_curves(exp, models):
     return curves
 
 
-def read_settings(exp, models):
-    """Resolved settings, as text. Returns: {model: content of conf.yaml}, for those that have one."""
+def read_settings(exp: str | Path, models: Iterable[str]) -> dict[str, str]:
+    """Resolved settings, as text. Returns: {model: content of its conf.yaml}, for models that have one."""
     files = {model: Path(exp) / model / "conf.yaml" for model in models}
     return {model: file.read_text(encoding="utf-8") for model, file in files.items() if file.is_file()}
 
 
-def read_layers(path):
-    """Tensors of a model folder by name, from the head of its safetensors file.
+def read_layers(path: Path) -> list[dict[str, Any]]:
+    """Tensors of a model folder by name, from the header of its safetensors file.
 
     Returns: list of {"name", "shape", "parameters", "bits", "bytes"}; empty when there is no such file.
     Raises:  UserError when the file is damaged.
@@ -51,8 +55,8 @@ def read_layers(path):
     if not path.is_file():
         return []
     with open(path, "rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else path.stat().st_size
+        first = file.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else path.stat().st_size
         if length >= path.stat().st_size:
             raise UserError(f"{path}: damaged; make the model again")
         try:
@@ -64,8 +68,7 @@ def read_layers(path):
         if name == "__metadata__":
             continue
         start, end = entry["data_offsets"]
-        bits = BITS.get(entry["dtype"], 32)
-        shape = entry["shape"]
-        layers.append({"name": name, "shape": shape, "parameters": (end - start) * 8 // bits, "bits": bits,
-                       "bytes": end - start})  # fmt: skip
+        size, bits = end - start, BITS.get(entry["dtype"], 32)
+        facts = {"shape": entry["shape"], "parameters": size * 8 // bits, "bits": bits, "bytes": size}
+        layers.append({"name": name, **facts})
     return layers

@@ -1,18 +1,21 @@
-"""The regression ledger: what a compressed model gets wrong that its parent had right, and the other way round."""
+"""The regression ledger: what a compressed model gets wrong that its parent got right, and the other way round."""
 
 import collections
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from steps.scoring.errors import format_alignment
 from steps.scoring.wer import count_utterances
 
-LENGTHS = ((1, 2), (3, 5), (6, 10), (11, 20), (21, None))  # words, for the split by length
+# words, for the split by length
+LENGTHS = ((1, 2), (3, 5), (6, 10), (11, 20), (21, None))
 TYPES = ("insertions", "deletions", "substitutions")
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """An utterance whose number of errors changed; `more` is the model's minus the parent's."""
+    """An utterance whose number of errors changed."""
 
     utt_id: str
     speaker: str
@@ -24,7 +27,8 @@ class Change:
     text: str
 
     @property
-    def more(self):
+    def more(self) -> int:
+        """The model's errors minus the parent's."""
         return self.errors - self.parent_errors
 
 
@@ -33,8 +37,8 @@ class Ledger:
     """What changed from `parent` to `model` on one test set, in one kind of decoding.
 
     worse, better: utterances with more and with fewer errors.   other_text: as many errors, but another text.
-    by_type: {"insertions": more of them, ...}.   by_speaker, by_length: list of {"name", "utterances", "words",
-    "parent_errors", "errors", "worse", "better"}.   changes: list of Change, the worst first.
+    by_type: {"insertions": how many more, ...}.   by_speaker, by_length: list of {"name", "utterances", "words",
+    "parent_errors", "errors", "worse", "better"}.   changes: the worst first.
     """
 
     model: str
@@ -45,18 +49,24 @@ class Ledger:
     worse: int
     better: int
     other_text: int
-    by_type: dict
-    by_speaker: list
-    by_length: list
-    changes: list
+    by_type: dict[str, int]
+    by_speaker: list[dict[str, Any]]
+    by_length: list[dict[str, Any]]
+    changes: list[Change]
 
 
-def make_ledger(names, refs, speakers, parent_hyps, hyps):
+def make_ledger(
+    names: Mapping[str, Any],
+    refs: Mapping[str, str],
+    speakers: Mapping[str, str],
+    parent_hyps: Mapping[str, str],
+    hyps: Mapping[str, str],
+) -> Ledger:
     """Compare two sets of hypotheses.
 
     Args:    names: {"model", "parent", "set", "kind"}.   refs, parent_hyps, hyps: utterance id -> text.
              speakers: utterance id -> name.
-    Returns: Ledger.   Raises: UserError when the utterances differ.
+    Raises:  UserError when the utterances differ.
     """
     before, after = count_utterances(refs, parent_hyps), count_utterances(refs, hyps)
     changes = [
@@ -109,7 +119,7 @@ def _length_order(name):
     return int(name.split()[0]) if name[0].isdigit() else 0
 
 
-def format_ledger(ledger):
+def format_ledger(ledger: Ledger) -> str:
     """Text of a ledger: the counts, the splits, then every changed utterance aligned, the worst first."""
     lines = [
         f"{ledger.model} against {ledger.parent} on {ledger.set}, {ledger.kind}: of {ledger.utterances} utterances "
@@ -131,7 +141,7 @@ def format_ledger(ledger):
     return "\n".join(lines)
 
 
-def format_change(change, parent, model):
-    """The alignments of the parent's and the model's text with the reference."""
+def format_change(change: Change, parent: str, model: str) -> str:
+    """The parent's and the model's text, each aligned with the reference."""
     parts = [(parent, change.parent_text), (model, change.text)]
     return "".join(f"{name}\n{format_alignment(change.reference, text)}" for name, text in parts)

@@ -1,15 +1,22 @@
 """Results as Markdown tables that can also be read in a terminal."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from steps.core.tables import counted
 from steps.scoring.escape import code_block, markdown, markdown_table
-from steps.scoring.significance import few_speakers
+from steps.scoring.ledger import Ledger
+from steps.scoring.results import Comparison, NoiseComparison, ResultRow, Results, TestSet
+from steps.scoring.significance import Interval, few_speakers
 
 HEADER = (
     "model", "params k", "nonzero k", "size kB", "MMAC/s", "RTF", "RTF+feat",
     "greedy WER", "95 %", "lexicon WER", "95 %", "torch", "sherpa",
 )  # fmt: skip
+
+# header and rows
+Cells: TypeAlias = tuple[list[str], list[list[Any]]]
 
 NOTES = """\
 - WER: word errors in percent (errors / words), of the exported file run by onnxruntime. Greedy: the model alone.
@@ -48,12 +55,12 @@ Minutes: of training by the clock, stops left out; where pruning went in rounds,
 """
 
 
-def number(value, scale=1.0, digits=0):
+def number(value: float | None, scale: float = 1.0, digits: int = 0) -> str:
     """A number divided by `scale`, or a dash for None."""
     return "-" if value is None else f"{value / scale:,.{digits}f}"
 
 
-def result_cells(rows):
+def result_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the main table of one test set. Columns without any number are left out."""
     table = []
     for row in rows:
@@ -71,26 +78,26 @@ def result_cells(rows):
     return [header[i] for i in used], [[cells[i] for i in used] for cells in table]
 
 
-def result_table(rows):
+def result_table(rows: Sequence[ResultRow]) -> str:
     """The main table as Markdown."""
     return markdown_table(*result_cells(rows))
 
 
-def rate_of(rows):
+def rate_of(rows: Sequence[ResultRow]) -> str:
     """Name of the error rate of these rows: WER, CER or PER."""
     return next((score.rate for row in rows for score in row.scores.values()), "WER")
 
 
-def result_notes(rows):
+def result_notes(rows: Sequence[ResultRow]) -> str:
     """How to read the main table."""
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
     notes, rate = NOTES.format(over=", ".join(groups)), rate_of(rows)
     return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
 
 
-def comparison_cells(comparisons, rate="WER"):
+def comparison_cells(comparisons: Sequence[Comparison], rate: str = "WER") -> Cells:
     """Header and rows of the differences of one test set; a star where the interval leaves out zero."""
-    cells = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for item in comparisons:
         d, p = item.difference, p_text(item.matched_pairs.p)
         shown = f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {p}{' *' if d.excludes_zero else '  '}"
@@ -101,22 +108,22 @@ def comparison_cells(comparisons, rate="WER"):
     return header, [[f"{a} - {b}", *(found.get(k, "-") for k in kinds), power[a, b]] for (a, b), found in cells.items()]
 
 
-def interval_text(d):
+def interval_text(d: Interval) -> str:
     """`+1.20 [+0.40, +2.00] *`: a star where the interval leaves out zero."""
     return f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{' *' if d.excludes_zero else '  '}"
 
 
-def p_text(p):
+def p_text(p: float) -> str:
     """`p 0.042`."""
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
-def comparison_table(comparisons, rate="WER"):
+def comparison_table(comparisons: Sequence[Comparison], rate: str = "WER") -> str:
     """The differences as Markdown."""
     return markdown_table(*comparison_cells(comparisons, rate))
 
 
-def noise_cells(rows, comparisons):
+def noise_cells(rows: Sequence[ResultRow], comparisons: Sequence[NoiseComparison]) -> Cells:
     """Header and rows of greedy WER in noise of one test set, and of what noise adds to the difference from the parent."""
     levels = list(dict.fromkeys(score.snr_db for row in rows for score in row.noise))
     extra = {(c.a, c.snr_db): c for c in comparisons}
@@ -131,7 +138,7 @@ def noise_cells(rows, comparisons):
     return header, table
 
 
-def speed_cells(rows):
+def speed_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the measurements that the main table has no room for; (.., []) when there is none."""
     header = ["model", "p50 ms", "p90 ms", "p99 ms", "load s", "peak MB", "of it model MB", "RTF spread",
               "all threads", "faster than"]  # fmt: skip
@@ -151,14 +158,14 @@ def speed_cells(rows):
     return header, table
 
 
-def agreement_cells(rows):
+def agreement_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows: how many utterances' texts two runtimes disagree on."""
     table = [[row.model, f"{a.a} - {a.b}", a.kind, f"{len(a.differences)} of {a.utterances}"]
              for row in rows for a in row.agreement]  # fmt: skip
     return ["model", "runtimes", "kind", "texts that differ"], table
 
 
-def classification_cells(rows):
+def classification_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the figures of classification; (.., []) for recipes without."""
     keys = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
     found = [(row, kind, score.classification) for row in rows for kind, score in row.scores.items()]
@@ -166,7 +173,7 @@ def classification_cells(rows):
     return ["model", "kind", *(key.replace("_", " ") for key in keys)], table
 
 
-def accuracy_cells(rows):
+def accuracy_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the other rates."""
     table = [
         [row.model, kind, f"{s.word_accuracy_percent:.2f}", f"{s.cer_percent:.2f}", f"{s.ser_percent:.2f}"]
@@ -176,13 +183,13 @@ def accuracy_cells(rows):
     return ["model", "kind", "words right %", "CER", "sentences wrong %"], table
 
 
-def dev_cells(rows):
+def dev_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the rates on dev, for the models that were trained."""
     table = [[row.model, number(row.dev_wer_percent, 1, 2), number(row.dev_cer_percent, 1, 2)] for row in rows]
     return ["model", "WER", "CER"], [cells for cells in table if cells[1:] != ["-", "-"]]
 
 
-def ledger_cells(ledgers):
+def ledger_cells(ledgers: Sequence[Ledger]) -> Cells:
     """Header and rows of the regression ledgers of one test set."""
     table = []
     for one in ledgers:
@@ -193,13 +200,13 @@ def ledger_cells(ledgers):
     return ["model - parent", "kind", "worse", "better", "other text", "ins", "del", "sub"], table
 
 
-def speaker_lines(results, set_name):
+def speaker_lines(results: Results, set_name: str) -> list[str]:
     """What to know of the intervals of a test set of few speakers. Returns: list of one sentence, or empty."""
     found = [few_speakers(info.speakers) for info in results.sets if info.name == set_name]
     return [line for line in found if line]
 
 
-def set_lines(results, set_name):
+def set_lines(results: Results, set_name: str) -> list[str]:
     """What a test set can show, in sentences. Returns: list of str."""
     rows = [row for row in results.rows if row.set == set_name]
     lines = [line for info in results.sets if info.name == set_name for line in size_lines(info)]
@@ -211,7 +218,7 @@ def set_lines(results, set_name):
     return lines
 
 
-def size_lines(info):
+def size_lines(info: TestSet) -> list[str]:
     """How large a test set is, and what it can show for that. Args: info: TestSet."""
     utterances, speakers = counted(info.utterances, "utterance"), counted(info.speakers, "speaker")
     lines = [f"{utterances} of {speakers}, {counted(info.words, 'word')}."]
@@ -225,7 +232,7 @@ def size_lines(info):
     return lines
 
 
-def origin_cells(rows):
+def origin_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows: where each model comes from."""
     table = []
     for row in rows:
@@ -234,7 +241,7 @@ def origin_cells(rows):
     return ["model", "parent", "seed", "device", "minutes", "commit", "command"], table
 
 
-def set_tables(results, set_name):
+def set_tables(results: Results, set_name: str) -> list[tuple[str, str, Cells]]:
     """All tables of one test set but the first two. Returns: list of (title, note, (header, rows)), none empty."""
     rows = [row for row in results.rows if row.set == set_name]
     noise = [item for item in results.noise_comparisons if item.set == set_name]
@@ -250,7 +257,7 @@ def set_tables(results, set_name):
     return [(title, note, cells) for title, note, cells in tables if cells[1]]
 
 
-def set_section(results, set_name, plot=None):
+def set_section(results: Results, set_name: str, plot: str | None = None) -> str:
     """Everything about one test set, as Markdown. Args: plot: file name of the picture, or None."""
     rows = [row for row in results.rows if row.set == set_name]
     comparisons = [item for item in results.comparisons if item.set == set_name]
@@ -268,14 +275,14 @@ def set_section(results, set_name, plot=None):
     return "\n".join(parts)
 
 
-def report_page(results, sets, plots):
+def report_page(results: Results, sets: Sequence[str], plots: Mapping[str, str]) -> str:
     """Content of report.md. Args: plots: {set: file name}."""
     made = markdown(f"{results.date}, commit {results.commit or 'unknown'}")
     head = f"# {markdown(results.recipe)}\n\n{made}\n\n{code_block(results.command)}"
     return "\n".join([head, *(set_section(results, name, plots.get(name)) for name in sets)])
 
 
-def results_page(results, sets):
+def results_page(results: Results, sets: Sequence[str]) -> str:
     """Content of RESULTS.md: the tables, and where every row comes from."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     head = f"# Results of {markdown(results.recipe)}\n"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
 from scipy.special import ndtr
 
 from steps.scoring.errors import align
 
-GOOD = 2  # words both systems have right that part two segments, as in sc_stats
+# so many words in a row that both systems have right separate two segments, as in sc_stats
+GOOD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +22,14 @@ class MatchedPairs:
     p: float
 
 
-def matched_pairs_test(refs, hyps_a, hyps_b):
+def matched_pairs_test(refs: Mapping[str, str], hyps_a: Mapping[str, str], hyps_b: Mapping[str, str]) -> MatchedPairs:
     """Matched-pairs sentence-segment word error test (MAPSSWE).
 
     A segment is a stretch where either system errs, bounded on both sides by two words that both have right or by the
-    end of the utterance; segments are taken as independent, speakers are not looked at.
+    end of the utterance; segments are taken as independent, speakers are ignored.
 
     Args:    refs, hyps_a, hyps_b: utterance id -> text.
-    Returns: MatchedPairs; p is 1 when no segment differs.
+    Returns: the outcome; p is 1 when no segment differs.
     Source:  Gillick and Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms";
              Pallett, Fisher, Fiscus 1990, "Tools for the analysis of benchmark speech recognition tests".
     """
@@ -45,11 +47,11 @@ def matched_pairs_test(refs, hyps_a, hyps_b):
     return MatchedPairs(count, mean, z, float(2.0 * ndtr(-abs(z))))
 
 
-def errors_at_words(ref, hyp):
+def errors_at_words(ref: str, hyp: str) -> list[int]:
     """Where the errors of a hypothesis lie.
 
-    Returns: list over 2 R + 1 places of a reference of R words: before the first word, the first word, between ... ;
-             insertions count at the places between words, the others at their word.
+    Returns: errors at the 2 R + 1 places of a reference of R words: before the first word, at the first word, between
+             the first two, and so on; insertions count between words, other errors at their word.
     """
     places, word = [0] * (2 * len(ref.split()) + 1), 0
     for op, _, _ in align(ref, hyp):
@@ -61,13 +63,14 @@ def errors_at_words(ref, hyp):
     return places
 
 
-def segment_differences(errors_a, errors_b):
-    """Errors of A minus errors of B in every segment. Args: two lists of `errors_at_words` of one reference."""
+def segment_differences(errors_a: Sequence[int], errors_b: Sequence[int]) -> list[int]:
+    """Errors of A minus errors of B in every segment. Args: what `errors_at_words` returns for one reference."""
     found, difference, good, open_segment = [], 0, GOOD, False
     for place, (a, b) in enumerate(zip(errors_a, errors_b, strict=True)):
         if a or b:
             difference, good, open_segment = difference + a - b, 0, True
-        elif place % 2:  # a word that both have right
+        # a word that both have right
+        elif place % 2:
             good += 1
             if good == GOOD and open_segment:
                 found.append(difference)

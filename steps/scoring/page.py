@@ -3,10 +3,15 @@
 Every text from data is escaped; nothing on the page is executed.
 """
 
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from steps.scoring import plot
-from steps.scoring.ledger import format_change
+from steps.scoring.ledger import Ledger, format_change
 from steps.scoring.markdown import (
     COMPARISON_NOTE,
     ORIGIN_NOTE,
@@ -18,6 +23,7 @@ from steps.scoring.markdown import (
     set_lines,
     set_tables,
 )
+from steps.scoring.results import ResultRow, Results
 from steps.scoring.summary import summary_sentences
 
 STYLE = """
@@ -51,13 +57,20 @@ CURVES = (
     ("train/lr", "Learning rate", ""),
     ("train/grad_norm", "Gradient norm", ""),
 )
-WORST = 5  # regressions shown of each model
+# regressions shown for each model
+WORST = 5
 
 
-def html_page(results, sets, curves, settings, layers):
+def html_page(
+    results: Results,
+    sets: Sequence[str],
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    settings: Mapping[str, str],
+    layers: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
     """Content of report.html.
 
-    Args:    results: Results.   sets: names of the test sets.   curves: as `history.read_curves` returns them.
+    Args:    sets: names of the test sets.   curves: as `history.read_curves` returns them.
              settings: {model: text of its conf.yaml}.   layers: {model: as `history.read_layers` returns them}.
     """
     title = f"{results.recipe}: results"
@@ -72,8 +85,8 @@ def html_page(results, sets, curves, settings, layers):
     return "\n".join([*parts, "</body></html>\n"])
 
 
-def set_part(results, name, prefix):
-    """Tables, plots and regressions of one test set. Returns: list of HTML."""
+def set_part(results: Results, name: str, prefix: str) -> list[str]:
+    """Tables, plots and regressions of one test set."""
     rows = [row for row in results.rows if row.set == name]
     comparisons = [item for item in results.comparisons if item.set == name]
     parts = [f"<h2>{escape(name)}</h2>", html_table(*result_cells(rows))]
@@ -82,7 +95,7 @@ def set_part(results, name, prefix):
     for key, axis in axes.items():
         if any(axis.value(row) is not None for row in rows):
             title = f"{rate_of(rows)} against {'bytes' if key == 'bytes' else 'real-time factor'}, {name}"
-            parts.append(figure(lambda a=axis, t=title: plot.wer_figure(rows, a, t), f"{prefix}{key}", title))
+            parts.append(figure(functools.partial(plot.wer_figure, rows, axis, title), f"{prefix}{key}", title))
     if comparisons:
         parts += [html_table(*comparison_cells(comparisons, rate_of(rows))), note(COMPARISON_NOTE)]
     parts += [f"<details><summary>What the columns mean</summary>{note(result_notes(rows))}</details>"]
@@ -91,7 +104,7 @@ def set_part(results, name, prefix):
     return parts + differences_part(rows) + regressions_part([item for item in results.ledgers if item.set == name])
 
 
-def differences_part(rows):
+def differences_part(rows: Sequence[ResultRow]) -> list[str]:
     """Every utterance whose text differs between two runtimes, folded away."""
     parts = []
     for row in rows:
@@ -103,7 +116,7 @@ def differences_part(rows):
     return parts
 
 
-def regressions_part(ledgers):
+def regressions_part(ledgers: Sequence[Ledger]) -> list[str]:
     """The worst regressions of each model, aligned."""
     parts = ["<h3>Worst regressions</h3>"] if ledgers else []
     for one in ledgers:
@@ -120,17 +133,17 @@ def regressions_part(ledgers):
     return parts
 
 
-def curves_part(curves):
+def curves_part(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> list[str]:
     """Training curves, one picture for each quantity."""
     parts = ["<h2>Training</h2>"] if curves else []
     for number, (tag, title, label) in enumerate(CURVES):
         if tag in curves:
-            found = curves[tag]
-            parts.append(figure(lambda f=found, t=title, y=label: plot.curves_figure(f, t, y), f"c{number}", title))
+            draw = functools.partial(plot.curves_figure, curves[tag], title, label)
+            parts.append(figure(draw, f"c{number}", title))
     return parts
 
 
-def stages_part(stages):
+def stages_part(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """How long every task took."""
     timed = {f"{s['stage']} {s['name']}": s["seconds"] / 60 for s in stages if s["seconds"] and s["seconds"] >= 1}
     if not timed:
@@ -140,7 +153,7 @@ def stages_part(stages):
     return ["<h2>Time</h2>", figure(lambda: plot.bars_figure(timed, title, "minutes"), "t", title)]
 
 
-def layers_part(layers):
+def layers_part(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Sizes and bits of every tensor, folded away."""
     parts = ["<h2>Layers</h2>"]
     for model, tensors in layers.items():
@@ -162,7 +175,7 @@ def layers_part(layers):
     return parts if len(parts) > 1 else []
 
 
-def settings_part(results, set_name, settings):
+def settings_part(results: Results, set_name: str, settings: Mapping[str, str]) -> list[str]:
     """Where the rows come from, settings of every model, versions."""
     rows = [row for row in results.rows if row.set == set_name]
     parts = ["<h2>Settings and versions</h2>", html_table(*origin_cells(rows), css="left"), note(ORIGIN_NOTE)]
@@ -179,7 +192,7 @@ def settings_part(results, set_name, settings):
     return [*parts, f"<pre>{escape(results.command)}</pre>"]
 
 
-def html_table(header, rows, css=""):
+def html_table(header: Sequence[Any], rows: Iterable[Sequence[Any]], css: str = "") -> str:
     """A table that scrolls sideways on a narrow screen."""
     lines = ["".join(f"<th>{escape(str(cell))}</th>" for cell in header)]
     lines += ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
@@ -187,15 +200,15 @@ def html_table(header, rows, css=""):
     return f'<div class="wide"><table class="{css}">{body}</table></div>'
 
 
-def figure(draw, prefix, alt):
+def figure(draw: Callable[[], Figure], prefix: str, alt: str) -> str:
     """A picture as inline SVG."""
     return f"<figure>{plot.inline_svg(draw, prefix, alt)}</figure>"
 
 
-def paragraph(text):
+def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def note(text):
+def note(text: str) -> str:
     """Markdown notes as small print."""
     return f'<p class="note">{escape(text.strip()).replace(chr(10) + "- ", "<br>- ")}</p>' if text else ""

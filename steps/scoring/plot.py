@@ -3,8 +3,9 @@
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,10 +14,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation
 
 from steps.core.outdir import atomic_file
+from steps.scoring.results import ResultRow
 
 SERIES = (("greedy", "o", "#3b7dc4"), ("lexicon", "s", "#d0652a"))
 COLORS = ("#3b7dc4", "#d0652a", "#2f9465", "#9a5fb8", "#b8860b", "#c2477a", "#4a9aa8", "#7a7a7a")
-INK = "#010203"  # stands for the colour of the page's text
+# stands for the colour of the page's text
+INK = "#010203"
 INK_SETTINGS = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
 )
@@ -35,9 +38,9 @@ PLACES += [(x, -y, align) for x, y, align in PLACES]
 
 @dataclass(frozen=True)
 class Axis:
-    """What lies along x. value: function of a row, None when not measured.   label: of the axis."""
+    """What lies along x. value: function of a row, None when not measured.   label: text of the axis."""
 
-    value: Callable
+    value: Callable[[ResultRow], float | None]
     label: str
 
 
@@ -45,10 +48,10 @@ BYTES = Axis(lambda row: row.bytes_shipped / 1e6, "megabytes that ship")
 SPEED = Axis(lambda row: row.rtf_with_features, "real-time factor, one thread, features included")
 
 
-def plot_wer_bytes(rows, title, svg_path, png_path):
+def plot_wer_bytes(rows: Sequence[ResultRow], title: str, svg_path: str | Path, png_path: str | Path) -> None:
     """Draw WER with 95 % intervals against shipped bytes (log axis) for the rows of one test set, as SVG and PNG.
 
-    Args: rows: list of ResultRow.   title: text above.
+    Args: title: text above.
     """
     with rc_context(SETTINGS):
         figure = wer_figure(rows, BYTES, title)
@@ -59,8 +62,8 @@ def plot_wer_bytes(rows, title, svg_path, png_path):
                 file.write(buffer.getvalue())
 
 
-def wer_figure(rows, axis, title):
-    """WER with intervals against `axis`; a thin line joins the models that none beats in both. Returns: Figure."""
+def wer_figure(rows: Sequence[ResultRow], axis: Axis, title: str) -> Figure:
+    """WER with intervals against `axis`; a thin line joins the models that no other beats in both."""
     figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -71,8 +74,8 @@ def wer_figure(rows, axis, title):
     return figure
 
 
-def curves_figure(curves, title, label):
-    """Lines over training steps. Args: curves: {name: [(step, value)]}.  Returns: Figure."""
+def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], title: str, label: str) -> Figure:
+    """Lines over training steps. Args: curves: {name: [(step, value)]}."""
     figure = Figure(figsize=(7.5, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -87,8 +90,8 @@ def curves_figure(curves, title, label):
     return figure
 
 
-def bars_figure(values, title, label):
-    """Horizontal bars, the first on top. Args: values: {name: number}.  Returns: Figure."""
+def bars_figure(values: Mapping[str, float], title: str, label: str) -> Figure:
+    """Horizontal bars, the first on top. Args: values: {name: number}."""
     figure = Figure(figsize=(7.5, 0.6 + 0.22 * len(values)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -101,19 +104,19 @@ def bars_figure(values, title, label):
     return figure
 
 
-def pareto_front(points):
-    """The points that no other beats or equals in both numbers. Args: list of (x, y).  Returns: list, x ascending."""
-    front = []
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats or equals in both numbers. Args: points: (x, y).  Returns: list, x ascending."""
+    front: list[tuple[float, float]] = []
     for x, y in sorted(set(points)):
         if not front or y < front[-1][1]:
             front.append((x, y))
     return front
 
 
-def inline_svg(draw, prefix, alt):
+def inline_svg(draw: Callable[[], Figure], prefix: str, alt: str) -> str:
     """An <svg> element for a page in light or dark: text and frame take the colour of the page.
 
-    Args: draw: function without arguments that returns a Figure.   prefix: of all ids in it, for each picture another.
+    Args: draw: makes the picture.   prefix: put before all ids in it, a different one for each picture.
           alt: what it shows, in words.
     """
     with rc_context(SETTINGS | INK_SETTINGS):
@@ -131,7 +134,8 @@ def _draw_points(axes, rows, axis):
     """Draw all points. Returns: list of (model, x, y) of the points to be labelled."""
     labelled = []
     for index, (kind, marker, color) in enumerate(SERIES):
-        aside = ScaledTranslation(3 * index / 72, 0, axes.figure.dpi_scale_trans)  # else bars of one model coincide
+        # else the bars of one model would coincide
+        aside = ScaledTranslation(3 * index / 72, 0, axes.figure.dpi_scale_trans)
         found = [(row, row.scores[kind]) for row in rows if kind in row.scores and axis.value(row) is not None]
         if not found:
             continue
@@ -191,5 +195,6 @@ def _place_labels(axes, renderer, points):
             label = axes.annotate(name, (x, y), PLACES[0][:2], textcoords="offset points", fontsize=7.5)
             box = label.get_window_extent(renderer)
         taken.append(box)
-        if abs(dy) > 12:  # far from its point: a thin line says which one
+        # far from its point: a thin line shows which one
+        if abs(dy) > 12:
             axes.annotate("", (x, y), (dx, dy), textcoords="offset points", arrowprops=LINE)

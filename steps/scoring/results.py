@@ -1,11 +1,13 @@
-"""The one results schema: what results.json holds, field by field.
+"""The one results schema: what results.json contains, field by field.
 
-Error rates of a row are of the exported file run by onnxruntime; those of the model folder (torch) and of sherpa-onnx
-stand beside them as checks. Lists of rows, comparisons, ... hold one entry per model (or pair) and test set. None (null)
-stands for a number that was not measured. Percentages lie between 0 and 100; `interval` is always of 95 %.
+A row's error rates are those of the exported file run by onnxruntime; those of the model folder (torch) and of
+sherpa-onnx stand beside them as checks. Lists of rows, comparisons, ... have one entry per model (or pair) and test set.
+None (null) stands for a number that was not measured. Percentages lie between 0 and 100; `interval` is always the 95 %
+interval.
 """
 
 import dataclasses
+from typing import Any
 
 from steps.scoring.ledger import Ledger
 from steps.scoring.matched_pairs import MatchedPairs
@@ -13,14 +15,15 @@ from steps.scoring.significance import Interval
 
 FORMAT = 2
 KINDS = ("greedy", "lexicon")
-RUNTIMES = {"onnxruntime": "_onnx", "torch": "", "sherpa-onnx": "_sherpa"}  # suffixes of their decoding folders
+# suffixes of their decoding folders
+RUNTIMES = {"onnxruntime": "_onnx", "torch": "", "sherpa-onnx": "_sherpa"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
     """Error rates of one set of hypotheses, with counts; `interval` is that of the word error rate.
 
-    classification: as steps.scoring.classes makes it, when the recipe's transcripts are commands; else None.
+    classification: what steps.scoring.classes makes, when the recipe's transcripts are commands; else None.
     """
 
     errors: int
@@ -29,23 +32,25 @@ class Score:
     deletions: int
     substitutions: int
     wer_percent: float
-    word_accuracy_percent: float  # reference words recognised; insertions do not lower it
+    # reference words recognised; insertions do not lower it
+    word_accuracy_percent: float
     cer_percent: float
     ser_percent: float
     interval: Interval
-    rate: str = "WER"  # CER or PER where characters or phones are counted: all of the above but cer_percent is of these
-    classification: dict | None = None
+    # CER or PER where characters or phones are counted: then all of the above except cer_percent count these
+    rate: str = "WER"
+    classification: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Texts of one model by two runtimes. differences: [{"id", "a", "b"}], the utterances whose text differs."""
+    """Texts of one model by two runtimes. differences: [{"id", "a", "b"}], the utterances whose texts differ."""
 
     a: str
     b: str
     kind: str
     utterances: int
-    differences: list
+    differences: list[dict[str, str | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,28 +72,38 @@ class ResultRow:
     parent: str | None
     parameters: int
     nonzero_parameters: int
-    sparsity: float | None  # share of weights set to zero by unstructured pruning; saves no bytes by itself
+    # share of weights set to zero by unstructured pruning; saves no bytes by itself
+    sparsity: float | None
     quantization_bits: int | None
-    bytes_shipped: int  # of the files that the export's SHA256SUMS lists
+    # size of the files that the export's SHA256SUMS lists
+    bytes_shipped: int
     bytes_onnx: int
-    macs_per_second: float | None  # multiply-accumulates per second of audio, counted from the graph as it ran
-    rtf: float | None  # seconds of one thread per second of audio, the network alone
+    # multiply-accumulates per second of audio, counted from the graph as it ran
+    macs_per_second: float | None
+    # seconds of one thread per second of audio, the network alone
+    rtf: float | None
     rtf_with_features: float | None
-    benchmark: dict | None  # everything steps.benchmark measured of this model
-    scores: dict  # {"greedy": Score[, "lexicon": Score]} of the exported file by onnxruntime
-    torch_scores: dict  # the same of the model folder
-    sherpa_scores: dict  # {"greedy": Score} of the exported file by sherpa-onnx, or {}
-    agreement: list  # of Agreement
-    noise: list  # of NoiseScore
+    # everything steps.benchmark measured of this model
+    benchmark: dict[str, Any] | None
+    # by kind of decoding: the exported file by onnxruntime, the model folder by torch, the exported file by sherpa-onnx
+    scores: dict[str, Score]
+    torch_scores: dict[str, Score]
+    sherpa_scores: dict[str, Score]
+    agreement: list[Agreement]
+    noise: list[NoiseScore]
     commit: str | None
     command: str | None
     seed: int | None
     device: str | None
-    dev_wer_percent: float | None = None  # greedy on dev, of the model folder by torch, when its training ended; None
-    dev_cer_percent: float | None = None  # where nothing was trained (quantized models)
-    train_seconds: float | None = None  # by the clock, over all stops; pruned in rounds: the last; None: not trained
-    sherpa_tokens: bool = False  # sherpa-onnx would misread the model's tokens.txt, so it is given a file of its own
-    lexicon_differs: int | None = None  # utterances whose lexicon text by onnxruntime is another than the greedy one
+    # greedy on dev, the model folder by torch at the end of its training; None where nothing was trained (quantized models)
+    dev_wer_percent: float | None = None
+    dev_cer_percent: float | None = None
+    # wall time without interruptions; of a model pruned in rounds, the last one; None: not trained
+    train_seconds: float | None = None
+    # whether sherpa-onnx would misread the model's tokens.txt and is given its own file instead
+    sherpa_tokens: bool = False
+    # utterances whose lexicon text by onnxruntime differs from the greedy one
+    lexicon_differs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +124,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class NoiseComparison:
-    """Difference in greedy word error rate, `a` minus `b`, in noise.   extra: the same minus the difference without noise."""
+    """Difference in greedy word error rate, `a` minus `b`, in noise. extra: how much it exceeds the difference without noise."""
 
     a: str
     b: str
@@ -121,9 +136,11 @@ class NoiseComparison:
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """What a test set can show. coverage_percent: share of `simulated` made-up sets of this design (speakers, words, spread
-    as the greedy errors of `model` have it) whose interval holds the truth; None, and 0 sets, for few speakers, whose spread
-    cannot be simulated.   smallest_detectable: of all comparisons.
+    """What a test set can show.
+
+    coverage_percent: share of `simulated` simulated sets of this design (its speakers and words, the spread of `model`'s
+    greedy errors) whose interval contains the truth; None, and 0 sets, for few speakers, whose spread cannot be simulated.
+    smallest_detectable: the smallest `detectable` of all comparisons.
     """
 
     name: str
@@ -138,7 +155,7 @@ class TestSet:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What results.json holds."""
+    """What results.json contains."""
 
     recipe: str
     commit: str | None
@@ -146,20 +163,24 @@ class Results:
     command: str
     seed: int
     device: str | None
-    versions: dict
-    sets: list  # of TestSet
-    rows: list  # of ResultRow
-    comparisons: list  # of Comparison: every model with its parent, and the pairs asked for
-    noise_comparisons: list  # of NoiseComparison
-    ledgers: list  # of Ledger: every model with its parent; at most LEDGER_CHANGES changes each
-    stages: list  # {"stage", "name", "seconds", "finished"} of every task of the run
-    benchmark: dict  # host and settings of steps.benchmark
+    versions: dict[str, str]
+    sets: list[TestSet]
+    rows: list[ResultRow]
+    # every model with its parent, and the pairs asked for
+    comparisons: list[Comparison]
+    noise_comparisons: list[NoiseComparison]
+    # every model with its parent; at most LEDGER_CHANGES changes each
+    ledgers: list[Ledger]
+    # {"stage", "name", "seconds", "finished"} of every task of the run
+    stages: list[dict[str, Any]]
+    # host and settings of steps.benchmark
+    benchmark: dict[str, Any]
     format: int = FORMAT
 
 
 LEDGER_CHANGES = 20
 
 
-def shorten(ledger: Ledger):
-    """The ledger with its worst changes only; the whole one is a file of its own."""
+def shorten(ledger: Ledger) -> Ledger:
+    """The ledger with its worst changes only; the whole ledger is a separate file."""
     return dataclasses.replace(ledger, changes=ledger.changes[:LEDGER_CHANGES])

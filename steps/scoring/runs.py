@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy.special import stdtrit
 
@@ -14,16 +16,16 @@ COUNTS = ("ids", "speakers", "words", "errors")
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A number over runs with different seeds. sd: between runs.   low, high: 95 % t interval of the mean; None for one run."""
+    """A number over runs with different seeds. low, high: 95 % t interval of the mean. For one run all but the mean is None."""
 
-    values: list
+    values: list[float]
     mean: float
     sd: float | None
     low: float | None
     high: float | None
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> Spread:
     """Mean, standard deviation and interval of the mean over runs. Args: values: one number per run."""
     mean = statistics.fmean(values)
     if len(values) < 2:
@@ -33,17 +35,19 @@ def spread(values):
     return Spread(list(values), mean, sd, mean - half, mean + half)
 
 
-def over_seeds(runs, pairs, seed=0):
+def over_seeds(
+    runs: Sequence[Mapping[str, Mapping[str, Any]]], pairs: Sequence[tuple[str, str]], seed: int = 0
+) -> dict[str, Any]:
     """Word error rates of every model over runs that differ in their seed, and differences of pairs.
 
-    Two things make such a number uncertain: training (spread over the runs) and the speakers of the test set (interval
-    over speakers of the mean over runs, from each utterance's errors added up over the runs).
+    Two things make such a number uncertain: training (the spread over the runs) and the speakers of the test set (the
+    interval over speakers of the mean over runs, from each utterance's errors added up over the runs).
 
-    Args:    runs: list of {model: counts by utterance, as score_KIND.json has them}.   pairs: list of (a, b); a minus b.
-             seed: of the bootstrap.
+    Args:    runs: {model: counts by utterance, as in score_KIND.json} for each run.   pairs: (a, b); a minus b.
+             seed: seed of the bootstrap.
     Returns: {"models": {name: {"spread": Spread, "interval": Interval}},
              "differences": [{"a", "b", "spread", "interval", "relative_percent"}]}, in percent and points;
-             relative_percent: of the mean of b; None when b makes no errors.
+             relative_percent: the difference as a share of b's mean; None when b makes no errors.
     Raises:  UserError unless all runs were scored on the same utterances.
     """
     first = next(iter(runs[0].values()))
@@ -72,18 +76,21 @@ def over_seeds(runs, pairs, seed=0):
     return {"models": models, "differences": differences}
 
 
-def over_folds(runs, pairs, seed=0):
+def over_folds(
+    runs: Sequence[Mapping[str, Mapping[str, Any]]], pairs: Sequence[tuple[str, str]], seed: int = 0
+) -> dict[str, Any]:
     """Word error rates over the folds of a cross-validation, pooled by counts, with intervals over all speakers.
 
-    Args:    as in `over_seeds`.
+    Args:    as for `over_seeds`.
     Returns: {"models": {name: {"interval": Interval}}, "differences": [{"a", "b", "interval"}]}.
     Raises:  UserError when a speaker is tested in two folds.
     """
-    seen = {}
+    seen: dict[str, int] = {}
     for number, run in enumerate(runs):
         for speaker in next(iter(run.values()))["speakers"]:
             if seen.setdefault(speaker, number) != number:
                 raise UserError(f"speaker {speaker} is in the test sets of two folds; folds must not share speakers")
+    pooled: dict[str, dict[str, list]]
     pooled = {name: {key: sum((run[name][key] for run in runs), []) for key in COUNTS} for name in runs[0]}
     models = {
         name: {"interval": wer_interval(counts["errors"], counts["words"], counts["speakers"])}

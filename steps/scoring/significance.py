@@ -1,10 +1,12 @@
 """How far an error rate can be trusted: intervals over speakers, paired differences, what a test set can show at all.
 
-The errors of one speaker go together, so speakers are the units; with fewer than five speakers, utterances are.
+The errors of one speaker are correlated, so speakers are the units; with fewer than five speakers, utterances are.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from scipy.special import betaincinv, ndtr, stdtrit
@@ -12,8 +14,13 @@ from scipy.special import betaincinv, ndtr, stdtrit
 from steps.core.tables import counted
 
 MIN_SPEAKERS = 5
-NO_SPREAD = 1e-9  # percentage points; rounding
-POWER = 0.8  # with which a difference of the size `detectable` is found
+# percentage points; less is rounding
+NO_SPREAD = 1e-9
+# probability that a difference of the size `detectable` is found
+POWER = 0.8
+# one number or name per utterance
+Counts: TypeAlias = Sequence[int] | np.ndarray
+Names: TypeAlias = Sequence[str] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +30,24 @@ class Interval:
     percent: float
     low: float
     high: float
-    over: str  # the units taken as independent: "speakers" or "utterances"
-    groups: int  # how many of them there are
+    # the units taken as independent: "speakers" or "utterances"
+    over: str
+    # how many of them there are
+    groups: int
 
     @property
-    def units(self):
+    def units(self) -> str:
         """`10 speakers`, `1 utterance`."""
         return counted(self.groups, self.over.removesuffix("s"))
 
     @property
-    def excludes_zero(self):
+    def excludes_zero(self) -> bool:
+        """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
 
-def few_speakers(speakers):
-    """What to say of intervals from so few speakers (a number) that they leave out the spread between voices, or None."""
+def few_speakers(speakers: int) -> str | None:
+    """A warning when so few speakers were measured that the intervals leave out the spread between voices; else None."""
     if speakers >= MIN_SPEAKERS:
         return None
     voices = "this voice" if speakers == 1 else "these voices"
@@ -47,15 +57,18 @@ def few_speakers(speakers):
     )
 
 
-def wer_interval(errors, words, speakers=None, level=0.95, runs=1):
+def wer_interval(
+    errors: Counts, words: Counts, speakers: Names | None = None, level: float = 0.95, runs: int = 1
+) -> Interval:
     """Interval of a pooled error rate, honest for few speakers and few errors; without an error it is the exact bound.
 
-    The Clopper-Pearson interval for the number of words that would be as informative were words independent: the
+    The Clopper-Pearson interval for the number of words that would be as informative if words were independent: the
     design effect comes from the spread between speakers, Student's t in place of the normal makes up for few of them.
-    Without an error no spread is seen; then words count as independent.
+    Without an error there is no spread to see; then words count as independent.
 
     Args:   errors, words: (U,) counts per utterance (errors, reference length).   speakers: (U,) names, or None.
-            level: coverage, between 0 and 1.   runs: over how many runs the counts are sums; a word heard in each is one.
+            level: coverage, between 0 and 1.   runs: number of runs that the counts are added up over; a word heard in
+            each of them is one word.
     Returns: Interval in percent.
     Raises:  ValueError when shapes differ or there is no reference word.
     Source:  Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive
@@ -79,7 +92,7 @@ def wer_interval(errors, words, speakers=None, level=0.95, runs=1):
     return Interval(float(100 * rate), float(100 * low), float(100 * high), over, groups)
 
 
-def clopper_pearson(hits, trials, level=0.95):
+def clopper_pearson(hits: float, trials: float, level: float = 0.95) -> tuple[float, float]:
     """Exact interval of a proportion; `hits` and `trials` need not be whole. Returns: (low, high) between 0 and 1."""
     tail = (1.0 - level) / 2.0
     low = float(betaincinv(hits, trials - hits + 1.0, tail)) if hits > 0 else 0.0
@@ -87,42 +100,61 @@ def clopper_pearson(hits, trials, level=0.95):
     return low, high
 
 
-def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000, seed=0, level=0.95, runs=1):
+def paired_difference(
+    errors_a: Counts,
+    errors_b: Counts,
+    words: Counts,
+    speakers: Names | None = None,
+    resamples: int = 10000,
+    seed: int = 0,
+    level: float = 0.95,
+    runs: int = 1,
+) -> Interval:
     """Bootstrap interval of the difference in error rate, A minus B, of two systems on the same utterances.
 
     Percentiles of resampled differences, taken further out for few units so that the interval is as wide as Student's t
-    makes it. Where all units differ alike (not at all, or by errors gone here and come there, or there is one unit only), no
-    spread is seen between them: then utterances are the units, and the interval is no narrower than the exact bound for no
-    word of all that changed.
+    makes it. Where all units differ alike (not at all, or by as many errors gone as new, or there is one unit only), there
+    is no spread between them to see: then utterances are the units, and the interval is no narrower than the exact bound
+    for not one word changed.
 
     Args:   errors_a, errors_b, words: (U,) counts per utterance, in the same order.   speakers: (U,) names, or None.
-            resamples: bootstrap samples.   seed: of the drawing.   level, runs: as in `wer_interval`.
+            resamples: bootstrap samples.   seed: random seed.   level, runs: as for `wer_interval`.
     Returns: Interval in percentage points; below 0 means A has fewer errors.
     Raises:  ValueError when shapes differ or there is no reference word.
     Source:  Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation", with
              speakers in place of utterances; Hesterberg 2015, "What teachers should know about the bootstrap",
              section 5.2, the expanded percentile interval; Hanley and Lippman-Hand 1983, "If nothing goes wrong, is
-             everything all right?", for what no change in so many words can mean.
+             everything all right?", for what it means that none of so many words changed.
     """
     errors_a, words = _checked(errors_a, words)
     errors_b, words = _checked(errors_b, words)
     return bootstrap(errors_a - errors_b, words, speakers, resamples, seed, level, runs)
 
 
-def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95, runs=1):
-    """Expanded percentile interval of 100 * sum(errors) / sum(words); `errors` may be differences, also of differences.
+def bootstrap(
+    errors: np.ndarray,
+    words: np.ndarray,
+    speakers: Names | None = None,
+    resamples: int = 10000,
+    seed: int = 0,
+    level: float = 0.95,
+    runs: int = 1,
+) -> Interval:
+    """Expanded percentile interval of 100 * sum(errors) / sum(words); `errors` may be differences, or differences of these.
 
-    Args, Returns: as in `paired_difference`.
+    Args, Returns: as for `paired_difference`.
     """
     whole = errors, words
     errors, words, over = group(errors, words, speakers)
     groups = len(words)
     rng = np.random.default_rng(seed)
     rates = []
-    chunk = max(1, 4_000_000 // groups)  # keeps the weights below about 32 MB
+    # keeps the weights below about 32 MB
+    chunk = max(1, 4_000_000 // groups)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
-        weights = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=size)  # (size, groups)
+        # (size, groups)
+        weights = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=size)
         totals = weights @ words
         rates.append((weights @ errors)[totals > 0] / totals[totals > 0])
     tail = expanded_tail((1.0 - level) / 2.0, groups)
@@ -137,18 +169,25 @@ def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95,
     return Interval(float(percent), float(low), float(high), over, groups)
 
 
-def expanded_tail(tail, groups):
-    """The share of resamples to leave out at each end, for `groups` units, so that `tail` of the truth lies beyond."""
+def expanded_tail(tail: float, groups: int) -> float:
+    """The share of resamples to leave out at each end, for `groups` units, so that the truth lies beyond with chance `tail`."""
     if groups < 2:
         return tail
     return float(ndtr(_t(tail, groups - 1) * math.sqrt(groups / (groups - 1))))
 
 
-def detectable(errors_a, errors_b, words, speakers=None, level=0.95, power=POWER):
+def detectable(
+    errors_a: Counts,
+    errors_b: Counts,
+    words: Counts,
+    speakers: Names | None = None,
+    level: float = 0.95,
+    power: float = POWER,
+) -> float | None:
     """The smallest true difference, in points, that a comparison like this one finds with probability `power`.
 
-    Args:   as in `paired_difference`.
-    Returns: percentage points; None when all units differ alike, so that no spread is seen.
+    Args:   as for `paired_difference`.
+    Returns: percentage points; None when all units differ alike, so that there is no spread to see.
     Source:  the usual two-sided t test: (t(1 - alpha / 2) + t(power)) times the standard error of the difference.
     """
     errors_a, words = _checked(errors_a, words)
@@ -161,8 +200,8 @@ def detectable(errors_a, errors_b, words, speakers=None, level=0.95, power=POWER
     return float(100 * (_t((1 + level) / 2, free) + _t(power, free)) * math.sqrt(variance))
 
 
-def ratio_variance(errors, words):
-    """Variance of sum(errors) / sum(words) over independent units, by linearisation. Args: (G,) sums of each unit."""
+def ratio_variance(errors: np.ndarray, words: np.ndarray) -> float:
+    """Variance of sum(errors) / sum(words) over independent units, by linearisation. Args: (G,) sums over each unit."""
     groups, total = len(words), words.sum()
     if groups < 2:
         return 0.0
@@ -171,7 +210,7 @@ def ratio_variance(errors, words):
 
 
 def _t(probability, freedom):
-    """Quantile of Student's t; with no degree of freedom there is no spread to scale, so any number serves."""
+    """Quantile of Student's t; without a degree of freedom there is no spread to scale, so any number will do."""
     return float(stdtrit(freedom, probability)) if freedom > 0 else 0.0
 
 
@@ -184,8 +223,8 @@ def _checked(errors, words):
     return errors, words
 
 
-def group(errors, words, speakers):
-    """Sum the counts of each speaker, unless there are too few of them. Returns: (G,) errors, (G,) words, unit."""
+def group(errors: np.ndarray, words: np.ndarray, speakers: Names | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Add up the counts of each speaker, unless there are too few speakers. Returns: (G,) errors, (G,) words, unit."""
     if speakers is not None:
         if len(speakers) != len(words):
             raise ValueError(f"{len(speakers)} speakers for {len(words)} utterances")

@@ -3,10 +3,11 @@
 from steps.scoring.escape import code_block, markdown
 from steps.scoring.markdown import interval_text, number, speaker_lines
 from steps.scoring.plot import pareto_front
+from steps.scoring.results import ResultRow, Results
 
 
-def summary_sentences(results, set_name):
-    """What to know of one test set, in three to five sentences. Returns: list of str."""
+def summary_sentences(results: Results, set_name: str) -> list[str]:
+    """What to know about one test set, in three to five sentences."""
     rows = [row for row in results.rows if row.set == set_name]
     best = min(rows, key=lambda row: (row.scores["greedy"].wer_percent, row.bytes_shipped))
     small = min(rows, key=lambda row: (row.bytes_shipped, row.scores["greedy"].wer_percent))
@@ -37,18 +38,18 @@ def summary_sentences(results, set_name):
     return sentences
 
 
-def rate(row):
+def rate(row: ResultRow) -> str:
     """`17.6 % WER [13.1, 22.6]`, greedy."""
     score = row.scores["greedy"]
     return f"{score.wer_percent:.1f} % {score.rate} [{score.interval.low:.1f}, {score.interval.high:.1f}]"
 
 
-def size(row):
+def size(row: ResultRow) -> str:
     """`301 kB`."""
     return f"{row.bytes_shipped / 1000:,.0f} kB"
 
 
-def model_card(results, model):
+def model_card(results: Results, model: str) -> str:
     """A card for one exported model, as Markdown."""
     rows = [row for row in results.rows if row.model == model]
     row, measured = rows[0], rows[0].benchmark or {}

@@ -1,12 +1,14 @@
-"""Counting recognition errors: words, characters, sentences; per utterance, pooled by counts.
+"""Counting recognition errors: words, characters, sentences; per utterance, and pooled by counts.
 
-Words are what lies between white space. Characters count the single space between two words as one character, as most
-toolkits do, so that a missed word boundary is an error too. Nothing is normalised: case and punctuation count.
+Words are what lies between white space. As in most toolkits, the single space between two words counts as one character,
+so that a missed word boundary is an error too. Nothing is normalised: case and punctuation count.
 """
 
 import dataclasses
 import math
 import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from rapidfuzz.distance import Levenshtein
 
@@ -25,7 +27,8 @@ class UtteranceErrors:
     substitutions: int
 
     @property
-    def errors(self):
+    def errors(self) -> int:
+        """Insertions, deletions and substitutions."""
         return self.insertions + self.deletions + self.substitutions
 
 
@@ -42,33 +45,37 @@ class ErrorCounts:
     sentences: int
 
     @property
-    def percent(self):
+    def percent(self) -> float:
+        """The error rate."""
         return percent(self.errors, self.reference_length)
 
     @property
-    def word_accuracy_percent(self):
+    def word_accuracy_percent(self) -> float:
         """Share of reference words that were recognised; insertions do not lower it, so it is not 100 - WER."""
         return percent(self.reference_length - self.deletions - self.substitutions, self.reference_length)
 
     @property
-    def sentence_percent(self):
+    def sentence_percent(self) -> float:
+        """Share of sentences with an error."""
         return percent(self.sentence_errors, self.sentences)
 
 
-RATES = {"word": "WER", "char": "CER", "phone": "PER"}  # unit that is counted -> name of its error rate
-JOINERS = "\u200c\u200d"  # belong to the letter before them, as combining marks do
+# unit that is counted -> name of its error rate
+RATES = {"word": "WER", "char": "CER", "phone": "PER"}
+# belong to the letter before them, as combining marks do
+JOINERS = "\u200c\u200d"
 
 
-def in_units(text, unit="word", fold=None):
-    """The text with a blank between the units that are counted.
+def in_units(text: str, unit: str = "word", fold: Mapping[str, str] | None = None) -> str:
+    """The text with a space between the units that are counted.
 
-    Args: unit: word, phone (the same) or char: each character with its combining marks, blanks not counted.
+    Args: unit: word, phone (the same) or char: each character with its combining marks, spaces not counted.
           fold: word -> the word it counts as.
     """
     words = [(fold or {}).get(word, word) for word in text.split()]
     if unit != "char":
         return " ".join(words)
-    units = []
+    units: list[str] = []
     for char in "".join(words):
         if units and (unicodedata.category(char)[0] == "M" or char in JOINERS or units[-1][-1] == JOINERS[1]):
             units[-1] += char
@@ -77,23 +84,24 @@ def in_units(text, unit="word", fold=None):
     return " ".join(units)
 
 
-def percent(errors, total):
-    """100 * errors / total; NaN without a reference, since any rate would be made up."""
+def percent(errors: int, total: int) -> float:
+    """100 * errors / total; NaN without a reference, since any number would be invented."""
     return 100.0 * errors / total if total else math.nan
 
 
-def count_utterances(refs, hyps, unit="word"):
-    """Align each hypothesis with its reference (least number of edits) and count.
+def count_utterances(refs: Mapping[str, str], hyps: Mapping[str, str], unit: str = "word") -> list[UtteranceErrors]:
+    """Align each hypothesis with its reference (fewest edits) and count errors.
 
     Args:   refs, hyps: utterance id -> text; either text may be empty.   unit: "word" or "char".
-    Returns: list of UtteranceErrors in the order of `refs`.
-    Raises:  UserError listing utterances that are in one of the two only.
+    Returns: one entry per utterance, in the order of `refs`.
+    Raises:  UserError listing utterances that only one of the two has.
     """
     check_same_ids(refs, hyps)
-    split = {"word": str.split, "char": normalise}[unit]
+    splits: dict[str, Callable[[str], Sequence[str]]] = {"word": str.split, "char": normalise}
+    split = splits[unit]
     counts = []
-    for utt_id, ref in refs.items():
-        ref, hyp = split(ref), split(hyps[utt_id])
+    for utt_id, text in refs.items():
+        ref, hyp = split(text), split(hyps[utt_id])
         edits = [] if ref == hyp else [edit.tag for edit in Levenshtein.editops(ref, hyp)]
         deletions, insertions = edits.count("delete"), edits.count("insert")
         substitutions = len(edits) - deletions - insertions
@@ -101,8 +109,8 @@ def count_utterances(refs, hyps, unit="word"):
     return counts
 
 
-def pool(utterances):
-    """Pool counts over utterances. Returns: ErrorCounts."""
+def pool(utterances: Sequence[UtteranceErrors]) -> ErrorCounts:
+    """Pool counts over utterances."""
     totals = {
         name: sum(getattr(item, name) for item in utterances)
         for name in ("errors", "reference_length", "insertions", "deletions", "substitutions")
@@ -110,18 +118,18 @@ def pool(utterances):
     return ErrorCounts(**totals, sentence_errors=sum(item.errors > 0 for item in utterances), sentences=len(utterances))
 
 
-def count_errors(refs, hyps, unit="word"):
-    """Counts pooled over all utterances; arguments and errors as in `count_utterances`. Returns: ErrorCounts."""
+def count_errors(refs: Mapping[str, str], hyps: Mapping[str, str], unit: str = "word") -> ErrorCounts:
+    """Counts pooled over all utterances; arguments and errors as for `count_utterances`."""
     return pool(count_utterances(refs, hyps, unit))
 
 
-def normalise(text):
-    """Single spaces between words, none at the ends."""
+def normalise(text: str) -> str:
+    """The text with single spaces between words and none at its ends."""
     return " ".join(text.split())
 
 
-def check_same_ids(refs, hyps):
-    """Raise UserError unless references and hypotheses are of the same utterances."""
+def check_same_ids(refs: Mapping[str, str], hyps: Mapping[str, str]) -> None:
+    """Raise UserError unless references and hypotheses belong to the same utterances."""
     problems = []
     for there, other, what in ((refs, hyps, "without a hypothesis"), (hyps, refs, "without a reference")):
         ids = [utt_id for utt_id in there if utt_id not in other]
@@ -132,21 +140,21 @@ def check_same_ids(refs, hyps):
         raise UserError("; ".join(problems))
 
 
-def format_accuracy_line(counts):
+def format_accuracy_line(counts: ErrorCounts) -> str:
     """`%ACC 93.10 [ 1519 / 1631 ]`: reference words recognised; insertions are not counted."""
     correct = counts.reference_length - counts.deletions - counts.substitutions
     return f"%ACC {counts.word_accuracy_percent:.2f} [ {correct} / {counts.reference_length} ]"
 
 
-def read_hypotheses(path):
-    """Read `id text` lines, where the text may be missing (nothing was recognised). Returns: dict id -> text.
+def read_hypotheses(path: str | Path) -> dict[str, str]:
+    """Read `id text` lines, where the text may be missing (nothing was recognised). Returns: id -> text.
 
     Raises: MissingInput; UserError listing everything wrong.
     """
     return {utt_id: normalise(text) for utt_id, text in read_table(path).items()}
 
 
-def format_wer_line(counts, name="WER"):
+def format_wer_line(counts: ErrorCounts, name: str = "WER") -> str:
     """One line as Kaldi writes it: `%WER 7.54 [ 123 / 1631, 9 ins, 40 del, 74 sub ]`."""
     return (
         f"%{name} {counts.percent:.2f} [ {counts.errors} / {counts.reference_length}, {counts.insertions} ins, "
@@ -154,6 +162,6 @@ def format_wer_line(counts, name="WER"):
     )
 
 
-def format_ser_line(counts):
+def format_ser_line(counts: ErrorCounts) -> str:
     """`%SER 40.00 [ 52 / 130 ]`: sentences with at least one word error."""
     return f"%SER {counts.sentence_percent:.2f} [ {counts.sentence_errors} / {counts.sentences} ]"

@@ -126,7 +126,7 @@ def test_the_rule_is_that_of_sherpa_onnx(folder_of, monkeypatch):
     folder = folder_of("ƐƆƉƔƑAƁƘ")
     for name in (SHERPA_TOKENS, "SHA256SUMS"):  # as an older export has neither
         (folder / name).unlink()
-    with pytest.raises(UserError, match="drops letters; export the model again, which writes tokens_sherpa.txt"):
+    with pytest.raises(UserError, match="drops letters; export the model again, which also writes tokens_sherpa.txt"):
         SherpaProcess(folder)
     monkeypatch.setattr(sherpa, "check_tokens", lambda _: None)
     ours, theirs = texts_of(folder)

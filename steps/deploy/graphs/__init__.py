@@ -1,4 +1,4 @@
-"""The graphs of each head, found by its name: which files an export has, how they are made, and what they must compute."""
+"""The graphs of each head, by its name: which files an export has, how they are made, and what they must compute."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ from steps.models.asr_model import AsrModel
 
 
 class HeadGraphs(Protocol):
-    """What deploy has to know of a head.
+    """What deploy has to know about a head.
 
     files: ONNX files of an export, by the names that runtimes look for.
     """
@@ -29,7 +29,7 @@ class HeadGraphs(Protocol):
     def compare(self, model: AsrModel, recogniser: Recogniser) -> tuple[float, float]:
         """Compare torch and onnxruntime. Args: recogniser: from `open`.
 
-        Returns: largest difference, nats; signal-to-noise ratio, dB.   Raises: UserError when the files would not do.
+        Returns: largest difference, nats; signal-to-noise ratio, dB.   Raises: UserError when the two differ too much.
         """
 
     def describe(self, model: AsrModel, tokens: list[str]) -> str:

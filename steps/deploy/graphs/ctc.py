@@ -1,14 +1,19 @@
 """The graph of a CTC model: one file, from features to log-probabilities."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 import onnx
 import torch
 from torch import nn
 
 from steps.core.cli import UserError
+from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.integer import integer_graph_
-from steps.deploy.runtimes.ctc import SHORTEST, CtcRecogniser
+from steps.deploy.runtimes import Recogniser
+from steps.deploy.runtimes.ctc import SHORTEST, CtcRecogniser, Network
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.asr_model import AsrModel
 from steps.models.heads.ctc import BLANK_ID
@@ -18,9 +23,9 @@ FILE = "model.onnx"
 EXAMPLE_LENGTHS = (101, 87)
 # nats, largest difference of any valid frame
 FLOAT_TOLERANCE = 1e-4
-# of an int8 graph; 30 to 40 is usual, a wrong scale or gate order gives 6 or less
+# int8 graphs: 30 to 40 is usual, a wrong scale or gate order gives 6 or less
 LOWEST_SNR_DB = 10.0
-# feature frames of single utterances compared, and of one padded batch; from 8 on torch digests them, too
+# feature frames: of single utterances that are compared, and of one padded batch; torch takes 8 or more
 LENGTHS = (8, 64, 157, 500)
 RAGGED = (331, 250, 97, 3)
 README = """\
@@ -31,10 +36,10 @@ README = """\
 
 
 class FilledUp(nn.Module):
-    """A model that takes features of any length, a single frame too: short ones are filled up with padding.
+    """A model that takes features of any length, even a single frame: short ones are padded.
 
-    The front end cannot digest fewer than SHORTEST frames, and runtimes do not ask: in sherpa-onnx a sound under 70 ms was an
-    exception. Lengths are as before, so a sound too short for an encoder frame has none.
+    The front end cannot take fewer than SHORTEST frames, and runtimes do not check: in sherpa-onnx a sound under 70 ms was
+    an exception. Lengths are as before, so a sound too short for an encoder frame has none.
     """
 
     def __init__(self, model: AsrModel):
@@ -42,7 +47,7 @@ class FilledUp(nn.Module):
         self.model = model
 
     def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Args, Returns: as AsrModel."""
+        """Args, Returns: as for AsrModel."""
         frames = torch.clamp(torch.tensor(feats.shape[1]), min=SHORTEST)
         filler = feats.new_zeros(feats.shape[0], SHORTEST, feats.shape[2])
         return self.model(torch.cat([feats, filler], dim=1)[:, :frames], lengths)
@@ -51,10 +56,10 @@ class FilledUp(nn.Module):
 class CtcGraphs:
     """See HeadGraphs."""
 
-    files = (FILE,)
+    files: Sequence[str] = (FILE,)
 
-    def build(self, model):
-        """The one graph. Args: model: AsrModel on the CPU.  Returns: {file name: onnx.ModelProto}."""
+    def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
+        """The one graph; see HeadGraphs."""
         dim, vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
         real, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
         inputs = [Value("x", real, ("N", "T", dim)), Value("x_lens", integer, ("N",))]
@@ -67,24 +72,23 @@ class CtcGraphs:
         strip_(graph, model.head.name)
         return {FILE: graph}
 
-    def open(self, contents, features, tokens, name):
-        """See HeadGraphs. Returns: CtcRecogniser."""
+    def open(self, contents: dict[str, bytes], features: FeatureConfig, tokens: list[str], name: str) -> CtcRecogniser:
+        """See HeadGraphs."""
         return CtcRecogniser(OnnxModel(contents[FILE]), features, tokens, name)
 
-    def compare(self, model, recogniser):
+    def compare(self, model: AsrModel, recogniser: Recogniser) -> tuple[float, float]:
         """Compare log-probabilities; see HeadGraphs."""
-        return compare(model, recogniser.model)
+        return compare(model, cast(CtcRecogniser, recogniser).model)
 
-    def describe(self, model, tokens):
-        """Its inputs and outputs, and the blank."""
+    def describe(self, model: AsrModel, tokens: list[str]) -> str:
+        """The inputs and outputs, and the blank."""
         dim, vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
         return README.format(dim=dim, vocab_size=vocab_size, blank=tokens[BLANK_ID], blank_id=BLANK_ID)
 
 
-def compare(model, exported):
+def compare(model: AsrModel, exported: Network) -> tuple[float, float]:
     """Compare torch and onnxruntime on single utterances and on a ragged batch of features around the corpus mean.
 
-    Args:    model: AsrModel.   exported: OnnxModel.
     Returns: largest difference over valid frames, nats; signal-to-noise ratio, dB.
     Raises:  UserError when lengths differ, a number is not finite, or the difference is too large.
     """
@@ -100,7 +104,8 @@ def compare(model, exported):
             raise UserError(f"export: for lengths {lengths} the graph gives other lengths than the model; not usable")
         is_valid = np.arange(expected.shape[1]) < expected_lengths[:, None]
         pairs.append((expected[is_valid], log_probs[is_valid]))
-    expected, log_probs = (np.concatenate(values) for values in zip(*pairs, strict=True))  # (frames, V)
+    # (frames, V) each
+    expected, log_probs = (np.concatenate(values) for values in zip(*pairs, strict=True))
     difference, snr_db = measure(expected, log_probs)
     if quantized_layers(model):
         if not snr_db >= LOWEST_SNR_DB:
@@ -114,7 +119,7 @@ def compare(model, exported):
     return difference, snr_db
 
 
-def measure(expected, log_probs):
+def measure(expected: np.ndarray, log_probs: np.ndarray) -> tuple[float, float]:
     """Largest difference and signal-to-noise ratio; NaN when a number is not finite. Args: both (frames, V)."""
     noise = log_probs.astype(np.float64) - expected
     signal = expected - expected.mean(axis=1, keepdims=True, dtype=np.float64)
@@ -122,7 +127,7 @@ def measure(expected, log_probs):
     return float(np.abs(noise).max()), float(10 * np.log10(powers[0] / powers[1]))
 
 
-def same_path(expected, log_probs):
-    """Whether the best token of every frame is the same, but for ties closer than the tolerance."""
+def same_path(expected: np.ndarray, log_probs: np.ndarray) -> bool:
+    """Whether the best token of every frame is the same, except for ties within the tolerance."""
     chosen = np.take_along_axis(expected, log_probs.argmax(axis=1)[:, None], axis=1)[:, 0]
     return bool((expected.max(axis=1) - chosen <= 2 * FLOAT_TOLERANCE).all())

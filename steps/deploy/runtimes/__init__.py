@@ -1,4 +1,4 @@
-"""Runtimes: what a finished folder is run by. One table; every program opens folders through `load_recogniser`."""
+"""Runtimes: what runs a finished folder. One table; every program opens folders through `load_recogniser`."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -21,35 +21,41 @@ class Recogniser(Protocol):
     """Whatever turns one utterance into text. Use it in a `with` statement where it may hold a process.
 
     hears: `features`, (T, D) float32 arrays of the kind `features` says, or `audio`, (S,) float32 samples in [-1, 1] at the
-    rate it says.   features: FeatureConfig.   kinds: of decoding that `recognise` returns, `greedy` first.
+    rate it says.   features: FeatureConfig.   kinds: kinds of decoding that `recognise` returns, `greedy` first.
     """
 
     hears: str
     features: FeatureConfig
+
+    def __enter__(self) -> "Recogniser":
+        """Start whatever process it needs."""
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """See above."""
 
     def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
-        """Text by kind of decoding. Args: name: of the utterance, for messages.  Raises: UserError."""
+        """Text by kind of decoding. Args: name: the utterance, for messages.  Raises: UserError."""
 
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict | None:
-        """Recognise with the words of a file alone, too. Returns: facts about the list; None where it cannot be used."""
+        """Also recognise with the words of a file alone. Returns: facts about the list; None where it cannot be used."""
 
     def run(self, heard: np.ndarray) -> None:
-        """What is measured: the network on one utterance."""
+        """Run the network on one utterance: what is timed."""
 
     def end_profiling(self) -> list[str]:
-        """Paths of onnxruntime's profiles, where it was opened with a `profile_prefix`."""
+        """Paths of onnxruntime's profiles, when opened with a `profile_prefix`. Raises: UserError in other runtimes."""
 
 
 @dataclass(frozen=True)
 class Runtime:
     """A row of the table.
 
-    packages: whose versions a decoding notes.   exported: whether it runs exported folders (else model folders).
-    open: (folder, device, num_threads, profile_prefix) -> Recogniser.   own: whether it runs them unless told otherwise.
+    packages: packages whose versions a decoding records.   exported: whether it runs exported folders (else model folders).
+    open: (folder, device, num_threads, profile_prefix) -> Recogniser.   own: whether it is the default for such folders.
     """
 
     packages: tuple[str, ...]
@@ -66,7 +72,7 @@ def _open_torch(folder: Path, device: str, num_threads: int, _prefix: str | None
 
 
 def _open_onnx(folder: Path, _device: str, num_threads: int, prefix: str | None) -> Recogniser:
-    # here, so that sherpa-onnx's process loads no second onnxruntime
+    # here, so that the process of sherpa-onnx loads no second onnxruntime
     from steps.deploy.runtimes.onnx_model import OnnxModel
 
     return CtcRecogniser(OnnxModel(folder, num_threads, prefix), *_read_beside(folder))
@@ -91,7 +97,7 @@ RUNTIMES = {
 
 
 def runtime_of(folder: str | Path, name: str = "own") -> str:
-    """Which runtime opens a folder.
+    """The runtime that opens a folder.
 
     Args:    name: a name in RUNTIMES, or `own`: torch for a model folder, onnxruntime for an exported one.
     Raises:  MissingInput when the folder is neither, UserError when that runtime does not read such a folder.
@@ -112,9 +118,9 @@ def load_recogniser(
     runtime: str = "own",
     profile_prefix: str | None = None,
 ) -> Recogniser:
-    """Open a model folder or an exported folder, or a file in it that says which of them it is.
+    """Open a model folder or an exported folder; a model.json or ONNX file in it stands for the folder.
 
-    Args:    device: of torch.   runtime: see `runtime_of`.   profile_prefix: of onnxruntime's profiles; None: no profile.
+    Args:    device: torch device.   runtime: see `runtime_of`.   profile_prefix: path prefix of onnxruntime's profiles, if any.
     Raises:  MissingInput, UserError.
     """
     folder = Path(folder)
@@ -129,5 +135,5 @@ def load_recogniser(
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of installed packages by name."""
+    """Versions of installed packages, by name."""
     return {package: importlib.metadata.version(package) for package in packages}

@@ -14,7 +14,7 @@ from steps.search.greedy import greedy_search
 
 BLANKS = ("<blk>", "<blank>", "<eps>")
 SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
-# feature frames that every front end can digest; shorter utterances are filled up with padding
+# feature frames that every front end can take; shorter utterances are padded to it
 SHORTEST = 8
 
 
@@ -39,7 +39,8 @@ class CtcRecogniser:
     hears = "features"
 
     def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
-        self.model, self.features, self.tokens, self.decoder = model, features, tokens, None
+        self.model, self.features, self.tokens = model, features, tokens
+        self.decoder: lexicon.LexiconDecoder | None = None
         blanks = [tokens.index(blank) for blank in BLANKS if blank in tokens]
         if not blanks:
             raise UserError(f"{name}/tokens.txt: no blank among the tokens ({', '.join(BLANKS)})")
@@ -52,7 +53,7 @@ class CtcRecogniser:
     def __enter__(self) -> "CtcRecogniser":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     @property
@@ -69,21 +70,24 @@ class CtcRecogniser:
         return log_probs[0, : lengths[0]]
 
     def run(self, heard: np.ndarray) -> None:
-        """What is measured: the network on one utterance. Args: heard (T, D) float32."""
+        """Run the network on one utterance: what is timed. Args: heard (T, D) float32."""
         self.log_probs(heard)
 
     def end_profiling(self) -> list[str]:
         """See Recogniser."""
-        return [self.model.session.end_profiling()]
+        session = getattr(self.model, "session", None)
+        if session is None:
+            raise UserError("only onnxruntime profiles what it runs")
+        return [session.end_profiling()]
 
     def text(self, ids: list[int]) -> str:
-        """Text of token ids, without spaces at its ends."""
+        """Text of token ids, without leading or trailing spaces."""
         return join_pieces(self.tokens, ids, self.blank_id)
 
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict:
-        """Recognise with the words of a file alone, too.
+        """Also recognise with the words of a file alone.
 
-        Args:    folder: what this was opened from; a subword model needs tokenizer.model in it or in its parent.
+        Args:    folder: the folder this was opened from; a subword model needs tokenizer.model in it or in its parent.
                  word_score: see DecodeConfig.
         Returns: {"count", "sha256"} of the word list.   Raises: MissingInput, UserError.
         """
@@ -99,7 +103,8 @@ class CtcRecogniser:
         """
         if heard.ndim != 2 or heard.shape[1] != self.features.dim:
             raise UserError(f"{name}: features {heard.shape}, the model wants (T, {self.features.dim})")
-        log_probs = np.asarray(self.log_probs(heard))  # (T', V)
+        # (T', V)
+        log_probs = np.asarray(self.log_probs(heard))
         if not np.isfinite(log_probs).all():
             raise UserError(f"{name}: the model returned log-probabilities that are not finite")
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)
@@ -120,7 +125,7 @@ def read_words(path: str | Path) -> list[str]:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     bad = [str(number) for number, line in enumerate(lines, start=1) if len(line.split()) > 1]
     if bad:
-        raise UserError(f"{path}: one word per line, please; more than one in line {', '.join(bad[:10])}")
+        raise UserError(f"{path}: expected one word per line; more than one in line {', '.join(bad[:10])}")
     words = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not words:
         raise UserError(f"{path}: the word list is empty")
@@ -130,7 +135,7 @@ def read_words(path: str | Path) -> list[str]:
 def open_lexicon(
     words_file: str | Path, folder: str | Path, tokens: list[str], blank_id: int, word_score: float = 0.0
 ) -> lexicon.LexiconDecoder:
-    """Build the lexicon decoder for the words of a file. Args: as `use_words`.   Raises: MissingInput, UserError."""
+    """Build the lexicon decoder for the words of a file. Args: as for `use_words`.   Raises: MissingInput, UserError."""
     words = read_words(words_file)
     special_ids = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
     encode = None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -14,12 +15,14 @@ ORT_ERRORS = tuple(
 )
 
 
-def open_session(model, num_threads=1, profile_prefix=None):
+def open_session(
+    model: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None
+) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU whose threads do not spin while they wait.
 
-    Args:   model: path of an ONNX file, or its content as bytes.   num_threads: of one operator; operators run in turn.
-            profile_prefix: path; `end_profiling` writes the shapes of all that ran, the same on every processor, to a file that
-            begins so.
+    Args:   model: path of an ONNX file, or its content.   num_threads: threads of one operator; operators run in turn.
+            profile_prefix: beginning of the path to which `end_profiling` writes the shapes of all that ran, the same on
+            every processor.
     Raises: UserError when onnxruntime cannot load it.
     """
     options = onnxruntime.SessionOptions()
@@ -30,8 +33,9 @@ def open_session(model, num_threads=1, profile_prefix=None):
         options.add_session_config_entry(f"session.{kind}_op.allow_spinning", "0")
     if profile_prefix:
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
-        options.add_session_config_entry("session.disable_prepacking", "1")  # the profile leaves packed weights out
-        # no layouts: they pad channels to the width of this processor's vectors, and the shapes with them
+        # the profile leaves out weights that are packed
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # not ENABLE_ALL: its layouts pad channels, and so the shapes, to the width of this processor's vectors
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     source = model if isinstance(model, bytes) else str(model)
     try:
@@ -45,12 +49,12 @@ def open_session(model, num_threads=1, profile_prefix=None):
 class OnnxModel:
     """An exported CTC model.
 
-    Args: source: exported folder, ONNX file, or the file's content as bytes.   num_threads: CPU threads.
+    Args: source: exported folder, ONNX file, or the file's content.   num_threads: CPU threads.
           profile_prefix: see `open_session`.
-    Attributes: feature_dim: D.   vocab_size: V.   session: of onnxruntime.
+    Attributes: feature_dim: D.   vocab_size: V.   session: the InferenceSession.
     """
 
-    def __init__(self, source, num_threads=1, profile_prefix=None):
+    def __init__(self, source: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None):
         if not isinstance(source, bytes):
             source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
             if not source.is_file():
@@ -64,6 +68,7 @@ class OnnxModel:
         self.feature_dim, self.vocab_size = inputs[0].shape[2], outputs[0].shape[2]
         self._inputs = [value.name for value in inputs]
 
-    def log_probs(self, feats, lengths):
+    def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
-        return self.session.run(None, dict(zip(self._inputs, (feats, lengths), strict=True)))
+        log_probs, out_lengths = self.session.run(None, dict(zip(self._inputs, (feats, lengths), strict=True)))
+        return log_probs, out_lengths

@@ -1,6 +1,6 @@
 """Decoding of an exported folder by sherpa-onnx, in a process of its own.
 
-sherpa-onnx is optional, brings an onnxruntime of its own, and ends its process when it cannot read a model; hence the
+sherpa-onnx is optional, brings its own onnxruntime, and ends its process when it cannot read a model; hence the separate
 process. It computes the features itself, from samples: what is tested is the folder as an application would use it.
 The child (`python3 -m steps.deploy.runtimes.sherpa FOLDER THREADS RATE DIM`) reads from standard input, again and again, a count
 of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 
@@ -27,19 +28,19 @@ from steps.data.tokenizer import SPACE, read_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "sherpa-onnx"
-# a symbol that no model emits, with bytes above those that the rule below is about
+# a symbol that no model emits, with bytes above those of the rule below
 NEVER = "\u2047"
 
 
-def computes(features):
-    """Whether sherpa-onnx can compute these features. Args: FeatureConfig."""
+def computes(features: FeatureConfig) -> bool:
+    """Whether sherpa-onnx can compute these features."""
     return features == FeatureConfig(sample_rate_hz=features.sample_rate_hz, num_mel_bins=features.num_mel_bins)
 
 
 def takes_for_byte_bpe(tokens: list[str]) -> bool:
-    """Whether sherpa-onnx takes a list of symbols for byte-level BPE and drops letters, as with upper-case Ewe or Hausa.
+    """Whether sherpa-onnx mistakes symbols for byte-level BPE and drops letters, as with upper-case Ewe or Hausa.
 
-    It does when the highest byte of all symbols is 0xC6, that of U+0180 to U+01BF, a space (U+2581) before them left out.
+    It does when the highest byte of all symbols, without a leading space (U+2581), is 0xC6, that of U+0180 to U+01BF.
     Source: IsByteBPE in sherpa-onnx/csrc/symbol-table.cc.
     """
     symbols = [token.removeprefix(SPACE).encode() for token in tokens]
@@ -47,7 +48,7 @@ def takes_for_byte_bpe(tokens: list[str]) -> bool:
 
 
 def sherpa_tokens(tokens: list[str]) -> str:
-    """Content of a tokens.txt that it takes for what it is: one symbol more, with a higher byte, which no model emits."""
+    """Content of a tokens.txt that it reads correctly: with one more symbol, of a higher byte, which no model emits."""
     return "".join(f"{symbol} {i}\n" for i, symbol in enumerate([*tokens, NEVER]))
 
 
@@ -56,12 +57,12 @@ def check_tokens(folder: Path) -> None:
     tokens, own = read_tokens(folder / "tokens.txt"), folder / SHERPA_TOKENS
     if takes_for_byte_bpe(tokens) and not own.is_file():
         what = "sherpa-onnx takes it for byte-level BPE and drops letters"
-        raise UserError(f"{folder}/tokens.txt: {what}; export the model again, which writes {SHERPA_TOKENS}, too")
+        raise UserError(f"{folder}/tokens.txt: {what}; export the model again, which also writes {SHERPA_TOKENS}")
     if own.is_file() and own.read_bytes() != sherpa_tokens(tokens).encode():
         raise UserError(f"{own}: does not belong to tokens.txt beside it; export the model again")
 
 
-def version():
+def version() -> str:
     """Version of sherpa-onnx. Raises: UserError when it is not installed."""
     if importlib.util.find_spec("sherpa_onnx") is None:
         raise UserError("sherpa-onnx is not installed; pip install -r requirements-sherpa.txt")
@@ -77,7 +78,7 @@ class SherpaProcess:
 
     hears, kinds = "audio", ("greedy",)
 
-    def __init__(self, folder, num_threads=1):
+    def __init__(self, folder: str | Path, num_threads: int = 1):
         version()
         self.folder = Path(folder)
         self.features = load_config(FeatureConfig, self.folder / "features.yaml")
@@ -93,24 +94,26 @@ class SherpaProcess:
             *map(str, sizes),
         ]
 
-    def __enter__(self):
-        self.errors = tempfile.TemporaryFile()  # a pipe that nobody empties could fill up
+    def __enter__(self) -> "SherpaProcess":
+        # not a pipe: nobody would empty it, so it could fill up
+        self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
+        self.requests, self.answers = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
+            self.requests.close()
+        self.answers.close()
         self.process.wait()
         self.errors.close()
 
-    def use_words(self, words_file, folder, word_score=0.0):
-        """None: a word list is not used."""
+    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> None:
+        """See Recogniser; a word list cannot be used here."""
 
-    def recognise(self, heard, name):
+    def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
         """Text of one utterance, words separated by single spaces.
 
         Args:    heard: (S,) float32 array in [-1, 1] at the rate of features.yaml.   name: for messages.
@@ -118,18 +121,22 @@ class SherpaProcess:
         """
         samples = np.ascontiguousarray(heard, dtype="<f4")
         try:
-            self.process.stdin.write(struct.pack("<q", len(samples)) + samples.tobytes())
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self.requests.write(struct.pack("<q", len(samples)) + samples.tobytes())
+            self.requests.flush()
+            line = self.answers.readline()
         except BrokenPipeError:
             line = b""
         if not line:
             raise UserError(f"{self.folder}: sherpa-onnx gave up at {name}: {self._last_words()}")
         return {"greedy": " ".join(json.loads(line).split())}
 
-    def run(self, heard):
+    def run(self, heard: np.ndarray) -> None:
         """See Recogniser. Args: heard (S,) float32."""
         self.recognise(heard, "the utterance")
+
+    def end_profiling(self) -> list[str]:
+        """See Recogniser."""
+        raise UserError("only onnxruntime profiles what it runs")
 
     def _last_words(self):
         status = self.process.wait()
@@ -138,10 +145,11 @@ class SherpaProcess:
         return f"status {status}; {lines[-1] if lines else 'no message'}"
 
 
-def serve(folder, num_threads, sample_rate_hz, feature_dim):
+def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int) -> None:
     """Child: answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever the library prints goes to standard error
+    # whatever the library prints goes to standard error
+    os.dup2(2, 1)
     import sherpa_onnx
 
     own = Path(folder) / SHERPA_TOKENS

@@ -1,4 +1,4 @@
-"""A model folder, run by torch, behind the face of an exported file."""
+"""A model folder run by torch, with the interface of an exported file."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from steps.models.build import load_model
 
 
 class TorchModel:
-    """A model folder whose head gives log-probabilities. Args: device: of torch.   num_threads: CPU threads of this process."""
+    """A model folder whose head gives log-probabilities. Args: device: torch device.   num_threads: CPU threads of this process."""
 
     def __init__(self, folder: str | Path, device: str = "cpu", num_threads: int = 1):
         torch.set_num_threads(num_threads)
