@@ -1,11 +1,13 @@
 """What a model costs: parameters, non-zero parameters, multiply-accumulates per second of audio."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, weights_of
 
 FRAMES_PER_SECOND = 100
@@ -19,12 +21,12 @@ class Footprint:
     macs_per_second: float
 
 
-def count_parameters(model):
+def count_parameters(model: AsrModel) -> int:
     """Number of parameters; a quantized weight counts as one whatever its bits. Returns: int."""
     return sum(tensor.numel() for tensor in weights_of(model))
 
 
-def count_nonzero(model):
+def count_nonzero(model: AsrModel) -> int:
     """Number of parameters that are not exactly zero. Returns: int."""
     return sum(int(tensor.count_nonzero()) for tensor in weights_of(model))
 
@@ -48,7 +50,7 @@ class _CountLstm(TorchFunctionMode):
         return inputs.new_empty(*inputs.shape[:2], width), *state
 
 
-def macs_per_second(model, seconds=10.0):
+def macs_per_second(model: AsrModel, seconds: float = 10.0) -> float:
     """Multiply-accumulates of the whole graph (Linear, convolution, LSTM, attention products), batch 1.
 
     Args:    model: AsrModel on any device; nothing of it is changed.
@@ -64,7 +66,7 @@ def macs_per_second(model, seconds=10.0):
     return (flops.get_total_flops() / 2 + lstm.macs) / seconds
 
 
-def predict(spec, macs=True):
+def predict(spec: dict[str, Any], macs: bool = True) -> Footprint:
     """Footprint of the model that `spec` describes, without weights or arithmetic.
 
     Args:    spec: content of model.json.   macs: False leaves `macs_per_second` at 0, which is much faster.

@@ -1,14 +1,20 @@
 """Which parts matter: one score per index of every axis group, and one per block."""
 
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from steps.compress.surgery import drop_blocks
+from steps.models.asr_model import AsrModel
+
+# (model, batch) -> scalar tensor
+LossFunction = Callable[[AsrModel, Any], torch.Tensor]
 
 
 @torch.no_grad()
-def magnitude(model):
+def magnitude(model: AsrModel) -> dict[str, torch.Tensor]:
     """Score parts by the size of their weights.
 
     Every weight matrix or kernel of a group gives each index its squared L2 norm, divided by the mean of those over the
@@ -34,7 +40,7 @@ def _by_index(tensor, member, size):
     return rows.sum(dim=(0, 2))
 
 
-def taylor(model, batches, loss_fn):
+def taylor(model: AsrModel, batches: Sequence[Any], loss_fn: LossFunction) -> dict[str, torch.Tensor]:
     """Score parts by how much, to first order, the loss changes when they are removed.
 
     With a gate g = 1 on what a part sends on, dL/dg is the sum of weight x gradient over the weights that read the part
@@ -72,7 +78,7 @@ def _differentiable_lstm(model):
 
 
 @torch.no_grad()
-def mean_loss(model, batches, loss_fn):
+def mean_loss(model: AsrModel, batches: Sequence[Any], loss_fn: LossFunction) -> float:
     """Average loss in eval mode. Args: as `taylor`.   Returns: float."""
     was_training = model.training
     model.eval()
@@ -82,7 +88,7 @@ def mean_loss(model, batches, loss_fn):
         model.train(was_training)
 
 
-def block_importance(model, batches, loss_fn):
+def block_importance(model: AsrModel, batches: Sequence[Any], loss_fn: LossFunction) -> list[float]:
     """Loss increase when a block is left out and its input passed on.
 
     Args:    as `taylor`.

@@ -1,5 +1,6 @@
 """Low-rank factorisation: a Linear layer replaced by two thin ones, from its singular value decomposition."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import ceil
@@ -10,6 +11,7 @@ from torch import nn
 from steps.compress.surgery import editable_spec, rebuild
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.models.asr_model import AsrModel
 from steps.models.low_rank import LowRankLinear
 
 MULTIPLE = 8  # of ranks
@@ -37,7 +39,7 @@ class LowRankConfig:
         check(self.layers, "layers must name at least one pattern")
 
 
-def plan_ranks(model, config):
+def plan_ranks(model: AsrModel, config: LowRankConfig) -> tuple[dict[str, int], list[str]]:
     """Choose ranks, multiples of 8, at least 8.
 
     Returns: {layer name: rank}, and the names of matching layers left out because two factors would not be smaller.
@@ -72,7 +74,7 @@ def _rank(weight, config):
     return MULTIPLE * ceil((int((shares < config.energy).sum()) + 1) / MULTIPLE)
 
 
-def factorise(model, ranks):
+def factorise(model: AsrModel, ranks: Mapping[str, int]) -> AsrModel:
     """Replace dense Linear layers by their best approximation of a given rank.
 
     Args:    model: AsrModel, not quantized; left as it is.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
@@ -96,7 +98,7 @@ def factorise(model, ranks):
     return rebuild(model, spec, state)
 
 
-def factors(weight, rank):
+def factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Balanced factors of a matrix, second @ first ~ weight.
 
     Args:    weight (O, I) float.   rank: 1..min(O, I).

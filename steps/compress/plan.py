@@ -1,8 +1,10 @@
 """Structured pruning to a budget: which parts of which axes stay so that the whole graph costs what was asked."""
 
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import torch
 
@@ -11,6 +13,8 @@ from steps.compress.footprint import predict
 from steps.compress.surgery import drop_blocks, editable_spec, shrink, shrunk_spec
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.models.asr_model import AsrModel
+from steps.models.axes import AxisGroup
 
 KINDS = ("heads", "ff", "conv", "cells", "units", "subsampling")
 RATIO_STEPS = 1 << 16  # resolution of the local search
@@ -48,24 +52,24 @@ class StructuredConfig:
         check(self.batches >= 1, "batches must be at least 1")
 
     @property
-    def needs_batches(self):
+    def needs_batches(self) -> bool:
         """Whether scores need data."""
         return self.importance == "taylor" or self.drop_blocks > 0
 
 
-def cost(spec, target):
+def cost(spec: dict[str, Any], target: str) -> float:
     """Predicted cost of a model. Args: target: macs (per second of audio) or parameters.   Returns: float or int."""
     footprint = predict(spec, macs=target == "macs")
     return footprint.macs_per_second if target == "macs" else footprint.parameters
 
 
-def allowed_size(size, count, multiple, least):
+def allowed_size(size: int, count: int, multiple: int, least: float) -> int:
     """Largest size allowed for `count` parts of an axis: the whole axis or a multiple, and never under `least`."""
     lowest = min(size, multiple * ceil(max(least, 1) / multiple))
     return size if count >= size else max(lowest, count // multiple * multiple)
 
 
-def local_sizes(groups, ratio, min_fraction):
+def local_sizes(groups: Sequence[AxisGroup], ratio: float, min_fraction: float) -> dict[str, int]:
     """Sizes when about `ratio` of every axis stays. Axes round at different ratios, so that one changes at a time.
 
     Args: ratio: 0 (the least sizes) .. 2 (everything, whatever the rounding).   Returns: {group name: size}.
@@ -79,7 +83,9 @@ def local_sizes(groups, ratio, min_fraction):
     return sizes
 
 
-def global_sizes(groups, scores, threshold, min_fraction):
+def global_sizes(
+    groups: Sequence[AxisGroup], scores: Mapping[str, torch.Tensor], threshold: float, min_fraction: float
+) -> dict[str, int]:
     """Sizes when the parts that score at least `threshold` stay. Returns: {group name: size}."""
     return {
         group.name: allowed_size(
@@ -89,7 +95,9 @@ def global_sizes(groups, scores, threshold, min_fraction):
     }
 
 
-def plan_kept(model, scores, config, parent_cost=None):
+def plan_kept(
+    model: AsrModel, scores: Mapping[str, torch.Tensor], config: StructuredConfig, parent_cost: float | None = None
+) -> dict[str, list[int]]:
     """Choose the parts that stay: the largest model within the budget that scope, multiples and least sizes allow.
 
     Args:    scores: {group name: (size,) tensor}, higher stays.   config: StructuredConfig.
@@ -166,7 +174,12 @@ def _largest_within(model, scores, candidates, budget, target):
     return _strongest(scores, candidates(first_too_dear - 1)) if first_too_dear else None
 
 
-def prune_structured(model, config, batches=(), loss_fn=None):
+def prune_structured(
+    model: AsrModel,
+    config: StructuredConfig,
+    batches: Sequence[Any] = (),
+    loss_fn: importance.LossFunction | None = None,
+) -> tuple[AsrModel, dict[str, Any]]:
     """Drop blocks, score parts, plan to the budget and shrink: the whole of one structured pruning.
 
     Args:    model: AsrModel, not quantized; left as it is.   config: StructuredConfig.
@@ -180,8 +193,10 @@ def prune_structured(model, config, batches=(), loss_fn=None):
         raise ValueError("these settings need batches and a loss")
     before = predict(model.spec)
     smaller, dropped = _without_weakest_blocks(model, config.drop_blocks, batches, loss_fn)
-    by_loss = config.importance == "taylor"
-    scores = importance.taylor(smaller, batches, loss_fn) if by_loss else importance.magnitude(smaller)
+    if config.importance == "taylor" and loss_fn:
+        scores = importance.taylor(smaller, batches, loss_fn)
+    else:
+        scores = importance.magnitude(smaller)
     parent_cost = before.macs_per_second if config.target == "macs" else before.parameters
     kept = plan_kept(smaller, scores, config, parent_cost)
     small = shrink(smaller, kept)

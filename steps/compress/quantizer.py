@@ -1,5 +1,6 @@
 """Post-training quantization: Linear and LSTM weights become int8 codes, everything else stays float."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check, nearest
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats
 from steps.models.quant_layers import QuantLinear
@@ -50,12 +52,12 @@ def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
     return Codes(codes.to(torch.int8), scales, format)
 
 
-def quantizable_layers(model):
+def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every Linear and LSTM by name, both factors of low-rank layers included. Returns: dict."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.LSTM))}
 
 
-def quantize_model(model, config):
+def quantize_model(model: AsrModel, config: QuantizeConfig) -> AsrModel:
     """Quantize the weights of Linear and LSTM layers.
 
     Args:    model: AsrModel with `.spec`, not quantized yet.   config: QuantizeConfig.
@@ -80,7 +82,7 @@ def quantize_model(model, config):
     return small.eval()
 
 
-def select_layers(layers, skip):
+def select_layers(layers: Iterable[str], skip: Sequence[str]) -> list[str]:
     """Names of layers that no entry of `skip` covers. Raises: UserError when an entry covers none or none is left."""
     parts = {name.rsplit(".", depth)[0] for name in layers for depth in range(name.count(".") + 1)}
     for entry in skip:
@@ -106,7 +108,7 @@ def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dic
     return state
 
 
-def float_tensors(model):
+def float_tensors(model: AsrModel) -> list[FloatTensor]:
     """The tensors of a quantized model that are float, largest first. Returns: list of FloatTensor."""
     state = model.state_dict()
     total = sum(tensor.nbytes for tensor in state.values())

@@ -1,15 +1,20 @@
 """Physical removal: a model made smaller by index, so that what was pruned is neither stored nor computed."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
+
+import torch
 
 from steps.compress.sparsity import measured_sparsity
 from steps.core.cli import UserError
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 
 OF_THE_FILE = ("parameters", "nonzero_parameters", "weights_sha256")  # written by save_model, stale after surgery
 
 
-def shrunk_spec(model, kept):
+def shrunk_spec(model: AsrModel, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Description of the model that `shrink` would make. Args: as `shrink`.   Returns: dict."""
     groups = {group.name: group for group in model.axis_groups()}
     spec = editable_spec(model)
@@ -31,7 +36,7 @@ def _check_indices(group, indices):
         raise ValueError(f"{group.name}: kept indices must rise within 0..{group.size - 1}, at least one")
 
 
-def editable_spec(model):
+def editable_spec(model: AsrModel) -> dict[str, Any]:
     """A copy of the model's description to change, without what only a saved file can say.
 
     Raises: UserError when quantized.
@@ -41,7 +46,7 @@ def editable_spec(model):
     return deepcopy({key: value for key, value in model.spec.items() if key not in OF_THE_FILE})
 
 
-def rebuild(model, spec, state):
+def rebuild(model: AsrModel, spec: dict[str, Any], state: Mapping[str, torch.Tensor]) -> AsrModel:
     """Build `spec`, load `state` strictly, carry over device, mode and measured sparsity. Returns: AsrModel."""
     small = build_model(spec)
     small.load_state_dict(state)
@@ -51,7 +56,7 @@ def rebuild(model, spec, state):
     return small
 
 
-def shrink(model, kept):
+def shrink(model: AsrModel, kept: Mapping[str, Sequence[int]]) -> AsrModel:
     """Keep only the given parts of some axis groups.
 
     Args:    model: AsrModel, not quantized; left as it is.
@@ -72,7 +77,7 @@ def shrink(model, kept):
     return rebuild(model, spec, state)
 
 
-def drop_blocks(model, indices):
+def drop_blocks(model: AsrModel, indices: Iterable[int]) -> AsrModel:
     """Remove whole encoder blocks. Args: indices: of the blocks to go.   Returns: a new AsrModel with `spec` updated.
 
     Raises: UserError when quantized or when no block would be left; ValueError for an index out of range.

@@ -1,5 +1,7 @@
 """The one model of this project: an encoder and a head. What was compressed in it stands in `.spec`, the content of model.json."""
 
+from typing import Any
+
 import torch
 
 from steps.models.axes import AxisGroup
@@ -14,7 +16,9 @@ class AsrModel(Encoder):
     Attributes: head: the Head.   head_layers: names of its layers among the model's.
     """
 
-    def __init__(self, kind: str, config, feature_dim: int, head: str, vocab_size: int):
+    spec: dict[str, Any]
+
+    def __init__(self, kind: str, config: Any, feature_dim: int, head: str, vocab_size: int):
         super().__init__(kind, config, feature_dim)
         self.head = HEADS[head]
         layers = self.head.layers(config.d_model, vocab_size)

@@ -1,11 +1,14 @@
 """Model folders: the one way a model is saved, checked and loaded, whatever compression it went through."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, nearest, to_dict
@@ -25,7 +28,7 @@ CODES = (torch.int8, torch.uint8)
 CARRIED = ("tokenizer.model", "tokens.txt", "features.yaml")
 
 
-def read_spec(folder):
+def read_spec(folder: Path | str) -> dict[str, Any]:
     """Read and check `model.json` of a model folder. Returns: dict.  Raises: MissingInput, UserError."""
     path = Path(folder) / "model.json"
     if not path.is_file():
@@ -39,7 +42,15 @@ def read_spec(folder):
     return spec
 
 
-def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model", head=DEFAULT):
+def new_spec(
+    kind: str,
+    model_config: Mapping[str, Any],
+    feature_dim: int,
+    vocab_size: int,
+    step: str,
+    where: str = "model",
+    head: str = DEFAULT,
+) -> dict[str, Any]:
     """Description of an uncompressed model.
 
     Args: model_config: a mapping as under `model:` in the settings.   step: verb that makes it.   where: for messages.
@@ -65,12 +76,12 @@ def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model", h
     }
 
 
-def describe_config(config):
+def describe_config(config: Any) -> dict[str, Any]:
     """A model config as plain values, the template fields that `blocks` replaces left out."""
     return {key: value for key, value in to_dict(config).items() if key not in ("block", "num_blocks")}
 
 
-def build_model(spec):
+def build_model(spec: dict[str, Any]) -> AsrModel:
     """Build the model that `spec` (the content of model.json) describes, with fresh weights. Returns: AsrModel with `.spec`."""
     try:
         kind, sizes = spec["type"], spec["model"]
@@ -92,7 +103,7 @@ def build_model(spec):
     return model
 
 
-def load_model(folder, device="cpu"):
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> AsrModel:
     """Load a finished model folder, weights checked against the description. Returns: AsrModel in eval mode with `.spec`.
 
     Raises: MissingInput, UserError.
@@ -125,13 +136,15 @@ def load_model(folder, device="cpu"):
     return model.to(device).eval()
 
 
-def carried_hashes(spec):
+def carried_hashes(spec: dict[str, Any]) -> dict[str, str]:
     """SHA-256 of the files beside the weights, {name: hex digest}; other names than CARRIED do not count."""
     told = spec.get("files_sha256")
     return {name: told[name] for name in CARRIED if name in told} if isinstance(told, dict) else {}
 
 
-def save_model(folder, model, carried_from, parent=None):
+def save_model(
+    folder: Path | str, model: AsrModel, carried_from: Mapping[str, Path | str], parent: Path | str | None = None
+) -> None:
     """Write a model folder: tensors, then the description last, so that a folder with model.json is whole.
 
     Args: folder: where; made when missing.   model: AsrModel with `.spec` as it is now.
@@ -160,7 +173,7 @@ def save_model(folder, model, carried_from, parent=None):
     _check_reload(folder, model)
 
 
-def weights_of(model):
+def weights_of(model: nn.Module) -> Iterator[torch.Tensor]:
     """What counts as parameters: trainable tensors and integer codes; not running statistics, scales or CMVN."""
     yield from model.parameters()
     yield from (buffer for buffer in model.buffers() if buffer.dtype in CODES)

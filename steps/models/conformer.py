@@ -1,6 +1,7 @@
 """Conformer encoder blocks (Gulati et al. 2020, arXiv:2005.08100), every inner width free to differ per block."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +61,7 @@ class ConformerConfig:
         fill_blocks(self, ConformerBlockConfig)
 
 
-def fill_blocks(config, block_class):
+def fill_blocks(config: Any, block_class: type) -> None:
     """Turn `block` and `num_blocks` into one entry of `blocks` per block, which is what model folders hold."""
     check(not (config.block and config.blocks), "give either block and num_blocks, or blocks, not both")
     if not config.blocks:
@@ -72,18 +73,18 @@ def fill_blocks(config, block_class):
 class FeedForward(nn.Module):
     """LayerNorm, Linear up, SiLU, Linear down."""
 
-    def __init__(self, d_model, width, dropout):
+    def __init__(self, d_model: int, width: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.up = nn.Linear(d_model, width)
         self.down = nn.Linear(width, d_model)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""
         return self.dropout(self.down(functional.silu(self.up(self.norm(x)))))
 
-    def axis_groups(self, config_key, kind="ff"):
+    def axis_groups(self, config_key: str, kind: str = "ff") -> list[AxisGroup]:
         """The inner channels."""
         members = (Member("up.weight", 0), Member("up.bias", 0), Member("down.weight", 1))
         return [AxisGroup("width", kind, self.up.out_features, (config_key,), members)]
@@ -92,7 +93,7 @@ class FeedForward(nn.Module):
 class ConvolutionModule(nn.Module):
     """LayerNorm, pointwise + GLU, depthwise convolution, norm, SiLU, pointwise. Pointwise convolutions are Linear."""
 
-    def __init__(self, d_model, channels, kernel_size, conv_norm, dropout):
+    def __init__(self, d_model: int, channels: int, kernel_size: int, conv_norm: str, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.pointwise1 = nn.Linear(d_model, 2 * channels)
@@ -117,13 +118,13 @@ class ConvolutionModule(nn.Module):
             mixed = self.conv_norm(mixed).transpose(1, 2)
         return self.dropout(self.pointwise2(functional.silu(mixed)))
 
-    def cut(self, gated, is_pad):
+    def cut(self, gated: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
         """Zero the padding, as if the utterance ended there. In training by a product: a sixth of the time on a CPU.
         Args: gated (N, T, C); is_pad (N, T, 1) bool.  Returns: the same shape as gated.
         """
         return gated * (~is_pad).to(gated.dtype) if self.training else gated.masked_fill(is_pad, 0.0)
 
-    def convolve(self, gated):
+    def convolve(self, gated: torch.Tensor) -> torch.Tensor:
         """The depthwise convolution. In training as one over two dimensions, the second of size 1, whose kernels read (N, T, C) as
         it lies in memory: the same numbers in a fifth of the time on a CPU. Args: gated (N, C, T).  Returns: the same shape.
         """
@@ -136,7 +137,7 @@ class ConvolutionModule(nn.Module):
         )
         return flat.squeeze(3)
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """The inner channels. With conv_norm: layer the norm of the small model sees only the channels that stay."""
         names = ["depthwise.weight", "depthwise.bias", "conv_norm.weight", "conv_norm.bias"]
         if isinstance(self.conv_norm, nn.BatchNorm1d):
@@ -149,7 +150,7 @@ class ConvolutionModule(nn.Module):
 class ConformerBlock(nn.Module):
     """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm; residual around each."""
 
-    def __init__(self, config, block):
+    def __init__(self, config: ConformerConfig, block: ConformerBlockConfig):
         super().__init__()
         self.ff1 = FeedForward(config.d_model, block.ff1, config.dropout)
         self.attention_norm = nn.LayerNorm(config.d_model)
@@ -174,7 +175,7 @@ class ConformerBlock(nn.Module):
         x = x + 0.5 * self.ff2(x)
         return self.norm(x)
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """Heads, both feed-forward widths, convolution channels."""
         groups = [group.prefixed("ff1", ()) for group in self.ff1.axis_groups("ff1")]
         groups += [group.prefixed("attention", ()) for group in self.attention.axis_groups()]

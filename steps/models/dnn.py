@@ -52,7 +52,7 @@ class DnnBlock(nn.Module):
     Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015, with a bottleneck and a residual of ours.
     """
 
-    def __init__(self, config, block):
+    def __init__(self, config: DnnConfig, block: DnnBlockConfig):
         super().__init__()
         self.splice = block.splice
         self.norm = nn.LayerNorm(config.d_model)
@@ -75,7 +75,7 @@ class DnnBlock(nn.Module):
             joined = torch.cat([padded[:, i * self.splice : i * self.splice + frames] for i in range(3)], dim=-1)
         return x + self.dropout(self.down(functional.relu(self.up(joined))))
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """The hidden units."""
         members = (Member("up.weight", 0), Member("up.bias", 0), Member("down.weight", 1))
         return [AxisGroup("units", "units", self.up.out_features, ("units",), members)]

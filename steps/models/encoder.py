@@ -1,7 +1,7 @@
 """The encoder: normalisation, front end, blocks. Its kinds differ in front end and blocks, and stand in one table."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(KINDS[kind].block(config, block) for block in config.blocks)
 
-    def set_cmvn_(self, mean, std) -> None:
+    def set_cmvn_(self, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor) -> None:
         """Store the corpus mean and standard deviation of each feature bin. Args: mean, std: D floats, std > 0."""
         self.feature_mean.copy_(torch.as_tensor(mean))
         self.feature_scale.copy_(1.0 / torch.as_tensor(std))

@@ -1,5 +1,6 @@
 """A Linear layer stored as the product of two thin ones."""
 
+import torch
 from torch import nn
 
 
@@ -9,12 +10,12 @@ class LowRankLinear(nn.Module):
     Source: Xue, Li, Gong, Interspeech 2013 (SVD restructuring of acoustic models).
     """
 
-    def __init__(self, in_features, out_features, rank, bias=True):
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True):
         super().__init__()
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.first = nn.Linear(in_features, rank, bias=False)
         self.second = nn.Linear(rank, out_features, bias=bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (..., in_features).  Returns: (..., out_features)."""
         return self.second(self.first(x))

@@ -34,7 +34,7 @@ class QuantLinear(nn.Module):
         tensors = {"weight": self.matrices()["weight"].dequantized()}
         return tensors if self.bias is None else tensors | {"bias": self.bias}
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (..., in_features) float.  Returns: (..., out_features)."""
         return functional.linear(x, self.matrices()["weight"].dequantized(), self.bias)
 
@@ -71,7 +71,7 @@ class QuantLSTM(nn.Module):
             "bias_hh_l0": self.bias_hh,
         }
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Args: x (N, T, input_size).  Returns: (N, T, H) and the last state (h, c), each (1, N, H)."""
         zeros = x.new_zeros(1, x.shape[0], self.hidden_size)
         weights = list(self.dequantized().values())

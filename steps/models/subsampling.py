@@ -3,6 +3,8 @@
 No output frame looks at padding: frame counts are floored, so a padded batch and a single utterance give the same numbers.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -26,24 +28,24 @@ class Conv2dSubsampling(nn.Module):
     # feature frames seen beyond the stride: 7 of them, from the first of the stride on
     look_ahead = 3
 
-    def __init__(self, feature_dim, channels, out_dim):
+    def __init__(self, feature_dim: int, channels: Sequence[int], out_dim: int):
         super().__init__()
         self.conv1 = nn.Conv2d(1, channels[0], 3, stride=2)
         self.conv2 = nn.Conv2d(channels[0], channels[1], 3, stride=2)
         self.bins = _halve(_halve(feature_dim))
         self.linear = nn.Linear(channels[1] * self.bins, out_dim)
 
-    def output_lengths(self, lengths):
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return _halve(_halve(lengths))
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Args: features (N, T, D).  Returns: (N, T', out_dim) with T' = ((T-1)//2 - 1)//2."""
         maps = functional.relu(self.conv1(features.unsqueeze(1)))
         maps = functional.relu(self.conv2(maps))
         return self.linear(maps.transpose(1, 2).flatten(2))
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """The two channel axes."""
         sizes = (self.conv1.out_channels, self.conv2.out_channels)
         first = (Member("conv1.weight", 0), Member("conv1.bias", 0), Member("conv2.weight", 1))
@@ -69,17 +71,17 @@ class SpliceSubsampling(nn.Module):
 
     stride = STRIDE
 
-    def __init__(self, feature_dim, context, out_dim):
+    def __init__(self, feature_dim: int, context: int, out_dim: int):
         super().__init__()
         # feature frames seen beyond the stride, whose last frame is the centre
         self.context = self.look_ahead = context
         self.linear = nn.Linear((2 * context + 1) * feature_dim, out_dim)
 
-    def output_lengths(self, lengths):
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return _halve(_halve(lengths))
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T', out_dim), T' as with convolutions."""
         width = 2 * self.context + 1
         padded = functional.pad(features, (0, 0, self.context, self.context))
@@ -88,6 +90,6 @@ class SpliceSubsampling(nn.Module):
         windows = padded[:, starts + torch.arange(width, device=features.device)]  # (N, T', width, D)
         return self.linear(windows.flatten(2))
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """Nothing here can be removed."""
         return []

@@ -1,5 +1,6 @@
 """Where the words of a known transcript lie in a recording, and where between them it is best cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,7 +26,7 @@ class Unit:
     score: float
 
 
-def best_path(log_probs, ids, blank_id):
+def best_path(log_probs: np.ndarray, ids: Sequence[int], blank_id: int) -> np.ndarray:
     """The most probable CTC path of a transcript (Viterbi).
 
     Args:    log_probs (T, V) float array; ids: L tokens, at least one, none of them the blank.
@@ -59,7 +60,7 @@ def best_path(log_probs, ids, blank_id):
     return path
 
 
-def align_units(log_probs, ids, pieces, blank_id):
+def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str], blank_id: int) -> list[Unit]:
     """Find the words of a transcript on the best path.
 
     Args:    log_probs (T, V) float array; ids: tokens of the transcript, at least one; pieces: text of each id, U+2581 for a
@@ -79,14 +80,15 @@ def align_units(log_probs, ids, pieces, blank_id):
     return units
 
 
-def choose_cuts(units, total, shortest, longest):
+def choose_cuts(units: Sequence[Unit], total: int, shortest: float, longest: float) -> list[int]:
     """Cut a recording in its longest pauses.
 
     Args:    units: list of Unit.   total: frames of the recording.   shortest, longest: frames a piece should have.
     Returns: numbers of the units that begin a new piece. From each cut on, the next is the longest pause (of equal ones the
              last) that leaves a piece within the limits; where there is none, the first pause behind `shortest`.
     """
-    cuts, begin = [], 0
+    cuts: list[int] = []
+    begin = 0.0
     pauses = [((a.end + b.start) / 2, b.start - a.end, number) for number, (a, b) in enumerate(pairwise(units), 1)]
     while total - begin > longest:
         behind = [pause for pause in pauses if pause[0] - begin >= shortest]

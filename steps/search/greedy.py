@@ -1,9 +1,10 @@
 """Greedy CTC search: the best token of every frame, repeats merged, blanks dropped."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def greedy_search(log_probs, lengths, blank_id=0):
+def greedy_search(log_probs: ArrayLike, lengths: ArrayLike, blank_id: int = 0) -> list[list[int]]:
     """Collapse the best path of each utterance of a batch.
 
     Args:   log_probs: (N, T, V) float, numpy array or tensor on any device; only the order within a frame matters.
@@ -27,7 +28,7 @@ def greedy_search(log_probs, lengths, blank_id=0):
     return [row[keep].tolist() for row, keep in zip(best, is_emitted, strict=True)]
 
 
-def as_numpy(values):
+def as_numpy(values: ArrayLike) -> np.ndarray:
     """A numpy array of a tensor (on any device, with or without gradient) or of anything array-like."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

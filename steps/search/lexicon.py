@@ -4,18 +4,26 @@ Without a language model the best path through the words can be found exactly, b
 tree of their spellings; no beam, nothing to tune. The work per frame grows with the tree: meant for up to 10,000 words.
 """
 
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
 SPACE = "\u2581"  # as in steps/data/tokenizer.py, which must not be imported from here
 _ROOT, _NO_WORD = 0, -1
 
 
-def has_single_characters(pieces, special_ids=(0, 1)):
+def has_single_characters(pieces: Sequence[str], special_ids: Collection[int] = (0, 1)) -> bool:
     """Whether every piece is one character, so that any word is spelled by its characters."""
     return all(len(piece) == 1 for i, piece in enumerate(pieces) if i not in special_ids)
 
 
-def spell_words(words, pieces, encode=None, special_ids=(0, 1)):
+def spell_words(
+    words: Sequence[str],
+    pieces: Sequence[str],
+    encode: Callable[[str], Iterable[int]] | None = None,
+    special_ids: Collection[int] = (0, 1),
+) -> list[list[int]]:
     """Spell each word in token ids.
 
     Args:   words: words, none twice.   pieces: text of each token id, U+2581 standing for a space.
@@ -29,7 +37,7 @@ def spell_words(words, pieces, encode=None, special_ids=(0, 1)):
     end = SPACE if SPACE in ids else ""
     spellings, bad = [], []
     for word in words:
-        spelling = [ids.get(char) for char in word + end] if encode is None else list(encode(word))
+        spelling: list[Any] = [ids.get(char) for char in word + end] if encode is None else list(encode(word))
         good = all(i is not None and i not in special_ids for i in spelling)
         if good and "".join(pieces[i] for i in spelling).replace(SPACE, "") == word:
             spellings.append(spelling)
@@ -52,7 +60,15 @@ class LexiconDecoder:
     Source: token passing, Young, Russell, Thornton 1989, over CTC states (Graves et al. 2006, section 4.1).
     """
 
-    def __init__(self, words, pieces, blank_id=0, encode=None, special_ids=(0, 1), word_score=0.0):
+    def __init__(
+        self,
+        words: Iterable[str],
+        pieces: Sequence[str],
+        blank_id: int = 0,
+        encode: Callable[[str], Iterable[int]] | None = None,
+        special_ids: Collection[int] = (0, 1),
+        word_score: float = 0.0,
+    ):
         self.words = list(dict.fromkeys(words))
         if not self.words:
             raise ValueError("the word list is empty")
@@ -87,7 +103,7 @@ class LexiconDecoder:
         self._repeats[_ROOT] = True
         self._first = np.flatnonzero(self._parents == _ROOT)[1:]  # first tokens of words
 
-    def decode(self, log_probs):
+    def decode(self, log_probs: np.ndarray) -> str:
         """The most likely word sequence of one utterance.
 
         Args:   log_probs: (T, V) float, natural log.

@@ -1,16 +1,22 @@
 """The order of the data: one global list of batches per epoch, dealt out to updates and processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from steps.core.cli import UserError
-from steps.data.dataset import BatchLoader, plan_batches
+from steps.data.augment import SpecAugmentConfig
+from steps.data.dataset import Batch, BatchLoader, BatchPlan, SpeechDataset, plan_batches
 from steps.training import distributed
 
+if TYPE_CHECKING:
+    from steps.training.loop import LoopConfig
 
-def epoch_groups(dataset, loop, seed, epoch, done=0):
+
+def epoch_groups(dataset: SpeechDataset, loop: "LoopConfig", seed: int, epoch: int, done: int = 0) -> "Groups":
     """Deal the epoch's batches into updates of `processes x accumulate` batches.
 
     Args:    done: batches of this epoch that earlier updates took, in however many processes.
@@ -20,7 +26,7 @@ def epoch_groups(dataset, loop, seed, epoch, done=0):
     return Groups(plan, done, batches_per_update(loop), distributed.world_size())
 
 
-def batches_per_update(loop):
+def batches_per_update(loop: "LoopConfig") -> int:
     """Batches that all processes together take for one update."""
     return distributed.world_size() * loop.accumulate
 
@@ -32,7 +38,7 @@ class Groups(Sequence):
     Args: plan: BatchPlan of the epoch.   done: batches to leave out.   size: batches of a group.   processes: how many.
     """
 
-    def __init__(self, plan, done, size, processes):
+    def __init__(self, plan: BatchPlan, done: int, size: int, processes: int):
         self.plan, self.done, self.size, self.processes = plan, done, size, processes
         left = max(0, len(plan) - done)
         self.total = left + -left % processes
@@ -48,7 +54,7 @@ class Groups(Sequence):
         start = number % len(self) * self.size
         return [self.batch(place) for place in range(start, min(start + self.size, self.total))]
 
-    def batch(self, place):
+    def batch(self, place: int) -> tuple[list[int], float]:
         """(indices, weight) at this place of the whole."""
         place += self.done
         return (self.plan[place], 1.0) if place < len(self.plan) else (self.plan[0][:1], 0.0)
@@ -57,7 +63,7 @@ class Groups(Sequence):
 class Share(Sequence):
     """The batches of one process, in order, and how many of them make an update. Args: groups: Groups.  rank: of the process."""
 
-    def __init__(self, groups, rank):
+    def __init__(self, groups: Groups, rank: int):
         self.groups, self.rank, self.accumulate = groups, rank, groups.size // groups.processes
 
     def __len__(self):
@@ -69,7 +75,16 @@ class Share(Sequence):
         return self.groups.batch(number * self.groups.processes + self.rank)
 
 
-def load_groups(dataset, groups, loop, augment, fill, seed, epoch, clean=False):
+def load_groups(
+    dataset: SpeechDataset,
+    groups: Groups,
+    loop: "LoopConfig",
+    augment: SpecAugmentConfig | None,
+    fill: np.ndarray | None,
+    seed: int,
+    epoch: int,
+    clean: bool = False,
+) -> Iterator[list[Batch]]:
     """Read this process's share of the groups. Yields: list of Batch, one list per update."""
     own = Share(groups, distributed.rank())
     batches = BatchLoader(dataset, own, augment, fill, seed, epoch, clean)

@@ -3,10 +3,11 @@
 import ctypes
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from steps.core.cli import UserError
 
@@ -33,7 +34,7 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
     return device
 
 
-def choose_device(name):
+def choose_device(name: str) -> torch.device:
     """Turn --device into a torch.device; `auto` is CUDA when there is one. Raises: UserError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,17 +49,17 @@ def choose_device(name):
     return device
 
 
-def rank():
+def rank() -> int:
     """Number of this process, 0 for the one that writes files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def world_size():
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def sum_over_processes(values, device):
+def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
     """Add up a list of numbers over all processes. Returns: list of floats."""
     if world_size() == 1:
         return [float(value) for value in values]
@@ -67,7 +68,7 @@ def sum_over_processes(values, device):
     return total.tolist()
 
 
-def sum_gradients_(parameters):
+def sum_gradients_(parameters: Sequence[nn.Parameter]) -> None:
     """Add up gradients over all processes, in place; a parameter without one counts as zero."""
     if world_size() == 1:
         return
@@ -82,7 +83,7 @@ def sum_gradients_(parameters):
         offset += parameter.numel()
 
 
-def of_first_process(values, device):
+def of_first_process(values: Sequence[float], device: torch.device) -> list[float]:
     """The numbers that process 0 has, for all: what decides when to stop must not differ in a last bit. Returns: list of floats."""
     if world_size() == 1:
         return [float(value) for value in values]
@@ -92,7 +93,7 @@ def of_first_process(values, device):
 
 
 @contextmanager
-def first_process_first():
+def first_process_first() -> Iterator[None]:
     """Process 0 goes through the block before the others: what it makes there, they find; an error meets all of them."""
     if rank() > 0:
         barrier()
@@ -103,13 +104,13 @@ def first_process_first():
             barrier()
 
 
-def barrier():
+def barrier() -> None:
     """Wait for the other processes."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
-def max_over_processes(values, device):
+def max_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
     """Largest of each number over all processes. Returns: list of floats."""
     if world_size() == 1:
         return [float(value) for value in values]

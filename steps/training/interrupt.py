@@ -25,7 +25,7 @@ class StopRequest:
         if os.getpid() == self._pid:
             self.status = 130 if number == signal.SIGINT else 75
 
-    def poll(self):
+    def poll(self) -> int:
         """Exit status asked for, 0 while training may go on."""
         late = time.time() > self._deadline_s or (self._stop_file and Path(self._stop_file).exists())
         return self.status or (75 if late else 0)

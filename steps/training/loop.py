@@ -1,19 +1,29 @@
 """The training loop: teacher training, distillation and recovery after pruning differ only in the objective and the first weights."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from steps.core.checkpoint import load_checkpoint, save_checkpoint
 from steps.core.cli import Interrupted, UserError, say
 from steps.core.config import check
+from steps.data.augment import SpecAugmentConfig
+from steps.data.dataset import Batch, SpeechDataset
+from steps.data.tokenizer import Tokenizer
+from steps.models.asr_model import AsrModel
 from steps.training import distributed
 from steps.training.averaging import WeightAverage
-from steps.training.data import batches_per_update, epoch_groups, load_groups
+from steps.training.data import Groups, batches_per_update, epoch_groups, load_groups
+from steps.training.interrupt import StopRequest
 from steps.training.monitor import Monitor, score_dev
-from steps.training.optim import clip_gradient_, learning_rate, make_optimizer
+from steps.training.optim import OptimConfig, clip_gradient_, learning_rate, make_optimizer
+
+if TYPE_CHECKING:
+    from steps.training.objectives import Objective
 
 
 @dataclass
@@ -70,19 +80,19 @@ class Trainer:
 
     def __init__(
         self,
-        model,
-        objective,
-        train_data,
-        dev_data,
-        tokenizer,
-        loop,
-        optim,
-        augment,
-        out,
-        seed,
-        device,
-        stop,
-        after_update=None,
+        model: AsrModel,
+        objective: "Objective",
+        train_data: SpeechDataset,
+        dev_data: SpeechDataset,
+        tokenizer: Tokenizer,
+        loop: LoopConfig,
+        optim: OptimConfig,
+        augment: SpecAugmentConfig | None,
+        out: Path | str,
+        seed: int,
+        device: torch.device,
+        stop: StopRequest,
+        after_update: Callable[[AsrModel], None] | None = None,
     ):
         self.model, self.objective = model.to(device), objective.to(device)
         self.train_data, self.dev_data, self.tokenizer = train_data, dev_data, tokenizer
@@ -94,12 +104,12 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, self.objective.parameters(), optim)
         self.average = WeightAverage()
         self.step = self.epoch = self.batch = 0  # updates done; position in the data: batches of the epoch done
-        self.best = {"loss": float("inf"), "epoch": -1, "weights": {}}
-        self.dev = {}
+        self.best: dict[str, Any] = {"loss": float("inf"), "epoch": -1, "weights": {}}
+        self.dev: dict[str, Any] = {}
         self.seconds_before = 0.0
         self.monitor = Monitor(out, loop.epochs)
 
-    def train(self):
+    def train(self) -> dict[str, Any]:
         """Train to the end, or save and raise Interrupted. Afterwards the model holds the weights to ship. Returns: dev scores."""
         self.resume()
         self.monitor.start(self.step)
@@ -116,7 +126,7 @@ class Trainer:
         self.finish()
         return self.dev
 
-    def load(self, groups):
+    def load(self, groups: Groups) -> Iterator[list[Batch]]:
         """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
         fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
         objective = self.objective
@@ -126,7 +136,7 @@ class Trainer:
         rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 
-    def update(self, batches, progress):
+    def update(self, batches: list[Batch], progress: float) -> None:
         """One optimizer step on a group of batches: loss = sum over the group / encoder frames of the group, in all processes."""
         self.model.train()
         rate = learning_rate(progress, self.optim)
@@ -140,7 +150,7 @@ class Trainer:
             lessons, taught = self.objective.prepare(self.model, batches)
         total_frames, total_taught = distributed.sum_over_processes([frames, taught], self.device)
         share = total_frames / total_taught if total_taught else 1.0
-        sums = {}
+        sums: dict[str, Any] = {}
         for index, (batch, lesson) in enumerate(zip(batches, lessons, strict=True)):
             self.seed_dropout(index)
             with self.autocast():
@@ -166,16 +176,16 @@ class Trainer:
         sums = dict(zip(sums, values, strict=True))
         self.monitor.update(self.step, self.epoch, progress, sums, total_frames, rate, norm, heard)
 
-    def seed_dropout(self, index):
+    def seed_dropout(self, index: int) -> None:
         """Dropout depends on (seed, step, micro-batch) alone, so that it needs no saving and does not notice the number of processes."""
         micro = index * distributed.world_size() + distributed.rank()
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 4096 + micro)
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """bfloat16 where the settings have it; plain float32 otherwise."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def end_epoch(self):
+    def end_epoch(self) -> None:
         """Average, look at dev, move on to the next epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
         if self.epoch > self.loop.epochs - self.loop.average_last:
@@ -186,12 +196,12 @@ class Trainer:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self.best = {"loss": self.dev["loss"], "epoch": self.epoch, "weights": weights}
 
-    def out_of_patience(self):
+    def out_of_patience(self) -> bool:
         """Whether early stopping is on and dev has not improved for long enough."""
         looks = (self.epoch - max(self.best["epoch"], 0)) // self.loop.dev_every
         return bool(self.loop.patience) and self.batch == 0 and looks >= self.loop.patience
 
-    def look_at_dev(self, when):
+    def look_at_dev(self, when: str) -> dict[str, Any]:
         """Loss and greedy errors on dev with the weights as they are. Returns: dict."""
         self.monitor.report()
         dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
@@ -200,7 +210,7 @@ class Trainer:
         self.monitor.dev(self.step, when, dev)
         return dev
 
-    def finish(self):
+    def finish(self) -> None:
         """Put the averaged (or, with early stopping, the best) weights into the model and look at dev once more."""
         if self.best["weights"]:
             self.model.load_state_dict(self.best["weights"])
@@ -213,9 +223,9 @@ class Trainer:
         self.dev = self.look_at_dev(when)
         self.monitor.close()
 
-    def save_if_due(self):
+    def save_if_due(self) -> None:
         """Save when the interval is over; save and leave when asked to stop. All processes decide alike."""
-        asked, due = self.stop.poll(), self.monitor.seconds_since_save() > self.loop.save_every_s
+        asked, due = self.stop.poll(), int(self.monitor.seconds_since_save() > self.loop.save_every_s)
         if distributed.world_size() > 1:
             asked, due = map(int, distributed.max_over_processes([asked, due], self.device))
         if not (asked or due):
@@ -228,7 +238,7 @@ class Trainer:
         if asked:
             raise Interrupted(asked, f"saved at step {self.step}; the same command goes on from there")
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Everything an exact resume needs: tensors and plain values."""
         return {
             "seed": self.seed,
@@ -242,11 +252,11 @@ class Trainer:
             "seconds": self.seconds(),
         }
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Wall time of the training so far, earlier runs included."""
         return self.seconds_before + self.monitor.seconds()
 
-    def resume(self):
+    def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         state = load_checkpoint(self.checkpoints)
         if state is None:

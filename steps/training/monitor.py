@@ -1,20 +1,24 @@
 """What a training shows of itself: progress lines, TensorBoard, and its score on dev."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from steps.core.cli import say
-from steps.data.dataset import BatchLoader
+from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.tokenizer import Tokenizer
+from steps.models.asr_model import AsrModel
 from steps.scoring.wer import count_errors
 from steps.training import distributed
 
 LOG_EVERY_S = 10.0
 
 
-def time_left(seconds):
+def time_left(seconds: float) -> str:
     """How long it will take, as read at a glance. Args: seconds >= 0.  Returns: such as `12 min left`."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
@@ -25,25 +29,37 @@ def time_left(seconds):
 class Monitor:
     """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
 
-    def __init__(self, out, epochs):
+    def __init__(self, out: Path | str, epochs: int):
         self.folder, self.epochs = Path(out) / "tensorboard", epochs
-        self.writer = None
+        self.writer: SummaryWriter | None = None
         self.save_s = 0.0
         self.saved_s = self.began_s = time.monotonic()
-        self.began_at = None  # time of the first update of this run, and the share of the training done then
+        self.began_at: tuple[float, float] | None = (
+            None  # time of the first update of this run, and the share of the training done then
+        )
         self._fresh()
 
     def _fresh(self):
         self.sums, self.frames, self.audio_frames, self.updates = {}, 0.0, 0, 0
         self.since_s = time.monotonic()
 
-    def start(self, step):
+    def start(self, step: int) -> None:
         """Open TensorBoard; events after `step`, from a run that was cut off, are hidden."""
         if distributed.rank() == 0:
             self.writer = SummaryWriter(self.folder, purge_step=step)
         self.saved_s = self.began_s = time.monotonic()
 
-    def update(self, step, epoch, done, sums, frames, rate, norm, audio_frames):
+    def update(
+        self,
+        step: int,
+        epoch: int,
+        done: float,
+        sums: Mapping[str, float],
+        frames: float,
+        rate: float,
+        norm: float,
+        audio_frames: float,
+    ) -> None:
         """Take in one update of all processes.
 
         Args: done: share of the whole training, 0..1.   sums: of the loss terms.   frames: of the encoder.   rate: of learning.
@@ -59,9 +75,9 @@ class Monitor:
         if time.monotonic() - self.since_s >= LOG_EVERY_S:
             self.report()
 
-    def report(self):
+    def report(self) -> None:
         """Show the updates since the last report, if there were any."""
-        if self.writer is None or not self.updates:
+        if self.writer is None or self.began_at is None or not self.updates:
             return
         elapsed_s = time.monotonic() - self.since_s
         terms = {name: value / max(self.frames, 1.0) for name, value in self.sums.items()}
@@ -80,7 +96,7 @@ class Monitor:
             self.writer.add_scalar(name, value, self.step)
         self._fresh()
 
-    def dev(self, step, when, dev):
+    def dev(self, step: int, when: str, dev: Mapping[str, Any]) -> None:
         """Show a look at dev."""
         if self.writer is None:
             return
@@ -90,20 +106,20 @@ class Monitor:
         self.writer.add_text("dev/example", dev["example"], step)
         self.writer.flush()
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Since this run of the program began to train."""
         return time.monotonic() - self.began_s
 
-    def seconds_since_save(self):
+    def seconds_since_save(self) -> float:
         """Since the last checkpoint or the start."""
         return time.monotonic() - self.saved_s
 
-    def saved(self, took_s):
+    def saved(self, took_s: float) -> None:
         """Note that a checkpoint was written, and how long training stood still for it."""
         self.saved_s = time.monotonic()
         self.save_s += took_s
 
-    def close(self):
+    def close(self) -> None:
         """Say what checkpoints cost, close TensorBoard."""
         if self.writer is not None:
             say(f"checkpoints took {self.save_s:.2f} s of {self.seconds():.1f} s of training")
@@ -111,7 +127,9 @@ class Monitor:
 
 
 @torch.no_grad()
-def score_dev(model, dataset, tokenizer, max_frames, device):
+def score_dev(
+    model: AsrModel, dataset: SpeechDataset, tokenizer: Tokenizer, max_frames: int, device: torch.device
+) -> dict[str, Any]:
     """Loss and greedy error rates of a data set.
 
     Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
@@ -120,7 +138,8 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
     model.eval()
     frame_counts = dataset.num_frames.tolist()
     order = sorted(range(len(dataset)), key=lambda index: (frame_counts[index], index))
-    batches, width = [[]], 0
+    batches: list[list[int]] = [[]]
+    width = 0
     for index in order:
         width = max(width, frame_counts[index])
         if batches[-1] and width * (len(batches[-1]) + 1) > max_frames:
@@ -128,7 +147,8 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
             width = frame_counts[index]
         batches[-1].append(index)
     loader = BatchLoader(dataset, [(indices, 1.0) for indices in batches], None, None, 0, 0)
-    loss, frames, hyps = 0.0, 0, {}
+    loss, frames = 0.0, 0
+    hyps: dict[str, str] = {}
     for position in range(len(loader)):
         batch = loader[position].to(device)
         outputs, lengths = model(batch.feats, batch.lengths)

@@ -117,7 +117,8 @@ class DistillObjective(nn.Module):
                 "would do nothing; remove it"
             )
         self.settings = settings
-        self.config, self.wants_clean, self.labels = config, config.teacher_view == "clean", {}
+        self.config, self.wants_clean = config, config.teacher_view == "clean"
+        self.labels: dict[str, torch.Tensor] = {}
         # a tuple, so that they are not saved with us
         self.teachers = tuple(teachers)
         self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
@@ -149,6 +150,8 @@ class DistillObjective(nn.Module):
         """
         for index, utt_id in enumerate(batch.utt_ids):
             if utt_id not in self.labels:
+                # left out by the loader only when every utterance has its label
+                assert batch.clean is not None
                 length = batch.lengths[index : index + 1]
                 target, _ = self.teach(batch.clean[index : index + 1, : int(length)], length)
                 self.labels[utt_id] = target[0].half()
@@ -160,8 +163,9 @@ class DistillObjective(nn.Module):
         """Ask the teachers about a batch. Args: model: the student, for its number of frames."""
         frames = int(model.output_lengths(torch.tensor([batch.feats.shape[1]])))
         is_pad = Context.of(model.output_lengths(batch.lengths), frames).is_pad
+        hidden: list[torch.Tensor] = []
         if self.wants_clean:
-            target, hidden = self.clean_target(batch, frames), []
+            target = self.clean_target(batch, frames)
         else:
             target, hidden = self.teach(batch.feats, batch.lengths)
         return Lesson(target, hidden, select_frames(target, is_pad, self.config.frames, self.config.window))
@@ -177,7 +181,9 @@ class DistillObjective(nn.Module):
         lessons = [self.lesson(model, batch) for batch in batches]
         return lessons, sum(b.weight * int(les.selected.sum()) for b, les in zip(batches, lessons, strict=True))
 
-    def kl_sum(self, model, hidden, log_probs, lesson):
+    def kl_sum(
+        self, model: AsrModel, hidden: list[torch.Tensor], log_probs: torch.Tensor, lesson: Lesson
+    ) -> torch.Tensor:
         """Frame-wise KL of the last output and, with its share, of the middle block's. Returns: scalar, nats."""
         share, temperature = self.config.intermediate_weight, self.config.temperature
         total = (1 - share) * frame_kl_sum(log_probs, lesson.target, lesson.selected, temperature)
@@ -212,3 +218,7 @@ class DistillObjective(nn.Module):
             match = hidden_match_sum(projection(hidden[own]).float(), taught.float(), is_pad)
             terms["hidden"] = terms.get("hidden", 0.0) + config.hidden_weight / len(self.pairs) * match
         return terms
+
+
+# what a Trainer minimises
+Objective = TranscriptObjective | DistillObjective

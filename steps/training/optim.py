@@ -1,11 +1,14 @@
 """AdamW or Muon, with warm-up and cosine decay; the learning rate is a pure function of how much of the training is done."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from steps.core.config import check
+from steps.models.asr_model import AsrModel
 from steps.training.muon import Muon, OptimizerGroup
 
 
@@ -32,7 +35,9 @@ class OptimConfig:
         check(self.clip_norm > 0, "clip_norm must be > 0")
 
 
-def make_optimizer(model, extra, config):
+def make_optimizer(
+    model: AsrModel, extra: Iterable[nn.Parameter], config: OptimConfig
+) -> torch.optim.Optimizer | OptimizerGroup:
     """The optimizer of the settings, over all parameters.
 
     Args: model: AsrModel.   extra: parameters beside the model's, such as an objective's own.   config: OptimConfig.
@@ -56,7 +61,7 @@ def make_optimizer(model, extra, config):
     return OptimizerGroup(Muon([*hidden.values()], config.peak_lr, config.weight_decay, chunks=apart), adamw)
 
 
-def row_chunks(model):
+def row_chunks(model: AsrModel) -> dict[str, int]:
     """Which parameters are several matrices one above the other, as their modules' prunable axes say: queries, keys and values;
     the halves of a GLU; the gates of an LSTM. Args: model: AsrModel.  Returns: {name: number of matrices above 1}.
     """
@@ -64,7 +69,7 @@ def row_chunks(model):
     return {member.parameter: member.chunks for member in members if member.axis == 0 and member.chunks > 1}
 
 
-def clip_gradient_(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
+def clip_gradient_(parameters: Sequence[nn.Parameter], limit: float) -> torch.Tensor:
     """Scale the whole gradient down to the norm `limit` if it is longer. Returns: its norm before, a scalar tensor."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads, foreach=True)
@@ -74,7 +79,7 @@ def clip_gradient_(parameters: list[torch.nn.Parameter], limit: float) -> torch.
     return norm
 
 
-def learning_rate(progress, config):
+def learning_rate(progress: float, config: OptimConfig) -> float:
     """Learning rate at `progress` (share of the training done, 0..1): linear climb, then half a cosine to final_lr."""
     if progress < config.warmup:
         return config.peak_lr * max(progress / config.warmup, 1e-3)

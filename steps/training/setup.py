@@ -1,10 +1,13 @@
 """What the training programs share: their options, reading the inputs, and finishing a model folder."""
 
+import argparse
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import yaml
@@ -15,16 +18,17 @@ from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
 from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
-from steps.data.dataset import BatchLoader, SpeechDataset, plan_batches, report_dataset
+from steps.data.dataset import Batch, BatchLoader, SpeechDataset, plan_batches, report_dataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
 from steps.models.heads import DEFAULT
 from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
 from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.objectives import DistillConfig, DistillObjective, Objective, TranscriptObjective
 from steps.training.optim import OptimConfig
 from steps.training.teachers import check_fit, identity, open_teacher
 
@@ -68,7 +72,7 @@ class TrainConfig(LearningConfig):
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
 
-def training_parser(description):
+def training_parser(description: str | None) -> argparse.ArgumentParser:
     """Parser with the options of every program that trains."""
     parser = make_parser(description)
     parser.add_argument("--data", required=True, metavar="DIR", help="training data folder (holds cmvn.json, too)")
@@ -87,7 +91,7 @@ class Setup:
     Args: args: parsed options of `training_parser`.   config: a LearningConfig.   step: name of the program, noted in the model.
     """
 
-    def __init__(self, args, config, step):
+    def __init__(self, args: argparse.Namespace, config: LearningConfig, step: str):
         self.args, self.config, self.step = args, config, step
         self.out = Path(args.out)
         self.device = distributed.start(args.device, args.num_threads, config.loop.deterministic)
@@ -102,7 +106,7 @@ class Setup:
         self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
         self.stop = StopRequest()
 
-    def already_done(self, **inputs):
+    def already_done(self, **inputs: str | None) -> bool:
         """Look whether --out is free for these settings. Returns: True when the finished model is there already.
 
         Args: inputs: option name -> comma-separated folders, or None; they are noted by their content.
@@ -136,20 +140,20 @@ class Setup:
         self.claim = claim
         return False
 
-    def claim_out(self):
+    def claim_out(self) -> None:
         """Write conf.yaml, the settings that --out is made with; called when all checks are over."""
         path = self.out / "conf.yaml"
         if distributed.rank() == 0 and not path.is_file():
             write_text(path, yaml.safe_dump(self.claim, sort_keys=False, allow_unicode=True))
 
-    def leave_if_asked(self):
+    def leave_if_asked(self) -> None:
         """Between two trainings: raise Interrupted when a signal or the deadline asks to leave, all processes alike."""
         (status,) = map(int, distributed.max_over_processes([self.stop.poll()], self.device))
         if status:
             self.write_state(0, status)
             raise Interrupted(status, "what is finished is kept; the same command goes on from there")
 
-    def write_state(self, step, status):
+    def write_state(self, step: int, status: int) -> None:
         """Leave train_state.json for utils/launch.py, which sees no exit status of ours; process 0 writes it.
 
         Args: step: updates done.   status: that the training stops with, its state being saved.
@@ -157,10 +161,10 @@ class Setup:
         if distributed.rank() == 0:
             write_json(self.out / "train_state.json", {"step": step, "finished": False, "stopped_for": status})
 
-    def new_model(self):
+    def new_model(self) -> AsrModel:
         """A model with fresh weights drawn from the seed and the corpus mean and deviation set."""
         torch.manual_seed(self.args.seed)
-        config = self.config
+        config = cast(TrainConfig, self.config)
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
         model = build_model(new_spec(config.type, config.model, *sizes, self.step, where, config.head))
@@ -168,9 +172,10 @@ class Setup:
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
         return model
 
-    def check_look_ahead(self, model):
+    def check_look_ahead(self, model: AsrModel) -> None:
         """Raise UserError when a model hears further ahead than the settings allow."""
-        limit_ms, reach_ms = self.config.max_look_ahead_ms, model.look_ahead() * self.features.frame_shift_ms
+        limit_ms = cast(TrainConfig, self.config).max_look_ahead_ms
+        reach_ms = model.look_ahead() * self.features.frame_shift_ms
         if limit_ms is None or reach_ms <= limit_ms:
             return
         whole = model.whole_utterance_parts()
@@ -180,7 +185,7 @@ class Setup:
             "rnn with cells_backward: 0 and dnn with little splice have a short look-ahead"
         )
 
-    def load(self, folder):
+    def load(self, folder: Path | str) -> AsrModel:
         """A finished model for --init or --model, its vocabulary checked against the tokenizer."""
         tokens = Path(folder) / "tokens.txt"
         if not tokens.is_file():
@@ -195,7 +200,7 @@ class Setup:
             )
         return load_model(folder, self.device)
 
-    def objective(self, model, teachers):
+    def objective(self, model: AsrModel, teachers: str | None) -> Objective:
         """The head's own loss, or that and distillation. Args: teachers: comma-separated folders, or None."""
         # projections of hidden matching, whatever was drawn before
         torch.manual_seed(self.args.seed)
@@ -208,12 +213,12 @@ class Setup:
             check_fit(teacher, model.to(self.device), self.tokenizer.pieces, self.features, wants_hidden)
         return DistillObjective(distill, model, opened, settings)
 
-    def dataset(self, folder, model):
+    def dataset(self, folder: Path | str, model: AsrModel) -> SpeechDataset:
         """A data folder without the utterances that are too short for their transcript. Returns: SpeechDataset."""
         fit = (model.output_lengths, model.head.frames_needed)
         return SpeechDataset(folder, self.tokenizer, self.features, self.config.source, *fit)
 
-    def calibration(self, model, count):
+    def calibration(self, model: AsrModel, count: int) -> tuple[list[Batch], Callable[[AsrModel, Batch], torch.Tensor]]:
         """The first `count` batches of training data in a fixed order, and the model's loss on them.
 
         Returns: list of Batch on the device; function (model, batch) -> scalar, nats per encoder frame.
@@ -228,7 +233,15 @@ class Setup:
 
         return [loader[i].to(self.device) for i in range(len(loader))], loss_fn
 
-    def train(self, model, objective, out, parent=None, after_update=None, epochs=None):
+    def train(
+        self,
+        model: AsrModel,
+        objective: Objective,
+        out: Path | str,
+        parent: Path | str | None = None,
+        after_update: Callable[[AsrModel], None] | None = None,
+        epochs: int | None = None,
+    ) -> None:
         """Train (or go on training) and write the finished folder `out`; its checkpoints are removed then.
 
         Args: parent: folder of the model this one comes from.   after_update: see Trainer.   epochs: instead of loop.epochs.
@@ -260,7 +273,7 @@ class Setup:
             (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()
 
-    def save(self, out, model, parent=None, **facts):
+    def save(self, out: Path | str, model: AsrModel, parent: Path | str | None = None, **facts: Any) -> None:
         """Write a model folder with its feature definition and tokenizer, and say what it weighs."""
         out = Path(out)
         self.claim_out()
@@ -272,7 +285,7 @@ class Setup:
         say(summary(out))
 
 
-def report_labels(data, model, tokenizer):
+def report_labels(data: SpeechDataset, model: AsrModel, tokenizer: Tokenizer) -> None:
     """Say what memory the teachers' labels will take. Raises: UserError when the machine has less than twice as much."""
     size = 2 * tokenizer.vocab_size * int(model.output_lengths(torch.tensor(data.num_frames)).sum())
     say(f"teacher labels: made once per utterance and kept in memory, {size / 1e6:,.0f} MB")
@@ -286,7 +299,7 @@ def _decisive(claim, key):
     return {k: v for k, v in value.items() if k not in NO_RESULT} if isinstance(value, dict) else value
 
 
-def summary(folder):
+def summary(folder: Path | str) -> str:
     """One line about a finished model folder."""
     spec = read_spec(folder)
     size = (Path(folder) / "model.safetensors").stat().st_size

@@ -14,6 +14,7 @@ from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 
@@ -86,7 +87,10 @@ class ExportTeacher:
 
     def __init__(self, folder: str | Path, num_threads: int = 1):
         self.name = str(folder)
-        self.recogniser = load_recogniser(folder, num_threads=num_threads)
+        recogniser = load_recogniser(folder, num_threads=num_threads)
+        if not isinstance(recogniser, CtcRecogniser):
+            raise UserError(f"{folder}: its runtime shows no posteriors of single frames; name its model folder")
+        self.recogniser = recogniser
         self.features, self.vocabulary = self.recogniser.features, self.recogniser.tokens
         longest = max(LENGTHS)
         frames = len(self.recogniser.log_probs(np.zeros((longest, self.features.dim), dtype=np.float32)))

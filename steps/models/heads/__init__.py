@@ -4,13 +4,16 @@ A head holds no tensors: its layers lie in the model beside the encoder's, under
 it; its graphs (steps/deploy/heads) and its decoding are found by that name.
 """
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
 from steps.models.axes import AxisGroup
 from steps.models.heads.ctc import CtcHead
+
+if TYPE_CHECKING:
+    from steps.models.asr_model import AsrModel
 
 
 class Head(Protocol):
@@ -26,19 +29,19 @@ class Head(Protocol):
     def layers(self, d_model: int, vocab_size: int) -> dict[str, nn.Module]:
         """Its layers by name, with fresh weights; names must not be those of the encoder's."""
 
-    def classify(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def classify(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
         """What it makes of a block's output for every frame. Args: hidden (N, T', d_model).  Returns: (N, T', ...)."""
 
-    def loss_sum(self, model: nn.Module, outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
+    def loss_sum(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
         """Negative log-likelihood of the transcripts. Args: batch: has `tokens`, `token_lengths`.  Returns: scalar, nats."""
 
     def loss_terms(
-        self, model: nn.Module, hidden: list[torch.Tensor], outputs: torch.Tensor, lengths: torch.Tensor, batch: Any,
-        settings: Any,
+        self, model: "AsrModel", hidden: list[torch.Tensor], outputs: torch.Tensor, lengths: torch.Tensor, batch: Any,
+        settings: Any
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         """What training minimises. Args: hidden: of `encode`; settings: its own section.  Returns: sums by name, nats."""
 
-    def check_settings(self, model: nn.Module, settings: Any) -> None:
+    def check_settings(self, model: "AsrModel", settings: Any) -> None:
         """Raise UserError when the settings of the loss do not fit the model."""
 
     def best_tokens(self, outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
