@@ -14,7 +14,8 @@ from steps.core.config import check
 from steps.models.asr_model import AsrModel
 from steps.models.low_rank import LowRankLinear
 
-MULTIPLE = 8  # of ranks
+# ranks are multiples of it
+MULTIPLE = 8
 
 
 @dataclass

@@ -17,7 +17,8 @@ from steps.models.asr_model import AsrModel
 from steps.models.axes import AxisGroup
 
 KINDS = ("heads", "ff", "conv", "cells", "units", "subsampling")
-RATIO_STEPS = 1 << 16  # resolution of the local search
+# resolution of the local search
+RATIO_STEPS = 1 << 16
 
 
 @dataclass
@@ -132,7 +133,8 @@ def _sizes_by_candidate(model, groups, scores, config):
         return sizes
     whole = cost(model.spec, config.target)
     comparable = {g.name: _comparable(model, g, scores[g.name].double().cpu(), config, whole) for g in groups}
-    values = torch.cat(list(comparable.values())).unique().flip(0)  # thresholds, the highest keeps least
+    # thresholds; the highest keeps least
+    values = torch.cat(list(comparable.values())).unique().flip(0)
 
     def sizes(number):
         threshold = values[number - 1] if number else torch.inf

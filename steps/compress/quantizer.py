@@ -47,7 +47,8 @@ def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
         raise ValueError("a weight is not finite")
     weight, largest = weight.detach().float(), format.largest
     scales = weight.abs().amax(dim=1) / largest
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # rows of zeros, or of numbers too small
+    # rows of zeros, or of numbers so small that the division gave zero
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
     codes = (weight / scales.unsqueeze(1)).round().clamp(-largest, largest)
     return Codes(codes.to(torch.int8), scales, format)
 

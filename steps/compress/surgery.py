@@ -11,7 +11,8 @@ from steps.core.cli import UserError
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 
-OF_THE_FILE = ("parameters", "nonzero_parameters", "weights_sha256")  # written by save_model, stale after surgery
+# written by save_model, stale after surgery
+OF_THE_FILE = ("parameters", "nonzero_parameters", "weights_sha256")
 
 
 def shrunk_spec(model: AsrModel, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:

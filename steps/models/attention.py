@@ -10,7 +10,8 @@ from torch.nn import functional
 from steps.models.axes import AxisGroup, Member
 from steps.models.context import Context
 
-MASKED = -1e4  # finite, so that half precision and an utterance that is all padding stay finite
+# finite, so that half precision and an utterance that is all padding stay finite
+MASKED = -1e4
 
 
 def rotary_angles(frames: int, head_dim: int, device: torch.device) -> torch.Tensor:
@@ -89,18 +90,22 @@ class SelfAttention(nn.Module):
     def attend(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
         """Mix the values. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
         if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
-            qkv = qkv.float()  # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
+            # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
+            qkv = qkv.float()
         cos, sin = (table.unsqueeze(1).to(qkv.dtype) for table in (angles.cos(), angles.sin()))
-        heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]  # each (N, H, T, head_dim)
+        # each (N, H, T, head_dim)
+        heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]
         bias = qkv.new_zeros(is_pad.shape).masked_fill(is_pad, MASKED)[:, None, None, :]
         with torch.autocast("cpu", enabled=False):
             return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
 
     def attend_in_steps(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
         """The same as an exporter traces it into the fewest nodes."""
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, head_dim)
+        # each (N, H, T, head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
-        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
+        # (N, H, T, T)
+        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)
         return (scores.softmax(dim=-1) @ value).transpose(1, 2)
 
     def axis_groups(self) -> list[AxisGroup]:

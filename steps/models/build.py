@@ -96,7 +96,8 @@ def build_model(spec: dict[str, Any]) -> AsrModel:
                 model.set_submodule(name, quantized_like(model.get_submodule(name), format))
     except ValueError as error:
         raise UserError(f"model.json: {error}; make the model again") from None
-    except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:  # impossible sizes
+    # impossible sizes
+    except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise UserError(f"model.json: does not describe a model ({reason}); make the model again") from None
     model.spec = spec

@@ -111,7 +111,8 @@ class ConvolutionModule(nn.Module):
         """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
         gated = self.cut(gated, context.is_pad.unsqueeze(-1))
-        mixed = self.convolve(gated.transpose(1, 2))  # (N, C, T)
+        # (N, C, T)
+        mixed = self.convolve(gated.transpose(1, 2))
         if isinstance(self.conv_norm, nn.LayerNorm):
             mixed = self.conv_norm(mixed.transpose(1, 2))
         else:
@@ -131,7 +132,8 @@ class ConvolutionModule(nn.Module):
         conv = self.depthwise
         if not self.training:
             return conv(gated)
-        image = gated.transpose(1, 2).unsqueeze(2).permute(0, 3, 1, 2)  # (N, C, T, 1), channels last
+        # (N, C, T, 1), channels last
+        image = gated.transpose(1, 2).unsqueeze(2).permute(0, 3, 1, 2)
         flat = functional.conv2d(
             image, conv.weight.unsqueeze(3), conv.bias, padding=(conv.padding[0], 0), groups=conv.groups
         )

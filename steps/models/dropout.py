@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-LEVELS = 1 << 16  # of a 16-bit random number
+# values of a 16-bit random number
+LEVELS = 1 << 16
 
 
 class Dropout(nn.Dropout):
@@ -25,6 +26,7 @@ def keep_mask(x: torch.Tensor, p: float) -> torch.Tensor:
     """What dropout multiplies with: 0 for a share p of the places, 1 / (1 - p) elsewhere. Returns: like x."""
     dropped = round(p * LEVELS)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # -32768..32767, all equally likely
+    # -32768..32767, all equally likely
+    draws = words.view(torch.int16)[: x.numel()].view(x.shape)
     mask = torch.ge(draws, dropped - LEVELS // 2, out=x.new_empty(x.shape))
     return mask.mul_(LEVELS / (LEVELS - dropped))

@@ -50,7 +50,8 @@ class RnnConfig:
 
 def flip_by_length(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Reverse each utterance in time and leave its padding where it is. Args: x (N, T, C); lengths (N,) int64."""
-    time = torch.arange(x.shape[1], device=x.device).unsqueeze(0)  # (1, T)
+    # (1, T)
+    time = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
     mirrored = lengths.unsqueeze(1) - 1 - time
     index = torch.where(mirrored >= 0, mirrored, time)
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2]))

@@ -87,7 +87,8 @@ class SpliceSubsampling(nn.Module):
         padded = functional.pad(features, (0, 0, self.context, self.context))
         frames = _halve(_halve(features.shape[1]))
         starts = torch.arange(frames, device=features.device).unsqueeze(1) * STRIDE + CENTRE
-        windows = padded[:, starts + torch.arange(width, device=features.device)]  # (N, T', width, D)
+        # (N, T', width, D)
+        windows = padded[:, starts + torch.arange(width, device=features.device)]
         return self.linear(windows.flatten(2))
 
     def axis_groups(self) -> list[AxisGroup]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from steps.search.lexicon import SPACE
 
-MOST_STATES = 2_000_000_000  # frames x states of an alignment; one byte each
+# frames x states of an alignment, one byte each
+MOST_STATES = 2_000_000_000
 
 
 class CannotAlign(Exception):
@@ -40,11 +41,13 @@ def best_path(log_probs: np.ndarray, ids: Sequence[int], blank_id: int) -> np.nd
         raise CannotAlign("too long to align in one piece")
     units = np.full(count, blank_id)
     units[1::2] = ids
-    no_skip = np.ones(count, bool)  # from one token to the next without a blank, unless they are the same
+    # the blank between two tokens may be skipped unless they are the same
+    no_skip = np.ones(count, bool)
     no_skip[3::2] = units[3::2] == units[1:-2:2]
     score = np.full(count, -np.inf)
     score[:2] = log_probs[0, units[:2]]
-    came_from = np.zeros((len(log_probs), count), np.int8)  # states to go back by
+    # how many states to go back
+    came_from = np.zeros((len(log_probs), count), np.int8)
     options = np.full((3, count), -np.inf)
     for frame in range(1, len(log_probs)):
         options[0], options[1, 1:], options[2, 2:] = score, score[:-1], score[:-2]

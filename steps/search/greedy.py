@@ -21,7 +21,8 @@ def greedy_search(log_probs: ArrayLike, lengths: ArrayLike, blank_id: int = 0) -
         raise ValueError(f"lengths {lengths.tolist()} do not fit {n_frames} frames")
     if not 0 <= blank_id < log_probs.shape[2]:
         raise ValueError(f"blank id {blank_id} is not among {log_probs.shape[2]} tokens")
-    best = log_probs.argmax(axis=-1)  # (N, T)
+    # (N, T)
+    best = log_probs.argmax(axis=-1)
     is_emitted = best != blank_id
     is_emitted[:, 1:] &= best[:, 1:] != best[:, :-1]
     is_emitted &= np.arange(n_frames) < lengths[:, None]

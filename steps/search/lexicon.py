@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-SPACE = "\u2581"  # as in steps/data/tokenizer.py, which must not be imported from here
+# as in steps/data/tokenizer.py, which must not be imported from here
+SPACE = "\u2581"
 _ROOT, _NO_WORD = 0, -1
 
 
@@ -97,11 +98,11 @@ class LexiconDecoder:
         self._end_nodes, self._end_labels = np.array(list(ends)), np.array(list(ends.values()))
         self._end_tokens = self._tokens[self._end_nodes]
         self._end_scores = np.where(self._end_labels == _NO_WORD, 0.0, self.word_score)
-        self._repeats = (
-            self._tokens == self._tokens[self._parents]
-        )  # same token as the parent: a blank must lie between
+        # the same token as the parent's: a blank must lie between them
+        self._repeats = self._tokens == self._tokens[self._parents]
         self._repeats[_ROOT] = True
-        self._first = np.flatnonzero(self._parents == _ROOT)[1:]  # first tokens of words
+        # first tokens of words
+        self._first = np.flatnonzero(self._parents == _ROOT)[1:]
 
     def decode(self, log_probs: np.ndarray) -> str:
         """The most likely word sequence of one utterance.
@@ -141,7 +142,8 @@ class LexiconDecoder:
             spoken[_ROOT], spoken_from[_ROOT] = ended
             onward = np.where(self._repeats, -np.inf, spoken[self._parents])
             onward_from = spoken_from[self._parents]
-            same = self._first[self._tokens[self._first] == token]  # words that begin as the best one ended
+            # words that begin with the token that the best one ended in
+            same = self._first[self._tokens[self._first] == token]
             onward[same], onward_from[same] = other
             scores = np.stack([spoken, silent[self._parents], onward])
             scores[0, _ROOT] = scores[1, _ROOT] = -np.inf

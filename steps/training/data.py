@@ -96,6 +96,7 @@ def load_groups(
     for start in range(0, len(own), own.accumulate):
         try:
             batches_of_group = [next(stream) for _ in range(start, min(start + own.accumulate, len(own)))]
-        except UserError as error:  # a loader process sends its whole traceback along
+        # a loader process sends its whole traceback along
+        except UserError as error:
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("steps.core.cli.UserError: ")) from None
         yield batches_of_group

@@ -26,7 +26,8 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: never to outlive a killed torchrun
+        # PR_SET_PDEATHSIG: never outlive a killed torchrun
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)

@@ -103,7 +103,8 @@ class Trainer:
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(self.model, self.objective.parameters(), optim)
         self.average = WeightAverage()
-        self.step = self.epoch = self.batch = 0  # updates done; position in the data: batches of the epoch done
+        # updates done; the position in the data: epochs done, and batches of the current one
+        self.step = self.epoch = self.batch = 0
         self.best: dict[str, Any] = {"loss": float("inf"), "epoch": -1, "weights": {}}
         self.dev: dict[str, Any] = {}
         self.seconds_before = 0.0
@@ -116,9 +117,8 @@ class Trainer:
         while self.epoch < self.loop.epochs and not self.out_of_patience():
             groups = epoch_groups(self.train_data, self.loop, self.seed, self.epoch, self.batch)
             size = batches_per_update(self.loop)
-            updates = self.batch / size + len(
-                groups
-            )  # of this epoch; a whole number unless the processes changed in it
+            # of this epoch; a whole number unless the number of processes changed within it
+            updates = self.batch / size + len(groups)
             for batches in self.load(groups):
                 self.update(batches, progress=(self.epoch + self.batch / size / updates) / self.loop.epochs)
                 self.save_if_due()
@@ -128,11 +128,11 @@ class Trainer:
 
     def load(self, groups: Groups) -> Iterator[list[Batch]]:
         """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
-        fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
+        # what masked features are set to
+        fill = self.model.feature_mean.cpu().numpy()
         objective = self.objective
-        clean = objective.wants_clean and len(objective.labels) < len(
-            self.train_data
-        )  # else the teachers have said all
+        # no longer once the teachers have labelled every utterance
+        clean = objective.wants_clean and len(objective.labels) < len(self.train_data)
         rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 

@@ -34,9 +34,8 @@ class Monitor:
         self.writer: SummaryWriter | None = None
         self.save_s = 0.0
         self.saved_s = self.began_s = time.monotonic()
-        self.began_at: tuple[float, float] | None = (
-            None  # time of the first update of this run, and the share of the training done then
-        )
+        # time of the first update of this run, and the share of the training done then
+        self.began_at: tuple[float, float] | None = None
         self._fresh()
 
     def _fresh(self):

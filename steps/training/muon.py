@@ -10,7 +10,8 @@ from torch import nn
 # Polynomial a x + b x^3 + c x^5 on the singular values: steep at 0, and brings them all near 1 within a few rounds.
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
-AT_ONCE = 8  # matrices on a CPU, whose cache holds those of a small model then
+# matrices at once on a CPU, whose cache then holds those of a small model
+AT_ONCE = 8
 
 
 def descend_(matrices: Sequence[torch.Tensor], directions: Sequence[torch.Tensor], keep: float, rate: float) -> None:

@@ -135,7 +135,8 @@ class DistillObjective(nn.Module):
                     raise UserError(
                         f"distill: hidden_layers: there is no block {block}; the student has {counts[0]}, the teacher {counts[1]}"
                     )
-            pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])  # 0 is the front end
+            # 0 is the front end
+            pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])
         return pairs
 
     def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -202,7 +203,8 @@ class DistillObjective(nn.Module):
         """
         config = self.config
         hidden, lengths = model.encode(batch.feats, batch.lengths)
-        log_probs = model.classify(hidden[-1])  # (N, T', V)
+        # (N, T', V)
+        log_probs = model.classify(hidden[-1])
         is_pad = Context.of(lengths, log_probs.shape[1]).is_pad
         lesson = lesson or self.lesson(model, batch)
         if share is None:

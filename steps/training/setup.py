@@ -32,7 +32,8 @@ from steps.training.objectives import DistillConfig, DistillObjective, Objective
 from steps.training.optim import OptimConfig
 from steps.training.teachers import check_fit, identity, open_teacher
 
-NO_RESULT = ("loader_workers", "save_every_s")  # may change between an interruption and the next run
+# may change between an interruption and the next run
+NO_RESULT = ("loader_workers", "save_every_s")
 
 
 @dataclass(kw_only=True)
@@ -248,7 +249,8 @@ class Setup:
         """
         args, config = self.args, self.config
         loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
-        with distributed.first_process_first():  # the index of a large folder is made once
+        # the index of a large folder is made once
+        with distributed.first_process_first():
             train_data, dev_data = self.dataset(args.data, model), self.dataset(args.dev, model)
         self.claim_out()
         if distributed.rank() == 0:
