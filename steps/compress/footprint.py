@@ -22,12 +22,12 @@ class Footprint:
 
 
 def count_parameters(model: AsrModel) -> int:
-    """Number of parameters; a quantized weight counts as one whatever its bits. Returns: int."""
+    """Number of parameters; a quantized weight counts as one whatever its bits."""
     return sum(tensor.numel() for tensor in weights_of(model))
 
 
 def count_nonzero(model: AsrModel) -> int:
-    """Number of parameters that are not exactly zero. Returns: int."""
+    """Number of parameters that are not exactly zero."""
     return sum(int(tensor.count_nonzero()) for tensor in weights_of(model))
 
 
@@ -53,9 +53,8 @@ class _CountLstm(TorchFunctionMode):
 def macs_per_second(model: AsrModel, seconds: float = 10.0) -> float:
     """Multiply-accumulates of the whole graph (Linear, convolution, LSTM, attention products), batch 1.
 
-    Args:    model: AsrModel on any device; nothing of it is changed.
-             seconds: length of the utterance; attention grows with its square.
-    Returns: float, multiply-accumulates per second of audio at 100 feature frames per second.
+    Args:    model: on any device; left unchanged.   seconds: length of the utterance; attention grows with its square.
+    Returns: multiply-accumulates per second of audio at 100 feature frames per second.
     """
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
     frames = round(seconds * FRAMES_PER_SECOND)
@@ -67,10 +66,9 @@ def macs_per_second(model: AsrModel, seconds: float = 10.0) -> float:
 
 
 def predict(spec: dict[str, Any], macs: bool = True) -> Footprint:
-    """Footprint of the model that `spec` describes, without weights or arithmetic.
+    """Footprint of the model that `spec` describes, without memory for weights or arithmetic.
 
-    Args:    spec: content of model.json.   macs: False leaves `macs_per_second` at 0, which is much faster.
-    Returns: Footprint.
+    Args: spec: content of model.json.   macs: False leaves `macs_per_second` at 0, which is much faster.
     """
     with torch.device("meta"):
         model = build_model(spec).eval()

@@ -14,7 +14,7 @@ from steps.core.config import check
 from steps.models.asr_model import AsrModel
 from steps.models.low_rank import LowRankLinear
 
-# ranks are multiples of it
+# ranks are multiples of this
 MULTIPLE = 8
 
 
@@ -78,8 +78,8 @@ def _rank(weight, config):
 def factorise(model: AsrModel, ranks: Mapping[str, int]) -> AsrModel:
     """Replace dense Linear layers by their best approximation of a given rank.
 
-    Args:    model: AsrModel, not quantized; left as it is.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
-    Returns: a new AsrModel, `spec` updated. The singular values are shared evenly by the factors (square root to each).
+    Args:    model: not quantized; left unchanged.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
+    Returns: a new model with an updated `spec`. Each factor gets the square roots of the singular values.
     Raises:  UserError when quantized; ValueError for a layer that is not a dense Linear or an impossible rank.
     Source:  Eckart and Young 1936; Xue, Li, Gong, Interspeech 2013.
     """

@@ -1,4 +1,4 @@
-"""Structured pruning to a budget: which parts of which axes stay so that the whole graph costs what was asked."""
+"""Structured pruning to a budget: which parts of which axes stay so that the whole graph fits the budget."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class StructuredConfig:
     keep: share of the target that stays, 0..1.
     scope: `local` (the same share of every axis) or `global` (parts compete across axes).
     importance: `magnitude` or `taylor`.   kinds: axis kinds that may shrink.
-    min_fraction: least share of an axis that stays.   drop_blocks: whole blocks removed first, least important first.
+    min_fraction: least share of an axis that stays.   drop_blocks: number of whole blocks removed first, least important first.
     batches: training batches used for taylor and drop_blocks.
     """
 
@@ -59,13 +59,13 @@ class StructuredConfig:
 
 
 def cost(spec: dict[str, Any], target: str) -> float:
-    """Predicted cost of a model. Args: target: macs (per second of audio) or parameters.   Returns: float or int."""
+    """Predicted cost of a model. Args: target: macs (per second of audio) or parameters."""
     footprint = predict(spec, macs=target == "macs")
     return footprint.macs_per_second if target == "macs" else footprint.parameters
 
 
 def allowed_size(size: int, count: int, multiple: int, least: float) -> int:
-    """Largest size allowed for `count` parts of an axis: the whole axis or a multiple, and never under `least`."""
+    """Largest size allowed for `count` parts of an axis: the whole axis or a multiple, and never below `least`."""
     lowest = min(size, multiple * ceil(max(least, 1) / multiple))
     return size if count >= size else max(lowest, count // multiple * multiple)
 
@@ -101,9 +101,9 @@ def plan_kept(
 ) -> dict[str, list[int]]:
     """Choose the parts that stay: the largest model within the budget that scope, multiples and least sizes allow.
 
-    Args:    scores: {group name: (size,) tensor}, higher stays.   config: StructuredConfig.
+    Args:    scores: {group name: (size,) tensor}; the highest stay.
              parent_cost: what `keep` is a share of; None: the cost of `model` as it is.
-    Returns: {group name: sorted list of the indices that stay} for `shrink`.
+    Returns: {group name: sorted indices that stay}, for `shrink`.
     Raises:  UserError when even the least sizes cost more than the budget.
     """
     parent_cost = cost(model.spec, config.target) if parent_cost is None else parent_cost
@@ -123,7 +123,7 @@ def plan_kept(
 
 
 def _sizes_by_candidate(model, groups, scores, config):
-    """Function from a candidate's number to sizes, which never fall; `.count` numbers, the last is the whole model."""
+    """Function from a candidate's number to its sizes, which never decrease; the last of its `.count` is the whole model."""
     if config.scope == "local":
 
         def sizes(number):
@@ -165,15 +165,15 @@ def _largest_within(model, scores, candidates, budget, target):
     """Bisect for the largest candidate that costs at most `budget`. Returns: kept indices, or None."""
     known = {}
 
-    def too_dear(number):
+    def too_expensive(number):
         sizes = candidates(number)
         key = tuple(sizes.values())
         if key not in known:
             known[key] = cost(shrunk_spec(model, _strongest(scores, sizes)), target)
         return known[key] > budget
 
-    first_too_dear = bisect_left(range(candidates.count), True, key=too_dear)
-    return _strongest(scores, candidates(first_too_dear - 1)) if first_too_dear else None
+    first_over = bisect_left(range(candidates.count), True, key=too_expensive)
+    return _strongest(scores, candidates(first_over - 1)) if first_over else None
 
 
 def prune_structured(
@@ -184,9 +184,9 @@ def prune_structured(
 ) -> tuple[AsrModel, dict[str, Any]]:
     """Drop blocks, score parts, plan to the budget and shrink: the whole of one structured pruning.
 
-    Args:    model: AsrModel, not quantized; left as it is.   config: StructuredConfig.
-             batches, loss_fn: as `importance.taylor`; needed when `config.needs_batches`.
-    Returns: the small AsrModel, and a record for people and JSON: {"dropped_blocks": [...],
+    Args:    model: not quantized; left unchanged.
+             batches, loss_fn: as in `importance.taylor`; needed when `config.needs_batches`.
+    Returns: the small model, and a record that is valid JSON: {"dropped_blocks": [...],
              "sizes": {group: [before, after]}, "parameters": [before, after], "macs_per_second": [before, after]}.
     Raises:  UserError when quantized or the budget cannot be reached.
     """
@@ -212,7 +212,7 @@ def prune_structured(
 
 
 def _without_weakest_blocks(model, count, batches, loss_fn):
-    """Drop blocks one by one, scoring anew after each. Returns: model, the dropped blocks' original indices."""
+    """Drop blocks one by one, scoring again after each. Returns: model, the dropped blocks' original indices."""
     left = list(range(len(model.blocks)))
     if count >= len(left):
         raise UserError(f"drop_blocks: {count} of {len(left)} blocks; at least one must stay")

@@ -16,8 +16,8 @@ from steps.models.quant_layers import QuantLinear
 
 @dataclass
 class QuantizeConfig:
-    """bits: of a weight, 8 or 7. Either takes a byte on disk; with 7 the fastest integer kernels of processors without VNNI
-    are exact, and are used.  skip: layers, or modules with all layers in them, that stay float, by name."""
+    """bits: per weight, 8 or 7. Either takes a byte on disk; with 7 the fastest integer kernels of processors without VNNI
+    are exact, and are used.  skip: names of layers, or of modules with all their layers, that stay float."""
 
     bits: int = 8
     skip: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class FloatTensor:
-    """A tensor that stays float. size_bytes: of it.  share: of the bytes of all tensors, 0..1."""
+    """A tensor that stays float. share: its part of the bytes of all tensors, 0..1."""
 
     name: str
     size_bytes: int
@@ -38,7 +38,7 @@ class FloatTensor:
 def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
     """Round each row to the levels between minus and plus its largest magnitude.
 
-    Args:    weight: (O, I) float, finite.   format: CodeFormat of grid symmetric, one scale a row.
+    Args:    weight: (O, I) float, finite.   format: grid symmetric, one scale per row.
     Returns: Codes with scales (O,) float32; what they stand for is within scales / 2 of weight.
     Raises:  ValueError when a weight is not finite.
     Source:  symmetric per-channel quantization, Krishnamoorthi 2018 (arXiv:1806.08342), section 2.
@@ -54,19 +54,19 @@ def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
 
 
 def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every Linear and LSTM by name, both factors of low-rank layers included. Returns: dict."""
+    """Every Linear and LSTM by name, both factors of low-rank layers included."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.LSTM))}
 
 
 def quantize_model(model: AsrModel, config: QuantizeConfig) -> AsrModel:
     """Quantize the weights of Linear and LSTM layers.
 
-    Args:    model: AsrModel with `.spec`, not quantized yet.   config: QuantizeConfig.
-    Returns: a new AsrModel in eval mode, on the CPU, with `.spec["quantization"]`.
-    Raises:  UserError when `skip` names no layer, nothing is left to quantize, or the model is quantized already.
+    Args:    model: not quantized yet.
+    Returns: a new model in eval mode, on the CPU, with `.spec["quantization"]`.
+    Raises:  UserError when `skip` names no layer, nothing is left to quantize, or the model is already quantized.
     """
     if model.spec["quantization"]:
-        raise UserError("the model is quantized already; quantize the one it was made from")
+        raise UserError("the model is already quantized; quantize the one it was made from")
     layers = quantizable_layers(model)
     names = select_layers(layers, config.skip)
     format = CodeFormat(config.bits)
@@ -98,7 +98,7 @@ def select_layers(layers: Iterable[str], skip: Sequence[str]) -> list[str]:
 def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """State of a quantized layer from that of the float one.
 
-    Args: layer: QuantLinear or QuantLSTM, with its `format`.   tensors: state dict of the Linear or LSTM.
+    Args: layer: QuantLinear or QuantLSTM.   tensors: state dict of the Linear or LSTM.
     """
     # an LSTM's tensors end in the number of its layer
     suffix = "" if isinstance(layer, QuantLinear) else "_l0"
@@ -110,7 +110,7 @@ def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dic
 
 
 def float_tensors(model: AsrModel) -> list[FloatTensor]:
-    """The tensors of a quantized model that are float, largest first. Returns: list of FloatTensor."""
+    """The tensors of a quantized model that are float, largest first."""
     state = model.state_dict()
     total = sum(tensor.nbytes for tensor in state.values())
     rows = [FloatTensor(name, t.nbytes, t.nbytes / total) for name, t in state.items() if t.is_floating_point()]

@@ -17,7 +17,8 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)
 class SparsityConfig:
     """How sparse.
 
-    fraction: share of the weights set to zero, 0..1.   scope: `local` (of every matrix alike) or `global` (of all).
+    fraction: share of the weights set to zero, 0..1.   scope: `local` (the same share of every matrix) or `global` (of
+    all weights together).
     """
 
     fraction: float = 0.5
@@ -41,9 +42,9 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 def sparsify_(model: AsrModel, fraction: float, scope: str = "global") -> dict[str, torch.Tensor]:
     """Set the weights of least magnitude to zero; those already zero go first.
 
-    Args:    model: AsrModel, not quantized; weights and `spec` are changed.
-             fraction: share of zeros, 0..1, met to one weight (per matrix when local).   scope: local or global.
-    Returns: {parameter name: bool tensor of its shape}, True where the weight stays; for `apply_masks_` after updates.
+    Args:    model: not quantized; its weights and `spec` are changed.
+             fraction: share of zeros, 0..1, exact to one weight (per matrix when local).   scope: local or global.
+    Returns: {parameter name: bool mask of its shape}, True where the weight stays; for `apply_masks_` after updates.
     Raises:  UserError when quantized.
     Source:  Han et al. 2015 (arXiv:1506.02626), without their per-layer sensitivities.
     """
@@ -78,7 +79,7 @@ def apply_masks_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
 
 
 def measured_sparsity(model: nn.Module) -> float:
-    """Share of exact zeros among the prunable weights, rounded to 6 digits. Returns: float, 0..1."""
+    """Share of exact zeros among the prunable weights, rounded to 6 digits. Returns: 0..1."""
     weights = prunable_weights(model).values()
     total = sum(weight.numel() for weight in weights)
     return round(1.0 - sum(int(weight.count_nonzero()) for weight in weights) / total, 6)
@@ -87,8 +88,8 @@ def measured_sparsity(model: nn.Module) -> float:
 def cubic_ramp(progress: float, final: float) -> float:
     """Fraction to prune at a point of gradual pruning: fast at first, level at the end.
 
-    Args:    progress: share of the ramp that is over, clipped to 0..1.   final: fraction at its end.
-    Returns: float, 0..final.
+    Args:    progress: share of the ramp completed, clipped to 0..1.   final: fraction at its end.
+    Returns: 0..final.
     Source:  Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
     return final * (1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3)

@@ -1,4 +1,4 @@
-"""Distillation criteria. Sums over frames, so that batches of any size can be added up before dividing."""
+"""Distillation losses: sums over frames, so that batches of any size can be added up before dividing."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def soften(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def mean_teacher(teachers: Sequence[torch.Tensor], temperature: float) -> torch.Tensor:
-    """Average several teachers' softened posteriors. Args: teachers: list of (N, T, V) log-probs.  Returns: (N, T, V) log-probs."""
+    """Average several teachers' softened posteriors. Args: teachers: (N, T, V) log-probs each.  Returns: (N, T, V) log-probs."""
     softened = torch.stack([soften(log_probs, temperature) for log_probs in teachers])
     return softened.logsumexp(dim=0) - torch.log(torch.tensor(float(len(teachers))))
 
@@ -21,7 +21,7 @@ def select_frames(teacher_log_probs: torch.Tensor, is_pad: torch.Tensor, mode: s
     """Frames on which the student is taught.
 
     Args:    teacher_log_probs (N, T, V), unit 0 = blank; is_pad (N, T) bool, True on padding.
-             mode: `all`; `spikes`: frames where the blank is not the teacher's best unit; `window`: these and `window`
+             mode: `all`; `spikes`: frames where the blank is not the teacher's best unit; `window`: those plus `window`
              frames on each side.
     Returns: (N, T) bool.   Source: arXiv:2506.01503 (symmetric selection around non-blank frames) for `window`.
     """

@@ -28,9 +28,9 @@ def rotate(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
 
 
 class RotatedHeads(torch.autograd.Function):
-    """Queries and keys rotated as by `rotate`, and values, of a fused projection; with few passes over memory in both directions.
+    """Queries and keys rotated as in `rotate`, and values, from a fused projection, with few passes over memory in either direction.
 
-    Args:    qkv (N, T, 3, H, head_dim); cos, sin (T, 1, head_dim / 2), of qkv's type.
+    Args:    qkv (N, T, 3, H, head_dim); cos, sin (T, 1, head_dim / 2), in qkv's dtype.
     Returns: query, key, value, each (N, T, H, head_dim).
     """
 
@@ -79,16 +79,16 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(heads * head_dim, d_model)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: (N, T, d_model)."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         batch, frames, _ = x.shape
         qkv = self.qkv(x).view(batch, frames, 3, self.heads, self.head_dim)
-        # the length as the context has it: one table for all blocks when the graph is traced
+        # the length is taken from the context, so that all blocks share one table in a traced graph
         angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device)
         attend = self.attend_in_steps if torch.onnx.is_in_onnx_export() else self.attend
         return self.out(attend(qkv, angles, context.is_pad).flatten(2))
 
     def attend(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
-        """Mix the values. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
+        """Mix the values by attention. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
         if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
             # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
             qkv = qkv.float()
@@ -100,7 +100,7 @@ class SelfAttention(nn.Module):
             return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
 
     def attend_in_steps(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
-        """The same as an exporter traces it into the fewest nodes."""
+        """The same as `attend`, in steps that an exporter traces into the fewest nodes."""
         # each (N, H, T, head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)

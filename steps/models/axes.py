@@ -32,7 +32,7 @@ class AxisGroup:
     """A set of `size` interchangeable parts, each of which can be removed from every member axis at once.
 
     name: unique, e.g. `blocks.0.ff1`.   kind: heads, ff, conv, subsampling, cells or units.
-    config_path: where the size stands in the model's configuration.   multiple: pruned sizes are multiples of it.
+    config_path: where the size is in the model's configuration.   multiple: pruned sizes are multiples of it.
     """
 
     name: str

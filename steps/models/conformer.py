@@ -33,10 +33,10 @@ class ConformerBlockConfig:
 class ConformerConfig:
     """Sizes of a Conformer. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
 
-    d_model: width.  head_dim: channels per head, even.  kernel_size: of the depthwise convolution, odd, in 40 ms frames.
+    d_model: width.  head_dim: channels per head, even.  kernel_size: width of the depthwise convolution, odd, in 40 ms frames.
     conv_norm: `layer` (exact under padding and several processes) or `batch` (folded at export).
-    dropout: 0..1, of what each module adds to the residual; none inside modules, where it costs most time on a CPU.
-    subsampling_channels: of the two front-end convolutions.
+    dropout: 0..1, on what each module adds to the residual; none inside modules, where it would cost a CPU the most time.
+    subsampling_channels: output channels of the two front-end convolutions.
     """
 
     d_model: int = 144
@@ -62,7 +62,7 @@ class ConformerConfig:
 
 
 def fill_blocks(config: Any, block_class: type) -> None:
-    """Turn `block` and `num_blocks` into one entry of `blocks` per block, which is what model folders hold."""
+    """Turn `block` and `num_blocks` into one entry of `blocks` per block, the form that model folders hold."""
     check(not (config.block and config.blocks), "give either block and num_blocks, or blocks, not both")
     if not config.blocks:
         check(1 <= config.num_blocks <= MOST_BLOCKS, f"num_blocks must be 1 to {MOST_BLOCKS}")
@@ -104,11 +104,11 @@ class ConvolutionModule(nn.Module):
 
     @property
     def look_ahead(self) -> int:
-        """Encoder frames on the right of the symmetric kernel's centre."""
+        """Encoder frames to the right of the symmetric kernel's centre."""
         return self.depthwise.kernel_size[0] // 2
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
         gated = self.cut(gated, context.is_pad.unsqueeze(-1))
         # (N, C, T)
@@ -120,14 +120,17 @@ class ConvolutionModule(nn.Module):
         return self.dropout(self.pointwise2(functional.silu(mixed)))
 
     def cut(self, gated: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
-        """Zero the padding, as if the utterance ended there. In training by a product: a sixth of the time on a CPU.
+        """Zero the padding, as if the utterance ended there. In training by a product, in a sixth of the time on a CPU.
+
         Args: gated (N, T, C); is_pad (N, T, 1) bool.  Returns: the same shape as gated.
         """
         return gated * (~is_pad).to(gated.dtype) if self.training else gated.masked_fill(is_pad, 0.0)
 
     def convolve(self, gated: torch.Tensor) -> torch.Tensor:
-        """The depthwise convolution. In training as one over two dimensions, the second of size 1, whose kernels read (N, T, C) as
-        it lies in memory: the same numbers in a fifth of the time on a CPU. Args: gated (N, C, T).  Returns: the same shape.
+        """The depthwise convolution. In training it runs in two dimensions, the second of size 1, because those kernels read
+        (N, T, C) in its own memory order: the same numbers in a fifth of the time on a CPU.
+
+        Args: gated (N, C, T).  Returns: the same shape.
         """
         conv = self.depthwise
         if not self.training:
@@ -140,7 +143,7 @@ class ConvolutionModule(nn.Module):
         return flat.squeeze(3)
 
     def axis_groups(self) -> list[AxisGroup]:
-        """The inner channels. With conv_norm: layer the norm of the small model sees only the channels that stay."""
+        """The inner channels. With `conv_norm: layer`, the small model's norm sees only the channels that stay."""
         names = ["depthwise.weight", "depthwise.bias", "conv_norm.weight", "conv_norm.bias"]
         if isinstance(self.conv_norm, nn.BatchNorm1d):
             names += ["conv_norm.running_mean", "conv_norm.running_var"]
@@ -170,7 +173,7 @@ class ConformerBlock(nn.Module):
         return max(self.attention.look_ahead, self.convolution.look_ahead)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         x = x + 0.5 * self.ff1(x)
         x = x + self.dropout(self.attention(self.attention_norm(x), context))
         x = x + self.convolution(x, context)

@@ -15,7 +15,7 @@ from steps.models.dropout import Dropout
 
 @dataclass
 class DnnBlockConfig:
-    """units: hidden units of the block.  splice: neighbours (40 ms frames, this many steps away) joined on each side, 0: none."""
+    """units: hidden units of the block.  splice: distance in 40 ms frames of the neighbour joined on each side; 0: none."""
 
     units: int = 512
     splice: int = 1
@@ -49,7 +49,7 @@ class DnnConfig:
 class DnnBlock(nn.Module):
     """LayerNorm, splice of frames t - s, t, t + s, Linear up, ReLU, Linear down, residual.
 
-    Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015, with a bottleneck and a residual of ours.
+    Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015; the bottleneck and the residual are ours.
     """
 
     def __init__(self, config: DnnConfig, block: DnnBlockConfig):
@@ -66,7 +66,7 @@ class DnnBlock(nn.Module):
         return self.splice
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         joined = self.norm(x)
         if self.splice:
             joined = joined.masked_fill(context.is_pad.unsqueeze(-1), 0.0)

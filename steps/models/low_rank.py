@@ -5,7 +5,7 @@ from torch import nn
 
 
 class LowRankLinear(nn.Module):
-    """x -> second(first(x)): `rank` numbers between the two, the bias in the second.
+    """x -> second(first(x)): a bottleneck of width `rank`; the bias is in the second.
 
     Source: Xue, Li, Gong, Interspeech 2013 (SVD restructuring of acoustic models).
     """

@@ -1,4 +1,4 @@
-"""Recurrent encoder blocks in the manner of Deep Speech 2 (Amodei et al. 2015, arXiv:1512.02595): bidirectional LSTMs."""
+"""Recurrent encoder blocks like those of Deep Speech 2 (Amodei et al. 2015, arXiv:1512.02595): bidirectional LSTMs."""
 
 import math
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class RnnBlockConfig:
 class RnnConfig:
     """Sizes of a recurrent encoder. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
 
-    d_model: width between blocks.  dropout: 0..1.  subsampling_channels: of the two front-end convolutions.
+    d_model: width between blocks.  dropout: 0..1.  subsampling_channels: output channels of the two front-end convolutions.
     """
 
     d_model: int = 192
@@ -96,7 +96,7 @@ class RnnBlock(nn.Module):
         return 0 if self.backwards is None else math.inf
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         normed = self.norm(x)
         out = self.forwards(normed)
         if self.backwards is not None:

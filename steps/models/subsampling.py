@@ -1,6 +1,6 @@
 """Front ends that turn 10 ms feature frames into 40 ms encoder frames.
 
-No output frame looks at padding: frame counts are floored, so a padded batch and a single utterance give the same numbers.
+No output frame sees padding: frame counts are rounded down, so a padded batch and a single utterance give the same numbers.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from steps.models.axes import AxisGroup, Member
 
 # feature frames that an encoder frame stands for
 STRIDE = 4
-# of the 7 feature frames that one output frame of the two convolutions sees
+# the middle one of the 7 feature frames that an output frame of the two convolutions sees
 CENTRE = 3
 
 
@@ -25,7 +25,7 @@ class Conv2dSubsampling(nn.Module):
     """
 
     stride = STRIDE
-    # feature frames seen beyond the stride: 7 of them, from the first of the stride on
+    # feature frames seen beyond the stride: an output frame sees 7, from the first of the stride on
     look_ahead = 3
 
     def __init__(self, feature_dim: int, channels: Sequence[int], out_dim: int):
@@ -36,7 +36,7 @@ class Conv2dSubsampling(nn.Module):
         self.linear = nn.Linear(channels[1] * self.bins, out_dim)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
+        """Output frames for input frames. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return _halve(_halve(lengths))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -57,13 +57,13 @@ class Conv2dSubsampling(nn.Module):
 
 
 def _halve(size):
-    """Outputs of a width-3, stride-2 convolution without padding; at least 0 for tensors of lengths."""
+    """Outputs of a width-3, stride-2 convolution without padding; at least 0 for a tensor of lengths."""
     half = (size - 1) // 2
     return half.clamp(min=0) if isinstance(half, torch.Tensor) else half
 
 
 class SpliceSubsampling(nn.Module):
-    """Every 4th frame with `context` neighbours on each side, through one Linear; as many frames out as Conv2dSubsampling.
+    """Every 4th frame with `context` neighbours on each side, through one Linear; as many output frames as Conv2dSubsampling.
 
     Args: feature_dim: D.   context: frames on each side; those beyond either end count as mean frames (zeros).
           out_dim: model width.
@@ -78,11 +78,11 @@ class SpliceSubsampling(nn.Module):
         self.linear = nn.Linear((2 * context + 1) * feature_dim, out_dim)
 
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Frames out for frames in. Args: lengths (N,) int64.  Returns: (N,) int64."""
+        """Output frames for input frames. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return _halve(_halve(lengths))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T', out_dim), T' as with convolutions."""
+        """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T', out_dim), T' as in Conv2dSubsampling."""
         width = 2 * self.context + 1
         padded = functional.pad(features, (0, 0, self.context, self.context))
         frames = _halve(_halve(features.shape[1]))

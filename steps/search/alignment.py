@@ -1,4 +1,4 @@
-"""Where the words of a known transcript lie in a recording, and where between them it is best cut."""
+"""Finds the words of a known transcript in a recording, and the best places to cut between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class CannotAlign(Exception):
 
 @dataclass(frozen=True)
 class Unit:
-    """A word, or a character of a script without blanks: tokens [first, last), frames [start, end) and their mean probability."""
+    """A word, or a character of a script without spaces: tokens [first, last), frames [start, end) and their mean probability."""
 
     first: int
     last: int
@@ -33,8 +33,8 @@ def best_path(log_probs: np.ndarray, ids: Sequence[int], blank_id: int) -> np.nd
     Args:    log_probs (T, V) float array; ids: L tokens, at least one, none of them the blank.
     Returns: (T,) int array: 2 n + 1 where token n is emitted, even numbers for the blanks around them.
     Raises:  CannotAlign.
-    Source:  Graves et al. 2006, section 4.1, with the maximum for the sum. torchaudio's forced_align (2.11) is not used: with long
-             silence its path is not the best one.
+    Source:  Graves et al. 2006, section 4.1, with the maximum for the sum. torchaudio's forced_align (2.11) is not used: in long
+             silences its path is not the best one.
     """
     count = 2 * len(ids) + 1
     if len(log_probs) * count > MOST_STATES:
@@ -67,8 +67,8 @@ def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str]
     """Find the words of a transcript on the best path.
 
     Args:    log_probs (T, V) float array; ids: tokens of the transcript, at least one; pieces: text of each id, U+2581 for a
-             space; where there is none in the transcript, every token is a unit.
-    Returns: list of Unit, in order.   Raises: CannotAlign.
+             space; in a transcript without any, every token is a unit.
+    Returns: the units, in order.   Raises: CannotAlign.
     """
     path = best_path(log_probs, ids, blank_id)
     numbers, frames = path // 2, np.flatnonzero(path % 2)
@@ -84,20 +84,20 @@ def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str]
 
 
 def choose_cuts(units: Sequence[Unit], total: int, shortest: float, longest: float) -> list[int]:
-    """Cut a recording in its longest pauses.
+    """Cut a recording at its longest pauses.
 
-    Args:    units: list of Unit.   total: frames of the recording.   shortest, longest: frames a piece should have.
-    Returns: numbers of the units that begin a new piece. From each cut on, the next is the longest pause (of equal ones the
-             last) that leaves a piece within the limits; where there is none, the first pause behind `shortest`.
+    Args:    total: frames of the recording.   shortest, longest: frames a piece should have.
+    Returns: numbers of the units that begin a new piece. The next cut is always the longest pause (the last of equal ones)
+             that leaves a piece within the limits; where there is none, the first pause after `shortest`.
     """
     cuts: list[int] = []
     begin = 0.0
     pauses = [((a.end + b.start) / 2, b.start - a.end, number) for number, (a, b) in enumerate(pairwise(units), 1)]
     while total - begin > longest:
-        behind = [pause for pause in pauses if pause[0] - begin >= shortest]
-        if not behind:
+        later = [pause for pause in pauses if pause[0] - begin >= shortest]
+        if not later:
             break
-        within = [pause for pause in behind if pause[0] - begin <= longest]
-        begin, _, number = max(within, key=lambda pause: (pause[1], pause[0])) if within else behind[0]
+        within = [pause for pause in later if pause[0] - begin <= longest]
+        begin, _, number = max(within, key=lambda pause: (pause[1], pause[0])) if within else later[0]
         cuts.append(number)
     return cuts

@@ -8,8 +8,8 @@ def greedy_search(log_probs: ArrayLike, lengths: ArrayLike, blank_id: int = 0) -
     """Collapse the best path of each utterance of a batch.
 
     Args:   log_probs: (N, T, V) float, numpy array or tensor on any device; only the order within a frame matters.
-            lengths: (N,) whole frames that are real.   blank_id: index of the blank in V.
-    Returns: list of N lists of token ids.
+            lengths: (N,) int, frames that are not padding.   blank_id: index of the blank in V.
+    Returns: token ids of each of the N utterances.
     Raises:  ValueError when shapes or lengths do not fit.
     Source:  Graves et al. 2006, "Connectionist temporal classification", section 3.2, best path decoding.
     """

@@ -1,4 +1,4 @@
-"""Lexicon decoding: the most likely sequence of words of a list, all words equally likely, no language model.
+"""Lexicon decoding: the most likely sequence of words from a list, all words equally likely, no language model.
 
 Without a language model the best path through the words can be found exactly, by dynamic programming over the prefix
 tree of their spellings; no beam, nothing to tune. The work per frame grows with the tree: meant for up to 10,000 words.
@@ -27,11 +27,11 @@ def spell_words(
 ) -> list[list[int]]:
     """Spell each word in token ids.
 
-    Args:   words: words, none twice.   pieces: text of each token id, U+2581 standing for a space.
+    Args:   words: without duplicates.   pieces: text of each token id, U+2581 standing for a space.
             encode: text -> token ids, with its own word boundaries; None: character by character, with the space (when
                     it is a piece) at the end.
             special_ids: ids no word may use (blank, unknown).
-    Returns: list of lists of ids, in the order of `words`.
+    Returns: ids of each word, in the order of `words`.
     Raises:  ValueError listing the words that cannot be spelled.
     """
     ids = {piece: i for i, piece in enumerate(pieces) if i not in special_ids}
@@ -54,7 +54,7 @@ def spell_words(
 class LexiconDecoder:
     """Exact Viterbi search over the words of a list.
 
-    Args:   words: the words that may come out; repeats are ignored.   pieces: text of each token id.
+    Args:   words: the words that may be recognised; duplicates are ignored.   pieces: text of each token id.
             blank_id: index of the CTC blank.   encode, special_ids: see `spell_words`.
             word_score: nats added for each word; below 0 gives fewer words.
     Raises: ValueError when the list is empty or a word cannot be spelled.
@@ -75,7 +75,7 @@ class LexiconDecoder:
             raise ValueError("the word list is empty")
         self.num_tokens, self.blank_id, self.word_score = len(pieces), blank_id, word_score
         spellings = spell_words(self.words, pieces, encode, special_ids)
-        # Characters: spaces of their own may stand anywhere between words, and the last word needs none to end.
+        # With characters, extra spaces may stand anywhere between words, and the last word needs none.
         self.space_id = list(pieces).index(SPACE) if encode is None and SPACE in pieces else None
         self._build_tree(spellings)
 

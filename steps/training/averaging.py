@@ -7,7 +7,7 @@ from torch import nn
 
 
 class WeightAverage:
-    """Mean of a model's floating tensors over the epochs it is shown."""
+    """Mean of a model's floating-point tensors over the epochs added to it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,7 +25,7 @@ class WeightAverage:
                 self.mean[name].copy_(tensor)
 
     def copy_to_(self, model: nn.Module) -> None:
-        """Put the mean into the model; with nothing added yet, leave it as it is."""
+        """Copy the mean into the model; leave that unchanged when nothing has been added yet."""
         if self.count:
             with torch.no_grad():
                 model.load_state_dict(self.mean)

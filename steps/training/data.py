@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def epoch_groups(dataset: SpeechDataset, loop: "LoopConfig", seed: int, epoch: int, done: int = 0) -> "Groups":
     """Deal the epoch's batches into updates of `processes x accumulate` batches.
 
-    Args:    done: batches of this epoch that earlier updates took, in however many processes.
-    Returns: Groups still to do.
+    Args:    done: batches of this epoch that earlier updates used, in however many processes.
+    Returns: the groups that are left.
     """
     plan = plan_batches(dataset.num_frames, loop.max_batch_frames, seed, epoch)
     return Groups(plan, done, batches_per_update(loop), distributed.world_size())
@@ -32,10 +32,10 @@ def batches_per_update(loop: "LoopConfig") -> int:
 
 
 class Groups(Sequence):
-    """Updates to do; a group is a list of (indices, weight). The last one is filled up with batches of weight 0 when there are
-    several processes, so that all of them take part in every update.
+    """The updates that are left; a group is a list of (indices, weight). With several processes the last one is filled up with
+    batches of weight 0, so that all of them take part in every update.
 
-    Args: plan: BatchPlan of the epoch.   done: batches to leave out.   size: batches of a group.   processes: how many.
+    Args: plan: of the epoch.   done: batches to skip.   size: batches per group.   processes: how many there are.
     """
 
     def __init__(self, plan: BatchPlan, done: int, size: int, processes: int):
@@ -55,13 +55,13 @@ class Groups(Sequence):
         return [self.batch(place) for place in range(start, min(start + self.size, self.total))]
 
     def batch(self, place: int) -> tuple[list[int], float]:
-        """(indices, weight) at this place of the whole."""
+        """(indices, weight) at this place among all batches that are left."""
         place += self.done
         return (self.plan[place], 1.0) if place < len(self.plan) else (self.plan[0][:1], 0.0)
 
 
 class Share(Sequence):
-    """The batches of one process, in order, and how many of them make an update. Args: groups: Groups.  rank: of the process."""
+    """The batches of one process, in order, and how many of them make an update. Args: rank: of the process."""
 
     def __init__(self, groups: Groups, rank: int):
         self.groups, self.rank, self.accumulate = groups, rank, groups.size // groups.processes
@@ -85,10 +85,10 @@ def load_groups(
     epoch: int,
     clean: bool = False,
 ) -> Iterator[list[Batch]]:
-    """Read this process's share of the groups. Yields: list of Batch, one list per update."""
+    """Read this process's share of the groups. Yields: the batches of one update."""
     own = Share(groups, distributed.rank())
     batches = BatchLoader(dataset, own, augment, fill, seed, epoch, clean)
-    # Pinned for a GPU: when batches are read, the model has been there for long.
+    # Pinned for a GPU: by the time batches are read, the model has long been on it.
     pinned = torch.cuda.is_initialized()
     stream = iter(
         DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers, pin_memory=pinned)

@@ -1,4 +1,4 @@
-"""Devices and processes: one process as the plain case, several through torchrun."""
+"""Devices and processes: one process by default, several through torchrun."""
 
 import ctypes
 import os
@@ -16,13 +16,13 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
     """Set CPU threads, join the processes torchrun started (if any) and choose this one's device.
 
     Args: device_name: auto, cpu, cuda or cuda:N.   num_threads: CPU threads of this process.
-          deterministic: on CUDA, for the rest of this process, only algorithms that repeat to the bit; others raise.
-    Returns: torch.device.   Raises: UserError when the device is not there.
+          deterministic: on CUDA, for the rest of this process, only bit-reproducible algorithms; others raise.
+    Raises: UserError when there is no such device.
     """
     torch.set_num_threads(num_threads)
     device = choose_device(device_name)
     if deterministic and device.type == "cuda":
-        # cuBLAS reads it when first used; without fixed work space it may add up in another order each time.
+        # cuBLAS reads it on first use; without a fixed workspace it may add up in a different order each time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
@@ -61,7 +61,7 @@ def world_size() -> int:
 
 
 def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
-    """Add up a list of numbers over all processes. Returns: list of floats."""
+    """Add up each number over all processes."""
     if world_size() == 1:
         return [float(value) for value in values]
     total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
@@ -84,18 +84,18 @@ def sum_gradients_(parameters: Sequence[nn.Parameter]) -> None:
         offset += parameter.numel()
 
 
-def of_first_process(values: Sequence[float], device: torch.device) -> list[float]:
-    """The numbers that process 0 has, for all: what decides when to stop must not differ in a last bit. Returns: list of floats."""
+def from_first_process(values: Sequence[float], device: torch.device) -> list[float]:
+    """Process 0's numbers for every process: what decides when to stop must not differ in the last bit."""
     if world_size() == 1:
         return [float(value) for value in values]
-    told = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
-    distributed.broadcast(told, 0)
-    return told.tolist()
+    numbers = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    distributed.broadcast(numbers, 0)
+    return numbers.tolist()
 
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Process 0 goes through the block before the others: what it makes there, they find; an error meets all of them."""
+    """Process 0 runs the block before the others, so that they find what it makes there, or meet the same error."""
     if rank() > 0:
         barrier()
     try:
@@ -112,7 +112,7 @@ def barrier() -> None:
 
 
 def max_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
-    """Largest of each number over all processes. Returns: list of floats."""
+    """Largest of each number over all processes."""
     if world_size() == 1:
         return [float(value) for value in values]
     largest = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)

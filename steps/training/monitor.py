@@ -1,4 +1,4 @@
-"""What a training shows of itself: progress lines, TensorBoard, and its score on dev."""
+"""What a training reports: progress lines, TensorBoard, and its score on dev."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ LOG_EVERY_S = 10.0
 
 
 def time_left(seconds: float) -> str:
-    """How long it will take, as read at a glance. Args: seconds >= 0.  Returns: such as `12 min left`."""
+    """Remaining time in words, such as `12 min left`. Args: seconds >= 0."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit} left" if seconds < 9.95 * size else f"{seconds / size:.0f} {unit} left"
@@ -43,7 +43,7 @@ class Monitor:
         self.since_s = time.monotonic()
 
     def start(self, step: int) -> None:
-        """Open TensorBoard; events after `step`, from a run that was cut off, are hidden."""
+        """Open TensorBoard; events after `step`, from an interrupted run, are hidden."""
         if distributed.rank() == 0:
             self.writer = SummaryWriter(self.folder, purge_step=step)
         self.saved_s = self.began_s = time.monotonic()
@@ -61,8 +61,8 @@ class Monitor:
     ) -> None:
         """Take in one update of all processes.
 
-        Args: done: share of the whole training, 0..1.   sums: of the loss terms.   frames: of the encoder.   rate: of learning.
-              norm: of the gradient.   audio_frames: of the features.
+        Args: done: share of the whole training, 0..1.   sums: sum of each loss term.   frames: encoder frames.
+              rate: learning rate.   norm: gradient norm.   audio_frames: feature frames.
         """
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -96,7 +96,7 @@ class Monitor:
         self._fresh()
 
     def dev(self, step: int, when: str, dev: Mapping[str, Any]) -> None:
-        """Show a look at dev."""
+        """Show an evaluation on dev."""
         if self.writer is None:
             return
         say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} % CER {dev['cer']:.2f} %  {dev['example']}")
@@ -106,11 +106,11 @@ class Monitor:
         self.writer.flush()
 
     def seconds(self) -> float:
-        """Since this run of the program began to train."""
+        """Seconds since this run of the program began to train."""
         return time.monotonic() - self.began_s
 
     def seconds_since_save(self) -> float:
-        """Since the last checkpoint or the start."""
+        """Seconds since the last checkpoint or the start."""
         return time.monotonic() - self.saved_s
 
     def saved(self, took_s: float) -> None:
@@ -129,7 +129,7 @@ class Monitor:
 def score_dev(
     model: AsrModel, dataset: SpeechDataset, tokenizer: Tokenizer, max_frames: int, device: torch.device
 ) -> dict[str, Any]:
-    """Loss and greedy error rates of a data set.
+    """Loss and greedy error rates on a data set.
 
     Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
              hypothesis of one utterance}.

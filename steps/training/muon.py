@@ -1,4 +1,4 @@
-"""Muon: steps along the orthogonalised momentum of each matrix. Here for CPUs, too: `torch.optim.Muon` multiplies in bfloat16,
+"""Muon: steps along the orthogonalised momentum of each matrix. It suits CPUs, too: `torch.optim.Muon` multiplies in bfloat16,
 which most of them emulate, and takes matrices one by one."""
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def descend_(matrices: Sequence[torch.Tensor], directions: Sequence[torch.Tensor
 
     Args:   matrices, directions: of one shape (M, N), float32.   keep, rate: no unit.
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks (Newton-Schulz iteration and its
-            coefficients). Oblong matrices go through the smaller Gram matrix here, which is less work.
+            coefficients). Here oblong matrices go through their smaller Gram matrix, which is less work.
     """
     rows, columns = directions[0].shape
     if 2 * max(rows, columns) <= 3 * min(rows, columns):
@@ -47,7 +47,7 @@ def iterate(x: torch.Tensor) -> torch.Tensor:
 
 
 def polynomial(gram: torch.Tensor) -> torch.Tensor:
-    """What all rounds together multiply a matrix with. Args: gram (K, M, M), of matrices with themselves.  Returns: likewise."""
+    """The factor that all rounds together apply to a matrix. Args: gram (K, M, M), Gram matrices.  Returns: (K, M, M)."""
     scale = to_norm_1(gram)
     gram, product = gram * scale**2, None
     for last in [False] * (ROUNDS - 1) + [True]:
@@ -59,17 +59,17 @@ def polynomial(gram: torch.Tensor) -> torch.Tensor:
 
 
 def to_norm_1(gram: torch.Tensor) -> torch.Tensor:
-    """What brings matrices to Frobenius norm 1. Args: gram (K, M, M).  Returns: (K, 1, 1)."""
+    """Factors that scale matrices to Frobenius norm 1. Args: gram (K, M, M).  Returns: (K, 1, 1)."""
     return 1 / gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=1e-7)[:, None, None]
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum (Nesterov's), orthogonalised, and scaled to the size of AdamW's steps, so that both share one rate.
 
-    Args: matrices: list of 2-D parameters.   lr: as for AdamW.   weight_decay: decoupled, times lr.   momentum: 0..1.
-          chunks: for each matrix, how many it really is, one above the other: 3 for queries, keys and values in one. Each
-          is orthogonalised apart and moves as far as its own shape says. Default: 1 for all.
-    Source: Jordan et al. 2024, which has queries, keys and values apart, too; the scale 0.2 sqrt(max(M, N)) of Liu et al. 2025
+    Args: matrices: 2-D parameters.   lr: as for AdamW.   weight_decay: decoupled, times lr.   momentum: 0..1.
+          chunks: how many matrices each parameter stacks: 3 for a fused query-key-value projection. Each of them is
+          orthogonalised separately and moves as far as its own shape says. Default: 1 for all.
+    Source: Jordan et al. 2024, which also separates queries, keys and values; the scale 0.2 sqrt(max(M, N)) of Liu et al. 2025
             (arXiv:2502.16982), section 2.2.
     """
 
@@ -117,31 +117,31 @@ class Muon(torch.optim.Optimizer):
 
 
 class OptimizerGroup:
-    """Several optimizers used as one. Args: optimizers."""
+    """Several optimizers used as one."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer):
         self.optimizers = optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of all, to set rates in."""
+        """The groups of all optimizers, to set rates in."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self) -> None:
-        """One update by each."""
+        """One step of each optimizer."""
         for optimizer in self.optimizers:
             optimizer.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of all, in order."""
+        """The states of all optimizers, in order."""
         return {"all": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave. Raises: ValueError, KeyError when it is of other optimizers."""
+        """Restore what `state_dict` returned. Raises: ValueError, KeyError when it came from other optimizers."""
         for optimizer, own in zip(self.optimizers, state["all"], strict=True):
             optimizer.load_state_dict(own)

@@ -20,10 +20,10 @@ BLANK_ID = 0
 
 @dataclass
 class CtcConfig:
-    """What is added to plain CTC, in training alone.
+    """What training adds to plain CTC.
 
-    intermediate_weight: share of the loss that CTC on earlier blocks gets, through the model's own output layer, 0..1; 0: off.
-    intermediate_blocks: which, counted from 0; default: the middle one.
+    intermediate_weight: share of the loss given to CTC on earlier blocks, through the model's own output layer, 0..1; 0: off.
+    intermediate_blocks: which blocks, counted from 0; default: the middle one.
     """
 
     intermediate_weight: float = 0.0
@@ -37,9 +37,9 @@ class CtcConfig:
 
 
 def inner_places(model: "AsrModel", blocks: list[int] | None, section: str) -> list[int]:
-    """Where `encode` returns the outputs of earlier blocks.
+    """Positions of the outputs of earlier blocks in what `encode` returns.
 
-    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, for the message.
+    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, named in the message.
     Raises: UserError when the model has no such block.
     """
     count = len(model.blocks)
@@ -57,7 +57,7 @@ class CtcHead:
     name, frame_posteriors = "ctc", True
 
     def layers(self, d_model: int, vocab_size: int) -> dict[str, nn.Module]:
-        """`norm` and `output`, as every model folder so far names them."""
+        """`norm` and `output`, their names in every model folder so far."""
         return {"norm": nn.LayerNorm(d_model), "output": nn.Linear(d_model, vocab_size)}
 
     def classify(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ class CtcHead:
         return terms
 
     def check_settings(self, model: "AsrModel", settings: CtcConfig) -> None:
-        """Raise UserError when intermediate CTC is asked of blocks that are not there."""
+        """Raise UserError when intermediate CTC names blocks that do not exist."""
         if settings.intermediate_weight:
             inner_places(model, settings.intermediate_blocks, self.name)
 
@@ -99,5 +99,5 @@ class CtcHead:
         return lengths + repeats
 
     def axis_groups(self) -> list[AxisGroup]:
-        """None: the units are the tokenizer's."""
+        """None: the tokenizer determines the units."""
         return []
