@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up like run.sh, with the test tools, then runs everything: style, shell scripts, tests. Options go to pytest.
+# Sets up like run.sh, with the test tools, then runs everything: style, types, shell scripts, tests. Options go to pytest.
 #
 #   tests/run.sh
 #   tests/run.sh -m 'not slow' -x tests/utils
@@ -11,6 +11,8 @@ workers=$(env -u OMP_NUM_THREADS nproc) # nproc itself obeys that variable
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 python3 -m ruff check .
+python3 -m ruff format --check .
+python3 -m mypy
 find . \( -path ./.venv -o -path ./.git -o -path ./data -o -path ./exp \) -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck --external-sources .ci/run
 exec python3 -m pytest -q -n "$workers" --dist loadfile "$@"

@@ -464,7 +464,7 @@ CASES = [  # name, harm, program, words of the message
     ("model: deep JSON", put("model/model.json", "[" * 100000), export, "not valid JSON"),
     # checkpoints
     ("checkpoint: cut", damaged_checkpoint, train, "no checkpoint is whole"),
-    ("checkpoint: of something else", checkpoint({"seed": 0}), train, "of another training"),
+    ("checkpoint: of something else", checkpoint({"seed": 0}), train, "belongs to another training"),
     # ONNX
     ("onnx: cut", cut("model/export/model.onnx"), recognise, "model.onnx: not the file that SHA256SUMS names"),
     ("onnx: cut, no sums", unsummed(cut("model/export/model.onnx")), recognise, "no ONNX graph, or damaged"),

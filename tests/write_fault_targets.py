@@ -210,7 +210,7 @@ class Work(stage.Experiment):
             model = self.folder / "model"
             begun = (model / "conf.yaml").read_text() if (model / "conf.yaml").is_file() else version
             if begun != version:
-                raise StageError(1, f"{model} was begun with other settings")
+                raise StageError(1, f"{model} was started with other settings")
             write_text(model / "conf.yaml", version)
             write_text(model / "model.json", version)
         else:

@@ -1,11 +1,13 @@
 """What a model costs: parameters, non-zero parameters, multiply-accumulates per second of audio."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, weights_of
 
 FRAMES_PER_SECOND = 100
@@ -19,13 +21,13 @@ class Footprint:
     macs_per_second: float
 
 
-def count_parameters(model):
-    """Number of parameters; a quantized weight counts as one whatever its bits. Returns: int."""
+def count_parameters(model: AsrModel) -> int:
+    """Number of parameters; a quantized weight counts as one whatever its bits."""
     return sum(tensor.numel() for tensor in weights_of(model))
 
 
-def count_nonzero(model):
-    """Number of parameters that are not exactly zero. Returns: int."""
+def count_nonzero(model: AsrModel) -> int:
+    """Number of parameters that are not exactly zero."""
     return sum(int(tensor.count_nonzero()) for tensor in weights_of(model))
 
 
@@ -48,12 +50,11 @@ class _CountLstm(TorchFunctionMode):
         return inputs.new_empty(*inputs.shape[:2], width), *state
 
 
-def macs_per_second(model, seconds=10.0):
+def macs_per_second(model: AsrModel, seconds: float = 10.0) -> float:
     """Multiply-accumulates of the whole graph (Linear, convolution, LSTM, attention products), batch 1.
 
-    Args:    model: AsrModel on any device; nothing of it is changed.
-             seconds: length of the utterance; attention grows with its square.
-    Returns: float, multiply-accumulates per second of audio at 100 feature frames per second.
+    Args:    model: on any device; left unchanged.   seconds: length of the utterance; attention grows with its square.
+    Returns: multiply-accumulates per second of audio at 100 feature frames per second.
     """
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
     frames = round(seconds * FRAMES_PER_SECOND)
@@ -64,11 +65,10 @@ def macs_per_second(model, seconds=10.0):
     return (flops.get_total_flops() / 2 + lstm.macs) / seconds
 
 
-def predict(spec, macs=True):
-    """Footprint of the model that `spec` describes, without weights or arithmetic.
+def predict(spec: dict[str, Any], macs: bool = True) -> Footprint:
+    """Footprint of the model that `spec` describes, without memory for weights or arithmetic.
 
-    Args:    spec: content of model.json.   macs: False leaves `macs_per_second` at 0, which is much faster.
-    Returns: Footprint.
+    Args: spec: content of model.json.   macs: False leaves `macs_per_second` at 0, which is much faster.
     """
     with torch.device("meta"):
         model = build_model(spec).eval()

@@ -1,19 +1,25 @@
 """Which parts matter: one score per index of every axis group, and one per block."""
 
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from steps.compress.surgery import drop_blocks
+from steps.models.asr_model import AsrModel
+
+# (model, batch) -> scalar tensor
+LossFunction = Callable[[AsrModel, Any], torch.Tensor]
 
 
 @torch.no_grad()
-def magnitude(model):
+def magnitude(model: AsrModel) -> dict[str, torch.Tensor]:
     """Score parts by the size of their weights.
 
     Every weight matrix or kernel of a group gives each index its squared L2 norm, divided by the mean of those over the
     indices; the score is the root of the average over the matrices. So no matrix outweighs another, and in every group
-    the mean square of the scores is 1: scores say nothing of one group against another. Biases and norms are left out.
+    the mean square of the scores is 1: scores do not compare across groups. Biases and norms are left out.
 
     Returns: {group name: (size,) float32}.
     Source:  Li et al. 2017 (arXiv:1608.08710), with L2 for L1; the division is ours.
@@ -34,14 +40,15 @@ def _by_index(tensor, member, size):
     return rows.sum(dim=(0, 2))
 
 
-def taylor(model, batches, loss_fn):
+def taylor(model: AsrModel, batches: Sequence[Any], loss_fn: LossFunction) -> dict[str, torch.Tensor]:
     """Score parts by how much, to first order, the loss changes when they are removed.
 
     With a gate g = 1 on what a part sends on, dL/dg is the sum of weight x gradient over the weights that read the part
-    (axis 1 of its members). The score is the mean over batches of |dL/dg|, in units of the loss; groups compare.
+    (axis 1 of its members). The score is the mean over batches of |dL/dg|, in units of the loss; scores compare
+    across groups.
     The model runs in eval mode; its mode, gradients and weights are as before afterwards.
 
-    Args:    batches: sequence of whatever loss_fn takes, not empty.   loss_fn: (model, batch) -> scalar tensor.
+    Args:    batches: whatever loss_fn takes, at least one.   loss_fn: returns a scalar.
     Returns: {group name: (size,) float32}, >= 0.
     Source:  Molchanov et al. 2019 (arXiv:1906.10771), gate form of the first-order criterion; |.| where they square.
     """
@@ -66,14 +73,14 @@ def taylor(model, batches, loss_fn):
 
 
 def _differentiable_lstm(model):
-    """cuDNN has no backward of an LSTM in eval mode; the plain kernels have."""
+    """cuDNN has no backward pass for an LSTM in eval mode; the plain kernels do."""
     has_lstm = any(isinstance(layer, torch.nn.LSTM) for layer in model.modules())
     return torch.backends.cudnn.flags(enabled=False) if has_lstm else contextlib.nullcontext()
 
 
 @torch.no_grad()
-def mean_loss(model, batches, loss_fn):
-    """Average loss in eval mode. Args: as `taylor`.   Returns: float."""
+def mean_loss(model: AsrModel, batches: Sequence[Any], loss_fn: LossFunction) -> float:
+    """Average loss in eval mode. Args: as in `taylor`."""
     was_training = model.training
     model.eval()
     try:
@@ -82,11 +89,11 @@ def mean_loss(model, batches, loss_fn):
         model.train(was_training)
 
 
-def block_importance(model, batches, loss_fn):
+def block_importance(model: AsrModel, batches: Sequence[Any], loss_fn: LossFunction) -> list[float]:
     """Loss increase when a block is left out and its input passed on.
 
-    Args:    as `taylor`.
-    Returns: list of floats in units of the loss, one per block.
+    Args:    as in `taylor`.
+    Returns: one number per block, in units of the loss.
     """
     base = mean_loss(model, batches, loss_fn)
     return [mean_loss(drop_blocks(model, [i]), batches, loss_fn) - base for i in range(len(model.blocks))]

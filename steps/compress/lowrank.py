@@ -1,5 +1,6 @@
 """Low-rank factorisation: a Linear layer replaced by two thin ones, from its singular value decomposition."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import ceil
@@ -10,9 +11,11 @@ from torch import nn
 from steps.compress.surgery import editable_spec, rebuild
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.models.asr_model import AsrModel
 from steps.models.low_rank import LowRankLinear
 
-MULTIPLE = 8  # of ranks
+# ranks are multiples of this
+MULTIPLE = 8
 
 
 @dataclass
@@ -37,7 +40,7 @@ class LowRankConfig:
         check(self.layers, "layers must name at least one pattern")
 
 
-def plan_ranks(model, config):
+def plan_ranks(model: AsrModel, config: LowRankConfig) -> tuple[dict[str, int], list[str]]:
     """Choose ranks, multiples of 8, at least 8.
 
     Returns: {layer name: rank}, and the names of matching layers left out because two factors would not be smaller.
@@ -72,11 +75,11 @@ def _rank(weight, config):
     return MULTIPLE * ceil((int((shares < config.energy).sum()) + 1) / MULTIPLE)
 
 
-def factorise(model, ranks):
+def factorise(model: AsrModel, ranks: Mapping[str, int]) -> AsrModel:
     """Replace dense Linear layers by their best approximation of a given rank.
 
-    Args:    model: AsrModel, not quantized; left as it is.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
-    Returns: a new AsrModel, `spec` updated. The singular values are shared evenly by the factors (square root to each).
+    Args:    model: not quantized; left unchanged.   ranks: {layer name: rank, 1..min(inputs, outputs)}.
+    Returns: a new model with an updated `spec`. Each factor gets the square roots of the singular values.
     Raises:  UserError when quantized; ValueError for a layer that is not a dense Linear or an impossible rank.
     Source:  Eckart and Young 1936; Xue, Li, Gong, Interspeech 2013.
     """
@@ -96,7 +99,7 @@ def factorise(model, ranks):
     return rebuild(model, spec, state)
 
 
-def factors(weight, rank):
+def factors(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Balanced factors of a matrix, second @ first ~ weight.
 
     Args:    weight (O, I) float.   rank: 1..min(O, I).

@@ -1,8 +1,10 @@
-"""Structured pruning to a budget: which parts of which axes stay so that the whole graph costs what was asked."""
+"""Structured pruning to a budget: which parts of which axes stay so that the whole graph fits the budget."""
 
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import torch
 
@@ -11,9 +13,12 @@ from steps.compress.footprint import predict
 from steps.compress.surgery import drop_blocks, editable_spec, shrink, shrunk_spec
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.models.asr_model import AsrModel
+from steps.models.axes import AxisGroup
 
 KINDS = ("heads", "ff", "conv", "cells", "units", "subsampling")
-RATIO_STEPS = 1 << 16  # resolution of the local search
+# resolution of the local search
+RATIO_STEPS = 1 << 16
 
 
 @dataclass
@@ -24,7 +29,7 @@ class StructuredConfig:
     keep: share of the target that stays, 0..1.
     scope: `local` (the same share of every axis) or `global` (parts compete across axes).
     importance: `magnitude` or `taylor`.   kinds: axis kinds that may shrink.
-    min_fraction: least share of an axis that stays.   drop_blocks: whole blocks removed first, least important first.
+    min_fraction: least share of an axis that stays.   drop_blocks: number of whole blocks removed first, least important first.
     batches: training batches used for taylor and drop_blocks.
     """
 
@@ -48,24 +53,24 @@ class StructuredConfig:
         check(self.batches >= 1, "batches must be at least 1")
 
     @property
-    def needs_batches(self):
+    def needs_batches(self) -> bool:
         """Whether scores need data."""
         return self.importance == "taylor" or self.drop_blocks > 0
 
 
-def cost(spec, target):
-    """Predicted cost of a model. Args: target: macs (per second of audio) or parameters.   Returns: float or int."""
+def cost(spec: dict[str, Any], target: str) -> float:
+    """Predicted cost of a model. Args: target: macs (per second of audio) or parameters."""
     footprint = predict(spec, macs=target == "macs")
     return footprint.macs_per_second if target == "macs" else footprint.parameters
 
 
-def allowed_size(size, count, multiple, least):
-    """Largest size allowed for `count` parts of an axis: the whole axis or a multiple, and never under `least`."""
+def allowed_size(size: int, count: int, multiple: int, least: float) -> int:
+    """Largest size allowed for `count` parts of an axis: the whole axis or a multiple, and never below `least`."""
     lowest = min(size, multiple * ceil(max(least, 1) / multiple))
     return size if count >= size else max(lowest, count // multiple * multiple)
 
 
-def local_sizes(groups, ratio, min_fraction):
+def local_sizes(groups: Sequence[AxisGroup], ratio: float, min_fraction: float) -> dict[str, int]:
     """Sizes when about `ratio` of every axis stays. Axes round at different ratios, so that one changes at a time.
 
     Args: ratio: 0 (the least sizes) .. 2 (everything, whatever the rounding).   Returns: {group name: size}.
@@ -79,7 +84,9 @@ def local_sizes(groups, ratio, min_fraction):
     return sizes
 
 
-def global_sizes(groups, scores, threshold, min_fraction):
+def global_sizes(
+    groups: Sequence[AxisGroup], scores: Mapping[str, torch.Tensor], threshold: float, min_fraction: float
+) -> dict[str, int]:
     """Sizes when the parts that score at least `threshold` stay. Returns: {group name: size}."""
     return {
         group.name: allowed_size(
@@ -89,12 +96,14 @@ def global_sizes(groups, scores, threshold, min_fraction):
     }
 
 
-def plan_kept(model, scores, config, parent_cost=None):
+def plan_kept(
+    model: AsrModel, scores: Mapping[str, torch.Tensor], config: StructuredConfig, parent_cost: float | None = None
+) -> dict[str, list[int]]:
     """Choose the parts that stay: the largest model within the budget that scope, multiples and least sizes allow.
 
-    Args:    scores: {group name: (size,) tensor}, higher stays.   config: StructuredConfig.
+    Args:    scores: {group name: (size,) tensor}; the highest stay.
              parent_cost: what `keep` is a share of; None: the cost of `model` as it is.
-    Returns: {group name: sorted list of the indices that stay} for `shrink`.
+    Returns: {group name: sorted indices that stay}, for `shrink`.
     Raises:  UserError when even the least sizes cost more than the budget.
     """
     parent_cost = cost(model.spec, config.target) if parent_cost is None else parent_cost
@@ -114,7 +123,7 @@ def plan_kept(model, scores, config, parent_cost=None):
 
 
 def _sizes_by_candidate(model, groups, scores, config):
-    """Function from a candidate's number to sizes, which never fall; `.count` numbers, the last is the whole model."""
+    """Function from a candidate's number to its sizes, which never decrease; the last of its `.count` is the whole model."""
     if config.scope == "local":
 
         def sizes(number):
@@ -124,7 +133,8 @@ def _sizes_by_candidate(model, groups, scores, config):
         return sizes
     whole = cost(model.spec, config.target)
     comparable = {g.name: _comparable(model, g, scores[g.name].double().cpu(), config, whole) for g in groups}
-    values = torch.cat(list(comparable.values())).unique().flip(0)  # thresholds, the highest keeps least
+    # thresholds; the highest keeps least
+    values = torch.cat(list(comparable.values())).unique().flip(0)
 
     def sizes(number):
         threshold = values[number - 1] if number else torch.inf
@@ -155,23 +165,28 @@ def _largest_within(model, scores, candidates, budget, target):
     """Bisect for the largest candidate that costs at most `budget`. Returns: kept indices, or None."""
     known = {}
 
-    def too_dear(number):
+    def too_expensive(number):
         sizes = candidates(number)
         key = tuple(sizes.values())
         if key not in known:
             known[key] = cost(shrunk_spec(model, _strongest(scores, sizes)), target)
         return known[key] > budget
 
-    first_too_dear = bisect_left(range(candidates.count), True, key=too_dear)
-    return _strongest(scores, candidates(first_too_dear - 1)) if first_too_dear else None
+    first_over = bisect_left(range(candidates.count), True, key=too_expensive)
+    return _strongest(scores, candidates(first_over - 1)) if first_over else None
 
 
-def prune_structured(model, config, batches=(), loss_fn=None):
+def prune_structured(
+    model: AsrModel,
+    config: StructuredConfig,
+    batches: Sequence[Any] = (),
+    loss_fn: importance.LossFunction | None = None,
+) -> tuple[AsrModel, dict[str, Any]]:
     """Drop blocks, score parts, plan to the budget and shrink: the whole of one structured pruning.
 
-    Args:    model: AsrModel, not quantized; left as it is.   config: StructuredConfig.
-             batches, loss_fn: as `importance.taylor`; needed when `config.needs_batches`.
-    Returns: the small AsrModel, and a record for people and JSON: {"dropped_blocks": [...],
+    Args:    model: not quantized; left unchanged.
+             batches, loss_fn: as in `importance.taylor`; needed when `config.needs_batches`.
+    Returns: the small model, and a record that is valid JSON: {"dropped_blocks": [...],
              "sizes": {group: [before, after]}, "parameters": [before, after], "macs_per_second": [before, after]}.
     Raises:  UserError when quantized or the budget cannot be reached.
     """
@@ -180,8 +195,10 @@ def prune_structured(model, config, batches=(), loss_fn=None):
         raise ValueError("these settings need batches and a loss")
     before = predict(model.spec)
     smaller, dropped = _without_weakest_blocks(model, config.drop_blocks, batches, loss_fn)
-    by_loss = config.importance == "taylor"
-    scores = importance.taylor(smaller, batches, loss_fn) if by_loss else importance.magnitude(smaller)
+    if config.importance == "taylor" and loss_fn:
+        scores = importance.taylor(smaller, batches, loss_fn)
+    else:
+        scores = importance.magnitude(smaller)
     parent_cost = before.macs_per_second if config.target == "macs" else before.parameters
     kept = plan_kept(smaller, scores, config, parent_cost)
     small = shrink(smaller, kept)
@@ -195,7 +212,7 @@ def prune_structured(model, config, batches=(), loss_fn=None):
 
 
 def _without_weakest_blocks(model, count, batches, loss_fn):
-    """Drop blocks one by one, scoring anew after each. Returns: model, the dropped blocks' original indices."""
+    """Drop blocks one by one, scoring again after each. Returns: model, the dropped blocks' original indices."""
     left = list(range(len(model.blocks)))
     if count >= len(left):
         raise UserError(f"drop_blocks: {count} of {len(left)} blocks; at least one must stay")

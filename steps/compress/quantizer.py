@@ -1,5 +1,6 @@
 """Post-training quantization: Linear and LSTM weights become int8 codes, everything else stays float."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check, nearest
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats
 from steps.models.quant_layers import QuantLinear
@@ -14,8 +16,8 @@ from steps.models.quant_layers import QuantLinear
 
 @dataclass
 class QuantizeConfig:
-    """bits: of a weight, 8 or 7. Either takes a byte on disk; with 7 the fastest integer kernels of processors without VNNI
-    are exact, and are used.  skip: layers, or modules with all layers in them, that stay float, by name."""
+    """bits: per weight, 8 or 7. Either takes a byte on disk; with 7 the fastest integer kernels of processors without VNNI
+    are exact, and are used.  skip: names of layers, or of modules with all their layers, that stay float."""
 
     bits: int = 8
     skip: list[str] = field(default_factory=list)
@@ -26,7 +28,7 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class FloatTensor:
-    """A tensor that stays float. size_bytes: of it.  share: of the bytes of all tensors, 0..1."""
+    """A tensor that stays float. share: its part of the bytes of all tensors, 0..1."""
 
     name: str
     size_bytes: int
@@ -36,7 +38,7 @@ class FloatTensor:
 def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
     """Round each row to the levels between minus and plus its largest magnitude.
 
-    Args:    weight: (O, I) float, finite.   format: CodeFormat of grid symmetric, one scale a row.
+    Args:    weight: (O, I) float, finite.   format: grid symmetric, one scale per row.
     Returns: Codes with scales (O,) float32; what they stand for is within scales / 2 of weight.
     Raises:  ValueError when a weight is not finite.
     Source:  symmetric per-channel quantization, Krishnamoorthi 2018 (arXiv:1806.08342), section 2.
@@ -45,25 +47,26 @@ def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
         raise ValueError("a weight is not finite")
     weight, largest = weight.detach().float(), format.largest
     scales = weight.abs().amax(dim=1) / largest
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # rows of zeros, or of numbers too small
+    # rows of zeros, or of numbers so small that the division gave zero
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
     codes = (weight / scales.unsqueeze(1)).round().clamp(-largest, largest)
     return Codes(codes.to(torch.int8), scales, format)
 
 
-def quantizable_layers(model):
-    """Every Linear and LSTM by name, both factors of low-rank layers included. Returns: dict."""
+def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every Linear and LSTM by name, both factors of low-rank layers included."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.LSTM))}
 
 
-def quantize_model(model, config):
+def quantize_model(model: AsrModel, config: QuantizeConfig) -> AsrModel:
     """Quantize the weights of Linear and LSTM layers.
 
-    Args:    model: AsrModel with `.spec`, not quantized yet.   config: QuantizeConfig.
-    Returns: a new AsrModel in eval mode, on the CPU, with `.spec["quantization"]`.
-    Raises:  UserError when `skip` names no layer, nothing is left to quantize, or the model is quantized already.
+    Args:    model: not quantized yet.
+    Returns: a new model in eval mode, on the CPU, with `.spec["quantization"]`.
+    Raises:  UserError when `skip` names no layer, nothing is left to quantize, or the model is already quantized.
     """
     if model.spec["quantization"]:
-        raise UserError("the model is quantized already; quantize the one it was made from")
+        raise UserError("the model is already quantized; quantize the one it was made from")
     layers = quantizable_layers(model)
     names = select_layers(layers, config.skip)
     format = CodeFormat(config.bits)
@@ -80,7 +83,7 @@ def quantize_model(model, config):
     return small.eval()
 
 
-def select_layers(layers, skip):
+def select_layers(layers: Iterable[str], skip: Sequence[str]) -> list[str]:
     """Names of layers that no entry of `skip` covers. Raises: UserError when an entry covers none or none is left."""
     parts = {name.rsplit(".", depth)[0] for name in layers for depth in range(name.count(".") + 1)}
     for entry in skip:
@@ -95,7 +98,7 @@ def select_layers(layers, skip):
 def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """State of a quantized layer from that of the float one.
 
-    Args: layer: QuantLinear or QuantLSTM, with its `format`.   tensors: state dict of the Linear or LSTM.
+    Args: layer: QuantLinear or QuantLSTM.   tensors: state dict of the Linear or LSTM.
     """
     # an LSTM's tensors end in the number of its layer
     suffix = "" if isinstance(layer, QuantLinear) else "_l0"
@@ -106,8 +109,8 @@ def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dic
     return state
 
 
-def float_tensors(model):
-    """The tensors of a quantized model that are float, largest first. Returns: list of FloatTensor."""
+def float_tensors(model: AsrModel) -> list[FloatTensor]:
+    """The tensors of a quantized model that are float, largest first."""
     state = model.state_dict()
     total = sum(tensor.nbytes for tensor in state.values())
     rows = [FloatTensor(name, t.nbytes, t.nbytes / total) for name, t in state.items() if t.is_floating_point()]

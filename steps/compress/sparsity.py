@@ -1,5 +1,6 @@
 """Unstructured pruning: the smallest weights set to zero. Smaller only where the file format stores zeros cheaply."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.models.asr_model import AsrModel
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)
 
@@ -15,7 +17,8 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)
 class SparsityConfig:
     """How sparse.
 
-    fraction: share of the weights set to zero, 0..1.   scope: `local` (of every matrix alike) or `global` (of all).
+    fraction: share of the weights set to zero, 0..1.   scope: `local` (the same share of every matrix) or `global` (of
+    all weights together).
     """
 
     fraction: float = 0.5
@@ -26,9 +29,9 @@ class SparsityConfig:
         check(self.scope in ("local", "global"), "scope must be local or global")
 
 
-def prunable_weights(model):
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weight matrices and kernels of Linear, convolution and LSTM layers, by name; no biases, no norms."""
-    weights = {}
+    weights: dict[str, nn.Parameter] = {}
     for path, layer in model.named_modules():
         if isinstance(layer, LAYERS):
             weights |= {f"{path}.{name}": p for name, p in layer.named_parameters(recurse=False) if p.dim() >= 2}
@@ -36,12 +39,12 @@ def prunable_weights(model):
 
 
 @torch.no_grad()
-def sparsify_(model, fraction, scope="global"):
+def sparsify_(model: AsrModel, fraction: float, scope: str = "global") -> dict[str, torch.Tensor]:
     """Set the weights of least magnitude to zero; those already zero go first.
 
-    Args:    model: AsrModel, not quantized; weights and `spec` are changed.
-             fraction: share of zeros, 0..1, met to one weight (per matrix when local).   scope: local or global.
-    Returns: {parameter name: bool tensor of its shape}, True where the weight stays; for `apply_masks_` after updates.
+    Args:    model: not quantized; its weights and `spec` are changed.
+             fraction: share of zeros, 0..1, exact to one weight (per matrix when local).   scope: local or global.
+    Returns: {parameter name: bool mask of its shape}, True where the weight stays; for `apply_masks_` after updates.
     Raises:  UserError when quantized.
     Source:  Han et al. 2015 (arXiv:1506.02626), without their per-layer sensitivities.
     """
@@ -68,25 +71,25 @@ def _largest(tensors, fraction):
 
 
 @torch.no_grad()
-def apply_masks_(model, masks):
+def apply_masks_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
     """Zero again what an update has changed. Args: masks: as returned by `sparsify_`."""
     weights = prunable_weights(model)
     for name, stays in masks.items():
         weights[name].masked_fill_(~stays, 0.0)
 
 
-def measured_sparsity(model):
-    """Share of exact zeros among the prunable weights, rounded to 6 digits. Returns: float, 0..1."""
+def measured_sparsity(model: nn.Module) -> float:
+    """Share of exact zeros among the prunable weights, rounded to 6 digits. Returns: 0..1."""
     weights = prunable_weights(model).values()
     total = sum(weight.numel() for weight in weights)
     return round(1.0 - sum(int(weight.count_nonzero()) for weight in weights) / total, 6)
 
 
-def cubic_ramp(progress, final):
+def cubic_ramp(progress: float, final: float) -> float:
     """Fraction to prune at a point of gradual pruning: fast at first, level at the end.
 
-    Args:    progress: share of the ramp that is over, clipped to 0..1.   final: fraction at its end.
-    Returns: float, 0..final.
+    Args:    progress: share of the ramp completed, clipped to 0..1.   final: fraction at its end.
+    Returns: 0..final.
     Source:  Zhu and Gupta 2017 (arXiv:1710.01878), equation 1.
     """
     return final * (1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3)

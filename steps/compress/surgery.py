@@ -1,16 +1,22 @@
 """Physical removal: a model made smaller by index, so that what was pruned is neither stored nor computed."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
+
+import torch
 
 from steps.compress.sparsity import measured_sparsity
 from steps.core.cli import UserError
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 
-OF_THE_FILE = ("parameters", "nonzero_parameters", "weights_sha256")  # written by save_model, stale after surgery
+# written by save_model, stale after surgery
+WRITTEN_ON_SAVE = ("parameters", "nonzero_parameters", "weights_sha256")
 
 
-def shrunk_spec(model, kept):
-    """Description of the model that `shrink` would make. Args: as `shrink`.   Returns: dict."""
+def shrunk_spec(model: AsrModel, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Description of the model that `shrink` would make. Args: as in `shrink`."""
     groups = {group.name: group for group in model.axis_groups()}
     spec = editable_spec(model)
     for name, indices in kept.items():
@@ -28,21 +34,21 @@ def shrunk_spec(model, kept):
 def _check_indices(group, indices):
     rising = all(left < right for left, right in zip(indices[:-1], indices[1:], strict=True))
     if not indices or not rising or indices[0] < 0 or indices[-1] >= group.size:
-        raise ValueError(f"{group.name}: kept indices must rise within 0..{group.size - 1}, at least one")
+        raise ValueError(f"{group.name}: kept indices must be ascending within 0..{group.size - 1}, at least one")
 
 
-def editable_spec(model):
-    """A copy of the model's description to change, without what only a saved file can say.
+def editable_spec(model: AsrModel) -> dict[str, Any]:
+    """A copy of the model's description that may be changed, without the facts that hold for a saved file only.
 
     Raises: UserError when quantized.
     """
     if model.spec["quantization"]:
         raise UserError("the model is quantized; prune or factorise its float parent, then quantize the result")
-    return deepcopy({key: value for key, value in model.spec.items() if key not in OF_THE_FILE})
+    return deepcopy({key: value for key, value in model.spec.items() if key not in WRITTEN_ON_SAVE})
 
 
-def rebuild(model, spec, state):
-    """Build `spec`, load `state` strictly, carry over device, mode and measured sparsity. Returns: AsrModel."""
+def rebuild(model: AsrModel, spec: dict[str, Any], state: Mapping[str, torch.Tensor]) -> AsrModel:
+    """Build `spec`, load `state` strictly, carry over device, mode and measured sparsity."""
     small = build_model(spec)
     small.load_state_dict(state)
     small.to(model.feature_mean.device).train(model.training)
@@ -51,13 +57,13 @@ def rebuild(model, spec, state):
     return small
 
 
-def shrink(model, kept):
+def shrink(model: AsrModel, kept: Mapping[str, Sequence[int]]) -> AsrModel:
     """Keep only the given parts of some axis groups.
 
-    Args:    model: AsrModel, not quantized; left as it is.
-             kept: {group name: sorted list of the indices that stay}; groups not named stay whole.
-    Returns: a new AsrModel whose weights are slices of the old ones, `spec` updated. It computes what the old one does
-             with the removed parts zeroed, except behind a LayerNorm over the removed channels (conv_norm: layer).
+    Args:    model: not quantized; left unchanged.
+             kept: {group name: sorted indices that stay}; groups not named stay whole.
+    Returns: a new model whose weights are slices of the old ones, with an updated `spec`. It computes what the old one does
+             with the removed parts zeroed, except after a LayerNorm over the removed channels (conv_norm: layer).
     Raises:  UserError when quantized; ValueError for unknown groups or bad indices.
     """
     spec = shrunk_spec(model, kept)
@@ -72,8 +78,8 @@ def shrink(model, kept):
     return rebuild(model, spec, state)
 
 
-def drop_blocks(model, indices):
-    """Remove whole encoder blocks. Args: indices: of the blocks to go.   Returns: a new AsrModel with `spec` updated.
+def drop_blocks(model: AsrModel, indices: Iterable[int]) -> AsrModel:
+    """Remove whole encoder blocks. Args: indices: of the blocks to remove.   Returns: a new model with an updated `spec`.
 
     Raises: UserError when quantized or when no block would be left; ValueError for an index out of range.
     """

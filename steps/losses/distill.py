@@ -1,25 +1,27 @@
-"""Distillation criteria. Sums over frames, so that batches of any size can be added up before dividing."""
+"""Distillation losses: sums over frames, so that batches of any size can be added up before dividing."""
+
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
 
 
-def soften(log_probs, temperature):
+def soften(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-softmax at a temperature. Args: log_probs (..., V), normalised; temperature > 0.  Returns: (..., V), normalised."""
     return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(dim=-1)
 
 
-def mean_teacher(teachers, temperature):
-    """Average several teachers' softened posteriors. Args: teachers: list of (N, T, V) log-probs.  Returns: (N, T, V) log-probs."""
+def mean_teacher(teachers: Sequence[torch.Tensor], temperature: float) -> torch.Tensor:
+    """Average several teachers' softened posteriors. Args: teachers: (N, T, V) log-probs each.  Returns: (N, T, V) log-probs."""
     softened = torch.stack([soften(log_probs, temperature) for log_probs in teachers])
     return softened.logsumexp(dim=0) - torch.log(torch.tensor(float(len(teachers))))
 
 
-def select_frames(teacher_log_probs, is_pad, mode, window):
+def select_frames(teacher_log_probs: torch.Tensor, is_pad: torch.Tensor, mode: str, window: int) -> torch.Tensor:
     """Frames on which the student is taught.
 
     Args:    teacher_log_probs (N, T, V), unit 0 = blank; is_pad (N, T) bool, True on padding.
-             mode: `all`; `spikes`: frames where the blank is not the teacher's best unit; `window`: these and `window`
+             mode: `all`; `spikes`: frames where the blank is not the teacher's best unit; `window`: those plus `window`
              frames on each side.
     Returns: (N, T) bool.   Source: arXiv:2506.01503 (symmetric selection around non-blank frames) for `window`.
     """
@@ -32,7 +34,9 @@ def select_frames(teacher_log_probs, is_pad, mode, window):
     return spikes & ~is_pad
 
 
-def frame_kl_sum(student_log_probs, softened_teacher, selected, temperature):
+def frame_kl_sum(
+    student_log_probs: torch.Tensor, softened_teacher: torch.Tensor, selected: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """Per-frame KL(teacher || student) on softened posteriors, summed over the selected frames.
 
     Args:    student_log_probs (N, T, V), normalised at temperature 1; softened_teacher (N, T, V), normalised at
@@ -48,7 +52,7 @@ def frame_kl_sum(student_log_probs, softened_teacher, selected, temperature):
     return per_frame.masked_fill(~selected, 0.0).sum() * temperature**2
 
 
-def hidden_match_sum(projected, target, is_pad):
+def hidden_match_sum(projected: torch.Tensor, target: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
     """Distance of projected student states from teacher states: mean absolute difference minus log-sigmoid of the cosine.
 
     Args:    projected, target (N, T, C); is_pad (N, T) bool.   Returns: scalar, summed over real frames.

@@ -1,4 +1,6 @@
-"""The one model of this project: an encoder and a head. What was compressed in it stands in `.spec`, the content of model.json."""
+"""The project's one model: an encoder and a head. Its `.spec`, the content of model.json, records how it was compressed."""
+
+from typing import Any
 
 import torch
 
@@ -8,13 +10,15 @@ from steps.models.heads import HEADS
 
 
 class AsrModel(Encoder):
-    """An encoder with the layers of a head beside its own.
+    """An encoder plus the layers of a head.
 
     Args: kind, config, feature_dim: see Encoder.   head: a name in HEADS.   vocab_size: V, blank included.
     Attributes: head: the Head.   head_layers: names of its layers among the model's.
     """
 
-    def __init__(self, kind: str, config, feature_dim: int, head: str, vocab_size: int):
+    spec: dict[str, Any]
+
+    def __init__(self, kind: str, config: Any, feature_dim: int, head: str, vocab_size: int):
         super().__init__(kind, config, feature_dim)
         self.head = HEADS[head]
         layers = self.head.layers(config.d_model, vocab_size)
@@ -23,7 +27,7 @@ class AsrModel(Encoder):
             self.add_module(name, layer)
 
     def classify(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the head makes of a block's output. Args: hidden (N, T', d_model).  Returns: of CTC (N, T', V) log-probabilities."""
+        """The head's output for a block's. Args: hidden (N, T', d_model).  Returns: for CTC, (N, T', V) log-probabilities."""
         return self.head.classify(self, hidden)
 
     def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

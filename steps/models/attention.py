@@ -1,6 +1,7 @@
 """Multi-head self-attention with rotary positions."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,16 +10,17 @@ from torch.nn import functional
 from steps.models.axes import AxisGroup, Member
 from steps.models.context import Context
 
-MASKED = -1e4  # finite, so that half precision and an utterance that is all padding stay finite
+# finite, so that half precision and an utterance that is all padding stay finite
+MASKED = -1e4
 
 
-def rotary_angles(frames, head_dim, device):
+def rotary_angles(frames: int, head_dim: int, device: torch.device) -> torch.Tensor:
     """Angles of the rotary embedding. Returns: (T, head_dim / 2) float32, radians."""
     rates = 10000.0 ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     return torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * rates
 
 
-def rotate(heads, angles):
+def rotate(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Rotate pairs of channels by their frame's angle. Args: heads (N, H, T, head_dim), angles (T, head_dim / 2)."""
     cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
     left, right = heads.chunk(2, dim=-1)
@@ -26,20 +28,22 @@ def rotate(heads, angles):
 
 
 class RotatedHeads(torch.autograd.Function):
-    """Queries and keys rotated as by `rotate`, and values, of a fused projection; with few passes over memory in both directions.
+    """Queries and keys rotated as in `rotate`, and values, from a fused projection, with few passes over memory in either direction.
 
-    Args:    qkv (N, T, 3, H, head_dim); cos, sin (T, 1, head_dim / 2), of qkv's type.
+    Args:    qkv (N, T, 3, H, head_dim); cos, sin (T, 1, head_dim / 2), in qkv's dtype.
     Returns: query, key, value, each (N, T, H, head_dim).
     """
 
     @staticmethod
-    def forward(ctx, qkv, cos, sin):
+    def forward(ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(cos, sin)
         query, key, value = qkv.unbind(2)
         return _turned(query, cos, sin, torch.empty_like(query)), _turned(key, cos, sin, torch.empty_like(key)), value
 
     @staticmethod
-    def backward(ctx, grad_query, grad_key, grad_value):
+    def backward(
+        ctx: Any, grad_query: torch.Tensor, grad_key: torch.Tensor, grad_value: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         batch, frames, heads, head_dim = grad_query.shape
         grad = grad_query.new_empty(batch, frames, 3, heads, head_dim)
@@ -68,39 +72,43 @@ class SelfAttention(nn.Module):
     # every frame sees every other
     look_ahead = math.inf
 
-    def __init__(self, d_model, heads, head_dim):
+    def __init__(self, d_model: int, heads: int, head_dim: int):
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.qkv = nn.Linear(d_model, 3 * heads * head_dim)
         self.out = nn.Linear(heads * head_dim, d_model)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: (N, T, d_model)."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         batch, frames, _ = x.shape
         qkv = self.qkv(x).view(batch, frames, 3, self.heads, self.head_dim)
-        # the length as the context has it: one table for all blocks when the graph is traced
+        # the length is taken from the context, so that all blocks share one table in a traced graph
         angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device)
         attend = self.attend_in_steps if torch.onnx.is_in_onnx_export() else self.attend
         return self.out(attend(qkv, angles, context.is_pad).flatten(2))
 
-    def attend(self, qkv, angles, is_pad):
-        """Mix the values. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
+    def attend(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+        """Mix the values by attention. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
         if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
-            qkv = qkv.float()  # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
+            # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
+            qkv = qkv.float()
         cos, sin = (table.unsqueeze(1).to(qkv.dtype) for table in (angles.cos(), angles.sin()))
-        heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]  # each (N, H, T, head_dim)
+        # each (N, H, T, head_dim)
+        heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]
         bias = qkv.new_zeros(is_pad.shape).masked_fill(is_pad, MASKED)[:, None, None, :]
         with torch.autocast("cpu", enabled=False):
             return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
 
-    def attend_in_steps(self, qkv, angles, is_pad):
-        """The same as an exporter traces it into the fewest nodes."""
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, head_dim)
+    def attend_in_steps(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+        """The same as `attend`, in steps that an exporter traces into the fewest nodes."""
+        # each (N, H, T, head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
-        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)  # (N, H, T, T)
+        # (N, H, T, T)
+        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)
         return (scores.softmax(dim=-1) @ value).transpose(1, 2)
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """One group: the heads."""
         unit = self.head_dim
         members = (

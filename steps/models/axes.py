@@ -1,5 +1,6 @@
 """Prunable axes: which tensor axes shrink together when a head, channel, cell or unit is removed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,11 +20,11 @@ class Member:
     chunks: int = 1
     unit: int = 1
 
-    def rows(self, kept, size):
+    def rows(self, kept: Sequence[int], size: int) -> torch.Tensor:
         """Positions along the axis that stay. Args: kept: sorted group indices.  size: the group's size.  Returns: (K,) int64."""
-        kept = torch.as_tensor(kept, dtype=torch.int64)
+        indices = torch.as_tensor(kept, dtype=torch.int64)
         chunk = torch.arange(self.chunks).view(-1, 1, 1) * (size * self.unit)
-        return (chunk + kept.view(1, -1, 1) * self.unit + torch.arange(self.unit).view(1, 1, -1)).flatten()
+        return (chunk + indices.view(1, -1, 1) * self.unit + torch.arange(self.unit).view(1, 1, -1)).flatten()
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class AxisGroup:
     """A set of `size` interchangeable parts, each of which can be removed from every member axis at once.
 
     name: unique, e.g. `blocks.0.ff1`.   kind: heads, ff, conv, subsampling, cells or units.
-    config_path: where the size stands in the model's configuration.   multiple: pruned sizes are multiples of it.
+    config_path: where the size is in the model's configuration.   multiple: pruned sizes are multiples of it.
     """
 
     name: str
     kind: str
     size: int
-    config_path: tuple
-    members: tuple
+    config_path: tuple[str | int, ...]
+    members: tuple[Member, ...]
     multiple: int = 8
 
-    def prefixed(self, prefix, config_prefix):
+    def prefixed(self, prefix: str, config_prefix: tuple[str | int, ...]) -> "AxisGroup":
         """The same group seen from the parent module."""
         members = tuple(replace(member, parameter=f"{prefix}.{member.parameter}") for member in self.members)
         return replace(

@@ -1,11 +1,14 @@
 """Model folders: the one way a model is saved, checked and loaded, whatever compression it went through."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, nearest, to_dict
@@ -25,8 +28,8 @@ CODES = (torch.int8, torch.uint8)
 CARRIED = ("tokenizer.model", "tokens.txt", "features.yaml")
 
 
-def read_spec(folder):
-    """Read and check `model.json` of a model folder. Returns: dict.  Raises: MissingInput, UserError."""
+def read_spec(folder: Path | str) -> dict[str, Any]:
+    """Read and check `model.json` of a model folder. Raises: MissingInput, UserError."""
     path = Path(folder) / "model.json"
     if not path.is_file():
         raise MissingInput(f"{path}: no such file; {folder} is not a (finished) model folder")
@@ -39,10 +42,18 @@ def read_spec(folder):
     return spec
 
 
-def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model", head=DEFAULT):
+def new_spec(
+    kind: str,
+    model_config: Mapping[str, Any],
+    feature_dim: int,
+    vocab_size: int,
+    step: str,
+    where: str = "model",
+    head: str = DEFAULT,
+) -> dict[str, Any]:
     """Description of an uncompressed model.
 
-    Args: model_config: a mapping as under `model:` in the settings.   step: verb that makes it.   where: for messages.
+    Args: model_config: as under `model:` in the settings.   step: name of the program that makes it.   where: for messages.
           head: a name in HEADS.
     """
     if kind not in KINDS:
@@ -65,13 +76,13 @@ def new_spec(kind, model_config, feature_dim, vocab_size, step, where="model", h
     }
 
 
-def describe_config(config):
-    """A model config as plain values, the template fields that `blocks` replaces left out."""
+def describe_config(config: Any) -> dict[str, Any]:
+    """A model config as plain values, without the template fields that `blocks` replaces."""
     return {key: value for key, value in to_dict(config).items() if key not in ("block", "num_blocks")}
 
 
-def build_model(spec):
-    """Build the model that `spec` (the content of model.json) describes, with fresh weights. Returns: AsrModel with `.spec`."""
+def build_model(spec: dict[str, Any]) -> AsrModel:
+    """Build the model that `spec` (the content of model.json) describes, with fresh weights. Raises: UserError."""
     try:
         kind, sizes = spec["type"], spec["model"]
         config = from_dict(KINDS[kind].config, sizes, "model.json: model")
@@ -85,17 +96,18 @@ def build_model(spec):
                 model.set_submodule(name, quantized_like(model.get_submodule(name), format))
     except ValueError as error:
         raise UserError(f"model.json: {error}; make the model again") from None
-    except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:  # impossible sizes
+    # impossible sizes
+    except (KeyError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise UserError(f"model.json: does not describe a model ({reason}); make the model again") from None
     model.spec = spec
     return model
 
 
-def load_model(folder, device="cpu"):
-    """Load a finished model folder, weights checked against the description. Returns: AsrModel in eval mode with `.spec`.
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> AsrModel:
+    """Load a finished model folder, weights checked against the description.
 
-    Raises: MissingInput, UserError.
+    Returns: the model in eval mode.   Raises: MissingInput, UserError.
     """
     folder = Path(folder)
     spec = read_spec(folder)
@@ -121,23 +133,25 @@ def load_model(folder, device="cpu"):
         raise UserError(f"{weights}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{weights}: {name}: not finite numbers; make the model again")
+            raise UserError(f"{weights}: {name}: contains values that are not finite; make the model again")
     return model.to(device).eval()
 
 
-def carried_hashes(spec):
-    """SHA-256 of the files beside the weights, {name: hex digest}; other names than CARRIED do not count."""
-    told = spec.get("files_sha256")
-    return {name: told[name] for name in CARRIED if name in told} if isinstance(told, dict) else {}
+def carried_hashes(spec: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files beside the weights, {name: hex digest}; names not in CARRIED are ignored."""
+    hashes = spec.get("files_sha256")
+    return {name: hashes[name] for name in CARRIED if name in hashes} if isinstance(hashes, dict) else {}
 
 
-def save_model(folder, model, carried_from, parent=None):
-    """Write a model folder: tensors, then the description last, so that a folder with model.json is whole.
+def save_model(
+    folder: Path | str, model: AsrModel, carried_from: Mapping[str, Path | str], parent: Path | str | None = None
+) -> None:
+    """Write a model folder: the description last, so that a folder with model.json is complete.
 
-    Args: folder: where; made when missing.   model: AsrModel with `.spec` as it is now.
-          carried_from: {file name: path} of tokenizer.model, tokens.txt, features.yaml to copy in (the same file is left alone).
-          parent: model folder this one was made from, or None.
-    The folder is loaded again and one forward pass compared bit for bit. Raises: UserError when that fails.
+    Args: folder: created if missing.   model: its `.spec` must be up to date.
+          carried_from: where to copy tokenizer.model, tokens.txt and features.yaml from; identical files are left alone.
+          parent: model folder this one was made from.
+    The folder is loaded again and one forward pass compared bit for bit. Raises: UserError when they differ.
     """
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -160,7 +174,7 @@ def save_model(folder, model, carried_from, parent=None):
     _check_reload(folder, model)
 
 
-def weights_of(model):
+def weights_of(model: nn.Module) -> Iterator[torch.Tensor]:
     """What counts as parameters: trainable tensors and integer codes; not running statistics, scales or CMVN."""
     yield from model.parameters()
     yield from (buffer for buffer in model.buffers() if buffer.dtype in CODES)
@@ -182,4 +196,4 @@ def _check_reload(folder, model):
     model.train(was_training)
     if not same:
         (folder / "model.json").unlink()
-        raise UserError(f"{folder}: the saved model does not compute what the model in memory does; not usable")
+        raise UserError(f"{folder}: the saved model does not compute what the model in memory does; do not use it")

@@ -1,4 +1,4 @@
-"""Quantized weights: integer codes of 1 to 8 bits, the grid they stand for, and scales of rows or of groups in a row."""
+"""Quantized weights: integer codes of 1 to 8 bits, the grid they stand for, one scale per row or per group within a row."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from steps.core.config import check
 
 GRIDS = ("symmetric", "half")
-# layers of these bits were written by version 0.1 under one number for the whole model
+# version 0.1 wrote layers of these bit widths, with one number for the whole model
 WHOLE_BYTE_BITS = (8, 7)
 
 
@@ -16,8 +16,9 @@ WHOLE_BYTE_BITS = (8, 7)
 class CodeFormat:
     """How the weights of one layer are coded.
 
-    bits: of a code, 1 to 8.   grid: `symmetric`, integers around 0 as far as 2 ** (bits - 1) - 1; `half`, the odd halves
-    (-1.5, -0.5, 0.5, 1.5 for 2 bits), of which none is wasted.   group: neighbours in a row that share a scale; None: the row.
+    bits: per code, 1 to 8.   grid: `symmetric`, the integers from -n to n, n = 2 ** (bits - 1) - 1; `half`, odd multiples of
+    0.5 (-1.5, -0.5, 0.5, 1.5 for 2 bits), which leaves no code unused.   group: how many neighbours in a row share a scale;
+    None: the whole row.
     """
 
     bits: int = 8
@@ -27,30 +28,30 @@ class CodeFormat:
     def __post_init__(self):
         check(type(self.bits) is int and 1 <= self.bits <= 8, f"bits must be 1 to 8, not {self.bits!r}")
         check(self.grid in GRIDS, f"grid must be {' or '.join(GRIDS)}, not {self.grid!r}")
-        check(self.grid == "half" or self.bits > 1, "grid symmetric needs 2 bits or more: of one bit it has only 0")
-        check(self.grid == "symmetric" or self.bits < 8, "grid half needs 7 bits or fewer: codes are kept in int8")
+        check(self.grid == "half" or self.bits > 1, "grid symmetric needs 2 bits or more: with one bit it has only 0")
+        check(self.grid == "symmetric" or self.bits < 8, "grid half needs 7 bits or fewer: codes are stored as int8")
         check(self.group is None or (type(self.group) is int and self.group >= 1), "group must be 1 or more")
 
     @property
     def largest(self) -> int:
-        """The largest code; the lowest is minus it. Codes of grid `half` are the odd numbers, twice what they stand for."""
+        """The largest code; the smallest is its negative. Codes of grid `half` are odd numbers, twice what they stand for."""
         return 2 ** (self.bits - 1) - 1 if self.grid == "symmetric" else 2**self.bits - 1
 
     @property
     def code_step(self) -> int:
-        """From one code to the next."""
+        """Distance from one code to the next."""
         return 1 if self.grid == "symmetric" else 2
 
     def groups(self, columns: int) -> int:
-        """Scales of a row of so many weights."""
+        """Number of scales for a row of this many weights."""
         return 1 if self.group is None else -(-columns // self.group)
 
     def code_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of packed codes: every row begins with a byte of its own."""
+        """Bytes of packed codes; every row starts on a byte boundary."""
         return rows * (-(-columns * self.bits // 8))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in model.json."""
+        """The form that model.json holds."""
         return asdict(self)
 
 
@@ -58,7 +59,7 @@ class CodeFormat:
 class Codes:
     """A weight matrix in codes.
 
-    codes: (O, I) int8.   scales: (O,) float, or (O, G) with a group size.   format: CodeFormat.
+    codes: (O, I) int8.   scales: (O,) float, or (O, G) with a group size.
     """
 
     codes: torch.Tensor
@@ -66,7 +67,7 @@ class Codes:
     format: CodeFormat
 
     def dequantized(self) -> torch.Tensor:
-        """The weights that the codes stand for. Returns: (O, I), of the scales' type."""
+        """The weights that the codes stand for. Returns: (O, I), in the scales' dtype."""
         values = self.codes.to(self.scales.dtype)
         if self.format.grid == "half":
             values = values / 2
@@ -75,7 +76,7 @@ class Codes:
         return values * self.scales.repeat_interleave(self.format.group, dim=1)[:, : values.shape[1]]
 
     def pack(self) -> torch.Tensor:
-        """The codes in as few bits as the format says. Returns: (O, B) uint8, B = ceil(I * bits / 8), low bits first."""
+        """The codes, packed into `bits` bits each. Returns: (O, B) uint8, B = ceil(I * bits / 8), low bits first."""
         rows, columns = self.codes.shape
         bits = self.format.bits
         levels = (self.codes.to(torch.int16) + self.format.largest) // self.format.code_step
@@ -104,8 +105,8 @@ class Codes:
 def read_formats(quantization: dict[str, Any]) -> dict[str, CodeFormat]:
     """The formats of a model's quantized layers.
 
-    Args:    quantization: of model.json: {"layers": {name: format}}, or, as version 0.1 wrote it, {"bits", "layers": [name]}.
-    Returns: {layer name: CodeFormat}.   Raises: ValueError, KeyError, TypeError when it is neither.
+    Args:   quantization: the entry in model.json, {"layers": {name: format}} or, from version 0.1, {"bits", "layers": [name]}.
+    Raises: ValueError, KeyError, TypeError when it is neither.
     """
     layers = quantization["layers"]
     if isinstance(layers, dict):
@@ -116,5 +117,5 @@ def read_formats(quantization: dict[str, Any]) -> dict[str, CodeFormat]:
 
 
 def describe_formats(formats: dict[str, CodeFormat]) -> dict[str, Any]:
-    """What model.json says of them."""
+    """The formats as model.json holds them."""
     return {"layers": {name: format.to_dict() for name, format in formats.items()}}

@@ -1,6 +1,7 @@
 """Conformer encoder blocks (Gulati et al. 2020, arXiv:2005.08100), every inner width free to differ per block."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,10 +33,10 @@ class ConformerBlockConfig:
 class ConformerConfig:
     """Sizes of a Conformer. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
 
-    d_model: width.  head_dim: channels per head, even.  kernel_size: of the depthwise convolution, odd, in 40 ms frames.
+    d_model: width.  head_dim: channels per head, even.  kernel_size: width of the depthwise convolution, odd, in 40 ms frames.
     conv_norm: `layer` (exact under padding and several processes) or `batch` (folded at export).
-    dropout: 0..1, of what each module adds to the residual; none inside modules, where it costs most time on a CPU.
-    subsampling_channels: of the two front-end convolutions.
+    dropout: 0..1, on what each module adds to the residual; none inside modules, where it would cost a CPU the most time.
+    subsampling_channels: output channels of the two front-end convolutions.
     """
 
     d_model: int = 144
@@ -60,8 +61,8 @@ class ConformerConfig:
         fill_blocks(self, ConformerBlockConfig)
 
 
-def fill_blocks(config, block_class):
-    """Turn `block` and `num_blocks` into one entry of `blocks` per block, which is what model folders hold."""
+def fill_blocks(config: Any, block_class: type) -> None:
+    """Turn `block` and `num_blocks` into one entry of `blocks` per block, the form that model folders hold."""
     check(not (config.block and config.blocks), "give either block and num_blocks, or blocks, not both")
     if not config.blocks:
         check(1 <= config.num_blocks <= MOST_BLOCKS, f"num_blocks must be 1 to {MOST_BLOCKS}")
@@ -72,18 +73,18 @@ def fill_blocks(config, block_class):
 class FeedForward(nn.Module):
     """LayerNorm, Linear up, SiLU, Linear down."""
 
-    def __init__(self, d_model, width, dropout):
+    def __init__(self, d_model: int, width: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.up = nn.Linear(d_model, width)
         self.down = nn.Linear(width, d_model)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""
         return self.dropout(self.down(functional.silu(self.up(self.norm(x)))))
 
-    def axis_groups(self, config_key, kind="ff"):
+    def axis_groups(self, config_key: str, kind: str = "ff") -> list[AxisGroup]:
         """The inner channels."""
         members = (Member("up.weight", 0), Member("up.bias", 0), Member("down.weight", 1))
         return [AxisGroup("width", kind, self.up.out_features, (config_key,), members)]
@@ -92,7 +93,7 @@ class FeedForward(nn.Module):
 class ConvolutionModule(nn.Module):
     """LayerNorm, pointwise + GLU, depthwise convolution, norm, SiLU, pointwise. Pointwise convolutions are Linear."""
 
-    def __init__(self, d_model, channels, kernel_size, conv_norm, dropout):
+    def __init__(self, d_model: int, channels: int, kernel_size: int, conv_norm: str, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.pointwise1 = nn.Linear(d_model, 2 * channels)
@@ -103,29 +104,33 @@ class ConvolutionModule(nn.Module):
 
     @property
     def look_ahead(self) -> int:
-        """Encoder frames on the right of the symmetric kernel's centre."""
+        """Encoder frames to the right of the symmetric kernel's centre."""
         return self.depthwise.kernel_size[0] // 2
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
         gated = self.cut(gated, context.is_pad.unsqueeze(-1))
-        mixed = self.convolve(gated.transpose(1, 2))  # (N, C, T)
+        # (N, C, T)
+        mixed = self.convolve(gated.transpose(1, 2))
         if isinstance(self.conv_norm, nn.LayerNorm):
             mixed = self.conv_norm(mixed.transpose(1, 2))
         else:
             mixed = self.conv_norm(mixed).transpose(1, 2)
         return self.dropout(self.pointwise2(functional.silu(mixed)))
 
-    def cut(self, gated, is_pad):
-        """Zero the padding, as if the utterance ended there. In training by a product: a sixth of the time on a CPU.
+    def cut(self, gated: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+        """Zero the padding, as if the utterance ended there. In training by a product, in a sixth of the time on a CPU.
+
         Args: gated (N, T, C); is_pad (N, T, 1) bool.  Returns: the same shape as gated.
         """
         return gated * (~is_pad).to(gated.dtype) if self.training else gated.masked_fill(is_pad, 0.0)
 
-    def convolve(self, gated):
-        """The depthwise convolution. In training on a CPU as one over two dimensions, the second of size 1, whose kernels read
-        (N, T, C) as it lies in memory: the same numbers in a fifth of the time. Args: gated (N, C, T).  Returns: the same shape.
+    def convolve(self, gated: torch.Tensor) -> torch.Tensor:
+        """The depthwise convolution. In training on a CPU it runs in two dimensions, the second of size 1, because those kernels read
+        (N, T, C) in its own memory order: the same numbers in a fifth of the time.
+
+        Args: gated (N, C, T).  Returns: the same shape.
         """
         conv = self.depthwise
         if gated.is_cuda:
@@ -134,14 +139,15 @@ class ConvolutionModule(nn.Module):
                 return conv(gated)
         if not self.training:
             return conv(gated)
-        image = gated.transpose(1, 2).unsqueeze(2).permute(0, 3, 1, 2)  # (N, C, T, 1), channels last
+        # (N, C, T, 1), channels last
+        image = gated.transpose(1, 2).unsqueeze(2).permute(0, 3, 1, 2)
         flat = functional.conv2d(
             image, conv.weight.unsqueeze(3), conv.bias, padding=(conv.padding[0], 0), groups=conv.groups
         )
         return flat.squeeze(3)
 
-    def axis_groups(self):
-        """The inner channels. With conv_norm: layer the norm of the small model sees only the channels that stay."""
+    def axis_groups(self) -> list[AxisGroup]:
+        """The inner channels. With `conv_norm: layer`, the small model's norm sees only the channels that stay."""
         names = ["depthwise.weight", "depthwise.bias", "conv_norm.weight", "conv_norm.bias"]
         if isinstance(self.conv_norm, nn.BatchNorm1d):
             names += ["conv_norm.running_mean", "conv_norm.running_var"]
@@ -153,7 +159,7 @@ class ConvolutionModule(nn.Module):
 class ConformerBlock(nn.Module):
     """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm; residual around each."""
 
-    def __init__(self, config, block):
+    def __init__(self, config: ConformerConfig, block: ConformerBlockConfig):
         super().__init__()
         self.ff1 = FeedForward(config.d_model, block.ff1, config.dropout)
         self.attention_norm = nn.LayerNorm(config.d_model)
@@ -171,14 +177,14 @@ class ConformerBlock(nn.Module):
         return max(self.attention.look_ahead, self.convolution.look_ahead)
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         x = x + 0.5 * self.ff1(x)
         x = x + self.dropout(self.attention(self.attention_norm(x), context))
         x = x + self.convolution(x, context)
         x = x + 0.5 * self.ff2(x)
         return self.norm(x)
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """Heads, both feed-forward widths, convolution channels."""
         groups = [group.prefixed("ff1", ()) for group in self.ff1.axis_groups("ff1")]
         groups += [group.prefixed("attention", ()) for group in self.attention.axis_groups()]

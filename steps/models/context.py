@@ -1,4 +1,4 @@
-"""What a block is told of a batch besides its frames."""
+"""What a block knows about a batch besides its frames."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Context:
-    """One object for one encode: which frames a block may look at. What a block has no use for it leaves alone.
+    """One object per encode: which frames a block may look at. A block ignores what it does not need.
 
     lengths: (N,) int64 encoder frames.   is_pad: (N, T) bool, True on padding.
     """

@@ -15,7 +15,7 @@ from steps.models.dropout import Dropout
 
 @dataclass
 class DnnBlockConfig:
-    """units: hidden units of the block.  splice: neighbours (40 ms frames, this many steps away) joined on each side, 0: none."""
+    """units: hidden units of the block.  splice: distance in 40 ms frames of the neighbour joined on each side; 0: none."""
 
     units: int = 512
     splice: int = 1
@@ -49,10 +49,10 @@ class DnnConfig:
 class DnnBlock(nn.Module):
     """LayerNorm, splice of frames t - s, t, t + s, Linear up, ReLU, Linear down, residual.
 
-    Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015, with a bottleneck and a residual of ours.
+    Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015; the bottleneck and the residual are ours.
     """
 
-    def __init__(self, config, block):
+    def __init__(self, config: DnnConfig, block: DnnBlockConfig):
         super().__init__()
         self.splice = block.splice
         self.norm = nn.LayerNorm(config.d_model)
@@ -66,7 +66,7 @@ class DnnBlock(nn.Module):
         return self.splice
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         joined = self.norm(x)
         if self.splice:
             joined = joined.masked_fill(context.is_pad.unsqueeze(-1), 0.0)
@@ -75,7 +75,7 @@ class DnnBlock(nn.Module):
             joined = torch.cat([padded[:, i * self.splice : i * self.splice + frames] for i in range(3)], dim=-1)
         return x + self.dropout(self.down(functional.relu(self.up(joined))))
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """The hidden units."""
         members = (Member("up.weight", 0), Member("up.bias", 0), Member("down.weight", 1))
         return [AxisGroup("units", "units", self.up.out_features, ("units",), members)]

@@ -1,17 +1,18 @@
-"""Dropout that does not hold up a CPU."""
+"""Dropout that is fast on a CPU, too."""
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-LEVELS = 1 << 16  # of a 16-bit random number
+# values of a 16-bit random number
+LEVELS = 1 << 16
 
 
 class Dropout(nn.Dropout):
-    """Zeroes a share `p` of the numbers in training and scales up the others.
+    """Zeroes a share `p` of the values in training and scales up the others.
 
-    On a CPU one draw of 64 random bits decides on four numbers, in a fifth of the time that `nn.Dropout` takes there; the share
-    is rounded to 1/65536.
+    On a CPU one draw of 64 random bits decides about four values, in a fifth of the time that `nn.Dropout` takes; the share is
+    rounded to a multiple of 1/65536.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -22,9 +23,10 @@ class Dropout(nn.Dropout):
 
 
 def keep_mask(x: torch.Tensor, p: float) -> torch.Tensor:
-    """What dropout multiplies with: 0 for a share p of the places, 1 / (1 - p) elsewhere. Returns: like x."""
+    """The factors of dropout: 0 for a share p of the elements, 1 / (1 - p) elsewhere. Returns: shape and dtype of x."""
     dropped = round(p * LEVELS)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    draws = words.view(torch.int16)[: x.numel()].view(x.shape)  # -32768..32767, all equally likely
+    # -32768..32767, all equally likely
+    draws = words.view(torch.int16)[: x.numel()].view(x.shape)
     mask = torch.ge(draws, dropped - LEVELS // 2, out=x.new_empty(x.shape))
     return mask.mul_(LEVELS / (LEVELS - dropped))

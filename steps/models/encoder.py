@@ -1,7 +1,7 @@
-"""The encoder: normalisation, front end, blocks. Its kinds differ in front end and blocks, and stand in one table."""
+"""The encoder: normalisation, front end, blocks. Its kinds, in one table, differ in front end and blocks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(KINDS[kind].block(config, block) for block in config.blocks)
 
-    def set_cmvn_(self, mean, std) -> None:
+    def set_cmvn_(self, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor) -> None:
         """Store the corpus mean and standard deviation of each feature bin. Args: mean, std: D floats, std > 0."""
         self.feature_mean.copy_(torch.as_tensor(mean))
         self.feature_scale.copy_(1.0 / torch.as_tensor(std))
@@ -93,11 +93,11 @@ class Encoder(nn.Module):
         return hidden, context.lengths
 
     def look_ahead(self) -> float:
-        """Feature frames that an encoder frame sees beyond the `stride` that it stands for; inf: to the end of the utterance."""
+        """Feature frames that an encoder frame sees beyond the `stride` frames it stands for; inf: to the end of the utterance."""
         return self.frontend.look_ahead + self.frontend.stride * sum(block.look_ahead for block in self.blocks)
 
     def whole_utterance_parts(self) -> list[str]:
-        """Names of the blocks that hear to the end of the utterance, so that they cannot run while somebody speaks."""
+        """Names of the blocks that need the whole utterance and so cannot run while somebody is still speaking."""
         return [f"blocks.{index}" for index, block in enumerate(self.blocks) if math.isinf(block.look_ahead)]
 
     def axis_groups(self) -> list[AxisGroup]:

@@ -1,4 +1,4 @@
-"""A model folder's description is held against its weights before a model of that size is built."""
+"""Checks a model folder's description against its weights before a model of that size is built."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from steps.core.cli import UserError
 
-LARGEST_SPEC_BYTES = 4 << 20  # of model.json
+# of model.json
+LARGEST_SPEC_BYTES = 4 << 20
 MOST_BLOCKS = 1000
 DTYPES = {
     torch.float64: "F64",
@@ -27,10 +28,10 @@ DTYPES = {
 def check_weights(path: Path, spec: dict, build: Callable[[dict], torch.nn.Module]) -> None:
     """Compare names, types and shapes of the tensors in a safetensors file with those of the model `spec` describes.
 
-    Neither the tensors nor the model take memory for that.
+    Takes memory for neither the tensors nor the model.
 
-    Args:   spec: content of model.json.   build: what makes a model of it.
-    Raises: UserError naming the first tensor that is not the model's.
+    Args:   spec: content of model.json.   build: makes a model of it.
+    Raises: UserError naming the first tensor that differs.
     """
     there = tensor_heads(path)
     if (blocks := count_blocks(spec)) > len(there):
@@ -40,27 +41,28 @@ def check_weights(path: Path, spec: dict, build: Callable[[dict], torch.nn.Modul
     wanted = {name: (DTYPES.get(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()}
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
-            told = f"{name} is {_show(there.get(name))}, not {_show(wanted.get(name))}; make the model again"
-            raise UserError(f"{path}: tensors do not fit model.json: {told}")
+            difference = f"{name} is {_show(there.get(name))}, not {_show(wanted.get(name))}; make the model again"
+            raise UserError(f"{path}: tensors do not fit model.json: {difference}")
 
 
 def tensor_heads(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type (F32, I8, ...) and shape of every tensor of a safetensors file, from its head. Raises: UserError."""
+    """Type (F32, I8, ...) and shape of every tensor of a safetensors file, from its header. Raises: UserError."""
     try:
         with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            # the file is no mapping: it cannot be iterated over
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OverflowError) as error:
         raise UserError(f"{path}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
 
 
 def count_blocks(spec: dict) -> int:
-    """Encoder blocks that a description asks for, before anything is made of it."""
+    """Encoder blocks in a description, counted before anything is built from it."""
     sizes = spec.get("model")
     if not isinstance(sizes, dict):
         return 0
-    listed, told = sizes.get("blocks"), sizes.get("num_blocks")
-    return max(len(listed) if isinstance(listed, list) else 0, told if isinstance(told, int) else 0)
+    listed, number = sizes.get("blocks"), sizes.get("num_blocks")
+    return max(len(listed) if isinstance(listed, list) else 0, number if isinstance(number, int) else 0)
 
 
 def _show(head):

@@ -1,20 +1,21 @@
 """A Linear layer stored as the product of two thin ones."""
 
+import torch
 from torch import nn
 
 
 class LowRankLinear(nn.Module):
-    """x -> second(first(x)): `rank` numbers between the two, the bias in the second.
+    """x -> second(first(x)): a bottleneck of width `rank`; the bias is in the second.
 
     Source: Xue, Li, Gong, Interspeech 2013 (SVD restructuring of acoustic models).
     """
 
-    def __init__(self, in_features, out_features, rank, bias=True):
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True):
         super().__init__()
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.first = nn.Linear(in_features, rank, bias=False)
         self.second = nn.Linear(rank, out_features, bias=bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (..., in_features).  Returns: (..., out_features)."""
         return self.second(self.first(x))

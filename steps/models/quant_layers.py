@@ -14,8 +14,7 @@ from steps.models.codes import CodeFormat, Codes
 class QuantLinear(nn.Module):
     """x -> x W^T + b, W in codes.
 
-    Args: format: CodeFormat.
-    Buffers: weight_codes (O, I) int8; weight_scales (O,) float32, or (O, G) by groups.  bias: (O,) parameter or None.
+    Buffers: weight_codes (O, I) int8; weight_scales (O,) float32, or (O, G) with groups.  bias: (O,) parameter or None.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, format: CodeFormat | None = None):
@@ -26,7 +25,7 @@ class QuantLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def matrices(self) -> dict[str, Codes]:
-        """Its one matrix."""
+        """The layer's one matrix."""
         return {"weight": Codes(self.weight_codes, self.weight_scales, self.format)}
 
     def dequantized(self) -> dict[str, torch.Tensor]:
@@ -34,7 +33,7 @@ class QuantLinear(nn.Module):
         tensors = {"weight": self.matrices()["weight"].dequantized()}
         return tensors if self.bias is None else tensors | {"bias": self.bias}
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (..., in_features) float.  Returns: (..., out_features)."""
         return functional.linear(x, self.matrices()["weight"].dequantized(), self.bias)
 
@@ -42,9 +41,8 @@ class QuantLinear(nn.Module):
 class QuantLSTM(nn.Module):
     """A one-layer, one-way, batch-first LSTM with gate matrices in codes.
 
-    Args: format: CodeFormat.
     Buffers: weight_ih_codes (4H, I), weight_hh_codes (4H, H) int8; weight_ih_scales, weight_hh_scales (4H,) float32, or
-    (4H, G) by groups; in torch's order of gates (input, forget, cell, output).  bias_ih, bias_hh: (4H,) parameters.
+    (4H, G) with groups; in torch's order of gates (input, forget, cell, output).  bias_ih, bias_hh: (4H,) parameters.
     """
 
     def __init__(self, input_size: int, hidden_size: int, format: CodeFormat | None = None):
@@ -57,7 +55,7 @@ class QuantLSTM(nn.Module):
             self.register_parameter(f"bias_{name}", nn.Parameter(torch.zeros(rows)))
 
     def matrices(self) -> dict[str, Codes]:
-        """The gates' matrices on the input and on the last output."""
+        """The gates' matrices for the input and for the previous output."""
         return {
             "weight_ih": Codes(self.weight_ih_codes, self.weight_ih_scales, self.format),
             "weight_hh": Codes(self.weight_hh_codes, self.weight_hh_scales, self.format),
@@ -71,7 +69,7 @@ class QuantLSTM(nn.Module):
             "bias_hh_l0": self.bias_hh,
         }
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Args: x (N, T, input_size).  Returns: (N, T, H) and the last state (h, c), each (1, N, H)."""
         zeros = x.new_zeros(1, x.shape[0], self.hidden_size)
         weights = list(self.dequantized().values())
@@ -81,7 +79,7 @@ class QuantLSTM(nn.Module):
 
 
 def register_codes(layer: nn.Module, name: str, rows: int, columns: int) -> None:
-    """Give a layer with a `format` the buffers of one matrix: codes of zero, scales of one."""
+    """Give a layer with a `format` the buffers of one matrix: all codes 0, all scales 1."""
     groups = layer.format.groups(columns)
     layer.register_buffer(f"{name}_codes", torch.zeros(rows, columns, dtype=torch.int8))
     layer.register_buffer(
@@ -110,7 +108,7 @@ def quantized_like(layer: nn.Module, format: CodeFormat | None = None) -> nn.Mod
 
 
 def float_like(layer: nn.Module) -> nn.Module:
-    """The Linear or LSTM with the weights a quantized layer stands for. Returns: nn.Linear or nn.LSTM."""
+    """The Linear or LSTM with the weights that a quantized layer stands for."""
     if isinstance(layer, QuantLinear):
         twin = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
     else:

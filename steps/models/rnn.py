@@ -1,4 +1,4 @@
-"""Recurrent encoder blocks in the manner of Deep Speech 2 (Amodei et al. 2015, arXiv:1512.02595): bidirectional LSTMs."""
+"""Recurrent encoder blocks like those of Deep Speech 2 (Amodei et al. 2015, arXiv:1512.02595): bidirectional LSTMs."""
 
 import math
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class RnnBlockConfig:
 class RnnConfig:
     """Sizes of a recurrent encoder. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
 
-    d_model: width between blocks.  dropout: 0..1.  subsampling_channels: of the two front-end convolutions.
+    d_model: width between blocks.  dropout: 0..1.  subsampling_channels: output channels of the two front-end convolutions.
     """
 
     d_model: int = 192
@@ -48,9 +48,10 @@ class RnnConfig:
         fill_blocks(self, RnnBlockConfig)
 
 
-def flip_by_length(x, lengths):
+def flip_by_length(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Reverse each utterance in time and leave its padding where it is. Args: x (N, T, C); lengths (N,) int64."""
-    time = torch.arange(x.shape[1], device=x.device).unsqueeze(0)  # (1, T)
+    # (1, T)
+    time = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
     mirrored = lengths.unsqueeze(1) - 1 - time
     index = torch.where(mirrored >= 0, mirrored, time)
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2]))
@@ -59,16 +60,16 @@ def flip_by_length(x, lengths):
 class ProjectedLstm(nn.Module):
     """A one-way LSTM and a Linear back to the model width."""
 
-    def __init__(self, d_model, cells):
+    def __init__(self, d_model: int, cells: int):
         super().__init__()
         self.lstm = nn.LSTM(d_model, cells, batch_first=True)
         self.proj = nn.Linear(cells, d_model)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""
         return self.proj(self.lstm(x)[0])
 
-    def axis_groups(self, config_key):
+    def axis_groups(self, config_key: str) -> list[AxisGroup]:
         """The cells: rows of the four gates, columns of the recurrent matrix, inputs of the projection."""
         gates = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         members = [Member(f"lstm.{name}", 0, chunks=4) for name in gates]
@@ -82,7 +83,7 @@ class RnnBlock(nn.Module):
     The backward LSTM runs over the utterance flipped by its length, so that padding never enters it.
     """
 
-    def __init__(self, config, block):
+    def __init__(self, config: RnnConfig, block: RnnBlockConfig):
         super().__init__()
         self.norm = nn.LayerNorm(config.d_model)
         self.forwards = ProjectedLstm(config.d_model, block.cells_forward)
@@ -95,14 +96,14 @@ class RnnBlock(nn.Module):
         return 0 if self.backwards is None else math.inf
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model); context: of the utterances.  Returns: the same shape as x."""
+        """Args: x (N, T, d_model).  Returns: the same shape."""
         normed = self.norm(x)
         out = self.forwards(normed)
         if self.backwards is not None:
             out = out + flip_by_length(self.backwards(flip_by_length(normed, context.lengths)), context.lengths)
         return x + self.dropout(out)
 
-    def axis_groups(self):
+    def axis_groups(self) -> list[AxisGroup]:
         """The cells of each direction."""
         groups = [group.prefixed("forwards", ()) for group in self.forwards.axis_groups("cells_forward")]
         if self.backwards is not None:

@@ -1,5 +1,6 @@
-"""Where the words of a known transcript lie in a recording, and where between them it is best cut."""
+"""Finds the words of a known transcript in a recording, and the best places to cut between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from steps.search.lexicon import SPACE
 
-MOST_STATES = 2_000_000_000  # frames x states of an alignment; one byte each
+# frames x states of an alignment, one byte each
+MOST_STATES = 2_000_000_000
 
 
 class CannotAlign(Exception):
@@ -16,7 +18,7 @@ class CannotAlign(Exception):
 
 @dataclass(frozen=True)
 class Unit:
-    """A word, or a character of a script without blanks: tokens [first, last), frames [start, end) and their mean probability."""
+    """A word, or a character of a script without spaces: tokens [first, last), frames [start, end) and their mean probability."""
 
     first: int
     last: int
@@ -25,25 +27,27 @@ class Unit:
     score: float
 
 
-def best_path(log_probs, ids, blank_id):
+def best_path(log_probs: np.ndarray, ids: Sequence[int], blank_id: int) -> np.ndarray:
     """The most probable CTC path of a transcript (Viterbi).
 
     Args:    log_probs (T, V) float array; ids: L tokens, at least one, none of them the blank.
     Returns: (T,) int array: 2 n + 1 where token n is emitted, even numbers for the blanks around them.
     Raises:  CannotAlign.
-    Source:  Graves et al. 2006, section 4.1, with the maximum for the sum. torchaudio's forced_align (2.11) is not used: with long
-             silence its path is not the best one.
+    Source:  Graves et al. 2006, section 4.1, with the maximum for the sum. torchaudio's forced_align (2.11) is not used: in long
+             silences its path is not the best one.
     """
     count = 2 * len(ids) + 1
     if len(log_probs) * count > MOST_STATES:
         raise CannotAlign("too long to align in one piece")
     units = np.full(count, blank_id)
     units[1::2] = ids
-    no_skip = np.ones(count, bool)  # from one token to the next without a blank, unless they are the same
+    # the blank between two tokens may be skipped unless they are the same
+    no_skip = np.ones(count, bool)
     no_skip[3::2] = units[3::2] == units[1:-2:2]
     score = np.full(count, -np.inf)
     score[:2] = log_probs[0, units[:2]]
-    came_from = np.zeros((len(log_probs), count), np.int8)  # states to go back by
+    # how many states to go back
+    came_from = np.zeros((len(log_probs), count), np.int8)
     options = np.full((3, count), -np.inf)
     for frame in range(1, len(log_probs)):
         options[0], options[1, 1:], options[2, 2:] = score, score[:-1], score[:-2]
@@ -59,12 +63,12 @@ def best_path(log_probs, ids, blank_id):
     return path
 
 
-def align_units(log_probs, ids, pieces, blank_id):
+def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str], blank_id: int) -> list[Unit]:
     """Find the words of a transcript on the best path.
 
     Args:    log_probs (T, V) float array; ids: tokens of the transcript, at least one; pieces: text of each id, U+2581 for a
-             space; where there is none in the transcript, every token is a unit.
-    Returns: list of Unit, in order.   Raises: CannotAlign.
+             space; in a transcript without any, every token is a unit.
+    Returns: the units, in order.   Raises: CannotAlign.
     """
     path = best_path(log_probs, ids, blank_id)
     numbers, frames = path // 2, np.flatnonzero(path % 2)
@@ -79,20 +83,21 @@ def align_units(log_probs, ids, pieces, blank_id):
     return units
 
 
-def choose_cuts(units, total, shortest, longest):
-    """Cut a recording in its longest pauses.
+def choose_cuts(units: Sequence[Unit], total: int, shortest: float, longest: float) -> list[int]:
+    """Cut a recording at its longest pauses.
 
-    Args:    units: list of Unit.   total: frames of the recording.   shortest, longest: frames a piece should have.
-    Returns: numbers of the units that begin a new piece. From each cut on, the next is the longest pause (of equal ones the
-             last) that leaves a piece within the limits; where there is none, the first pause behind `shortest`.
+    Args:    total: frames of the recording.   shortest, longest: frames a piece should have.
+    Returns: numbers of the units that begin a new piece. The next cut is always the longest pause (the last of equal ones)
+             that leaves a piece within the limits; where there is none, the first pause after `shortest`.
     """
-    cuts, begin = [], 0
+    cuts: list[int] = []
+    begin = 0.0
     pauses = [((a.end + b.start) / 2, b.start - a.end, number) for number, (a, b) in enumerate(pairwise(units), 1)]
     while total - begin > longest:
-        behind = [pause for pause in pauses if pause[0] - begin >= shortest]
-        if not behind:
+        later = [pause for pause in pauses if pause[0] - begin >= shortest]
+        if not later:
             break
-        within = [pause for pause in behind if pause[0] - begin <= longest]
-        begin, _, number = max(within, key=lambda pause: (pause[1], pause[0])) if within else behind[0]
+        within = [pause for pause in later if pause[0] - begin <= longest]
+        begin, _, number = max(within, key=lambda pause: (pause[1], pause[0])) if within else later[0]
         cuts.append(number)
     return cuts

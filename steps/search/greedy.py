@@ -1,14 +1,15 @@
 """Greedy CTC search: the best token of every frame, repeats merged, blanks dropped."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def greedy_search(log_probs, lengths, blank_id=0):
+def greedy_search(log_probs: ArrayLike, lengths: ArrayLike, blank_id: int = 0) -> list[list[int]]:
     """Collapse the best path of each utterance of a batch.
 
     Args:   log_probs: (N, T, V) float, numpy array or tensor on any device; only the order within a frame matters.
-            lengths: (N,) whole frames that are real.   blank_id: index of the blank in V.
-    Returns: list of N lists of token ids.
+            lengths: (N,) int, frames that are not padding.   blank_id: index of the blank in V.
+    Returns: token ids of each of the N utterances.
     Raises:  ValueError when shapes or lengths do not fit.
     Source:  Graves et al. 2006, "Connectionist temporal classification", section 3.2, best path decoding.
     """
@@ -20,14 +21,15 @@ def greedy_search(log_probs, lengths, blank_id=0):
         raise ValueError(f"lengths {lengths.tolist()} do not fit {n_frames} frames")
     if not 0 <= blank_id < log_probs.shape[2]:
         raise ValueError(f"blank id {blank_id} is not among {log_probs.shape[2]} tokens")
-    best = log_probs.argmax(axis=-1)  # (N, T)
+    # (N, T)
+    best = log_probs.argmax(axis=-1)
     is_emitted = best != blank_id
     is_emitted[:, 1:] &= best[:, 1:] != best[:, :-1]
     is_emitted &= np.arange(n_frames) < lengths[:, None]
     return [row[keep].tolist() for row, keep in zip(best, is_emitted, strict=True)]
 
 
-def as_numpy(values):
+def as_numpy(values: ArrayLike) -> np.ndarray:
     """A numpy array of a tensor (on any device, with or without gradient) or of anything array-like."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

@@ -1,35 +1,44 @@
-"""Lexicon decoding: the most likely sequence of words of a list, all words equally likely, no language model.
+"""Lexicon decoding: the most likely sequence of words from a list, all words equally likely, no language model.
 
 Without a language model the best path through the words can be found exactly, by dynamic programming over the prefix
 tree of their spellings; no beam, nothing to tune. The work per frame grows with the tree: meant for up to 10,000 words.
 """
 
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
-SPACE = "\u2581"  # as in steps/data/tokenizer.py, which must not be imported from here
+# as in steps/data/tokenizer.py, which must not be imported from here
+SPACE = "\u2581"
 _ROOT, _NO_WORD = 0, -1
 
 
-def has_single_characters(pieces, special_ids=(0, 1)):
+def has_single_characters(pieces: Sequence[str], special_ids: Collection[int] = (0, 1)) -> bool:
     """Whether every piece is one character, so that any word is spelled by its characters."""
     return all(len(piece) == 1 for i, piece in enumerate(pieces) if i not in special_ids)
 
 
-def spell_words(words, pieces, encode=None, special_ids=(0, 1)):
+def spell_words(
+    words: Sequence[str],
+    pieces: Sequence[str],
+    encode: Callable[[str], Iterable[int]] | None = None,
+    special_ids: Collection[int] = (0, 1),
+) -> list[list[int]]:
     """Spell each word in token ids.
 
-    Args:   words: words, none twice.   pieces: text of each token id, U+2581 standing for a space.
+    Args:   words: without duplicates.   pieces: text of each token id, U+2581 standing for a space.
             encode: text -> token ids, with its own word boundaries; None: character by character, with the space (when
                     it is a piece) at the end.
             special_ids: ids no word may use (blank, unknown).
-    Returns: list of lists of ids, in the order of `words`.
+    Returns: ids of each word, in the order of `words`.
     Raises:  ValueError listing the words that cannot be spelled.
     """
     ids = {piece: i for i, piece in enumerate(pieces) if i not in special_ids}
     end = SPACE if SPACE in ids else ""
     spellings, bad = [], []
     for word in words:
-        spelling = [ids.get(char) for char in word + end] if encode is None else list(encode(word))
+        spelling: list[Any] = [ids.get(char) for char in word + end] if encode is None else list(encode(word))
         good = all(i is not None and i not in special_ids for i in spelling)
         if good and "".join(pieces[i] for i in spelling).replace(SPACE, "") == word:
             spellings.append(spelling)
@@ -45,20 +54,28 @@ def spell_words(words, pieces, encode=None, special_ids=(0, 1)):
 class LexiconDecoder:
     """Exact Viterbi search over the words of a list.
 
-    Args:   words: the words that may come out; repeats are ignored.   pieces: text of each token id.
+    Args:   words: the words that may be recognised; duplicates are ignored.   pieces: text of each token id.
             blank_id: index of the CTC blank.   encode, special_ids: see `spell_words`.
             word_score: nats added for each word; below 0 gives fewer words.
     Raises: ValueError when the list is empty or a word cannot be spelled.
     Source: token passing, Young, Russell, Thornton 1989, over CTC states (Graves et al. 2006, section 4.1).
     """
 
-    def __init__(self, words, pieces, blank_id=0, encode=None, special_ids=(0, 1), word_score=0.0):
+    def __init__(
+        self,
+        words: Iterable[str],
+        pieces: Sequence[str],
+        blank_id: int = 0,
+        encode: Callable[[str], Iterable[int]] | None = None,
+        special_ids: Collection[int] = (0, 1),
+        word_score: float = 0.0,
+    ):
         self.words = list(dict.fromkeys(words))
         if not self.words:
             raise ValueError("the word list is empty")
         self.num_tokens, self.blank_id, self.word_score = len(pieces), blank_id, word_score
         spellings = spell_words(self.words, pieces, encode, special_ids)
-        # Characters: spaces of their own may stand anywhere between words, and the last word needs none to end.
+        # With characters, extra spaces may stand anywhere between words, and the last word needs none.
         self.space_id = list(pieces).index(SPACE) if encode is None and SPACE in pieces else None
         self._build_tree(spellings)
 
@@ -81,13 +98,13 @@ class LexiconDecoder:
         self._end_nodes, self._end_labels = np.array(list(ends)), np.array(list(ends.values()))
         self._end_tokens = self._tokens[self._end_nodes]
         self._end_scores = np.where(self._end_labels == _NO_WORD, 0.0, self.word_score)
-        self._repeats = (
-            self._tokens == self._tokens[self._parents]
-        )  # same token as the parent: a blank must lie between
+        # the same token as the parent's: a blank must lie between them
+        self._repeats = self._tokens == self._tokens[self._parents]
         self._repeats[_ROOT] = True
-        self._first = np.flatnonzero(self._parents == _ROOT)[1:]  # first tokens of words
+        # first tokens of words
+        self._first = np.flatnonzero(self._parents == _ROOT)[1:]
 
-    def decode(self, log_probs):
+    def decode(self, log_probs: np.ndarray) -> str:
         """The most likely word sequence of one utterance.
 
         Args:   log_probs: (T, V) float, natural log.
@@ -125,7 +142,8 @@ class LexiconDecoder:
             spoken[_ROOT], spoken_from[_ROOT] = ended
             onward = np.where(self._repeats, -np.inf, spoken[self._parents])
             onward_from = spoken_from[self._parents]
-            same = self._first[self._tokens[self._first] == token]  # words that begin as the best one ended
+            # words that begin with the token that the best one ended in
+            same = self._first[self._tokens[self._first] == token]
             onward[same], onward_from[same] = other
             scores = np.stack([spoken, silent[self._parents], onward])
             scores[0, _ROOT] = scores[1, _ROOT] = -np.inf

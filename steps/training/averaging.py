@@ -1,15 +1,19 @@
 """Running mean of the weights after the last epochs (checkpoint averaging, as in Vaswani et al. 2017, section 6.1)."""
 
+from typing import Any
+
 import torch
+from torch import nn
 
 
 class WeightAverage:
-    """Mean of a model's floating tensors over the epochs it is shown."""
+    """Mean of a model's floating-point tensors over the epochs added to it."""
 
-    def __init__(self):
-        self.count, self.mean = 0, {}
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: dict[str, torch.Tensor] = {}
 
-    def add(self, model):
+    def add(self, model: nn.Module) -> None:
         """Include the model's weights as they are now."""
         self.count += 1
         for name, tensor in model.state_dict().items():
@@ -20,17 +24,17 @@ class WeightAverage:
             else:
                 self.mean[name].copy_(tensor)
 
-    def copy_to_(self, model):
-        """Put the mean into the model; with nothing added yet, leave it as it is."""
+    def copy_to_(self, model: nn.Module) -> None:
+        """Copy the mean into the model; leave that unchanged when nothing has been added yet."""
         if self.count:
             with torch.no_grad():
                 model.load_state_dict(self.mean)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {"count": self.count, "mean": self.mean}
 
-    def load_state_dict(self, state, device):
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
         """From the checkpoint."""
         self.count = state["count"]
         self.mean = {name: tensor.to(device) for name, tensor in state["mean"].items()}

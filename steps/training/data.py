@@ -1,38 +1,44 @@
 """The order of the data: one global list of batches per epoch, dealt out to updates and processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from steps.core.cli import UserError
-from steps.data.dataset import BatchLoader, plan_batches
+from steps.data.augment import SpecAugmentConfig
+from steps.data.dataset import Batch, BatchLoader, BatchPlan, SpeechDataset, plan_batches
 from steps.training import distributed
 
+if TYPE_CHECKING:
+    from steps.training.loop import LoopConfig
 
-def epoch_groups(dataset, loop, seed, epoch, done=0):
+
+def epoch_groups(dataset: SpeechDataset, loop: "LoopConfig", seed: int, epoch: int, done: int = 0) -> "Groups":
     """Deal the epoch's batches into updates of `processes x accumulate` batches.
 
-    Args:    done: batches of this epoch that earlier updates took, in however many processes.
-    Returns: Groups still to do.
+    Args:    done: batches of this epoch that earlier updates used, in however many processes.
+    Returns: the groups that are left.
     """
     plan = plan_batches(dataset.num_frames, loop.max_batch_frames, seed, epoch)
     return Groups(plan, done, batches_per_update(loop), distributed.world_size())
 
 
-def batches_per_update(loop):
+def batches_per_update(loop: "LoopConfig") -> int:
     """Batches that all processes together take for one update."""
     return distributed.world_size() * loop.accumulate
 
 
 class Groups(Sequence):
-    """Updates to do; a group is a list of (indices, weight). The last one is filled up with batches of weight 0 when there are
-    several processes, so that all of them take part in every update.
+    """The updates that are left; a group is a list of (indices, weight). With several processes the last one is filled up with
+    batches of weight 0, so that all of them take part in every update.
 
-    Args: plan: BatchPlan of the epoch.   done: batches to leave out.   size: batches of a group.   processes: how many.
+    Args: plan: of the epoch.   done: batches to skip.   size: batches per group.   processes: how many there are.
     """
 
-    def __init__(self, plan, done, size, processes):
+    def __init__(self, plan: BatchPlan, done: int, size: int, processes: int):
         self.plan, self.done, self.size, self.processes = plan, done, size, processes
         left = max(0, len(plan) - done)
         self.total = left + -left % processes
@@ -48,16 +54,16 @@ class Groups(Sequence):
         start = number % len(self) * self.size
         return [self.batch(place) for place in range(start, min(start + self.size, self.total))]
 
-    def batch(self, place):
-        """(indices, weight) at this place of the whole."""
+    def batch(self, place: int) -> tuple[list[int], float]:
+        """(indices, weight) at this place among all batches that are left."""
         place += self.done
         return (self.plan[place], 1.0) if place < len(self.plan) else (self.plan[0][:1], 0.0)
 
 
 class Share(Sequence):
-    """The batches of one process, in order, and how many of them make an update. Args: groups: Groups.  rank: of the process."""
+    """The batches of one process, in order, and how many of them make an update. Args: rank: of the process."""
 
-    def __init__(self, groups, rank):
+    def __init__(self, groups: Groups, rank: int):
         self.groups, self.rank, self.accumulate = groups, rank, groups.size // groups.processes
 
     def __len__(self):
@@ -69,11 +75,20 @@ class Share(Sequence):
         return self.groups.batch(number * self.groups.processes + self.rank)
 
 
-def load_groups(dataset, groups, loop, augment, fill, seed, epoch, clean=False):
-    """Read this process's share of the groups. Yields: list of Batch, one list per update."""
+def load_groups(
+    dataset: SpeechDataset,
+    groups: Groups,
+    loop: "LoopConfig",
+    augment: SpecAugmentConfig | None,
+    fill: np.ndarray | None,
+    seed: int,
+    epoch: int,
+    clean: bool = False,
+) -> Iterator[list[Batch]]:
+    """Read this process's share of the groups. Yields: the batches of one update."""
     own = Share(groups, distributed.rank())
     batches = BatchLoader(dataset, own, augment, fill, seed, epoch, clean)
-    # Pinned for a GPU: when batches are read, the model has been there for long.
+    # Pinned for a GPU: by the time batches are read, the model has long been on it.
     pinned = torch.cuda.is_initialized()
     stream = iter(
         DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers, pin_memory=pinned)
@@ -81,6 +96,7 @@ def load_groups(dataset, groups, loop, augment, fill, seed, epoch, clean=False):
     for start in range(0, len(own), own.accumulate):
         try:
             batches_of_group = [next(stream) for _ in range(start, min(start + own.accumulate, len(own)))]
-        except UserError as error:  # a loader process sends its whole traceback along
+        # a loader process sends its whole traceback along
+        except UserError as error:
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("steps.core.cli.UserError: ")) from None
         yield batches_of_group

@@ -1,12 +1,13 @@
-"""Devices and processes: one process as the plain case, several through torchrun."""
+"""Devices and processes: one process by default, several through torchrun."""
 
 import ctypes
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from steps.core.cli import UserError
 
@@ -15,19 +16,20 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
     """Set CPU threads, join the processes torchrun started (if any) and choose this one's device.
 
     Args: device_name: auto, cpu, cuda or cuda:N.   num_threads: CPU threads of this process.
-          deterministic: on CUDA, for the rest of this process, only algorithms that repeat to the bit; others raise.
-    Returns: torch.device.   Raises: UserError when the device is not there.
+          deterministic: on CUDA, for the rest of this process, only bit-reproducible algorithms; others raise.
+    Raises: UserError when there is no such device.
     """
     torch.set_num_threads(num_threads)
     device = choose_device(device_name)
     # its attention builds a plan for every new shape, and shapes change with each batch
     torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic and device.type == "cuda":
-        # cuBLAS reads it when first used; without fixed work space it may add up in another order each time.
+        # cuBLAS reads it on first use; without a fixed workspace it may add up in a different order each time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: never to outlive a killed torchrun
+        # PR_SET_PDEATHSIG: never outlive a killed torchrun
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
@@ -35,7 +37,7 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
     return device
 
 
-def choose_device(name):
+def choose_device(name: str) -> torch.device:
     """Turn --device into a torch.device; `auto` is CUDA when there is one. Raises: UserError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,18 +52,18 @@ def choose_device(name):
     return device
 
 
-def rank():
+def rank() -> int:
     """Number of this process, 0 for the one that writes files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def world_size():
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def sum_over_processes(values, device):
-    """Add up a list of numbers over all processes. Returns: list of floats."""
+def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
+    """Add up each number over all processes."""
     if world_size() == 1:
         return [float(value) for value in values]
     total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
@@ -69,7 +71,7 @@ def sum_over_processes(values, device):
     return total.tolist()
 
 
-def sum_gradients_(parameters):
+def sum_gradients_(parameters: Sequence[nn.Parameter]) -> None:
     """Add up gradients over all processes, in place; a parameter without one counts as zero."""
     if world_size() == 1:
         return
@@ -84,18 +86,18 @@ def sum_gradients_(parameters):
         offset += parameter.numel()
 
 
-def of_first_process(values, device):
-    """The numbers that process 0 has, for all: what decides when to stop must not differ in a last bit. Returns: list of floats."""
+def from_first_process(values: Sequence[float], device: torch.device) -> list[float]:
+    """Process 0's numbers for every process: what decides when to stop must not differ in the last bit."""
     if world_size() == 1:
         return [float(value) for value in values]
-    told = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
-    distributed.broadcast(told, 0)
-    return told.tolist()
+    numbers = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    distributed.broadcast(numbers, 0)
+    return numbers.tolist()
 
 
 @contextmanager
-def first_process_first():
-    """Process 0 goes through the block before the others: what it makes there, they find; an error meets all of them."""
+def first_process_first() -> Iterator[None]:
+    """Process 0 runs the block before the others, so that they find what it makes there, or meet the same error."""
     if rank() > 0:
         barrier()
     try:
@@ -105,14 +107,14 @@ def first_process_first():
             barrier()
 
 
-def barrier():
+def barrier() -> None:
     """Wait for the other processes."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
-def max_over_processes(values, device):
-    """Largest of each number over all processes. Returns: list of floats."""
+def max_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
+    """Largest of each number over all processes."""
     if world_size() == 1:
         return [float(value) for value in values]
     largest = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)

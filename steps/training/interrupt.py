@@ -1,4 +1,4 @@
-"""Asking a training to leave: signals, a deadline, a stop file. Looked at once per update."""
+"""Requests to stop a training: signals, a deadline, a stop file. Polled once per update."""
 
 import os
 import signal
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 class StopRequest:
-    """Watches for reasons to save and leave.
+    """Watches for reasons to save and stop.
 
-    SIGTERM, the clock passing RUN_DEADLINE (seconds since 1970) and the file RUN_STOP_FILE appearing ask for status 75
-    ("run me again"); SIGINT asks for 130. Handlers act only in the process that installed them.
+    SIGTERM, the clock passing RUN_DEADLINE (seconds since 1970) and the file RUN_STOP_FILE appearing request exit status 75
+    ("run me again"); SIGINT requests 130. Handlers act only in the process that installed them.
     """
 
     def __init__(self):
@@ -25,7 +25,7 @@ class StopRequest:
         if os.getpid() == self._pid:
             self.status = 130 if number == signal.SIGINT else 75
 
-    def poll(self):
-        """Exit status asked for, 0 while training may go on."""
+    def poll(self) -> int:
+        """The exit status requested; 0 while training may go on."""
         late = time.time() > self._deadline_s or (self._stop_file and Path(self._stop_file).exists())
         return self.status or (75 if late else 0)

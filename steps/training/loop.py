@@ -1,19 +1,29 @@
 """The training loop: teacher training, distillation and recovery after pruning differ only in the objective and the first weights."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from steps.core.checkpoint import load_checkpoint, save_checkpoint
 from steps.core.cli import Interrupted, UserError, say
 from steps.core.config import check
+from steps.data.augment import SpecAugmentConfig
+from steps.data.dataset import Batch, SpeechDataset
+from steps.data.tokenizer import Tokenizer
+from steps.models.asr_model import AsrModel
 from steps.training import distributed
 from steps.training.averaging import WeightAverage
-from steps.training.data import batches_per_update, epoch_groups, load_groups
+from steps.training.data import Groups, batches_per_update, epoch_groups, load_groups
+from steps.training.interrupt import StopRequest
 from steps.training.monitor import Monitor, score_dev
-from steps.training.optim import clip_gradient_, learning_rate, make_optimizer
+from steps.training.optim import OptimConfig, clip_gradient_, learning_rate, make_optimizer
+
+if TYPE_CHECKING:
+    from steps.training.objectives import Objective
 
 
 @dataclass
@@ -21,12 +31,12 @@ class LoopConfig:
     """How long and in what portions to train.
 
     epochs: passes over the data.  max_batch_frames: padded feature frames (10 ms) per batch.  accumulate: batches per update
-    and process.  average_last: epochs whose final weights are averaged into the result.  dev_every: epochs between looks at
-    dev.  patience: stop after this many looks without a better dev loss and keep the best weights; 0: off, as models that
-    are compared must be.  save_every_s: seconds between checkpoints.  loader_workers: processes that read ahead.
-    bf16: where matrix products are in bfloat16; true: on CUDA, never on a CPU; amx: on CPUs with AMX, too; false: nowhere.
-    deterministic: on one CUDA device, too, the same training gives the same bits, stopped and resumed or not, on the same kind
-    of card with the same versions; slower.
+    and process.  average_last: epochs whose final weights are averaged into the result.  dev_every: epochs between dev
+    evaluations.  patience: stop after this many evaluations without a better dev loss and keep the best weights; 0: off, as it
+    must be for models that are compared.  save_every_s: seconds between checkpoints.  loader_workers: processes that read ahead.
+    bf16: where matrix products are in bfloat16; true: on CUDA, never on a CPU; amx: also on CPUs with AMX; false: nowhere.
+    deterministic: the same training gives the same bits on one CUDA device, too, interrupted or not, on the same kind of card
+    with the same versions; slower.
     """
 
     epochs: int = 60
@@ -49,7 +59,7 @@ class LoopConfig:
         check(self.bf16 in (True, False, "amx"), "bf16 must be true, false or amx")
 
     def bf16_on(self, device_type: str) -> bool:
-        """Whether a `cpu` or `cuda` multiplies in bfloat16.
+        """Whether a `cpu` or `cuda` device multiplies in bfloat16.
 
         Raises: UserError for a CPU without AMX, which would emulate it.
         """
@@ -59,30 +69,28 @@ class LoopConfig:
 
 
 class Trainer:
-    """One training run, resumable to the bit on a CPU, and on CUDA with `deterministic`.
+    """One training run, resumable bit for bit on a CPU, and on CUDA with `deterministic`.
 
-    Args: model: AsrModel.   objective: module (model, batch) -> dict of term sums.   train_data, dev_data: SpeechDataset.
-          tokenizer: for dev word errors.   loop, optim, augment: LoopConfig, OptimConfig, SpecAugmentConfig or None.
-          out: folder for checkpoints/ and tensorboard/.   seed: of everything random.   device: torch.device.
-          stop: StopRequest, looked at once per update.
-          after_update: called with the model after each update, e.g. to keep pruned weights at zero; or None.
+    Args: objective: gives the sums of the loss terms.   tokenizer: for word errors on dev.   augment: None: no SpecAugment.
+          out: folder for checkpoints/ and tensorboard/.   seed: for all random numbers.   stop: polled once per update.
+          after_update: called with the model after each update, e.g. to keep pruned weights at zero.
     """
 
     def __init__(
         self,
-        model,
-        objective,
-        train_data,
-        dev_data,
-        tokenizer,
-        loop,
-        optim,
-        augment,
-        out,
-        seed,
-        device,
-        stop,
-        after_update=None,
+        model: AsrModel,
+        objective: "Objective",
+        train_data: SpeechDataset,
+        dev_data: SpeechDataset,
+        tokenizer: Tokenizer,
+        loop: LoopConfig,
+        optim: OptimConfig,
+        augment: SpecAugmentConfig | None,
+        out: Path | str,
+        seed: int,
+        device: torch.device,
+        stop: StopRequest,
+        after_update: Callable[[AsrModel], None] | None = None,
     ):
         self.model, self.objective = model.to(device), objective.to(device)
         self.train_data, self.dev_data, self.tokenizer = train_data, dev_data, tokenizer
@@ -93,22 +101,22 @@ class Trainer:
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(self.model, self.objective.parameters(), optim)
         self.average = WeightAverage()
-        self.step = self.epoch = self.batch = 0  # updates done; position in the data: batches of the epoch done
-        self.best = {"loss": float("inf"), "epoch": -1, "weights": {}}
-        self.dev = {}
+        # updates done; the position in the data: epochs done, and batches of the current one
+        self.step = self.epoch = self.batch = 0
+        self.best: dict[str, Any] = {"loss": float("inf"), "epoch": -1, "weights": {}}
+        self.dev: dict[str, Any] = {}
         self.seconds_before = 0.0
         self.monitor = Monitor(out, loop.epochs)
 
-    def train(self):
+    def train(self) -> dict[str, Any]:
         """Train to the end, or save and raise Interrupted. Afterwards the model holds the weights to ship. Returns: dev scores."""
         self.resume()
         self.monitor.start(self.step)
         while self.epoch < self.loop.epochs and not self.out_of_patience():
             groups = epoch_groups(self.train_data, self.loop, self.seed, self.epoch, self.batch)
             size = batches_per_update(self.loop)
-            updates = self.batch / size + len(
-                groups
-            )  # of this epoch; a whole number unless the processes changed in it
+            # of this epoch; a whole number unless the number of processes changed within it
+            updates = self.batch / size + len(groups)
             for batches in self.load(groups):
                 self.update(batches, progress=(self.epoch + self.batch / size / updates) / self.loop.epochs)
                 self.save_if_due()
@@ -116,31 +124,31 @@ class Trainer:
         self.finish()
         return self.dev
 
-    def load(self, groups):
-        """Read the groups of this epoch that are still to be done. Yields: list of Batch."""
-        fill = self.model.feature_mean.cpu().numpy()  # what masked features are set to
+    def load(self, groups: Groups) -> Iterator[list[Batch]]:
+        """Read the groups of this epoch that are left. Yields: the batches of one update."""
+        # what masked features are set to
+        fill = self.model.feature_mean.cpu().numpy()
         objective = self.objective
-        clean = objective.wants_clean and len(objective.labels) < len(
-            self.train_data
-        )  # else the teachers have said all
+        # no longer once the teachers have labelled every utterance
+        clean = objective.needs_clean_features and len(objective.labels) < len(self.train_data)
         rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 
-    def update(self, batches, progress):
+    def update(self, batches: list[Batch], progress: float) -> None:
         """One optimizer step on a group of batches: loss = sum over the group / encoder frames of the group, in all processes."""
         self.model.train()
         rate = learning_rate(progress, self.optim)
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = rate
-        # counted before they move: a look at a number on a GPU waits for it
+        # counted before the batches move: reading a number on a GPU waits for it
         frames = sum(batch.weight * int(self.model.output_lengths(batch.lengths).sum()) for batch in batches)
-        heard = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
+        audio_frames = sum(batch.weight * int(batch.lengths.sum()) for batch in batches)
         batches = [batch.to(self.device) for batch in batches]
         with self.autocast():
             lessons, taught = self.objective.prepare(self.model, batches)
         total_frames, total_taught = distributed.sum_over_processes([frames, taught], self.device)
         share = total_frames / total_taught if total_taught else 1.0
-        sums = {}
+        sums: dict[str, Any] = {}
         for index, (batch, lesson) in enumerate(zip(batches, lessons, strict=True)):
             self.seed_dropout(index)
             with self.autocast():
@@ -162,46 +170,46 @@ class Trainer:
         if self.after_update:
             self.after_update(self.model)
         self.step, self.batch = self.step + 1, self.batch + batches_per_update(self.loop)
-        heard, *values = distributed.sum_over_processes([heard, *values], self.device)
+        audio_frames, *values = distributed.sum_over_processes([audio_frames, *values], self.device)
         sums = dict(zip(sums, values, strict=True))
-        self.monitor.update(self.step, self.epoch, progress, sums, total_frames, rate, norm, heard)
+        self.monitor.update(self.step, self.epoch, progress, sums, total_frames, rate, norm, audio_frames)
 
-    def seed_dropout(self, index):
-        """Dropout depends on (seed, step, micro-batch) alone, so that it needs no saving and does not notice the number of processes."""
+    def seed_dropout(self, index: int) -> None:
+        """Dropout depends on (seed, step, micro-batch) alone: nothing to save, and the number of processes does not matter."""
         micro = index * distributed.world_size() + distributed.rank()
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 4096 + micro)
 
-    def autocast(self):
-        """bfloat16 where the settings have it; plain float32 otherwise."""
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the settings enable it; plain float32 otherwise."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def end_epoch(self):
-        """Average, look at dev, move on to the next epoch."""
+    def end_epoch(self) -> None:
+        """Average, evaluate on dev, move on to the next epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
         if self.epoch > self.loop.epochs - self.loop.average_last:
             self.average.add(self.model)
         if self.epoch % self.loop.dev_every == 0:
-            self.dev = self.look_at_dev(f"epoch {self.epoch}/{self.loop.epochs}")
+            self.dev = self.evaluate_dev(f"epoch {self.epoch}/{self.loop.epochs}")
             if self.loop.patience and self.dev["loss"] < self.best["loss"]:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self.best = {"loss": self.dev["loss"], "epoch": self.epoch, "weights": weights}
 
-    def out_of_patience(self):
+    def out_of_patience(self) -> bool:
         """Whether early stopping is on and dev has not improved for long enough."""
-        looks = (self.epoch - max(self.best["epoch"], 0)) // self.loop.dev_every
-        return bool(self.loop.patience) and self.batch == 0 and looks >= self.loop.patience
+        evaluations = (self.epoch - max(self.best["epoch"], 0)) // self.loop.dev_every
+        return bool(self.loop.patience) and self.batch == 0 and evaluations >= self.loop.patience
 
-    def look_at_dev(self, when):
-        """Loss and greedy errors on dev with the weights as they are. Returns: dict."""
+    def evaluate_dev(self, when: str) -> dict[str, Any]:
+        """Loss and greedy errors on dev with the weights as they are. Returns: see `score_dev`."""
         self.monitor.report()
         dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
         numbers = ("loss", "wer", "cer")
-        dev |= zip(numbers, distributed.of_first_process([dev[name] for name in numbers], self.device), strict=True)
+        dev |= zip(numbers, distributed.from_first_process([dev[name] for name in numbers], self.device), strict=True)
         self.monitor.dev(self.step, when, dev)
         return dev
 
-    def finish(self):
-        """Put the averaged (or, with early stopping, the best) weights into the model and look at dev once more."""
+    def finish(self) -> None:
+        """Put the averaged (or, with early stopping, the best) weights into the model and evaluate on dev once more."""
         if self.best["weights"]:
             self.model.load_state_dict(self.best["weights"])
             when = f"best epoch {self.best['epoch']}"
@@ -210,12 +218,12 @@ class Trainer:
             when = f"average of the last {self.average.count} epochs"
         if self.after_update:
             self.after_update(self.model)
-        self.dev = self.look_at_dev(when)
+        self.dev = self.evaluate_dev(when)
         self.monitor.close()
 
-    def save_if_due(self):
-        """Save when the interval is over; save and leave when asked to stop. All processes decide alike."""
-        asked, due = self.stop.poll(), self.monitor.seconds_since_save() > self.loop.save_every_s
+    def save_if_due(self) -> None:
+        """Save when the interval is over; save and exit when asked to stop. All processes decide alike."""
+        asked, due = self.stop.poll(), int(self.monitor.seconds_since_save() > self.loop.save_every_s)
         if distributed.world_size() > 1:
             asked, due = map(int, distributed.max_over_processes([asked, due], self.device))
         if not (asked or due):
@@ -226,9 +234,9 @@ class Trainer:
             self.monitor.saved(time.monotonic() - began_s)
         distributed.barrier()
         if asked:
-            raise Interrupted(asked, f"saved at step {self.step}; the same command goes on from there")
+            raise Interrupted(asked, f"saved at step {self.step}; the same command continues from there")
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Everything an exact resume needs: tensors and plain values."""
         return {
             "seed": self.seed,
@@ -242,16 +250,16 @@ class Trainer:
             "seconds": self.seconds(),
         }
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Wall time of the training so far, earlier runs included."""
         return self.seconds_before + self.monitor.seconds()
 
-    def resume(self):
-        """Go on from the newest whole checkpoint, if there is one."""
+    def resume(self) -> None:
+        """Continue from the newest complete checkpoint, if there is one."""
         state = load_checkpoint(self.checkpoints)
         if state is None:
             return
-        remedy = "remove the folder to start anew"
+        remedy = "remove the folder to start over"
         try:
             if state["seed"] != self.seed:
                 raise UserError(f"{self.checkpoints}: made with seed {state['seed']}, not {self.seed}; {remedy}")
@@ -263,5 +271,7 @@ class Trainer:
             self.best, self.dev, self.seconds_before = state["best"], state["dev"], state["seconds"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{self.checkpoints}: the checkpoint is of another training ({reason}); {remedy}") from None
+            raise UserError(
+                f"{self.checkpoints}: the checkpoint belongs to another training ({reason}); {remedy}"
+            ) from None
         say(f"resumed at step {self.step} (epoch {self.epoch + 1}) from {self.checkpoints}")

@@ -1,21 +1,25 @@
-"""What a training shows of itself: progress lines, TensorBoard, and its score on dev."""
+"""What a training reports: progress lines, TensorBoard, and its score on dev."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from steps.core.cli import say
-from steps.data.dataset import BatchLoader
+from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.tokenizer import Tokenizer
+from steps.models.asr_model import AsrModel
 from steps.scoring.wer import count_errors
 from steps.training import distributed
 
 LOG_EVERY_S = 10.0
 
 
-def time_left(seconds):
-    """How long it will take, as read at a glance. Args: seconds >= 0.  Returns: such as `12 min left`."""
+def time_left(seconds: float) -> str:
+    """Remaining time in words, such as `12 min left`. Args: seconds >= 0."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit} left" if seconds < 9.95 * size else f"{seconds / size:.0f} {unit} left"
@@ -25,29 +29,40 @@ def time_left(seconds):
 class Monitor:
     """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
 
-    def __init__(self, out, epochs):
+    def __init__(self, out: Path | str, epochs: int):
         self.folder, self.epochs = Path(out) / "tensorboard", epochs
-        self.writer = None
+        self.writer: SummaryWriter | None = None
         self.save_s = 0.0
         self.saved_s = self.began_s = time.monotonic()
-        self.began_at = None  # time of the first update of this run, and the share of the training done then
+        # time of the first update of this run, and the share of the training done then
+        self.began_at: tuple[float, float] | None = None
         self._fresh()
 
     def _fresh(self):
         self.sums, self.frames, self.audio_frames, self.updates = {}, 0.0, 0, 0
         self.since_s = time.monotonic()
 
-    def start(self, step):
-        """Open TensorBoard; events after `step`, from a run that was cut off, are hidden."""
+    def start(self, step: int) -> None:
+        """Open TensorBoard; events after `step`, from an interrupted run, are hidden."""
         if distributed.rank() == 0:
             self.writer = SummaryWriter(self.folder, purge_step=step)
         self.saved_s = self.began_s = time.monotonic()
 
-    def update(self, step, epoch, done, sums, frames, rate, norm, audio_frames):
+    def update(
+        self,
+        step: int,
+        epoch: int,
+        done: float,
+        sums: Mapping[str, float],
+        frames: float,
+        rate: float,
+        norm: float,
+        audio_frames: float,
+    ) -> None:
         """Take in one update of all processes.
 
-        Args: done: share of the whole training, 0..1.   sums: of the loss terms.   frames: of the encoder.   rate: of learning.
-              norm: of the gradient.   audio_frames: of the features.
+        Args: done: share of the whole training, 0..1.   sums: sum of each loss term.   frames: encoder frames.
+              rate: learning rate.   norm: gradient norm.   audio_frames: feature frames.
         """
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -59,9 +74,9 @@ class Monitor:
         if time.monotonic() - self.since_s >= LOG_EVERY_S:
             self.report()
 
-    def report(self):
+    def report(self) -> None:
         """Show the updates since the last report, if there were any."""
-        if self.writer is None or not self.updates:
+        if self.writer is None or self.began_at is None or not self.updates:
             return
         elapsed_s = time.monotonic() - self.since_s
         terms = {name: value / max(self.frames, 1.0) for name, value in self.sums.items()}
@@ -80,8 +95,8 @@ class Monitor:
             self.writer.add_scalar(name, value, self.step)
         self._fresh()
 
-    def dev(self, step, when, dev):
-        """Show a look at dev."""
+    def dev(self, step: int, when: str, dev: Mapping[str, Any]) -> None:
+        """Show an evaluation on dev."""
         if self.writer is None:
             return
         say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} % CER {dev['cer']:.2f} %  {dev['example']}")
@@ -90,20 +105,20 @@ class Monitor:
         self.writer.add_text("dev/example", dev["example"], step)
         self.writer.flush()
 
-    def seconds(self):
-        """Since this run of the program began to train."""
+    def seconds(self) -> float:
+        """Seconds since this run of the program began to train."""
         return time.monotonic() - self.began_s
 
-    def seconds_since_save(self):
-        """Since the last checkpoint or the start."""
+    def seconds_since_save(self) -> float:
+        """Seconds since the last checkpoint or the start."""
         return time.monotonic() - self.saved_s
 
-    def saved(self, took_s):
+    def saved(self, took_s: float) -> None:
         """Note that a checkpoint was written, and how long training stood still for it."""
         self.saved_s = time.monotonic()
         self.save_s += took_s
 
-    def close(self):
+    def close(self) -> None:
         """Say what checkpoints cost, close TensorBoard."""
         if self.writer is not None:
             say(f"checkpoints took {self.save_s:.2f} s of {self.seconds():.1f} s of training")
@@ -111,8 +126,10 @@ class Monitor:
 
 
 @torch.no_grad()
-def score_dev(model, dataset, tokenizer, max_frames, device):
-    """Loss and greedy error rates of a data set.
+def score_dev(
+    model: AsrModel, dataset: SpeechDataset, tokenizer: Tokenizer, max_frames: int, device: torch.device
+) -> dict[str, Any]:
+    """Loss and greedy error rates on a data set.
 
     Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
              hypothesis of one utterance}.
@@ -120,7 +137,8 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
     model.eval()
     frame_counts = dataset.num_frames.tolist()
     order = sorted(range(len(dataset)), key=lambda index: (frame_counts[index], index))
-    batches, width = [[]], 0
+    batches: list[list[int]] = [[]]
+    width = 0
     for index in order:
         width = max(width, frame_counts[index])
         if batches[-1] and width * (len(batches[-1]) + 1) > max_frames:
@@ -128,7 +146,8 @@ def score_dev(model, dataset, tokenizer, max_frames, device):
             width = frame_counts[index]
         batches[-1].append(index)
     loader = BatchLoader(dataset, [(indices, 1.0) for indices in batches], None, None, 0, 0)
-    loss, frames, hyps = 0.0, 0, {}
+    loss, frames = 0.0, 0
+    hyps: dict[str, str] = {}
     for position in range(len(loader)):
         batch = loader[position].to(device)
         outputs, lengths = model(batch.feats, batch.lengths)

@@ -23,11 +23,11 @@ class DistillConfig:
     kl_weight: share of the frame-wise KL, the rest is CTC, 0..1.  temperature: softens both posteriors, > 0.
     frames: `all`, `spikes` (teacher not blank) or `window` (spikes and `window` frames around them); the mean is over the
     chosen frames of each batch.
-    teacher_view: `augmented`, the very features of the student, or `clean`: the teachers label each utterance once, as it is,
+    teacher_view: `augmented`, the same features as the student, or `clean`: the teachers label each utterance once, as it is,
     and the labels stay in memory (25 frames a second x vocabulary x 2 bytes): much faster on small corpora.
-    intermediate_weight: share of the KL that the student's middle block gets, through its own output layer, 0..1; 0: off.
+    intermediate_weight: share of the KL given to the student's middle block, through its own output layer, 0..1; 0: off.
     hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
-    from 0 (last: -1); default: the last of each; of several teachers the first is matched.
+    from 0 (last: -1); default: the last of each; with several teachers, the first is matched.
     """
 
     kl_weight: float = 0.5
@@ -59,9 +59,9 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teachers say of a batch, as the student is taught it.
+    """What the student is taught on a batch.
 
-    target: (N, T', V) mean softened log posteriors.   hidden: states of the first teacher, for each pair of layers (N, T', C).
+    target: (N, T', V) mean softened log posteriors.   hidden: states of the first teacher, (N, T', C) for each pair of layers.
     selected: (N, T') bool, the frames that are taught.
     """
 
@@ -77,7 +77,7 @@ class TranscriptObjective(nn.Module):
     Raises: UserError when the settings do not fit the model.
     """
 
-    wants_clean = False
+    needs_clean_features = False
 
     def __init__(self, settings: Any, model: AsrModel):
         super().__init__()
@@ -91,17 +91,16 @@ class TranscriptObjective(nn.Module):
     def forward(
         self, model: AsrModel, batch: Batch, lesson: Lesson | None = None, share: float | None = None
     ) -> dict[str, torch.Tensor]:
-        """Terms of the criterion, summed over frames. Args: lesson, share: not for this one.  Returns: scalars, nats."""
+        """Terms of the criterion, summed over frames. Args: lesson, share: unused here.  Returns: scalars, nats."""
         hidden, lengths = model.encode(batch.feats, batch.lengths)
         outputs = model.classify(hidden[-1])
         return model.head.loss_terms(model, hidden, outputs, lengths, batch, self.settings)
 
 
 class DistillObjective(nn.Module):
-    """The head's loss mixed with frame-wise KL from the teachers' mean posterior and, if asked, hidden-layer matching.
+    """The head's loss mixed with frame-wise KL from the teachers' mean posterior and, if configured, hidden-layer matching.
 
-    Args: config: DistillConfig.   student: AsrModel.   teachers: that `check_fit` has let pass.
-          settings: of the head's own loss, such as CtcConfig.
+    Args: teachers: accepted by `check_fit`.   settings: the head's section of the training settings, such as CtcConfig.
     Raises: UserError when settings and models do not fit together.
     """
 
@@ -109,16 +108,17 @@ class DistillObjective(nn.Module):
         super().__init__()
         head = student.head
         if not head.frame_posteriors:
-            raise UserError(f"distill: a {head.name} student has no posteriors of single frames to be taught")
+            raise UserError(f"distill: a {head.name} student has no frame-wise posteriors to teach")
         head.check_settings(student, settings)
         if config.kl_weight == 1 and settings != type(settings)():
             raise UserError(
-                f"distill.kl_weight: 1 leaves nothing of the {head.name} loss, so what stands under {head.name}: "
-                "would do nothing; remove it"
+                f"distill.kl_weight: 1 leaves nothing of the {head.name} loss, so the section {head.name}: "
+                "has no effect; remove it"
             )
         self.settings = settings
-        self.config, self.wants_clean, self.labels = config, config.teacher_view == "clean", {}
-        # a tuple, so that they are not saved with us
+        self.config, self.needs_clean_features = config, config.teacher_view == "clean"
+        self.labels: dict[str, torch.Tensor] = {}
+        # a tuple, so that they are not saved with this module
         self.teachers = tuple(teachers)
         self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
         self.pairs = self._layer_pairs(student) if config.hidden_weight else []
@@ -134,21 +134,24 @@ class DistillObjective(nn.Module):
                     raise UserError(
                         f"distill: hidden_layers: there is no block {block}; the student has {counts[0]}, the teacher {counts[1]}"
                     )
-            pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])  # 0 is the front end
+            # 0 is the front end
+            pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])
         return pairs
 
     def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """What the teachers say. Returns: (N, T', V) mean softened log posteriors; hidden states of the first, a pair each."""
-        told = [teacher.teach(feats, lengths) for teacher in self.teachers]
-        target = mean_teacher([taught.log_probs for taught in told], self.config.temperature)
-        return target, [told[0].hidden[place] for _, place in self.pairs]
+        """What the teachers say. Returns: (N, T', V) mean softened log posteriors; the first one's hidden states, one per pair."""
+        lessons = [teacher.teach(feats, lengths) for teacher in self.teachers]
+        target = mean_teacher([taught.log_probs for taught in lessons], self.config.temperature)
+        return target, [lessons[0].hidden[place] for _, place in self.pairs]
 
     def clean_target(self, batch: Batch, frames: int) -> torch.Tensor:
-        """What the teachers say about the clean features, asked once per utterance and always about it alone, so that the
+        """What the teachers say about the clean features, computed once per utterance and always for it alone, so that the
         numbers do not depend on its neighbours and a resumed run repeats them. Returns: (N, T', V) float32.
         """
         for index, utt_id in enumerate(batch.utt_ids):
             if utt_id not in self.labels:
+                # left out by the loader only when every utterance has its label
+                assert batch.clean is not None
                 length = batch.lengths[index : index + 1]
                 target, _ = self.teach(batch.clean[index : index + 1, : int(length)], length)
                 self.labels[utt_id] = target[0].half()
@@ -160,24 +163,27 @@ class DistillObjective(nn.Module):
         """Ask the teachers about a batch. Args: model: the student, for its number of frames."""
         frames = int(model.output_lengths(torch.tensor([batch.feats.shape[1]])))
         is_pad = Context.of(model.output_lengths(batch.lengths), frames).is_pad
-        if self.wants_clean:
-            target, hidden = self.clean_target(batch, frames), []
+        hidden: list[torch.Tensor] = []
+        if self.needs_clean_features:
+            target = self.clean_target(batch, frames)
         else:
             target, hidden = self.teach(batch.feats, batch.lengths)
         return Lesson(target, hidden, select_frames(target, is_pad, self.config.frames, self.config.window))
 
     def prepare(self, model: AsrModel, batches: list[Batch]) -> tuple[list[Lesson | None], float]:
-        """Look at all batches of an update before the first is learnt from, where the loss needs to know how many frames of
-        them will be taught: its mean over these must not depend on how the update is split into batches.
+        """Look at all batches of an update before training on the first, if the loss needs to know how many of their frames
+        will be taught: its mean over these must not depend on how the update is split into batches.
 
-        Returns: for each batch its lesson, or None where it may wait until `forward`; the taught frames, weighted (0: all).
+        Returns: a lesson per batch, or None if it can wait until `forward`; the taught frames, weighted (0: all).
         """
         if self.config.frames == "all":
             return [None] * len(batches), 0.0
         lessons = [self.lesson(model, batch) for batch in batches]
         return lessons, sum(b.weight * int(les.selected.sum()) for b, les in zip(batches, lessons, strict=True))
 
-    def kl_sum(self, model, hidden, log_probs, lesson):
+    def kl_sum(
+        self, model: AsrModel, hidden: list[torch.Tensor], log_probs: torch.Tensor, lesson: Lesson
+    ) -> torch.Tensor:
         """Frame-wise KL of the last output and, with its share, of the middle block's. Returns: scalar, nats."""
         share, temperature = self.config.intermediate_weight, self.config.temperature
         total = (1 - share) * frame_kl_sum(log_probs, lesson.target, lesson.selected, temperature)
@@ -191,12 +197,13 @@ class DistillObjective(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Weighted terms of the criterion, summed over frames.
 
-        Args:    lesson: from `prepare`.   share: all frames of the update by those that are taught; default: of this batch.
-        Returns: dict of scalars, nats.
+        Args:    lesson: from `prepare`.   share: all frames of the update / those taught; default: the same of this batch.
+        Returns: scalars, nats.
         """
         config = self.config
         hidden, lengths = model.encode(batch.feats, batch.lengths)
-        log_probs = model.classify(hidden[-1])  # (N, T', V)
+        # (N, T', V)
+        log_probs = model.classify(hidden[-1])
         is_pad = Context.of(lengths, log_probs.shape[1]).is_pad
         lesson = lesson or self.lesson(model, batch)
         if share is None:
@@ -212,3 +219,7 @@ class DistillObjective(nn.Module):
             match = hidden_match_sum(projection(hidden[own]).float(), taught.float(), is_pad)
             terms["hidden"] = terms.get("hidden", 0.0) + config.hidden_weight / len(self.pairs) * match
         return terms
+
+
+# what a Trainer minimises
+Objective = TranscriptObjective | DistillObjective

@@ -1,10 +1,13 @@
 """What the training programs share: their options, reading the inputs, and finishing a model folder."""
 
+import argparse
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import yaml
@@ -15,26 +18,28 @@ from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
 from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
-from steps.data.dataset import BatchLoader, SpeechDataset, plan_batches, report_dataset
+from steps.data.dataset import Batch, BatchLoader, SpeechDataset, plan_batches, report_dataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
+from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
 from steps.models.heads import DEFAULT
 from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
 from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.objectives import DistillConfig, DistillObjective, Objective, TranscriptObjective
 from steps.training.optim import OptimConfig
 from steps.training.teachers import check_fit, identity, open_teacher
 
-NO_RESULT = ("loader_workers", "save_every_s")  # may change between an interruption and the next run
+# may change between an interruption and the next run
+NO_RESULT = ("loader_workers", "save_every_s")
 
 
 @dataclass(kw_only=True)
 class LearningConfig:
-    """Settings that every program that trains has. source: `ark` (features of stage 1) or `on_the_fly`.
-    augment: null switches SpecAugment off.  ctc: beyond plain CTC.  distill: counts where there is a teacher."""
+    """Settings of every program that trains. source: `ark` (features of stage 1) or `on_the_fly`.
+    augment: null switches SpecAugment off.  ctc: additions to plain CTC.  distill: used where there is a teacher."""
 
     source: str = "ark"
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -54,7 +59,7 @@ class TrainConfig(LearningConfig):
     """Settings of a training from scratch.
 
     type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc.
-    max_look_ahead_ms: refuse a model that must hear further ahead of what it emits; null: no limit.
+    max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
     """
 
     type: str = "conformer"
@@ -68,11 +73,11 @@ class TrainConfig(LearningConfig):
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
 
-def training_parser(description):
+def training_parser(description: str | None) -> argparse.ArgumentParser:
     """Parser with the options of every program that trains."""
     parser = make_parser(description)
-    parser.add_argument("--data", required=True, metavar="DIR", help="training data folder (holds cmvn.json, too)")
-    parser.add_argument("--dev", required=True, metavar="DIR", help="data folder that progress is measured on")
+    parser.add_argument("--data", required=True, metavar="DIR", help="training data folder (also holds cmvn.json)")
+    parser.add_argument("--dev", required=True, metavar="DIR", help="data folder to measure progress on")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder made by steps.train_tokenizer")
     parser.add_argument(
         "--features", required=True, metavar="YAML", help="feature settings the data was extracted with"
@@ -82,12 +87,9 @@ def training_parser(description):
 
 
 class Setup:
-    """Inputs of one training program, checked before anything is computed.
+    """Inputs of one training program, checked before anything is computed. Args: step: its name, recorded in the model."""
 
-    Args: args: parsed options of `training_parser`.   config: a LearningConfig.   step: name of the program, noted in the model.
-    """
-
-    def __init__(self, args, config, step):
+    def __init__(self, args: argparse.Namespace, config: LearningConfig, step: str):
         self.args, self.config, self.step = args, config, step
         self.out = Path(args.out)
         self.device = distributed.start(args.device, args.num_threads, config.loop.deterministic)
@@ -102,11 +104,11 @@ class Setup:
         self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
         self.stop = StopRequest()
 
-    def already_done(self, **inputs):
-        """Look whether --out is free for these settings. Returns: True when the finished model is there already.
+    def already_done(self, **inputs: str | None) -> bool:
+        """Check whether --out is free for these settings. Returns: True when the finished model is already there.
 
-        Args: inputs: option name -> comma-separated folders, or None; they are noted by their content.
-        Raises: UserError when --out holds a model, or a beginning of one, made with other settings.
+        Args: inputs: option name -> comma-separated folders, or None; they are recorded by their content.
+        Raises: UserError when --out holds a finished or unfinished model made with other settings.
         """
         args = self.args
         read = {"cmvn": Path(args.data) / "cmvn.json", "text": Path(args.data) / "text"}
@@ -124,10 +126,10 @@ class Setup:
             changed = sorted(key for key in {*claim, *there} if _decisive(claim, key) != _decisive(there, key))
             if changed:
                 raise UserError(
-                    f"{path}: {self.out} was begun with other settings ({', '.join(changed)}); choose another --out"
+                    f"{path}: {self.out} was started with other settings ({', '.join(changed)}); choose another --out"
                 )
             if (self.out / "model.json").is_file():
-                say(f"{self.out} is finished already")
+                say(f"{self.out} is already finished")
                 for leftover in ("checkpoints", "rounds"):
                     shutil.rmtree(self.out / leftover, ignore_errors=True)
                 return True
@@ -136,31 +138,31 @@ class Setup:
         self.claim = claim
         return False
 
-    def claim_out(self):
-        """Write conf.yaml, the settings that --out is made with; called when all checks are over."""
+    def claim_out(self) -> None:
+        """Write conf.yaml, the settings that --out is made with; called after all checks."""
         path = self.out / "conf.yaml"
         if distributed.rank() == 0 and not path.is_file():
             write_text(path, yaml.safe_dump(self.claim, sort_keys=False, allow_unicode=True))
 
-    def leave_if_asked(self):
-        """Between two trainings: raise Interrupted when a signal or the deadline asks to leave, all processes alike."""
+    def leave_if_asked(self) -> None:
+        """Between two trainings: raise Interrupted when a signal or the deadline asks to stop, in all processes alike."""
         (status,) = map(int, distributed.max_over_processes([self.stop.poll()], self.device))
         if status:
             self.write_state(0, status)
-            raise Interrupted(status, "what is finished is kept; the same command goes on from there")
+            raise Interrupted(status, "what is finished is kept; the same command continues from there")
 
-    def write_state(self, step, status):
-        """Leave train_state.json for utils/launch.py, which sees no exit status of ours; process 0 writes it.
+    def write_state(self, step: int, status: int) -> None:
+        """Write train_state.json for utils/launch.py, which does not see our exit status; only process 0 writes it.
 
-        Args: step: updates done.   status: that the training stops with, its state being saved.
+        Args: step: updates done.   status: exit status of a training that has saved its state.
         """
         if distributed.rank() == 0:
             write_json(self.out / "train_state.json", {"step": step, "finished": False, "stopped_for": status})
 
-    def new_model(self):
-        """A model with fresh weights drawn from the seed and the corpus mean and deviation set."""
+    def new_model(self) -> AsrModel:
+        """A model with fresh weights drawn from the seed, and with the corpus mean and deviation."""
         torch.manual_seed(self.args.seed)
-        config = self.config
+        config = cast(TrainConfig, self.config)
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
         model = build_model(new_spec(config.type, config.model, *sizes, self.step, where, config.head))
@@ -168,9 +170,10 @@ class Setup:
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
         return model
 
-    def check_look_ahead(self, model):
+    def check_look_ahead(self, model: AsrModel) -> None:
         """Raise UserError when a model hears further ahead than the settings allow."""
-        limit_ms, reach_ms = self.config.max_look_ahead_ms, model.look_ahead() * self.features.frame_shift_ms
+        limit_ms = cast(TrainConfig, self.config).max_look_ahead_ms
+        reach_ms = model.look_ahead() * self.features.frame_shift_ms
         if limit_ms is None or reach_ms <= limit_ms:
             return
         whole = model.whole_utterance_parts()
@@ -180,7 +183,7 @@ class Setup:
             "rnn with cells_backward: 0 and dnn with little splice have a short look-ahead"
         )
 
-    def load(self, folder):
+    def load(self, folder: Path | str) -> AsrModel:
         """A finished model for --init or --model, its vocabulary checked against the tokenizer."""
         tokens = Path(folder) / "tokens.txt"
         if not tokens.is_file():
@@ -195,28 +198,28 @@ class Setup:
             )
         return load_model(folder, self.device)
 
-    def objective(self, model, teachers):
-        """The head's own loss, or that and distillation. Args: teachers: comma-separated folders, or None."""
-        # projections of hidden matching, whatever was drawn before
+    def objective(self, model: AsrModel, teachers: str | None) -> Objective:
+        """The head's own loss, with distillation if there are teachers. Args: teachers: comma-separated folders, or None."""
+        # so that the projections of hidden matching do not depend on what was drawn before
         torch.manual_seed(self.args.seed)
         settings, distill = getattr(self.config, model.head.name), self.config.distill
         if not teachers:
             return TranscriptObjective(settings, model)
         opened = [open_teacher(folder, self.device, self.args.num_threads) for folder in teachers.split(",")]
         for number, teacher in enumerate(opened):
-            wants_hidden = distill.hidden_weight > 0 and number == 0
-            check_fit(teacher, model.to(self.device), self.tokenizer.pieces, self.features, wants_hidden)
+            match_hidden = distill.hidden_weight > 0 and number == 0
+            check_fit(teacher, model.to(self.device), self.tokenizer.pieces, self.features, match_hidden)
         return DistillObjective(distill, model, opened, settings)
 
-    def dataset(self, folder, model):
-        """A data folder without the utterances that are too short for their transcript. Returns: SpeechDataset."""
+    def dataset(self, folder: Path | str, model: AsrModel) -> SpeechDataset:
+        """A data folder without the utterances that are too short for their transcript."""
         fit = (model.output_lengths, model.head.frames_needed)
         return SpeechDataset(folder, self.tokenizer, self.features, self.config.source, *fit)
 
-    def calibration(self, model, count):
+    def calibration(self, model: AsrModel, count: int) -> tuple[list[Batch], Callable[[AsrModel, Batch], torch.Tensor]]:
         """The first `count` batches of training data in a fixed order, and the model's loss on them.
 
-        Returns: list of Batch on the device; function (model, batch) -> scalar, nats per encoder frame.
+        Returns: batches on the device; loss function, nats per encoder frame.
         """
         data = self.dataset(self.args.data, model)
         plan = plan_batches(data.num_frames, self.config.loop.max_batch_frames, self.args.seed, 0)[:count]
@@ -228,21 +231,25 @@ class Setup:
 
         return [loader[i].to(self.device) for i in range(len(loader))], loss_fn
 
-    def train(self, model, objective, out, parent=None, after_update=None, epochs=None):
-        """Train (or go on training) and write the finished folder `out`; its checkpoints are removed then.
+    def train(
+        self, model: AsrModel, objective: Objective, out: Path | str, parent: Path | str | None = None,
+        after_update: Callable[[AsrModel], None] | None = None, epochs: int | None = None,
+    ) -> None:  # fmt: skip
+        """Train (or continue training), write the finished folder `out` and remove its checkpoints.
 
-        Args: parent: folder of the model this one comes from.   after_update: see Trainer.   epochs: instead of loop.epochs.
+        Args: parent: folder of the model this one was made from.   after_update: see Trainer.   epochs: instead of loop.epochs.
         """
         args, config = self.args, self.config
         loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
-        with distributed.first_process_first():  # the index of a large folder is made once
+        # so that the index of a large folder is built only once
+        with distributed.first_process_first():
             train_data, dev_data = self.dataset(args.data, model), self.dataset(args.dev, model)
         self.claim_out()
         if distributed.rank() == 0:
             report_dataset("train", train_data)
             report_dataset("dev", dev_data)
             say(f"model: {model.kind}, {sum(p.numel() for p in model.parameters()):,} parameters, on {self.device}")
-            if objective.wants_clean:
+            if objective.needs_clean_features:
                 report_labels(train_data, model, self.tokenizer)
         trainer = Trainer(
             model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
@@ -260,8 +267,8 @@ class Setup:
             (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()
 
-    def save(self, out, model, parent=None, **facts):
-        """Write a model folder with its feature definition and tokenizer, and say what it weighs."""
+    def save(self, out: Path | str, model: AsrModel, parent: Path | str | None = None, **facts: Any) -> None:
+        """Write a model folder with its feature definition and tokenizer, and report its size."""
         out = Path(out)
         self.claim_out()
         save_config(out / "features.yaml", self.features)
@@ -272,8 +279,8 @@ class Setup:
         say(summary(out))
 
 
-def report_labels(data, model, tokenizer):
-    """Say what memory the teachers' labels will take. Raises: UserError when the machine has less than twice as much."""
+def report_labels(data: SpeechDataset, model: AsrModel, tokenizer: Tokenizer) -> None:
+    """Report how much memory the teachers' labels will take. Raises: UserError when the machine has less than twice as much."""
     size = 2 * tokenizer.vocab_size * int(model.output_lengths(torch.tensor(data.num_frames)).sum())
     say(f"teacher labels: made once per utterance and kept in memory, {size / 1e6:,.0f} MB")
     if 2 * size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
@@ -286,7 +293,7 @@ def _decisive(claim, key):
     return {k: v for k, v in value.items() if k not in NO_RESULT} if isinstance(value, dict) else value
 
 
-def summary(folder):
+def summary(folder: Path | str) -> str:
     """One line about a finished model folder."""
     spec = read_spec(folder)
     size = (Path(folder) / "model.safetensors").stat().st_size

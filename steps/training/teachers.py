@@ -1,4 +1,4 @@
-"""Teachers: whatever can say what it hears frame by frame. Distillation and recovery after pruning know this face only."""
+"""Teachers: whatever gives posteriors frame by frame. Distillation and recovery after pruning know only this interface."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +14,20 @@ from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 
-# feature frames at which two frame rates are compared
+# lengths in feature frames at which two frame rates are compared
 LENGTHS = (8, 9, 10, 11, 64, 157, 500)
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What a teacher says of a batch.
+    """What a teacher says about a batch.
 
-    log_probs: (N, T', V) normalised.   lengths: (N,) int64 frames of it.
-    hidden: outputs of its front end and of each block, list of (N, T', width); empty where it shows none.
+    log_probs: (N, T', V) normalised.   lengths: (N,) int64, frames of each.
+    hidden: outputs of its front end and of each block, (N, T', width) each; empty if it exposes none.
     """
 
     log_probs: torch.Tensor
@@ -35,10 +36,10 @@ class Taught:
 
 
 class Teacher(Protocol):
-    """What distillation asks of a teacher.
+    """The interface of a teacher.
 
-    name: folder, for messages.   features: that it hears.   vocabulary: text of each unit, the blank first.
-    frame_shift_ms: between two frames that it emits.   depth, width: blocks whose states it shows, and their width; 0: none.
+    name: folder, for messages.   features: its input.   vocabulary: text of each unit, the blank first.
+    frame_shift_ms: from one output frame to the next.   depth, width: number and width of the blocks it exposes; 0: none.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Teacher(Protocol):
     width: int
 
     def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> Taught:
-        """Listen to a padded batch. Args: feats (N, T, D) float32 on the student's device; lengths (N,) int64."""
+        """Run a padded batch. Args: feats (N, T, D) float32 on the student's device; lengths (N,) int64."""
 
 
 class ModelTeacher:
@@ -66,9 +67,7 @@ class ModelTeacher:
         """Open a model folder. Raises: MissingInput, UserError."""
         model = load_model(folder, device)
         if not model.head.frame_posteriors:
-            raise UserError(
-                f"{folder}: a {model.head.name} model has no posteriors of single frames; it cannot teach them"
-            )
+            raise UserError(f"{folder}: a {model.head.name} model has no frame-wise posteriors and cannot teach")
         features = load_config(FeatureConfig, Path(folder) / "features.yaml")
         return cls(model, features, read_tokens(Path(folder) / "tokens.txt"), str(folder))
 
@@ -86,7 +85,10 @@ class ExportTeacher:
 
     def __init__(self, folder: str | Path, num_threads: int = 1):
         self.name = str(folder)
-        self.recogniser = load_recogniser(folder, num_threads=num_threads)
+        recogniser = load_recogniser(folder, num_threads=num_threads)
+        if not isinstance(recogniser, CtcRecogniser):
+            raise UserError(f"{folder}: its runtime gives no frame-wise posteriors; name its model folder")
+        self.recogniser = recogniser
         self.features, self.vocabulary = self.recogniser.features, self.recogniser.tokens
         longest = max(LENGTHS)
         frames = len(self.recogniser.log_probs(np.zeros((longest, self.features.dim), dtype=np.float32)))
@@ -104,17 +106,17 @@ def open_teacher(folder: str | Path, device: torch.device | str = "cpu", num_thr
 
 
 def identity(folder: str | Path) -> str:
-    """What a training notes of a folder that it learns from: a hash that changes with its content."""
+    """What a training records about a folder it learns from: a hash that changes with its content."""
     return sha256_file(Path(folder) / SUMS) if is_exported(folder) else read_spec(folder)["weights_sha256"]
 
 
 def check_fit(
-    teacher: Teacher, student: AsrModel, vocabulary: list[str], features: FeatureConfig, wants_hidden: bool = False
+    teacher: Teacher, student: AsrModel, vocabulary: list[str], features: FeatureConfig, match_hidden: bool = False
 ) -> None:
     """Refuse a teacher that cannot teach this student frame by frame.
 
-    Args:   vocabulary: text of each unit of the student.   features: that the student hears.
-            wants_hidden: whether its hidden states are to be matched.
+    Args:   vocabulary: text of each unit of the student.   features: the student's input.
+            match_hidden: whether the teacher's hidden states will be matched.
     Raises: UserError that names the remedy.
     """
     name = teacher.name
@@ -131,8 +133,6 @@ def check_fit(
     feats = torch.zeros(len(LENGTHS), max(LENGTHS), features.dim, device=student.feature_mean.device)
     lengths = torch.tensor(LENGTHS, device=feats.device)
     if teacher.teach(feats, lengths).lengths.tolist() != student.output_lengths(lengths).tolist():
-        raise UserError(
-            f"{name}: has other numbers of frames than the student; frame-wise distillation needs equal ones"
-        )
-    if wants_hidden and not teacher.depth:
-        raise UserError(f"{name}: shows no hidden states; name its model folder, or set distill.hidden_weight to 0")
+        raise UserError(f"{name}: has other frame counts than the student; frame-wise distillation needs equal ones")
+    if match_hidden and not teacher.depth:
+        raise UserError(f"{name}: exposes no hidden states; name its model folder, or set distill.hidden_weight to 0")

@@ -90,7 +90,7 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
     model = make("dnn")
     with pytest.raises(UserError, match="nothing would be quantized"):
         quantize_model(model, QuantizeConfig(skip=["frontend", "blocks", "output"]))
-    with pytest.raises(UserError, match="quantized already"):
+    with pytest.raises(UserError, match="already quantized"):
         quantize_model(quantize_model(model, QuantizeConfig()), QuantizeConfig())
 
 

@@ -138,7 +138,7 @@ def test_resume_is_exact_for_any_number_of_loader_workers(data, tmp_path, worker
 def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
     for step, state in enumerate(({"seed": 0}, {"seed": 0, "position": [1, 0, 1], "model": {}}, [1, 2])):
         save_checkpoint(tmp_path / f"{step}/checkpoints", 1, state)
-        with pytest.raises(UserError, match="of another training"):
+        with pytest.raises(UserError, match="belongs to another training"):
             make_trainer(data, tmp_path / str(step)).train()
 
 
@@ -194,7 +194,7 @@ def test_a_batch_of_weight_zero_adds_nothing(data, tmp_path):
 
 def test_learning_happens(data, tmp_path):
     trainer = make_trainer(data, tmp_path, loop=dataclasses.replace(LOOP, epochs=4))
-    before = trainer.look_at_dev("before")["loss"]
+    before = trainer.evaluate_dev("before")["loss"]
     assert trainer.train()["loss"] < 0.5 * before
 
 

@@ -84,7 +84,7 @@ def test_settings_of_intermediate_ctc_that_would_do_nothing_are_refused(settings
 
 
 def test_intermediate_ctc_without_ctc_is_refused():
-    with pytest.raises(UserError, match="what stands under ctc: would do nothing"):
+    with pytest.raises(UserError, match="the section ctc: has no effect"):
         taught_by(DistillConfig(kl_weight=1.0), make(1), [make(2)], CtcConfig(intermediate_weight=0.3))
 
 

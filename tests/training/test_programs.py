@@ -58,10 +58,10 @@ def test_a_finished_model_is_left_alone_and_other_settings_are_refused(call, mad
     before = (made / "student/model.safetensors").stat().st_mtime_ns
     command = ("distill_student", "--config", made / "student.yaml", "--out", made / "student")
     again = call(*command)
-    assert again.returncode == 0 and "is finished already" in again.stdout
+    assert again.returncode == 0 and "is already finished" in again.stdout
     other = call(*command, "--seed", 1)
     assert other.returncode == 1
-    assert "begun with other settings (seed)" in other.stderr and "Traceback" not in other.stderr
+    assert "started with other settings (seed)" in other.stderr and "Traceback" not in other.stderr
     assert (made / "student/model.safetensors").stat().st_mtime_ns == before
 
 

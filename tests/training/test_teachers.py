@@ -105,15 +105,15 @@ def test_another_frame_rate_is_refused():
 def test_other_numbers_of_frames_are_refused():
     model = make(0)
     model.frontend.output_lengths = lambda lengths: lengths // 4
-    with pytest.raises(UserError, match="other numbers of frames"):
+    with pytest.raises(UserError, match="other frame counts"):
         check_fit(teacher_of(model), make(0), VOCABULARY, FEATURES)
 
 
 def test_hidden_states_that_a_teacher_does_not_show_are_refused(folder):
     teacher = open_teacher(folder / "export")
     with pytest.raises(UserError, match="no hidden states; name its model folder, or set distill.hidden_weight to 0"):
-        check_fit(teacher, make(0), VOCABULARY, FEATURES, wants_hidden=True)
-    check_fit(open_teacher(folder), make(0), VOCABULARY, FEATURES, wants_hidden=True)
+        check_fit(teacher, make(0), VOCABULARY, FEATURES, match_hidden=True)
+    check_fit(open_teacher(folder), make(0), VOCABULARY, FEATURES, match_hidden=True)
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path):

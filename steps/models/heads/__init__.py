@@ -1,10 +1,10 @@
-"""Heads: what turns the encoder's hidden states into units of text, and what training asks of that, behind one face.
+"""Heads: what turns the encoder's hidden states into units of text, and what training needs for that, behind one interface.
 
-A head holds no tensors: its layers lie in the model beside the encoder's, under the names it gives them. `model.json` names
-it; its graphs (steps/deploy/heads) and its decoding are found by that name.
+A head holds no tensors: its layers belong to the model, beside the encoder's, under names that the head chooses. `model.json`
+names the head; its graphs (steps/deploy/graphs) and its decoding are found by that name.
 """
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -12,40 +12,43 @@ from torch import nn
 from steps.models.axes import AxisGroup
 from steps.models.heads.ctc import CtcHead
 
+if TYPE_CHECKING:
+    from steps.models.asr_model import AsrModel
+
 
 class Head(Protocol):
-    """What a head has to offer.
+    """The interface of a head.
 
-    name: in model.json, and of the section of the training settings that `loss_terms` gets.
-    frame_posteriors: whether `classify` returns log-probabilities of units for every frame, which frame-wise teaching needs.
+    name: as in model.json; also the section of the training settings that `loss_terms` receives.
+    frame_posteriors: whether `classify` returns log-probabilities of units for every frame, which frame-wise distillation needs.
     """
 
     name: str
     frame_posteriors: bool
 
     def layers(self, d_model: int, vocab_size: int) -> dict[str, nn.Module]:
-        """Its layers by name, with fresh weights; names must not be those of the encoder's."""
+        """Its layers by name, with fresh weights; the names must differ from the encoder's."""
 
-    def classify(self, model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """What it makes of a block's output for every frame. Args: hidden (N, T', d_model).  Returns: (N, T', ...)."""
+    def classify(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
+        """Its output for every frame of a block's output. Args: hidden (N, T', d_model).  Returns: (N, T', ...)."""
 
-    def loss_sum(self, model: nn.Module, outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
-        """Negative log-likelihood of the transcripts. Args: batch: has `tokens`, `token_lengths`.  Returns: scalar, nats."""
+    def loss_sum(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
+        """Negative log-likelihood of the transcripts. Args: batch: with `tokens`, `token_lengths`.  Returns: scalar, nats."""
 
     def loss_terms(
-        self, model: nn.Module, hidden: list[torch.Tensor], outputs: torch.Tensor, lengths: torch.Tensor, batch: Any,
-        settings: Any,
+        self, model: "AsrModel", hidden: list[torch.Tensor], outputs: torch.Tensor, lengths: torch.Tensor, batch: Any,
+        settings: Any
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """What training minimises. Args: hidden: of `encode`; settings: its own section.  Returns: sums by name, nats."""
+        """What training minimises. Args: hidden: from `encode`; settings: its own section.  Returns: sums by name, nats."""
 
-    def check_settings(self, model: nn.Module, settings: Any) -> None:
+    def check_settings(self, model: "AsrModel", settings: Any) -> None:
         """Raise UserError when the settings of the loss do not fit the model."""
 
     def best_tokens(self, outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
-        """Token ids that are recognised, greedily, of each utterance."""
+        """Token ids of each utterance by greedy search."""
 
     def frames_needed(self, lengths: Any, repeats: Any) -> Any:
-        """Encoder frames a transcript needs at least. Args: arrays of its tokens, and of tokens equal to the one before."""
+        """Least encoder frames for transcripts. Args: arrays: numbers of tokens, and of tokens equal to the one before."""
 
     def axis_groups(self) -> list[AxisGroup]:
         """Its prunable axes."""

@@ -1,23 +1,29 @@
 """Connectionist temporal classification: one Linear, log-probabilities for every frame; unit 0 is the blank."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check
 from steps.losses.ctc import ctc_loss_sum
+from steps.models.axes import AxisGroup
 from steps.search.greedy import greedy_search
+
+if TYPE_CHECKING:
+    from steps.models.asr_model import AsrModel
 
 BLANK_ID = 0
 
 
 @dataclass
 class CtcConfig:
-    """What is added to plain CTC, in training alone.
+    """What training adds to plain CTC.
 
-    intermediate_weight: share of the loss that CTC on earlier blocks gets, through the model's own output layer, 0..1; 0: off.
-    intermediate_blocks: which, counted from 0; default: the middle one.
+    intermediate_weight: share of the loss given to CTC on earlier blocks, through the model's own output layer, 0..1; 0: off.
+    intermediate_blocks: which blocks, counted from 0; default: the middle one.
     """
 
     intermediate_weight: float = 0.0
@@ -30,10 +36,10 @@ class CtcConfig:
         check(blocks is None or self.intermediate_weight, "intermediate_blocks needs an intermediate_weight above 0")
 
 
-def inner_places(model, blocks: list[int] | None, section: str) -> list[int]:
-    """Where `encode` returns the outputs of earlier blocks.
+def inner_places(model: "AsrModel", blocks: list[int] | None, section: str) -> list[int]:
+    """Positions of the outputs of earlier blocks in what `encode` returns.
 
-    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, for the message.
+    Args: blocks: counted from 0, or None for the middle one.   section: of the settings, named in the message.
     Raises: UserError when the model has no such block.
     """
     count = len(model.blocks)
@@ -50,19 +56,22 @@ class CtcHead:
 
     name, frame_posteriors = "ctc", True
 
-    def layers(self, d_model, vocab_size):
-        """`norm` and `output`, as every model folder so far names them."""
+    def layers(self, d_model: int, vocab_size: int) -> dict[str, nn.Module]:
+        """`norm` and `output`, their names in every model folder so far."""
         return {"norm": nn.LayerNorm(d_model), "output": nn.Linear(d_model, vocab_size)}
 
-    def classify(self, model, hidden):
+    def classify(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
         """Log-probabilities. Args: hidden (N, T', d_model), of any block.  Returns: (N, T', V) float32."""
         return model.output(model.norm(hidden)).float().log_softmax(dim=-1)
 
-    def loss_sum(self, model, outputs, lengths, batch):
+    def loss_sum(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
         """CTC of the last block. Args: outputs (N, T', V); lengths (N,) int64.  Returns: scalar, nats."""
         return ctc_loss_sum(outputs, lengths, batch.tokens, batch.token_lengths)
 
-    def loss_terms(self, model, hidden, outputs, lengths, batch, settings):
+    def loss_terms(
+        self, model: "AsrModel", hidden: list[torch.Tensor], outputs: torch.Tensor, lengths: torch.Tensor, batch: Any,
+        settings: CtcConfig
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
         """`ctc`, and `inner` with intermediate CTC. Args: settings: CtcConfig.  Returns: dict of scalars, nats.
 
         Source: Lee & Watanabe 2021 (arXiv:2102.03216), section 3, for intermediate CTC.
@@ -76,19 +85,19 @@ class CtcHead:
                 terms["inner"] = terms.get("inner", 0.0) + weight / len(places) * inner
         return terms
 
-    def check_settings(self, model, settings):
-        """Raise UserError when intermediate CTC is asked of blocks that are not there."""
+    def check_settings(self, model: "AsrModel", settings: CtcConfig) -> None:
+        """Raise UserError when intermediate CTC names blocks that do not exist."""
         if settings.intermediate_weight:
             inner_places(model, settings.intermediate_blocks, self.name)
 
-    def best_tokens(self, outputs, lengths):
+    def best_tokens(self, outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
         """The best unit of each frame, repetitions and blanks removed. Returns: a list of ids for each utterance."""
         return greedy_search(outputs, lengths, BLANK_ID)
 
-    def frames_needed(self, lengths, repeats):
+    def frames_needed(self, lengths: Any, repeats: Any) -> Any:
         """A frame for each token, and one for the blank between two equal ones."""
         return lengths + repeats
 
-    def axis_groups(self):
-        """None: the units are the tokenizer's."""
+    def axis_groups(self) -> list[AxisGroup]:
+        """None: the tokenizer determines the units."""
         return []
