@@ -41,7 +41,7 @@ def read_sums(folder: str | Path) -> dict[str, str]:
         raise UserError(
             f"{path}:{(wrong or [1])[0]}: expected a digest and a file name; copy or export the folder again"
         )
-    return {match[2]: match[1] for match in found}
+    return {match[2]: match[1] for match in found if match}
 
 
 def check_sums(folder: str | Path) -> None:
