@@ -3,10 +3,10 @@
     python3 -m steps.extract_features --data data/an4/test --config conf/features.yaml --out data/an4/test/feats \\
         --shard 1 --num-shards 4
 
-Writes feats.1.ark, feats.1.scp and utt2num_frames.1 to --out (shards count from 1). The parts are runs of utterances of
-like total length; `python3 -m steps.combine_features` puts them together. The folder's feats.scp, if there is one, is
-removed first, because it would no longer tell the truth. Compressed features take a quarter of the space and lose a
-little precision.
+Writes feats.1.ark, feats.1.scp, utt2num_frames.1 and settings.1.yaml to --out (shards count from 1). The parts are runs of
+utterances of like total length; `python3 -m steps.combine_features` puts them together, if all were made with the same
+settings. The folder's feats.scp, if there is one, is removed first, because it would no longer tell the truth. Compressed
+features take a quarter of the space and lose a little precision.
 """
 
 import os
@@ -23,6 +23,7 @@ from steps.core.datadir import read_data_dir
 from steps.core.outdir import atomic_file, write_text
 from steps.core.shards import add_shard_options, own_part
 from steps.core.tables import Problem, raise_problems
+from steps.data.archives import PartSettings
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 
@@ -92,10 +93,11 @@ def main():
     utterances = read_data_dir(args.data, need_text=False)
     own = own_part(parser, args, utterances)
     say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
-    for name in ("feats.scp", "utt2num_frames"):
-        (Path(args.data) / name).unlink(missing_ok=True)
+    settings = Path(args.out) / f"settings.{args.shard}.yaml"
+    for path in (Path(args.data) / "feats.scp", Path(args.data) / "utt2num_frames", settings):
+        path.unlink(missing_ok=True)
     frames = write_shard(own, config, args.out, args.shard, args.compress)
-    save_config(Path(args.out) / "features.yaml", config)
+    save_config(settings, PartSettings(config, args.compress))
     path = os.path.join(args.out, f"feats.{args.shard}.ark")
     say(f"{len(own)} utterances, {frames} frames, {os.path.getsize(path) / 1e6:.1f} MB: {path}")
 

@@ -7,7 +7,8 @@ A task is `:: STAGE NAME [fields] -- COMMAND... [:then: COMMAND...]`. Fields: --
 (compared by content), --replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE,
 --runner 'OPTIONS', --parallel [N] (may run beside its neighbours of the same stage, N or as many as --nj at a time).
 A need `@name` is a whole task.
-`{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array.
+`{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array, in which JOB is
+the number of the job. In the names of folders (--exp, --workdir, --verbatim) both are only text.
 
 Exit status: 0 good, 1 a job failed, 2 usage, 3 cannot submit, 4 locked, 5 missing input, 6 missing output,
 130/143 interrupted.
@@ -15,6 +16,7 @@ Exit status: 0 good, 1 a job failed, 2 usage, 3 cannot submit, 4 locked, 5 missi
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,9 +27,11 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
-from jobs import Work, die_with_parent
+from jobs import Work, die_with_parent, job_pattern
 from marks import Marks, changes, commit, digest, take_lock
 from plan import TITLES, StageError, read_plan
+
+NJ, JOB = re.compile(r"\{nj\}"), job_pattern()
 
 
 def say(message):
@@ -52,6 +56,10 @@ class Experiment:
         self.options, self.makers = options, makers
         self.tasks = [task for task in tasks if options.stage <= task.stage <= options.stop_stage]
         self.marks = Marks(options.exp, [options.workdir, os.getcwd()])
+        names = {
+            text for text in (options.exp, options.workdir, *options.verbatim) if NJ.search(text) or JOB.search(text)
+        }
+        self.verbatim = sorted(names, key=len, reverse=True)
         self.running, self.fresh = [], []
         self.signals, self.lock = [], None
 
@@ -93,18 +101,34 @@ class Experiment:
 
     # --- running ---
 
+    def fill(self, pattern, value, word):
+        """Put a value for what stands for it in a word, but not within the name of a folder."""
+        parts = re.split(f"({'|'.join(map(re.escape, self.verbatim))})", word) if self.verbatim else [word]
+        return "".join(part if index % 2 else pattern.sub(value, part) for index, part in enumerate(parts))
+
     def commands(self, task):
         """The commands of a task, as lists of words."""
-        return [[word.replace("{nj}", str(self.options.nj)) for word in command] for command in task.commands]
+        return [[self.fill(NJ, str(self.options.nj), word) for word in command] for command in task.commands]
 
-    def runner_command(self, task, index, resume=False):
+    def runner_words(self, task, index):
+        """What a runner gets for command number `index` of a task, behind its options: log and command, of an array its range."""
+        log, words = task.logs(self.options.exp)[index], self.commands(task)[index]
+        if not words[0].startswith("JOB="):
+            return [log, *words]
+        number, name = 1, "JOB"
+        while any(name in text for text in self.verbatim):  # then the number of a job has another name
+            number += 1
+            name = f"JOB{number}"
+        log, *words = (self.fill(JOB, name, word) for word in (log, *words))
+        return [words[0], log, *words[1:]]
+
+    def runner_command(self, task, index, verdict):
         """The words that run command number `index` of a task through the runner."""
-        words = self.commands(task)[index]
-        runner = shlex.split(self.options.cmd) + task.runner
-        if words[0].startswith("JOB=") and resume:
+        words, runner = self.runner_words(task, index), shlex.split(self.options.cmd) + task.runner
+        runner += ["--mark", verdict.mark["id"]]
+        if task.commands[index][0].startswith("JOB=") and verdict.resume:
             runner += ["--pick", "failed"]
-        array = [words.pop(0)] if words[0].startswith("JOB=") else []
-        return [*runner, *array, task.logs(self.options.exp)[index], *words]
+        return [*runner, *words]
 
     def move_aside(self, folder):
         number = 1
@@ -116,11 +140,12 @@ class Experiment:
             raise StageError(1, f"cannot move {folder} to {folder}.old-{number} ({error.strerror})") from None
         say(f"    {folder} moved to {folder}.old-{number}")
 
-    def forget_jobs(self, task):
+    def forget_jobs(self, task, verdict):
         """Drop what the jobs of the task's arrays left for `--pick failed`: it is of an earlier time."""
-        for words, log in zip(self.commands(task), task.logs(self.options.exp), strict=True):
-            if words[0].startswith("JOB="):
-                shutil.rmtree(Work([words[0], log, *words[1:]]).state_folder(), ignore_errors=True)
+        for index, command in enumerate(task.commands):
+            if command[0].startswith("JOB="):
+                work = Work(["--mark", verdict.mark["id"], *self.runner_words(task, index)])
+                shutil.rmtree(work.state_folder(), ignore_errors=True)
 
     def begin(self, task, verdict):
         """Mark the task as started and start its first command."""
@@ -128,7 +153,7 @@ class Experiment:
         say(f"stage {task.stage} {task.name}: running ({verdict.redo}; log {task.logs(self.options.exp)[0]})")
         # All this before the mark: with it, whatever lies there is gone on with.
         if not verdict.resume or not self.marks.read(task, "started"):
-            self.forget_jobs(task)
+            self.forget_jobs(task, verdict)
         if task.replaces and not verdict.resume and os.path.isdir(task.replaces) and os.listdir(task.replaces):
             self.move_aside(task.replaces)
         self.marks.write(task, "started", {**verdict.mark, "stage": task.stage, "name": task.name})
@@ -137,7 +162,7 @@ class Experiment:
         self.running.append(job)
 
     def launch(self, job):
-        words = self.runner_command(job["task"], job["index"], job["verdict"].resume)
+        words = self.runner_command(job["task"], job["index"], job["verdict"])
         if words[0].endswith(".py"):
             words = [sys.executable, "-I", "-S", *words]
         # Neighbours running side by side would garble each other's progress line: theirs is kept until they end.
@@ -192,7 +217,7 @@ class Experiment:
                 raise StageError(6, f"{task}: ended well but did not make {path} (log {log})")
         seconds = time.time() - job["start_s"]
         record = {"finished": time.strftime("%F %T"), "seconds": round(seconds, 1), "host": socket.gethostname()}
-        commands = [shlex.join(self.runner_command(task, index)) for index in range(len(task.commands))]
+        commands = [shlex.join(self.runner_command(task, index, job["verdict"])) for index in range(len(task.commands))]
         mark = {"stage": task.stage, "name": task.name, **job["verdict"].mark, **record}
         self.marks.write(task, "done", {**mark, "commit": commit(), "commands": commands})
         say(f"stage {task.stage} {task.name}: done in {seconds:.0f} s")
@@ -256,7 +281,7 @@ class Experiment:
                 self.flush_fresh()
                 say(f"stage {task.stage} {task.name}: would run ({redo})")
                 for index in range(len(task.commands)):
-                    say("    " + shlex.join(self.runner_command(task, index)))
+                    say("    " + shlex.join(self.runner_command(task, index, verdict)))
                 if upstream or not verdict.resume:
                     redone.update(task.makes, ["@" + task.name])
             else:
@@ -280,6 +305,8 @@ def main(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp", required=True, help="folder of the experiment; marks, lock and logs go below it")
     parser.add_argument("--workdir", default="", help="folder whose name is left out of fingerprints")
+    text = "more names of folders in which JOB and {nj} stand for nothing"
+    parser.add_argument("--verbatim", nargs="*", default=[], metavar="DIR", help=text)
     parser.add_argument("--cmd", default="utils/run.py", help="job runner and its options")
     parser.add_argument("--nj", type=int, default=1, help="jobs of an array, parallel tasks")
     parser.add_argument("--stage", type=int, default=0, help="first stage to look at")

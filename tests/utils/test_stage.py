@@ -327,6 +327,46 @@ def test_an_array_never_takes_up_jobs_of_other_inputs(bench):
     assert sorted(bench.run("--nj", "2", plan=plan)[0]) == ["1", "2"]
 
 
+@pytest.mark.parametrize("text", ["steps: 100\n", "steps: 200\n"], ids=["same settings", "other settings"])
+def test_jobs_of_another_count_are_never_taken_for_done(bench, text):
+    """Three jobs, one fails; two jobs write over what these made; three again: all of them are to run."""
+    words = ["JOB=1:{nj}", "sh", "-c", "cp conf/train.yaml out.JOB; echo JOB >> ran; test -e good || test JOB != 2"]
+    plan = [
+        "::",
+        "1",
+        "features",
+        "--conf",
+        "conf/train.yaml",
+        "--makes",
+        "total",
+        "--",
+        *words,
+        ":then:",
+        "touch",
+        "total",
+    ]
+    bench.run("--nj", "3", plan=plan, status=1)
+    bench.write("conf/train.yaml", f"base: base.yaml\n{text}")
+    bench.run("--nj", "2", plan=plan, status=1)
+    (bench.folder / "good").touch()
+    assert sorted(bench.run("--nj", "3", plan=plan)[0]) == ["1", "2", "3"]
+    assert {path.read_text() for path in bench.folder.glob("out.*")} == {f"base: base.yaml\n{text}"}
+
+
+def test_in_names_of_folders_what_stands_for_numbers_is_text(bench):
+    folder = "JOB_1 R&D/{nj}"
+    words = ["JOB=1:{nj}", "sh", "-c", 'mkdir -p "$0"; echo JOB of {nj} > "$0/x.JOB"', folder]
+    last = ["sh", "-c", 'cat "$0"/x.* > "$0/total"', folder]
+    plan = ["::", "1", "features", "--makes", f"{folder}/total", "--", *words, ":then:", *last]
+    for options in ([], ["--exp", f"{folder}/exp"]):
+        bench.run("--nj", "2", *options, "--verbatim", "", folder, plan=plan)
+        assert (bench.folder / folder / "total").read_text() == "1 of 2\n2 of 2\n"
+        assert sorted(path.name for path in bench.folder.iterdir()) == ["JOB_1 R&D", "conf", "corpus", "exp"]
+        (bench.folder / folder / "total").unlink()
+    assert len(list((bench.folder / folder / "exp/log").glob("01_features.JOB2.log"))) == 0
+    assert len(list((bench.folder / folder / "exp/log").glob("01_features.[12].log"))) == 2
+
+
 def test_a_need_can_be_a_whole_task(bench):
     plan = [
         *["::", "0", "extra", "--needs", "corpus", "--", "sh", "-c", "echo extra >> ran"],
