@@ -14,6 +14,7 @@ from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import nearest
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
+from steps.core.provenance import without_work_folder
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
 from steps.deploy.recognition import is_exported
 
@@ -29,7 +30,7 @@ def main():
     if args.reference and args.reference not in folders:
         raise UserError(f"--reference: {args.reference!r} is not among the models{nearest(args.reference, folders)}")
     result = benchmark(folders, utterances, args.repeats, args.seed, args.reference)
-    result["settings"]["data"] = args.data
+    result["settings"]["data"] = without_work_folder(args.data, args.data)
     write_json(args.out, {"host": describe_host()} | result)
     print_table(result["models"])
     say(f"{result['settings']['audio_s']} s of audio -> {args.out}")

@@ -17,6 +17,7 @@ from steps.core.cli import MissingInput, UserError, make_parser, run_main, say
 from steps.core.config import load_config, save_config
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
+from steps.core.places import Places
 from steps.core.shards import add_shard_options, merge_tables
 from steps.core.tables import byte_order, raise_problems, write_table
 from steps.data.archives import PartSettings, load_feature_matrix
@@ -29,14 +30,15 @@ def merge_shards(feats, num_shards, utt_ids):
     """Merge the tables of all parts.
 
     Args:    utt_ids: the ids that must be there.
-    Returns: (id -> `file:offset`, id -> number of frames as text).   Raises: UserError, MissingInput.
+    Returns: (id -> `file:offset`, to be opened; id -> number of frames as text).   Raises: UserError, MissingInput.
     """
     problems, merged = [], []
     for stem, end in (("feats", ".scp"), ("utt2num_frames", "")):
         paths = [feats / f"{stem}.{shard}{end}" for shard in range(1, num_shards + 1)]
         merged.append(merge_tables(paths, feats / f"{stem}.*{end}", utt_ids, problems))
     raise_problems(problems, REMEDY)
-    return merged
+    (places, frames), opened = merged, Places(feats).opened
+    return {utt_id: opened(place) for utt_id, place in places.items()}, frames
 
 
 def common_settings(feats: Path, num_shards: int) -> PartSettings:

@@ -36,7 +36,7 @@ def write_shard(utterances, config, out, shard, compress):
 
     Returns: number of frames.
     """
-    ark = Path(out).absolute() / f"feats.{shard}.ark"
+    ark = Path(out) / f"feats.{shard}.ark"
     places, frames, problems = [], [], []
     progress = Progress(len(utterances), config)
     with atomic_file(ark, "wb") as file:
@@ -47,7 +47,7 @@ def write_shard(utterances, config, out, shard, compress):
                 problems.append(Problem(f"utterance {utt.utt_id}", str(error)))
                 continue
             file.write(f"{utt.utt_id} ".encode())
-            places.append(f"{utt.utt_id} {ark}:{file.tell()}\n")
+            places.append(f"{utt.utt_id} ./{ark.name}:{file.tell()}\n")
             frames.append(f"{utt.utt_id} {len(matrix)}\n")
             kaldiio.matio.write_array(file, matrix, compression_method=SPEECH_FEATURE if compress else None)
             progress.add(len(matrix))

@@ -45,7 +45,7 @@ def main():
         recipe=args.recipe or Path(args.exp).resolve().name,
         commit=git_commit(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        command=command_line(),
+        command=command_line(args.exp),
         seed=args.seed,
         device=describe_host(benchmark),
         versions=versions(),

@@ -1,7 +1,8 @@
 """Kaldi data folders: wav.scp, text, utt2spk, spk2utt; optionally segments, utt2dur, utt2num_frames, feats.scp.
 
-Everything in them is data: paths may hold blanks, quotes or `$(...)`, and no shell ever sees them. Relative paths in
-wav.scp are relative to the working directory, as in Kaldi. One file is ours: `utt2speed` (`utterance-id factor`), for
+Everything in them is data: paths may hold blanks, quotes or `$(...)`, and no shell ever sees them. Paths in wav.scp and
+feats.scp that begin with ./ or ../ are relative to the data folder (steps.core.places); other relative ones are relative to
+the working directory, as in Kaldi. One file is ours: `utt2speed` (`utterance-id factor`), for
 copies of an utterance that are to be played faster or slower when features are computed.
 """
 
@@ -55,16 +56,17 @@ class Utterance:
     speed: float = 1.0
 
 
-def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True):
+def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True, as_written=False):
     """Read a data folder.
 
     Args:    allow_pipes: accept commands in wav.scp (the programs here never run them).
              check_audio: look whether every sound file is there.   need_text: False: `text` may be missing.
+             as_written: leave paths as they stand there, for folders that are not ours.
     Returns: list of Utterance in C-locale order of their ids.
     Raises:  MissingInput; UserError that lists every problem as `file:line: what is wrong`.
     """
     problems = []
-    tables = read_folder(path, problems)
+    tables = read_folder(path, problems, as_written=as_written)
     problems += find_problems(path, tables, allow_pipes, check_audio, need_text, spk_sort=False)
     raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
     return [_utterance(tables, utt_id) for utt_id in sorted(tables["utt2spk"], key=byte_order)]

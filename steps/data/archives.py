@@ -9,6 +9,7 @@ import numpy as np
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, to_dict
+from steps.core.places import Places
 from steps.core.tables import read_table
 from steps.data.feature_config import FeatureConfig
 
@@ -22,8 +23,9 @@ class PartSettings:
 
 
 def read_feats_scp(path):
-    """Read a feats.scp. Returns: dict utterance id -> `file:offset`.   Raises: MissingInput, UserError."""
-    return read_table(path)
+    """Read a feats.scp. Returns: dict utterance id -> `file:offset`, to be opened.   Raises: MissingInput, UserError."""
+    places = Places(Path(path).parent)
+    return {utt_id: places.opened(place) for utt_id, place in read_table(path).items()}
 
 
 def load_feature_matrix(place):
