@@ -17,7 +17,7 @@ from pathlib import Path
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
-from steps.core.outdir import sha256_file
+from steps.core.outdir import model_hashes, sha256_file
 from steps.core.shards import add_shard_options, own_part
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.deploy.recognition import DecodeConfig, decode_all, is_exported, open_lexicon, write_hypotheses
@@ -31,11 +31,12 @@ def main():
     config = load_config(DecodeConfig, args.config)
     exported = is_exported(args.model)
     if args.runtime == "sherpa-onnx":
-        decode_sherpa(parser, args, exported)
+        decode_sherpa(parser, args, exported, config)
         return
     device = "cpu" if exported else torch_device(args.device)
     utterances = read_data_dir(args.data, check_audio=not (Path(args.data) / "feats.scp").is_file(), need_text=False)
     utterances = own_part(parser, args, utterances)
+    files = model_hashes(args.model)
     recogniser = load_recogniser(args.model, device=device, num_threads=args.num_threads)
     decoder = None
     if args.words and config.lexicon:
@@ -44,6 +45,7 @@ def main():
     say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} on {device}")
     hyps, frames = decode_all(recogniser, utterances, features, decoder)
     facts = {
+        "files": files,
         "utterances": len(hyps["greedy"]),
         "audio_seconds": round(frames * recogniser.features.frame_shift_ms / 1000, 2),
         "runtime": versions("onnxruntime" if exported else "torch", "numpy"),
@@ -67,7 +69,7 @@ def make_decode_parser():
     return parser
 
 
-def decode_sherpa(parser, args, exported):
+def decode_sherpa(parser, args, exported, config):
     """Decode with sherpa-onnx and write what `main` writes, for the greedy text."""
     from steps.data.features import change_speed, load_audio  # torchaudio
 
@@ -75,7 +77,7 @@ def decode_sherpa(parser, args, exported):
         raise UserError(f"{args.model}: sherpa-onnx reads exported folders only; name the export/ in it")
     utterances = own_part(parser, args, read_data_dir(args.data, need_text=False))
     say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by sherpa-onnx")
-    texts, seconds = {}, 0.0
+    texts, seconds, files = {}, 0.0, model_hashes(args.model)
     with SherpaProcess(args.model, args.num_threads) as sherpa:
         rate_hz = sherpa.features.sample_rate_hz
         for utt in utterances:
@@ -84,11 +86,13 @@ def decode_sherpa(parser, args, exported):
             texts[utt.utt_id] = sherpa.text(samples.numpy(), utt.utt_id)
             seconds += len(samples) / rate_hz
     facts = {
+        "files": files,
         "utterances": len(texts),
         "audio_seconds": round(seconds, 2),
         "runtime": {"sherpa-onnx": sherpa.version} | versions("numpy"),
         "device": "cpu",
         "num_threads": args.num_threads,
+        "settings": to_dict(config),
     }
     write_hypotheses(folder_of_part(args), {"greedy": texts}, facts)
     say(f"wrote greedy.txt of {facts['audio_seconds']} s of audio to {args.out}")

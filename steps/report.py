@@ -19,13 +19,14 @@ from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line, git_commit
 from steps.core.tables import counted
-from steps.scoring.collect import collect_rows, read_json
+from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs, parse_pairs
 from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
 from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.report import Results, shorten
+from steps.scoring.sources import read_json
 from steps.scoring.summary import model_card
 from steps.scoring.tables import comparison_table, rate_of, report_page, result_table, results_page, speaker_lines
 

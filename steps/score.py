@@ -16,9 +16,9 @@ from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.classes import classification, format_classes
-from steps.scoring.collect import read_json
 from steps.scoring.errors import format_errors, format_speakers
 from steps.scoring.significance import few_speakers, wer_interval
+from steps.scoring.sources import read_units
 from steps.scoring.wer import (
     RATES,
     count_utterances,
@@ -101,12 +101,6 @@ def score(folder, kind, utterances, set_name, classes=False):
         },
     )
     say(f"{kind}: {lines[0]}")
-
-
-def read_units(folder):
-    """What is counted, as the settings of the decoding say. Returns: (unit, words to fold)."""
-    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
-    return settings.get("unit", "word"), settings.get("fold", {})
 
 
 def rate_lines(words, chars, interval, rate="WER"):

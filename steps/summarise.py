@@ -16,10 +16,11 @@ from pathlib import Path
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
-from steps.scoring.collect import decode_folder, read_json, read_score
+from steps.scoring.collect import decode_folder
 from steps.scoring.compare import parse_pairs
 from steps.scoring.report import KINDS
 from steps.scoring.runs import over_folds, over_seeds
+from steps.scoring.sources import read_json, read_score
 from steps.scoring.tables import interval_text, markdown_table
 
 

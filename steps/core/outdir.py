@@ -13,6 +13,7 @@ SHIPPED = (
     "tokens.txt",
     "features.yaml",
 )  # what an exported folder needs elsewhere; their bytes are a model's size
+RUN = (*SHIPPED, "model.json", "model.safetensors")  # what runs, of an exported folder or a model folder
 
 
 @contextlib.contextmanager
@@ -90,3 +91,8 @@ def sha256_file(path):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def model_hashes(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of the files of a model folder or an exported folder that results depend on, by name."""
+    return {name: sha256_file(Path(folder) / name) for name in RUN if (Path(folder) / name).is_file()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from steps.core.cli import UserError
-from steps.core.outdir import SHIPPED
+from steps.core.outdir import SHIPPED, model_hashes
 from steps.data.features import change_speed, compute_features, load_audio
 from steps.deploy.macs import count_macs
 from steps.deploy.memory import measure_memory
@@ -104,10 +104,10 @@ def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
              repeats: timed passes over all utterances, at least 5.   reference: name of the model that all are compared
              with (default: the first).
     Returns: {"settings", "models"}, ready for JSON; what a model's entry holds: `speed_row`, `latency_row`, `load_row`,
-             `measure_memory`, `size_row`, `ratio_rows`.
+             `measure_memory`, `size_row`, `ratio_rows`, and the SHA-256 of its files.
     """
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores, files = len(os.sched_getaffinity(0)), {name: model_hashes(folder) for name, folder in folders.items()}
     loads = time_in_turns(dict.fromkeys(folders, load_recogniser), {n: [f] for n, f in folders.items()}, repeats, seed)
     recognisers = {name: load_recogniser(folder, num_threads=1) for name, folder in folders.items()}
     feats, samples = read_inputs(recognisers.values(), utterances)
@@ -128,6 +128,7 @@ def benchmark(folders, utterances, repeats=7, seed=0, reference=None):
         row = speed_row(own, features, audio_s) | threads_row(passes[name, "all"], audio_s)
         row |= latency_row(own, features) | load_row(loads[name])
         row |= measure_memory(folders[name], feats[recogniser.features]) | size_row(folders[name])
+        row["files"] = files[name]
         models[name] = row
     reference = reference or next(iter(folders))
     for name, folder in folders.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from steps.core.cli import MissingInput, UserError, say
 from steps.core.config import check
-from steps.core.outdir import write_json
+from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import write_table
 from steps.data.tokenizer import Tokenizer
 from steps.search import lexicon
@@ -133,9 +133,10 @@ def decode_all(recogniser, utterances, features, decoder=None, every_s=10.0):
 
 
 def write_hypotheses(out, hyps, facts):
-    """Write one text file per kind and decode.json last; a lexicon.txt of an earlier run does not stay."""
+    """Write one text file per kind and decode.json with their hashes last; a lexicon.txt of an earlier run does not stay."""
     if "lexicon" not in hyps:
         (out / "lexicon.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():
         write_table(out / f"{kind}.txt", texts)
-    write_json(out / "decode.json", facts)
+    hashes = {kind: sha256_file(out / f"{kind}.txt") for kind in hyps}
+    write_json(out / "decode.json", facts | {"hypotheses_sha256": hashes})

@@ -1,28 +1,16 @@
 """Collects the rows of the results from finished folders."""
 
-import json
 from pathlib import Path
 
-from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import SHIPPED, sha256_file
+from steps.core.cli import MissingInput, say
+from steps.core.outdir import SHIPPED
+from steps.core.tables import counted
 from steps.scoring.report import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
+from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
 from steps.scoring.wer import percent, read_hypotheses
 
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
-
-
-def read_json(path):
-    """Read a JSON object. Raises: MissingInput, UserError."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); make it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; make it again")
-    return value
 
 
 def decode_folder(exp, model, set_name, runtime="onnxruntime"):
@@ -47,7 +35,27 @@ def collect_rows(exp, models, sets, benchmark=None):
     Returns: list of ResultRow.   Raises: MissingInput, UserError.
     """
     check_inputs(exp, models, sets)
+    known = [check_files(exp, model, name, benchmark or {}) for name in sets for model in models]
+    if unknown := known.count(False):
+        what = "does not tell which file it ran" if unknown == 1 else "do not tell which files they ran"
+        say(
+            f"{counted(unknown, 'result')} of an older version {what}; only a new decoding or benchmark can be vouched for"
+        )
     return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
+
+
+def check_files(exp: str, model: str, set_name: str, benchmark: dict) -> bool:
+    """Refuse decodings and measurements of other files than a model has now. Returns: whether all tell what they ran."""
+    ran = {runtime: Path(exp) / model / ("" if runtime == "torch" else "export") for runtime in RUNTIMES}
+    places = {runtime: decode_folder(exp, model, set_name, runtime) for runtime in RUNTIMES}
+    known = [check_decoded(place, ran[runtime]) for runtime, place in places.items() if place.is_dir()]
+    noise = Path(exp) / model / f"decode_{set_name}_noise" / "noise.json"
+    if noise.is_file():
+        known.append(check_measured(noise, read_json(noise), Path(exp) / model / "export", program="steps.stress"))
+    rows = benchmark.get("models", {})
+    if model in rows:
+        known.append(check_measured(Path("benchmark.json"), rows[model], Path(exp) / model / "export"))
+    return all(known)
 
 
 def collect_row(exp, model, set_name, benchmark):
@@ -103,17 +111,6 @@ def read_scores(folder):
                 classification=content["classification"],
             )
     return scores
-
-
-def read_score(folder, kind):
-    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old or the hypotheses changed since."""
-    content = read_json(folder / f"score_{kind}.json")
-    hyps = folder / f"{kind}.txt"
-    if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
-        raise UserError(f"{folder}: score_{kind}.json is not of {kind}.txt as it is now; run steps.score again")
-    if "references" not in content.get("utterances", {}):
-        raise UserError(f"{folder}: score_{kind}.json was written by an older version; run steps.score again")
-    return content
 
 
 def compare_texts(folder_a, folder_b, a, b):

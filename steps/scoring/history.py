@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from steps.core.cli import UserError
-from steps.scoring.collect import read_json
+from steps.scoring.sources import read_json
 
 MOST_POINTS = 300  # of a curve
 BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I8": 8, "U8": 8, "BOOL": 8}

@@ -12,6 +12,7 @@ from scipy.special import betaincinv, ndtr, stdtrit
 from steps.core.tables import counted
 
 MIN_SPEAKERS = 5
+RESAMPLES = 10_000  # of a bootstrap
 POWER = 0.8  # with which a difference of the size `detectable` is found
 
 
@@ -86,7 +87,7 @@ def clopper_pearson(hits, trials, level=0.95):
     return low, high
 
 
-def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000, seed=0, level=0.95, runs=1):
+def paired_difference(errors_a, errors_b, words, speakers=None, resamples=RESAMPLES, seed=0, level=0.95, runs=1):
     """Bootstrap interval of the difference in error rate, A minus B, of two systems on the same utterances.
 
     Percentiles of resampled differences, taken further out for few units so that the interval is as wide as Student's t
@@ -105,7 +106,7 @@ def paired_difference(errors_a, errors_b, words, speakers=None, resamples=10000,
     return bootstrap(errors_a - errors_b, words, speakers, resamples, seed, level, runs)
 
 
-def bootstrap(errors, words, speakers=None, resamples=10000, seed=0, level=0.95, runs=1):
+def bootstrap(errors, words, speakers=None, resamples=RESAMPLES, seed=0, level=0.95, runs=1):
     """Expanded percentile interval of 100 * sum(errors) / sum(words); `errors` may be differences, also of differences.
 
     Args, Returns: as in `paired_difference`.
