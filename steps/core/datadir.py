@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from steps.core.cli import UserError
-from steps.core.datacheck import audio_info, audio_problems, find_problems
+from steps.core.cli import UserError, say
+from steps.core.datacheck import NO_SPK_SORT, audio_info, audio_problems, find_problems, speakers_in_order
 from steps.core.tables import (
     BLANK,
+    TO_THE_END,
     Problem,
     byte_order,
     raise_problems,
     read_folder,
     read_table,
     recording_of,
+    segment_limits,
     spk2utt,
     write_folder,
 )
@@ -75,8 +77,8 @@ def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True, as_
 def _utterance(tables, utt_id):
     limits = {}
     if "segments" in tables:
-        _, start, end = BLANK.split(tables["segments"][utt_id])
-        limits = {"start_s": float(start), "end_s": float(end)}
+        _, start_s, end_s = segment_limits(tables["segments"][utt_id])
+        limits = {"start_s": start_s, "end_s": end_s}
     return Utterance(
         utt_id=utt_id,
         speaker=tables["utt2spk"][utt_id],
@@ -91,7 +93,8 @@ def _utterance(tables, utt_id):
 def write_data_dir(path, utterances):
     """Write a data folder that Kaldi's utils/validate_data_dir.sh accepts: whole files only, each by rename.
 
-    Args:   utterances: iterable of Utterance; the speaker should prefix the utterance id (`spk-utt`).
+    Args:   utterances: iterable of Utterance; where the speaker does not prefix the utterance id (`spk-utt`), Kaldi's tools
+            want the option --no-spk-sort, and that is said.
             segments is written when any utterance has limits, utt2dur when all durations are known, utt2speed when any
             speed is not 1.
     Raises: UserError listing every utterance that cannot be written.
@@ -116,8 +119,10 @@ def write_data_dir(path, utterances):
     if any(utt.speed != 1.0 for utt in utterances):
         tables["utt2speed"] = {utt.utt_id: show_number(utt.speed) for utt in utterances}
     tables["spk2utt"] = spk2utt(tables["utt2spk"])
-    raise_problems(find_problems(path, tables, check_audio=False), f"{path} is not written")
+    raise_problems(find_problems(path, tables, check_audio=False, spk_sort=False), f"{path} is not written")
     write_folder(path, tables)
+    if not speakers_in_order(tables["utt2spk"]):
+        say(f"{path}: {NO_SPK_SORT}")
 
 
 def _repeated(utterances):
@@ -136,8 +141,6 @@ def _not_writable(utt):
             yield f"its {name} {value!r} is empty, starts or ends with a blank, or has a line end in it"
         elif name in ("utterance id", "speaker") and re.search(r"\s", value):
             yield f"its {name} has a blank in it"
-    if utt.end_s is None and utt.start_s and utt.duration_s is None:
-        yield "it starts within its file, so its end_s or duration_s must be given"
 
 
 def _recording_ids(utterances):
@@ -157,9 +160,7 @@ def _recording_ids(utterances):
 def _limits(utt):
     end_s = utt.end_s
     if end_s is None:
-        if utt.duration_s is None:
-            raise UserError(f"{utt.utt_id}: other utterances have limits, so its end_s or duration_s must be given")
-        end_s = utt.start_s + utt.duration_s * utt.speed
+        end_s = TO_THE_END if utt.duration_s is None else utt.start_s + utt.duration_s * utt.speed
     return f"{show_number(utt.start_s)} {show_number(end_s)}"
 
 

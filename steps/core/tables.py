@@ -20,6 +20,7 @@ RECORDING_FILES = ("wav.scp", "reco2dur")
 SPEAKER_FILES = ("spk2utt", "spk2gender")
 AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")  # what features depend on
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
+TO_THE_END = -1  # as the end of a segment: the recording's, as for Kaldi's extract-segments
 SHOWN = 20  # problems told one by one before the rest is only counted
 LARGE_BYTES = 32 << 20  # from this size on a table may stay on disk
 
@@ -232,6 +233,12 @@ def spk2utt(utt2spk):
 def recording_of(tables, utterance):
     """The key of wav.scp an utterance stands on; empty when segments does not know the utterance."""
     return BLANK.split(tables["segments"].get(utterance, ""))[0] if "segments" in tables else utterance
+
+
+def segment_limits(value: str) -> tuple[str, float, float | None]:
+    """(recording, start, end) of a line of segments, in seconds; end None: -1, which is the end of the recording."""
+    recording, start, end = BLANK.split(value)
+    return recording, float(start), None if float(end) == TO_THE_END else float(end)
 
 
 def select(tables, utterances):

@@ -21,6 +21,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.large_tables import Malformed, plain_blocks, split_line
 from steps.core.outdir import atomic_file, write_json
 from steps.core.places import PATH_FILES, Places
+from steps.core.tables import segment_limits
 
 LARGE_BYTES = 8 << 20  # of utt2spk: some 200,000 utterances
 FORMAT = 1
@@ -127,8 +128,8 @@ class Index:
         utt_id, speaker = self.row("utt2spk", number)
         recording, limits = utt_id, {}
         if "segments" in self:
-            recording, start, end = self.value("segments", number, utt_id).split()
-            limits = {"start_s": float(start), "end_s": float(end)}
+            recording, start_s, end_s = segment_limits(self.value("segments", number, utt_id))
+            limits = {"start_s": start_s, "end_s": end_s}
             audio = self._places.opened(self.find("wav.scp", recording))
         else:
             audio = self.value("wav.scp", number, utt_id)
