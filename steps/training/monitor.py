@@ -1,5 +1,7 @@
 """What a training shows of itself: progress lines, TensorBoard, and its score on dev."""
 
+import contextlib
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +26,12 @@ def time_left(seconds):
     return f"{seconds:.0f} s left"
 
 
+def _keep_quiet(args, others=threading.excepthook):
+    """TensorBoard's writing thread: what it fails with is raised by the next write, and told there."""
+    if type(args.thread).__name__ != "_AsyncWriterThread" or not isinstance(args.exc_value, OSError):
+        others(args)
+
+
 class Monitor:
     """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
 
@@ -42,8 +50,18 @@ class Monitor:
     def start(self, step):
         """Open TensorBoard; events after `step`, from a run that was cut off, are hidden."""
         if distributed.rank() == 0:
-            self.writer = SummaryWriter(self.folder, purge_step=step)
+            threading.excepthook = _keep_quiet
+            with self.writing():
+                self.writer = SummaryWriter(self.folder, purge_step=step)
         self.saved_s = self.began_s = time.monotonic()
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Name the folder in what goes wrong with the disk: TensorBoard does not."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.folder)) from None
 
     def update(self, step, epoch, done, sums, frames, rate, norm, audio_frames):
         """Take in one update of all processes.
@@ -78,8 +96,9 @@ class Monitor:
         )
         scalars = {f"train/{name}": value for name, value in terms.items()}
         scalars |= {"train/loss": sum(terms.values()), "train/lr": self.rate, "train/grad_norm": self.norm}
-        for name, value in (scalars | {"train/audio_s_per_s": speed}).items():
-            self.writer.add_scalar(name, value, self.step)
+        with self.writing():
+            for name, value in (scalars | {"train/audio_s_per_s": speed}).items():
+                self.writer.add_scalar(name, value, self.step)
         self._fresh()
 
     def dev(self, step, when, dev):
@@ -87,10 +106,11 @@ class Monitor:
         if self.writer is None:
             return
         say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} % CER {dev['cer']:.2f} %  {dev['example']}")
-        for name in ("loss", "wer", "cer"):
-            self.writer.add_scalar(f"dev/{name}", dev[name], step)
-        self.writer.add_text("dev/example", dev["example"], step)
-        self.writer.flush()
+        with self.writing():
+            for name in ("loss", "wer", "cer"):
+                self.writer.add_scalar(f"dev/{name}", dev[name], step)
+            self.writer.add_text("dev/example", dev["example"], step)
+            self.writer.flush()
 
     def seconds(self):
         """Since this run of the program began to train."""
@@ -109,7 +129,9 @@ class Monitor:
         """Say what checkpoints cost, close TensorBoard."""
         if self.writer is not None:
             say(f"checkpoints took {self.save_s:.2f} s of {self.seconds():.1f} s of training")
-            self.writer.close()
+            with self.writing():
+                self.writer.flush()
+                self.writer.close()
 
 
 @torch.no_grad()
