@@ -66,7 +66,7 @@ common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 
 # 0 prepare     corpus -> data/<recipe>/<set>/{wav.scp,text,utt2spk,...}, checked
 expand "$prepare"
-task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" \
+task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" --lists "$data/corpus_files.tsv" \
   --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${word_list[@]}" -- \
   "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}"
 extra_task 0 after_prepare "${sets[@]/%//text}"

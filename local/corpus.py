@@ -20,6 +20,7 @@ from local.archives import BadArchive, discard_leftovers, unpack
 from local.download import download, put_aside, record_all, recorded
 from local.leaks import refuse_leaks
 from local.preparation import PreparationConfig, prepare_sets
+from local.used_files import write_used_files
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, say
 from steps.core.config import load_config
 from steps.core.datadir import audio_info, write_data_dir
@@ -256,6 +257,7 @@ def finish(sets, problems, args, published=None, words=None):
     if published and args.check_counts:
         check_counts(sets, published, args)
     refuse_leaks(sets, config.shared_speakers)
+    audio = {utt.audio for utterances in sets.values() for utt in utterances}
     sets = prepare_sets(sets, config, Path(args.out), args.nj)
     for name, utterances in sets.items():
         write_data_dir(Path(args.out) / name, utterances)
@@ -266,6 +268,7 @@ def finish(sets, problems, args, published=None, words=None):
     write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
     if getattr(args, "check_counts", True):
         record_all(Path(args.out) / "download")
+    write_used_files(Path(args.out), args.corpus_dir, audio)
     for name, utterances in sets.items():
         say(describe(name, utterances, set(words)))
 

@@ -79,7 +79,7 @@ def main():
     for name, folder in parse_sets(args.sets).items():
         sets[name] = []
         roots = [args.wav_root] if args.wav_root else [root, root / folder]
-        for utt in read_data_dir(root / folder, allow_pipes=True, check_audio=False):
+        for utt in read_data_dir(root / folder, allow_pipes=True, check_audio=False, as_written=True):
             try:
                 audio = find_audio(utt, roots, out, made, args.allow_pipes)
                 sets[name].append(replace(utt, audio=audio))

@@ -18,6 +18,7 @@ from steps.core.config import nearest
 from steps.core.datadir import read_data_dir
 from steps.core.exports import is_exported
 from steps.core.outdir import write_json
+from steps.core.provenance import without_work_folder
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     if args.reference and args.reference not in folders:
         raise UserError(f"--reference: {args.reference!r} is not among the models{nearest(args.reference, folders)}")
     result = benchmark(folders, utterances, args.repeats, args.seed, args.reference)
-    result["settings"]["data"] = args.data
+    result["settings"]["data"] = without_work_folder(args.data, args.data)
     write_json(args.out, {"host": describe_host()} | result)
     print_table(result["models"])
     say(f"{result['settings']['audio_s']} s of audio -> {args.out}")

@@ -17,18 +17,20 @@ from steps.core.datadir import read_data_dir
 from steps.core.shards import add_shard_options, merge_tables
 from steps.core.tables import Problem, raise_problems
 from steps.deploy.recognition import write_hypotheses
-from steps.scoring.collect import read_json
+from steps.scoring.sources import read_json
 
 REMEDY = "run steps.decode again for every part"
 # what the parts add up to; everything else is the same in each
 COUNTS = ("utterances", "audio_seconds")
+# all else is the same in each
+OWN = (*COUNTS, "hypotheses_sha256")
 
 
 def merge_facts(parts: Sequence[Path]) -> dict[str, Any]:
     """Merge the decode.json files of the parts. Raises: MissingInput; UserError naming a part that differs."""
     facts = [read_json(part / "decode.json") for part in parts]
     for part, own in zip(parts, facts, strict=True):
-        different = sorted(name for name in {*own, *facts[0]} - {*COUNTS} if own.get(name) != facts[0].get(name))
+        different = sorted(name for name in {*own, *facts[0]} - {*OWN} if own.get(name) != facts[0].get(name))
         if different:
             raise UserError(f"{part}/decode.json: {different[0]} differs from that of {parts[0].name}; {REMEDY}")
     return facts[0] | {name: round(sum(own[name] for own in facts), 2) for name in COUNTS}

@@ -17,6 +17,7 @@ from pathlib import Path
 from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
+from steps.core.exports import model_hashes
 from steps.core.shards import add_shard_options, own_part
 from steps.deploy.recognition import DecodeConfig, decode_all, open_inputs, write_hypotheses
 from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of, versions
@@ -31,6 +32,7 @@ def main() -> None:
     has_features = (Path(args.data) / "feats.scp").is_file()
     utterances = read_data_dir(args.data, check_audio=not has_features, need_text=False)
     utterances = own_part(parser, args, utterances)
+    files = model_hashes(args.model)
     with load_recogniser(args.model, device=device, num_threads=args.num_threads, runtime=runtime) as recogniser:
         words = None
         if args.words and config.lexicon:
@@ -39,6 +41,7 @@ def main() -> None:
         say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by {runtime} on {device}")
         hyps, seconds = decode_all(recogniser, utterances, inputs)
     facts = {
+        "files": files,
         "utterances": len(hyps["greedy"]),
         "audio_seconds": round(seconds, 2),
         "runtime": versions(RUNTIMES[runtime].packages),

@@ -3,13 +3,12 @@
     python3 -m steps.extract_features --data data/an4/test --config conf/features.yaml --out data/an4/test/feats \\
         --shard 1 --num-shards 4
 
-Writes feats.1.ark, feats.1.scp and utt2num_frames.1 to --out (shards count from 1). The parts are runs of utterances of
-like total length; `python3 -m steps.combine_features` puts them together. The folder's feats.scp, if there is one, is
-removed first, because it would no longer tell the truth. Compressed features take a quarter of the space and lose a
-little precision.
+Writes feats.1.ark, feats.1.scp, utt2num_frames.1 and settings.1.yaml to --out (shards count from 1). The parts are runs of
+utterances of like total length; `python3 -m steps.combine_features` puts them together, if all were made with the same
+settings. The folder's feats.scp, if there is one, is removed first, because it would no longer tell the truth. Compressed
+features take a quarter of the space and lose a little precision.
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import atomic_file, write_text
 from steps.core.shards import add_shard_options, own_part
 from steps.core.tables import Problem, raise_problems
+from steps.data.archives import PartSettings
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 
@@ -39,7 +39,7 @@ def write_shard(
 
     Returns: number of frames.
     """
-    ark = Path(out).absolute() / f"feats.{shard}.ark"
+    ark = Path(out) / f"feats.{shard}.ark"
     places, frames, problems = [], [], []
     progress = Progress(len(utterances), config)
     with atomic_file(ark, "wb") as file:
@@ -50,7 +50,7 @@ def write_shard(
                 problems.append(Problem(f"utterance {utt.utt_id}", str(error)))
                 continue
             file.write(f"{utt.utt_id} ".encode())
-            places.append(f"{utt.utt_id} {ark}:{file.tell()}\n")
+            places.append(f"{utt.utt_id} ./{ark.name}:{file.tell()}\n")
             frames.append(f"{utt.utt_id} {len(matrix)}\n")
             kaldiio.matio.write_array(file, matrix, compression_method=SPEECH_FEATURE if compress else None)
             progress.add(len(matrix))
@@ -97,12 +97,13 @@ def main() -> None:
     utterances = read_data_dir(args.data, need_text=False)
     own = own_part(parser, args, utterances)
     say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
-    for name in ("feats.scp", "utt2num_frames"):
-        (Path(args.data) / name).unlink(missing_ok=True)
+    settings = Path(args.out) / f"settings.{args.shard}.yaml"
+    for path in (Path(args.data) / "feats.scp", Path(args.data) / "utt2num_frames", settings):
+        path.unlink(missing_ok=True)
     frames = write_shard(own, config, args.out, args.shard, args.compress)
-    save_config(Path(args.out) / "features.yaml", config)
-    path = os.path.join(args.out, f"feats.{args.shard}.ark")
-    say(f"{len(own)} utterances, {frames} frames, {os.path.getsize(path) / 1e6:.1f} MB: {path}")
+    save_config(settings, PartSettings(config, args.compress))
+    ark = Path(args.out) / f"feats.{args.shard}.ark"
+    say(f"{len(own)} utterances, {frames} frames, {ark.stat().st_size / 1e6:.1f} MB: {ark}")
 
 
 if __name__ == "__main__":

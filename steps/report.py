@@ -22,7 +22,7 @@ from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import VERSION, command_line, git_commit
 from steps.core.tables import counted
-from steps.scoring.collect import collect_rows, read_json
+from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs, parse_pairs
 from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
@@ -30,6 +30,7 @@ from steps.scoring.markdown import comparison_table, rate_of, report_page, resul
 from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.results import Results, shorten
+from steps.scoring.sources import read_json
 from steps.scoring.summary import model_card
 
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
@@ -48,7 +49,7 @@ def main() -> None:
         recipe=args.recipe or Path(args.exp).resolve().name,
         commit=git_commit(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        command=command_line(),
+        command=command_line(args.exp),
         seed=args.seed,
         device=describe_host(benchmark),
         versions=versions(),

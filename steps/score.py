@@ -19,9 +19,9 @@ from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.classes import classification, format_classes
-from steps.scoring.collect import read_json
 from steps.scoring.errors import format_errors, format_speakers
 from steps.scoring.significance import Interval, few_speakers, wer_interval
+from steps.scoring.sources import read_units
 from steps.scoring.wer import (
     RATES,
     ErrorCounts,
@@ -106,12 +106,6 @@ def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: st
         },
     )
     say(f"{kind}: {lines[0]}")
-
-
-def read_units(folder: Path) -> tuple[str, dict[str, str]]:
-    """What is counted, from the settings of the decoding. Returns: unit; words to fold."""
-    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
-    return settings.get("unit", "word"), settings.get("fold", {})
 
 
 def rate_lines(words: ErrorCounts, chars: ErrorCounts, interval: Interval, rate: str = "WER") -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from steps.core.cli import add_common, make_parser, parse_count, run_main, say
 from steps.core.config import load_config
 from steps.core.datadir import Utterance, read_data_dir
+from steps.core.exports import model_hashes
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.data.augment import utterance_rng
@@ -33,6 +34,7 @@ def main() -> None:
     args = parse_args()
     config, out = load_config(DecodeConfig, args.config), Path(args.out)
     utterances = read_data_dir(args.data)
+    files = model_hashes(args.model)
     recogniser = load_recogniser(args.model, num_threads=args.num_threads)
     refs = {utt.utt_id: in_units(utt.text, config.unit, config.fold) for utt in utterances}
     say(f"{len(utterances)} utterances of {args.data} with noise at {' '.join(map(str, args.snr_db))} dB, {args.model}")
@@ -46,7 +48,8 @@ def main() -> None:
         say(f"{snr_db} dB: {format_wer_line(pool(counts), RATES[config.unit])}")
     facts = {"ids": list(refs), "speakers": [utt.speaker for utt in utterances], "seed": args.seed, "noise": "pink"}
     words = [count.reference_length for count in counts]
-    write_json(out / "noise.json", {"set": Path(args.data).name, **facts, "words": words, "levels": levels})
+    facts |= {"words": words, "levels": levels, "files": files}
+    write_json(out / "noise.json", {"set": Path(args.data).name, **facts})
 
 
 def parse_args() -> argparse.Namespace:

@@ -19,12 +19,13 @@ from typing import Any
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
-from steps.scoring.collect import decode_folder, read_json, read_score
+from steps.scoring.collect import decode_folder
 from steps.scoring.compare import parse_pairs
 from steps.scoring.escape import markdown
 from steps.scoring.markdown import interval_text, markdown_table
 from steps.scoring.results import KINDS
 from steps.scoring.runs import Spread, over_folds, over_seeds
+from steps.scoring.sources import read_json, read_score
 
 
 def main() -> None:

@@ -443,8 +443,8 @@ CASES = [  # name, harm, program, words of the message
     # model folders
     ("model: no model.json", gone("model/model.json"), quantize, "not a .finished. model folder"),
     ("model: cut weights", cut("model/model.safetensors"), quantize, "does not match model.json"),
-    ("model: nan weights", weights(lambda t: t["output.bias"].fill_(NAN)), quantize, "output.bias: not finite"),
-    ("model: inf weights", weights(lambda t: t["output.bias"].fill_(INF)), distill, "output.bias: not finite"),
+    ("model: nan weights", weights(lambda t: t["output.bias"].fill_(NAN)), quantize, "output.bias: contains values that are not finite"),
+    ("model: inf weights", weights(lambda t: t["output.bias"].fill_(INF)), distill, "output.bias: contains values that are not finite"),
     ("model: a tensor less", weights(lambda t: t.pop("output.bias")), export, "tensors do not fit model.json"),
     ("model: no safetensors", lambda w: (put("model/model.safetensors", "x")(w),
      spec(weights_sha256=sha256_file(w.model / "model.safetensors"))(w)), export, "tensors do not fit"),

@@ -14,6 +14,7 @@ from steps.compress.footprint import macs_per_second
 from steps.core.cli import UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
+from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.benchmark import (
     Passes,
@@ -120,7 +121,7 @@ def test_program(exp, monkeypatch):
         spec = json.loads((exp / name / "model.json").read_text())
         files = [exp / name / "export" / f for f in ("model.onnx", "tokens.txt", "features.yaml")]
         assert row["bytes"] == sum(f.stat().st_size for f in files) and row["model_bytes"] == files[0].stat().st_size
-        assert row["parameters"] == spec["parameters"]
+        assert row["parameters"] == spec["parameters"] and row["files"] == {f.name: sha256_file(f) for f in files}
         assert row["macs_per_second"] == pytest.approx(macs_per_second(build_model(spec).eval()), abs=1)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
         assert row["load_s"] > 0 and row["all_threads_wall_rtf"] > 0

@@ -129,6 +129,35 @@ def test_a_changed_setting_is_noticed_and_said(work):
     assert "--seed 0 -> 1" in why
 
 
+def test_moved_and_copied_work_is_whole_and_never_looks_at_the_original(work, tmp_path):
+    """Copied (a copy has other times), then moved; all is up to date, and features are read with the original out of reach."""
+    copy, moved, hidden = (tmp_path / name for name in ("copy", "moved", "hidden"))
+    shutil.copytree(work, copy, copy_function=shutil.copyfile)
+    texts = [path for path in copy.rglob("*") if path.suffix in (".scp", ".json", ".html", ".md", ".yaml", ".tsv")]
+    named = {path.relative_to(copy) for path in texts if str(work) in path.read_text(encoding="utf-8")}
+    assert len(texts) > 100 and not named
+    work.rename(hidden)
+    try:
+        for place in (copy, moved):
+            done = run_sh(place)
+            assert done.returncode == 0 and done.stdout.count("up to date") == 10 and "running" not in done.stdout
+            model, data, out = (
+                place / "exp/tiny/student_kd",
+                place / "data/tiny/test",
+                tmp_path / f"{place.name}-decoded",
+            )
+            for program, options in (("decode", ["--model", model / "export", "--out", out]), ("benchmark", [])):
+                options = options or ["--models", model / "export", "--out", out / "b.json", "--repeats", 5]
+                command = ["python3", "-m", f"steps.{program}", "--data", data, *options]
+                done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            assert (out / "greedy.txt").read_text() == (model / "decode_test_onnx/greedy.txt").read_text()
+            if place == copy:
+                copy.rename(moved)
+    finally:
+        hidden.rename(work)
+
+
 def test_a_model_folder_works_anywhere(work, exp, tmp_path):
     audio = sorted((work / "data/tiny/audio").rglob("*.wav"))[0]
     for part in ("student_kd_int8", "student_kd_int8/export"):

@@ -17,6 +17,7 @@ from steps import combine_decodes, decode, score, transcribe
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, save_config, to_dict
 from steps.core.datadir import Utterance, write_data_dir
+from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.tokenizer import train_tokenizer
@@ -88,6 +89,26 @@ def test_decode_writes_what_was_spoken(setup, monkeypatch):
     assert words[0] == ["AB", "CAD"] and words[3] == ["A", "BED"]
     facts = json.loads((setup.out / "decode.json").read_text())
     assert facts["utterances"] == 4 and facts["words"]["count"] == 6 and "onnxruntime" in facts["runtime"]
+    assert facts["files"] == {"model.onnx": sha256_file(setup.model / "model.onnx")}
+    kinds = ("greedy", "lexicon")
+    assert facts["hypotheses_sha256"] == {kind: sha256_file(setup.out / f"{kind}.txt") for kind in kinds}
+
+
+def test_parts_that_ran_different_files_are_not_put_together(setup, monkeypatch):
+    for shard in (1, 2):
+        (setup.model / "model.onnx").write_bytes(b"x" * shard)
+        run_decode(monkeypatch, setup, "--shard", shard, "--num-shards", 2)
+    with pytest.raises(UserError, match="part.2/decode.json: files differs from that of part.1"):
+        run(monkeypatch, combine_decodes, "--data", setup.data, "--decode", setup.out, "--num-shards", 2)
+
+
+def test_another_runtime_is_counted_in_the_units_of_the_settings_too(setup, monkeypatch):
+    (setup.root / "decode.yaml").write_text("unit: char\n")
+    run_decode(monkeypatch, setup, "--runtime", "sherpa-onnx")
+    facts = json.loads((setup.out / "decode.json").read_text())
+    assert facts["settings"]["unit"] == "char" and set(facts["files"]) == {"model.onnx"}
+    run(monkeypatch, score, "--decode", setup.out, "--data", setup.data)
+    assert json.loads((setup.out / "score_greedy.json").read_text())["rate"] == "CER"
 
 
 def test_decode_takes_the_settings_of_conf_unless_told_otherwise(setup, monkeypatch):

@@ -5,7 +5,7 @@
 
 Works in place, after copying the files as they were to DIR/.backup, or writes to --out. Says how many utterances were
 left out and why. Utterances with an empty transcript, a missing sound file or impossible times go; order, line ends,
-byte order marks and spk2utt are mended.
+byte order marks and spk2utt are mended, and in a folder that was copied or moved, paths that lead to where it came from.
 """
 
 import shutil
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from steps.core.cli import UserError, make_parser, parse_bool, run_main, say
 from steps.core.datacheck import audio_problems, find_problems
-from steps.core.tables import SHOWN, raise_problems, read_folder, select, show_counts, spk2utt, write_folder
+from steps.core.tables import SHOWN, Problem, raise_problems, read_folder, select, show_counts, spk2utt, write_folder
 
 
 def fix(folder, audio, need_text):
@@ -26,6 +26,11 @@ def fix(folder, audio, need_text):
     """
     problems = []
     tables = read_folder(folder, problems)
+    for table in tables.values():
+        strays = ", ".join(sorted(table.strays)[:2])
+        problems += (
+            [Problem(str(table.path), f"names files in {strays}; the copies here are named now")] if strays else []
+        )
     problems += find_problems(folder, tables, need_text=need_text, spk_sort=False)
     if "utt2spk" not in tables or "wav.scp" not in tables or (need_text and "text" not in tables):
         raise_problems(problems, "a missing file cannot be mended")

@@ -53,17 +53,22 @@ for file in conf/*.yaml; do
     esac
   fi
 done
+as_replacement() { # what sed would take for more than text is made text
+  local text=${1//\\/\\\\}
+  text=${text//&/\\&}
+  printf '%s' "${text//|/\\|}"
+}
 for file in "$new"/conf/*.yaml; do
   [[ -f $file ]] || continue
   base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^\"'#]*[^\"'#[:space:]]).*/\1/p" "$file")
   if [[ $base == */* && $base != base/* ]]; then
     mkdir -p "$new/conf/base"
     cp "$recipe_dir/conf/$base" "$new/conf/base/"
-    sed -i -E "s|^base:.*|base: base/${base##*/}|" "$file"
+    sed -i -E "s|^base:.*|base: base/$(as_replacement "${base##*/}")|" "$file"
   elif [[ -n $base && ! -e $new/conf/$base ]]; then # its neighbour in conf/
     mkdir -p "$new/conf/base"
     cp "conf/$base" "$new/conf/base/"
-    sed -i -E "s|^base:.*|base: base/$base|" "$file"
+    sed -i -E "s|^base:.*|base: base/$(as_replacement "$base")|" "$file"
   fi
 done
 

@@ -1,8 +1,11 @@
 """What the job runners share: command line, quoting, JOB, logs, how failures are told. Standard library only.
 
 utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
+
+JOB may have another name (PART=1:n), where a path has JOB in it that means itself.
 """
 
+import glob
 import hashlib
 import os
 import re
@@ -16,7 +19,12 @@ NUMBERS = {"--num-threads": 1, "--gpu": 0, "--max-jobs-run": 0, "--nodes": 1}
 NUMBERS.update({"--processes": 1, "--max-restarts": 20, "--deadline-margin": 180})
 FLAGS = ("--fail-fast", "--dry-run")
 TRY_AGAIN = 75
-JOB = re.compile(r"(?<![A-Za-z0-9])JOB(?![A-Za-z0-9])")
+ARRAY = re.compile(r"([A-Z][A-Z0-9_]*)=(\d+)(?::(\d+))?")
+
+
+def job_pattern(name="JOB"):
+    """Finds the name that stands for a job's number, where no letter or digit touches it."""
+    return re.compile(rf"(?<![A-Za-z0-9]){name}(?![A-Za-z0-9])")
 
 
 class UsageError(Exception):
@@ -27,20 +35,21 @@ class Work:
     """A parsed command line.
 
     Attributes: options (name -> value), other (options of the cluster, name -> value), indexes (list of job numbers),
-    is_array, log (path, with JOB in an array), words (the command), given (the whole command line).
+    is_array, job (pattern of JOB, or of what else the array calls its number), log (path, with JOB in an array), words (the
+    command), given (the whole command line).
     """
 
     def __init__(self, words):
         self.given, words = list(words), list(words)
-        self.options = {**NUMBERS, **dict.fromkeys(FLAGS, False), "--pick": "all"}
+        self.options = {**NUMBERS, **dict.fromkeys(FLAGS, False), "--pick": "all", "--mark": ""}
         self.other = {}
         while words and words[0].startswith("--"):
             self._take_option(words)
-        match = re.fullmatch(r"JOB=(\d+)(?::(\d+))?", words[0]) if words else None
-        self.is_array = bool(match)
+        match = ARRAY.fullmatch(words[0]) if words else None
+        self.is_array, self.job = bool(match), job_pattern(match[1] if match else "JOB")
         if words and words[0].startswith("JOB=") and not match:
             raise UsageError(f"expected JOB=first:last, not {words[0]!r}")
-        first, last = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (1, 1)
+        first, last = (int(match[2]), int(match[3] or match[2])) if match else (1, 1)
         if last < first:
             raise UsageError(f"{words[0]}: the range is empty")
         if match:
@@ -48,8 +57,8 @@ class Work:
         if len(words) < 2:
             raise UsageError("usage: [options] [JOB=1:n] LOG COMMAND [ARGS...]")
         self.indexes, self.log, self.words = list(range(first, last + 1)), words[0], words[1:]
-        if self.is_array and not JOB.search(self.log):
-            raise UsageError(f"the log of an array needs JOB in its name: {self.log!r}")
+        if self.is_array and not self.job.search(self.log):
+            raise UsageError(f"the log of an array needs {match[1]} in its name: {self.log!r}")
         self.launcher = self._launcher()
 
     def _take_option(self, words):
@@ -69,6 +78,8 @@ class Work:
             if value not in ("all", "failed"):
                 raise UsageError(f"--pick is all or failed, not {value!r}")
             self.options[name] = value
+        elif name == "--mark":
+            self.options[name] = value
         else:
             self.other[name] = value
 
@@ -83,11 +94,11 @@ class Work:
         return ["python3", "-I", "-S", launch, "--processes", str(processes), "--nodes", str(nodes)]
 
     def log_of(self, index):
-        return JOB.sub(str(index), self.log) if self.is_array else self.log
+        return self.job.sub(str(index), self.log) if self.is_array else self.log
 
     def line_of(self, index):
         """The command of one job as a line for bash: every word quoted, except words that are wholly an operator."""
-        words = [JOB.sub(str(index), word) for word in self.words] if self.is_array else self.words
+        words = [self.job.sub(str(index), word) for word in self.words] if self.is_array else self.words
         words = self.launcher + words
         return " ".join(word if word in OPERATORS else shlex.quote(word) for word in words)
 
@@ -95,12 +106,25 @@ class Work:
         return any(word in OPERATORS for word in self.words)
 
     def state_folder(self):
-        """Folder of the array's status files `done.<i>`: it carries a hash of the work, so other work finds others."""
+        """Folder of the array's status files `done.<i>`.
+
+        Its name ends in hashes of the log's path, and of the work and what it is done under (--mark): other work finds others.
+        """
         parts = self.log.split("/")
-        depth = next(place for place, part in enumerate(parts) if JOB.search(part) or place == len(parts) - 1)
-        work = "\0".join([os.getcwd(), str(self.indexes), self.log, *self.words])
-        key = hashlib.sha256(work.encode()).hexdigest()[:12]
-        return "/".join([*parts[:depth], "q", f"{parts[depth]}.{key}"])
+        depth = next(place for place, part in enumerate(parts) if self.job.search(part) or place == len(parts) - 1)
+        work = "\0".join([os.getcwd(), str(self.indexes), self.options["--mark"], self.log, *self.words])
+        keys = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in (self.log, work)]
+        return "/".join([*parts[:depth], "q", ".".join([parts[depth], *keys])])
+
+    def overwritten_folders(self):
+        """State folders of earlier work with the same log, cut or done otherwise: this one writes over what that made."""
+        own = self.state_folder()
+        top, name = own.rsplit("/q/", 1) if "/q/" in own else ("", own.removeprefix("q/"))
+        places = (
+            [f"{glob.escape(top)}/q/", f"{glob.escape(top)}.old-*/q/"] if top else ["q/"]
+        )  # moved aside by stage.py
+        name = glob.escape(name.rpartition(".")[0])
+        return [folder for place in places for folder in sorted(glob.glob(f"{place}{name}.*")) if folder != own]
 
     def status_of(self, index):
         """Exit status that the job left in its status file, or None."""

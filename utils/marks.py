@@ -1,13 +1,13 @@
 """Stage marks: what a finished task was made from, and what has changed since. Standard library only.
 
 A mark is `<exp>/.stages/NN_name.done` (`.started` while the work is under way), one JSON object. Its fingerprint holds
-the words of the commands, the text of the settings files, the marks of inputs that other tasks made, and size and time
-of all other inputs. Job counts, runners, log paths, the code and the place of the work folder are left out on purpose.
+the words of the commands, the text of the settings files, mark and content of inputs that other tasks made, and size and time
+of all other inputs. Job counts, runners, log paths, the code and the place of the work folder are left out on purpose. Its
+`outputs` are the files made, with their content. A model folder that is moved aside takes its mark along (MOVED).
 """
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 
+from inputs import content_of, digest, file_digest, foreign_state, output_record, state_of_version_1
 from plan import StageError
 
 # Settings that no result depends on: they may change between an interruption and the next run.
@@ -23,11 +24,7 @@ NO_RESULT = re.compile(r"\b(?:loader_workers|save_every_s)\s*:\s*[\w.+-]+\s*,?[ 
 
 
 JOBS_END_S = 5.0  # the jobs of a killed run end within one second
-
-
-def digest(value):
-    """Short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+MOVED = ".mark.json"  # the mark of a folder that was moved aside, in that folder
 
 
 class Marks:
@@ -39,75 +36,128 @@ class Marks:
 
     def __init__(self, exp, places):
         self.folder = os.path.join(exp, ".stages")
-        self.places = [place.rstrip("/") + "/" for place in places if place.strip("/")]
+        names = "|".join(re.escape(place.rstrip("/") + "/") for place in places if place.strip("/"))
+        self.place = re.compile(rf"(?<![\w./-])(?:{names})" if names else r"(?!)")
+        self.ours = [os.path.dirname(exp), *(os.path.join(place, "data") for place in places if place)]
 
     def path(self, task, state):
         return os.path.join(self.folder, f"{task.stage:02d}_{task.name}.{state}")
 
     def read(self, task, state):
-        """The mark as a dict, or None when there is none (or an unreadable one)."""
-        try:
-            with open(self.path(task, state), encoding="utf-8") as file:
-                mark = json.load(file)
-            fingerprint = mark["fingerprint"]
-            whole = isinstance(mark["id"], str) and isinstance(mark["generation"], int)
-            whole = whole and all(isinstance(command, list) for command in fingerprint["command"])
-            whole = whole and all(isinstance(fingerprint[kind], dict) for kind in ("conf", "inputs"))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
-        return mark if whole else None
+        """The mark as a dict, or None when there is none (or an unreadable one).
+
+        A model folder that was moved aside and back again brings the mark of its own time.
+        """
+        if state == "done" and task.replaces:
+            own = read_mark(os.path.join(task.replaces, MOVED))
+            if own and not self.replaced_outputs(task, own):
+                return own
+        return read_mark(self.path(task, state))
 
     def write(self, task, state, mark):
         """Write a mark by rename; a task is started or done, never both. Raises: StageError, e.g. on a full disk."""
         path = self.path(task, state)
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with open(path + ".tmp", "w", encoding="utf-8") as file:
-                json.dump(mark, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(path + ".tmp", path)
+            write_json(path, mark)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path(task, "done" if state == "started" else "started"))
         except OSError as error:
             raise StageError(1, f"cannot write {path} ({error.strerror}); the same command goes on from here") from None
 
+    def leave_in(self, folder, mark):
+        """Write a mark into the model folder that it is of."""
+        path = os.path.join(folder, MOVED)
+        try:
+            write_json(path, mark)
+        except OSError as error:
+            raise StageError(1, f"cannot write {path} ({error.strerror}); the same command goes on from here") from None
+
     def plain(self, word):
         """A word with the names of the work folder and the repository taken out, so that a moved folder stays valid."""
-        for place in self.places:
-            word = word.replace(place, "")
-        return word
+        return self.place.sub("", word)
 
-    def fingerprint(self, task, makers):
+    def fingerprint(self, task, makers, like=None):
         """What the task depends on, now.
 
         Args:   task: with commands, conf, needs.   makers: path or "@name" -> the task that makes it.
+                like: an older fingerprint; where it says less of an input (version 0.1), so does this one.
         """
-        inputs = {}
-        for need in task.needs:
-            mark = self.read(makers[need], "done") if need in makers else None
-            inputs[self.plain(need)] = f"made {mark['id']}" if mark else foreign_state(need)
+        known = like["inputs"] if like else {}
+        inputs = {
+            self.plain(need): self.input_state(task, need, makers, known.get(self.plain(need))) for need in task.needs
+        }
         return {
             "command": [[self.plain(word) for word in command] for command in task.commands],
             "conf": {self.plain(path): settings_text(path) for path in task.conf},
-            "inputs": inputs,
+            "inputs": inputs | self.listed(task),
         }
 
+    def input_state(self, task, need, makers, like):
+        """State of one input, in words."""
+        maker = makers.get(need)
+        mark = self.read(maker, "done") if maker else None
+        if mark:
+            made = f"made {mark['id']}"
+            if like == made:
+                return made
+            if not task.makes:  # it may change its inputs in place, which is lost once they are made anew
+                return f"{made}, {mark.get('finished')}"
+            content = content_of(need, mark.get("outputs", {}).get(self.plain(need)))
+            return f"{made}, content {content}" if content else made
+        if os.path.isdir(need):
+            return state_of_version_1(need) if (like or "").startswith("folder ") else foreign_state(need, self.ours)
+        return foreign_state(need)
 
-def foreign_state(path):
-    """State of a file or folder that no task made: size and time, of a folder those of everything right below it."""
-    if not os.path.isdir(path):
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            return "absent"
-        return f"{status.st_size} bytes, {status.st_mtime_ns}"
-    rows = []
-    for entry in os.scandir(path):
-        with contextlib.suppress(FileNotFoundError):
-            status = entry.stat()
-            rows.append([entry.name, None] if entry.is_dir() else [entry.name, status.st_size, status.st_mtime_ns])
-    return f"folder {digest(sorted(rows, key=lambda row: row[0]))}"
+    def listed(self, task):
+        """Inputs of a task that writes down which files it used: that list, in place of the folders it needs."""
+        lists = {self.plain(path): f"list {file_digest(path)}" for path in task.lists if os.path.isfile(path)}
+        folders = [need for need in task.needs if os.path.isdir(need)] if lists else []
+        return lists | {self.plain(folder): "listed" for folder in folders}
+
+    def with_lists(self, task, mark):
+        """The mark of a task that has ended, with the lists that it wrote."""
+        listed = self.listed(task)
+        if not listed:
+            return mark
+        fingerprint = {**mark["fingerprint"], "inputs": mark["fingerprint"]["inputs"] | listed}
+        return {**mark, "id": digest([fingerprint, mark["generation"]]), "fingerprint": fingerprint}
+
+    def outputs(self, task):
+        """The files that a task made, for its mark: {path: [size, time, content]}."""
+        records = {self.plain(path): output_record(path) for path in task.makes}
+        return {path: record for path, record in records.items() if record}
+
+    def replaced_outputs(self, task, mark):
+        """Files of a task that are there, but are not the ones that it made. Returns: list of paths."""
+        known = {path: mark.get("outputs", {}).get(self.plain(path)) for path in task.makes}
+        found = {path: content_of(path, record) for path, record in known.items() if record}
+        return [path for path, content in found.items() if content and content != known[path][2]]
+
+
+def write_json(path, value):
+    """Write by rename."""
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+
+
+def read_mark(path):
+    """A mark as a dict, or None when there is none, or none that is whole."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            mark = json.load(file)
+        fingerprint = mark["fingerprint"]
+        whole = isinstance(mark["id"], str) and isinstance(mark["generation"], int)
+        whole = whole and all(isinstance(command, list) for command in fingerprint["command"])
+        whole = whole and all(isinstance(fingerprint[kind], dict) for kind in ("conf", "inputs"))
+        records = mark.get("outputs", {}).values()
+        whole = whole and all(isinstance(record, list) and len(record) == 3 for record in records)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return mark if whole else None
 
 
 def settings_text(path):
@@ -140,7 +190,8 @@ def changes(old, new):
             elif kind == "conf":
                 found.append(f"{path}: {_line_changes(before.splitlines(), after.splitlines())}")
             else:
-                found.append(f"{path} {'was made anew' if after.startswith('made') else 'changed'}")
+                anew = after.startswith("made") and before.partition(",")[0] != after.partition(",")[0]
+                found.append(f"{path} {'was made anew' if anew else 'changed'}")
     return found
 
 

@@ -6,6 +6,9 @@
 # A setting whose default is true or false may be given without a value; one that is a whole number takes whole
 # numbers; one that ends in _dir, or is `workdir`, is a place relative to $called_from (set before).
 
+# In ${x//pattern/text} an & of the text is an & (bash 5.2 would put the match there), so that a folder may be called R&D.
+shopt -u patsub_replacement 2>/dev/null || true
+
 declare -a given_names=() given_values=() setting_names=()
 declare -A setting_kinds=()
 

@@ -1,9 +1,13 @@
 """The plan of run.sh: tasks read from the command line of stage.py. Standard library only."""
 
+import re
 import shlex
 
+from jobs import job_pattern
+
 TITLES = ("prepare", "features", "tokenizer", "teacher", "student", "prune", "quantize", "export", "score", "report")
-FIELDS = ("needs", "makes", "conf", "replaces", "log", "runner", "parallel")
+FIELDS = ("needs", "makes", "conf", "lists", "replaces", "log", "runner", "parallel")
+NJ, JOB = re.compile(r"\{nj\}"), job_pattern()
 
 
 class StageError(Exception):
@@ -27,6 +31,7 @@ class Task:
         self.stage, self.name = int(head[0]), head[1]
         fields = self._fields(head[2:])
         self.needs, self.makes, self.conf = fields.get("needs", []), fields.get("makes", []), fields.get("conf", [])
+        self.lists = fields.get("lists", [])
         self.replaces, self.log = "".join(fields.get("replaces", [])), "".join(fields.get("log", []))
         self.runner = shlex.split(" ".join(fields.get("runner", [])))
         self.parallel = self._parallel(fields.get("parallel"))
@@ -70,6 +75,36 @@ class Task:
             array = ".JOB" if command[0].startswith("JOB=") else ""
             names.append(f"{stem}{'' if number == 1 else f'_{number}'}{array}{suffix}")
         return names
+
+
+class Wording:
+    """Commands of tasks with numbers in place of {nj} and JOB; in names of folders these are only text.
+
+    Args:   exp: the experiment's folder.   nj: number of jobs.   folders: the names.
+    """
+
+    def __init__(self, exp, nj, folders):
+        self.exp, self.nj = exp, nj
+        names = {name for name in folders if NJ.search(name) or JOB.search(name)}
+        self.names = sorted(names, key=len, reverse=True)
+
+    def fill(self, pattern, value, word):
+        """Put a value in the place of a pattern, but not within one of the names."""
+        parts = re.split(f"({'|'.join(map(re.escape, self.names))})", word) if self.names else [word]
+        return "".join(part if index % 2 else pattern.sub(value, part) for index, part in enumerate(parts))
+
+    def for_runner(self, task, index):
+        """What a runner gets for command number `index` of a task, behind its options: log and command, of an array its range."""
+        words = [self.fill(NJ, str(self.nj), word) for word in task.commands[index]]
+        log = task.logs(self.exp)[index]
+        if not words[0].startswith("JOB="):
+            return [log, *words]
+        number, job = 1, "JOB"
+        while any(job in name for name in self.names):  # then the number of a job is called otherwise
+            number += 1
+            job = f"JOB{number}"
+        log, *words = (self.fill(JOB, job, word) for word in (log, *words))
+        return [words[0], log, *words[1:]]
 
 
 def read_plan(words):

@@ -6,8 +6,9 @@
 Options: --num-threads N (cores of one job; also its OMP_NUM_THREADS), --processes N (of one job, started through
 utils/launch.py; each has that many threads), --gpu N (GPUs of one job: CUDA_VISIBLE_DEVICES;
 on a machine without GPUs the job runs without), --max-jobs-run N (default: cores / threads), --pick all|failed (failed:
-only what has no good status yet), --max-restarts N (20; status 75 means "saved my state, run me again"), --fail-fast,
---dry-run. Any other `--name value` is for clusters and ignored.
+only what has no good status yet), --mark TEXT (what the work is done under: statuses of another one do not count),
+--max-restarts N (20; status 75 means "saved my state, run me again"), --fail-fast, --dry-run. Any
+other `--name value` is for clusters and ignored.
 
 Exit status: 0 all good, 1 a job failed, 2 usage, 130/143 interrupted.
 """
@@ -15,6 +16,7 @@ Exit status: 0 all good, 1 a job failed, 2 usage, 130/143 interrupted.
 import contextlib
 import glob
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +201,8 @@ def main(words):
             print(*(f"{work.log_of(index)}: {work.line_of(index)}" for index in indexes), sep="\n")
             return 0
         if work.is_array:
+            for folder in work.overwritten_folders():
+                shutil.rmtree(folder, ignore_errors=True)
             for index in indexes:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{work.state_folder()}/done.{index}")

@@ -4,7 +4,7 @@
     utils/slurm.py --mem 4G --time 2:00:00 JOB=1:40 exp/log/count.JOB.log wc -l data/part.JOB
 
 Options: --config FILE (conf/slurm.conf: what options become for sbatch), --num-threads N, --processes N, --gpu N,
---nodes N, --mem, --time, --partition and whatever the config has a line for; --max-jobs-run N, --pick all|failed,
+--nodes N, --mem, --time, --partition and whatever the config has a line for; --max-jobs-run N, --pick all|failed, --mark TEXT,
 --max-restarts N (status 75 means "saved my state, run me again"), --deadline-margin S (180: RUN_DEADLINE is that long
 before the job's end, a quarter of the limit at most), --dry-run. Run again after a kill, it takes up the running job.
 
@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I lea
 
 import cluster
 import jobs
-from waiter import Waiter
+from waiter import CANCEL_WAIT_S, Waiter
 
 RETRY_S = (1, 2, 4, 8, 16, 32)
 USR1_FROM_S = 720  # Slurm may send a signal up to 60 s early: of no use to shorter jobs, which have RUN_DEADLINE
@@ -194,10 +194,27 @@ def with_patience(call):
     return call()
 
 
+def end_earlier_work(work):
+    """Cancel what still runs of earlier work with the same log (it would write the same files), and forget it."""
+    for folder in work.overwritten_folders():
+        with contextlib.suppress(FileNotFoundError):
+            with open(f"{folder}/submission.json", encoding="utf-8") as file:
+                names = [piece["name"] for piece in json.load(file)["pieces"]]
+            rows = with_patience(lambda names=names: cluster.tasks_of(names))
+            if live := sorted({job for _, job, _, state, _ in rows if state in cluster.LIVE}):
+                say(f"cancels job {', '.join(live)}, earlier work that would write the same files")
+                cluster.cancel(live)
+                end_s = time.monotonic() + CANCEL_WAIT_S
+                while time.monotonic() < end_s and any(row[3] in cluster.LIVE for row in cluster.tasks_of(names)):
+                    time.sleep(0.3)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def run(work, submission):
     """Submit or adopt, wait, tell. Returns: exit status."""
     waiter = Waiter(work, submission, say)
     waiter.catch_signals()
+    end_earlier_work(work)
     indexes = work.indexes
     if with_patience(submission.adopt):
         ids = ", ".join(piece["id"] for piece in submission.pieces)

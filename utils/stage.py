@@ -4,16 +4,18 @@
         :: 2 tokenizer --needs data/x/train/text --conf conf/tokenizer.yaml --makes data/x/tokenizer/tokens.txt -- ...
 
 A task is `:: STAGE NAME [fields] -- COMMAND... [:then: COMMAND...]`. Fields: --needs FILES, --makes FILES, --conf FILES
-(compared by content), --replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE,
---runner 'OPTIONS', --parallel [N] (may run beside its neighbours of the same stage, N or as many as --nj at a time).
-A need `@name` is a whole task.
-`{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array.
+(compared by content), --lists FILES (which files it used, written by the task; else all below the folders it needs count),
+--replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE, --runner 'OPTIONS', --parallel [N] (may run
+beside its neighbours of the same stage, N or as many as --nj at a time). A need `@name` is a whole task.
+`{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array, in which JOB is
+the number of the job. In the names of folders (--exp, --workdir, --verbatim) both are only text.
 
 Exit status: 0 good, 1 a job failed, 2 usage, 3 cannot submit, 4 locked, 5 missing input, 6 missing output,
 130/143 interrupted.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -25,9 +27,10 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
+from inputs import changed_files, digest
 from jobs import Work, die_with_parent
-from marks import Marks, changes, commit, digest, take_lock
-from plan import TITLES, StageError, read_plan
+from marks import Marks, changes, commit, take_lock
+from plan import TITLES, StageError, Wording, read_plan
 
 
 def say(message):
@@ -52,6 +55,7 @@ class Experiment:
         self.options, self.makers = options, makers
         self.tasks = [task for task in tasks if options.stage <= task.stage <= options.stop_stage]
         self.marks = Marks(options.exp, [options.workdir, os.getcwd()])
+        self.words = Wording(options.exp, options.nj, [options.exp, options.workdir, *options.verbatim])
         self.running, self.fresh = [], []
         self.signals, self.lock = [], None
 
@@ -74,40 +78,51 @@ class Experiment:
 
     def judge(self, task):
         """Compare the task with its marks. Returns: Verdict."""
-        fingerprint = self.marks.fingerprint(task, self.makers)
         done, started = self.marks.read(task, "done"), self.marks.read(task, "started")
         old = done or started
-        generation = (old["generation"] if old else 0) + self.options.force
-        mark = {"id": digest([fingerprint, generation]), "generation": generation, "fingerprint": fingerprint}
-        changed = changes(old["fingerprint"], fingerprint) if old else []
+        changed = self.changes(task, old) if old else []
         gone = [path for path in task.makes if not os.path.exists(path)]
+        others = self.marks.replaced_outputs(task, done) if done and task.replaces else []
         if self.options.force:
             redo = "--force"
         elif changed:
             redo = "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+        elif others:
+            redo = f"{others[0]} is not the one that was made here"
         elif done:
             redo = f"{gone[0]} is gone" if gone else None
         else:
             redo = "was interrupted" if started else "not done yet"
-        return Verdict(redo, mark, resume=bool(old) and not changed and not self.options.force)
+        generation = (old["generation"] if old else 0) + self.options.force
+        mark = self.new_mark(task, generation) if redo else old
+        return Verdict(redo, mark, resume=bool(old) and not (changed or others or self.options.force))
+
+    def changes(self, task, old):
+        """What differs from an older mark of the task. Returns: list of a few words each."""
+        fingerprint = self.marks.fingerprint(task, self.makers, like=old["fingerprint"])
+        listed = [changed for path in task.lists if os.path.isfile(path) for changed in changed_files(path)]
+        return listed + changes(old["fingerprint"], fingerprint)
+
+    def new_mark(self, task, generation):
+        fingerprint = self.marks.fingerprint(task, self.makers)
+        return {"id": digest([fingerprint, generation]), "generation": generation, "fingerprint": fingerprint}
 
     # --- running ---
 
-    def commands(self, task):
-        """The commands of a task, as lists of words."""
-        return [[word.replace("{nj}", str(self.options.nj)) for word in command] for command in task.commands]
-
-    def runner_command(self, task, index, resume=False):
+    def runner_command(self, task, index, verdict):
         """The words that run command number `index` of a task through the runner."""
-        words = self.commands(task)[index]
-        runner = shlex.split(self.options.cmd) + task.runner
-        if words[0].startswith("JOB=") and resume:
+        words, runner = self.words.for_runner(task, index), shlex.split(self.options.cmd) + task.runner
+        runner += ["--mark", verdict.mark["id"]]
+        if task.commands[index][0].startswith("JOB=") and verdict.resume:
             runner += ["--pick", "failed"]
-        array = [words.pop(0)] if words[0].startswith("JOB=") else []
-        return [*runner, *array, task.logs(self.options.exp)[index], *words]
+        return [*runner, *words]
 
-    def move_aside(self, folder):
-        number = 1
+    def move_aside(self, task):
+        """Rename the folder that a task replaces; its mark goes with it, so that it counts again where it is moved back."""
+        folder, number = task.replaces, 1
+        done = self.marks.read(task, "done")
+        if done and not self.marks.replaced_outputs(task, done):
+            self.marks.leave_in(folder, done)
         while os.path.lexists(f"{folder}.old-{number}"):
             number += 1
         try:
@@ -116,11 +131,12 @@ class Experiment:
             raise StageError(1, f"cannot move {folder} to {folder}.old-{number} ({error.strerror})") from None
         say(f"    {folder} moved to {folder}.old-{number}")
 
-    def forget_jobs(self, task):
+    def forget_jobs(self, task, verdict):
         """Drop what the jobs of the task's arrays left for `--pick failed`: it is of an earlier time."""
-        for words, log in zip(self.commands(task), task.logs(self.options.exp), strict=True):
-            if words[0].startswith("JOB="):
-                shutil.rmtree(Work([words[0], log, *words[1:]]).state_folder(), ignore_errors=True)
+        for index, command in enumerate(task.commands):
+            if command[0].startswith("JOB="):
+                work = Work(["--mark", verdict.mark["id"], *self.words.for_runner(task, index)])
+                shutil.rmtree(work.state_folder(), ignore_errors=True)
 
     def begin(self, task, verdict):
         """Mark the task as started and start its first command."""
@@ -128,16 +144,21 @@ class Experiment:
         say(f"stage {task.stage} {task.name}: running ({verdict.redo}; log {task.logs(self.options.exp)[0]})")
         # All this before the mark: with it, whatever lies there is gone on with.
         if not verdict.resume or not self.marks.read(task, "started"):
-            self.forget_jobs(task)
+            self.forget_jobs(task, verdict)
         if task.replaces and not verdict.resume and os.path.isdir(task.replaces) and os.listdir(task.replaces):
-            self.move_aside(task.replaces)
+            self.move_aside(task)
+        if task.lists:  # what is not written anew does not count
+            for path in task.lists:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            verdict.mark = self.new_mark(task, verdict.mark["generation"])
         self.marks.write(task, "started", {**verdict.mark, "stage": task.stage, "name": task.name})
         job = {"task": task, "verdict": verdict, "index": 0, "start_s": time.time()}
         self.launch(job)
         self.running.append(job)
 
     def launch(self, job):
-        words = self.runner_command(job["task"], job["index"], job["verdict"].resume)
+        words = self.runner_command(job["task"], job["index"], job["verdict"])
         if words[0].endswith(".py"):
             words = [sys.executable, "-I", "-S", *words]
         # Neighbours running side by side would garble each other's progress line: theirs is kept until they end.
@@ -192,9 +213,10 @@ class Experiment:
                 raise StageError(6, f"{task}: ended well but did not make {path} (log {log})")
         seconds = time.time() - job["start_s"]
         record = {"finished": time.strftime("%F %T"), "seconds": round(seconds, 1), "host": socket.gethostname()}
-        commands = [shlex.join(self.runner_command(task, index)) for index in range(len(task.commands))]
-        mark = {"stage": task.stage, "name": task.name, **job["verdict"].mark, **record}
-        self.marks.write(task, "done", {**mark, "commit": commit(), "commands": commands})
+        commands = [shlex.join(self.runner_command(task, index, job["verdict"])) for index in range(len(task.commands))]
+        mark = self.marks.with_lists(task, job["verdict"].mark) | {"outputs": self.marks.outputs(task)}
+        mark = {"stage": task.stage, "name": task.name, **mark, **record, "commit": commit(), "commands": commands}
+        self.marks.write(task, "done", mark)
         say(f"stage {task.stage} {task.name}: done in {seconds:.0f} s")
 
     def flush_fresh(self):
@@ -256,7 +278,7 @@ class Experiment:
                 self.flush_fresh()
                 say(f"stage {task.stage} {task.name}: would run ({redo})")
                 for index in range(len(task.commands)):
-                    say("    " + shlex.join(self.runner_command(task, index)))
+                    say("    " + shlex.join(self.runner_command(task, index, verdict)))
                 if upstream or not verdict.resume:
                     redone.update(task.makes, ["@" + task.name])
             else:
@@ -280,6 +302,8 @@ def main(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp", required=True, help="folder of the experiment; marks, lock and logs go below it")
     parser.add_argument("--workdir", default="", help="folder whose name is left out of fingerprints")
+    text = "more names of folders in which JOB and {nj} stand for nothing"
+    parser.add_argument("--verbatim", nargs="*", default=[], metavar="DIR", help=text)
     parser.add_argument("--cmd", default="utils/run.py", help="job runner and its options")
     parser.add_argument("--nj", type=int, default=1, help="jobs of an array, parallel tasks")
     parser.add_argument("--stage", type=int, default=0, help="first stage to look at")

@@ -80,7 +80,7 @@ expand() {
   done
 }
 
-# Refuses settings that would fail only in a later stage.
+# Refuses settings that would fail only in a later stage; begins the plan.
 check_settings() {
   local name word
   for name in nj decode_nj trainings num_threads processes nodes; do
@@ -97,6 +97,11 @@ check_settings() {
   [[ $processes == 1 || $device == cpu ]] || usage_error "--processes is for --device cpu; with GPUs give --ngpu N"
   ((ngpu <= 1)) || processes=$ngpu
   [[ -n ${test_sets// /} ]] || usage_error "test_sets is empty; name at least one set"
+  for word in "$train_set" "$dev_set" $test_sets "${models[@]}"; do
+    [[ ! $word =~ (^|[^A-Za-z0-9])JOB([^A-Za-z0-9]|$)|\{nj\} ]] || usage_error "$word: JOB and {nj} stand for numbers; choose another name"
+  done
+  [[ $data$corpus_dir != *$'\n'* ]] || usage_error "a folder with a line end in its name cannot be used: ${data@Q}"
+  [[ $exp != *,* ]] || usage_error "$exp: commas separate models, so no folder on the way may have one in its name"
   for name in classes sherpa; do
     [[ ${!name} =~ ^(true|false)$ ]] || usage_error "--$name is true or false, not '${!name}'"
   done
@@ -110,6 +115,7 @@ check_settings() {
   for word in ${compare//[:,]/ }; do
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done
+  plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
   word=${cmd%% *}
   [[ -f $word ]] || command -v "$word" >/dev/null || usage_error "--cmd: no program $word here"
 }

@@ -20,16 +20,19 @@ from steps.core.tables import (
     by_id,
     byte_order,
     recording_of,
+    segment_limits,
     spk2utt,
 )
 
 OVERSHOOT_S = 0.5  # a segment may end this much after its file does, and is cut there (as Kaldi's extract-segments)
 NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
+END = re.compile(rf"{NUMBER.pattern}|-1(\.0*)?")
 STRANGE_SPACE = re.compile(r"[^\S \t]")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 NOT_IN_IDS = re.compile(rf"{STRANGE_SPACE.pattern}|{CONTROL.pattern}")
 SPEEDS = (0.1, 10.0)  # beyond, a resampler's filters would be huge
 REFUSED_WORDS = {"<s>", "</s>", "#0"}  # words with a meaning of their own in Kaldi's tools
+NO_SPK_SORT = "utterance ids do not begin with the speaker id; Kaldi's tools want --no-spk-sort for this folder"
 
 
 def find_problems(path, tables, allow_pipes=False, check_audio=True, need_text=True, spk_sort=True):
@@ -96,7 +99,7 @@ def _speaker_problems(tables, spk_sort):
         if speaker in told and told[speaker] != utts:
             what = f"the utterances of {speaker!r} are not those of utt2spk, in order"
             yield Problem(_where(tables["spk2utt"], speaker), what)
-    if spk_sort and not _speakers_in_order(utt2spk):
+    if spk_sort and not speakers_in_order(utt2spk):
         by_utt = sorted(utt2spk, key=byte_order)
         by_speaker = sorted(utt2spk, key=lambda utt: (utt2spk[utt].encode(), utt.encode()))
         first = next(a for a, b in zip(by_utt, by_speaker, strict=True) if a != b)
@@ -104,7 +107,7 @@ def _speaker_problems(tables, spk_sort):
         yield Problem(_where(utt2spk, first), what)
 
 
-def _speakers_in_order(utt2spk):
+def speakers_in_order(utt2spk: Mapping[str, str]) -> bool:
     """Whether speakers come in C-locale order when utterances do."""
     rows = utt2spk if isinstance(utt2spk, LargeTable) else dict(sorted(utt2spk.items(), key=by_id))
     previous = b""
@@ -148,24 +151,29 @@ def _segment_problems(tables):
     """Limits that are no numbers, reversed, or beyond the end of a recording whose length is known."""
     for utt, value in tables["segments"].items():
         fields = BLANK.split(value)
-        if len(fields) != 3 or not all(NUMBER.fullmatch(field) and float(field) < 1e9 for field in fields[1:]):
-            what = f"expected `utterance-id recording-id start end` in seconds, not {utt} {value}"
+        numbers = len(fields) == 3 and NUMBER.fullmatch(fields[1]) and END.fullmatch(fields[2])
+        if not numbers or not all(float(field) < 1e9 for field in fields[1:]):
+            what = f"expected `utterance-id recording-id start end` in seconds (end -1: to the end), not {utt} {value}"
             yield Problem(_where(tables["segments"], utt), what, (utt,))
             continue
-        start_s, end_s = map(float, fields[1:])
-        if end_s <= start_s:
-            yield Problem(
-                _where(tables["segments"], utt),
-                f"{utt!r} ends at {end_s} s, not after its start at {start_s} s",
-                (utt,),
-            )
         length = tables.get("reco2dur", {}).get(fields[0], "")
-        if NUMBER.fullmatch(length) and end_s > float(length) + OVERSHOOT_S:
-            yield Problem(
-                _where(tables["segments"], utt),
-                f"{utt!r} ends at {end_s} s, but its recording after {length} s",
-                (utt,),
-            )
+        seconds = float(length) if NUMBER.fullmatch(length) else None
+        yield from _limit_problems(tables, utt, seconds, "its recording", length)
+
+
+def _limit_problems(tables, utt, seconds, what, shown):
+    """Well-formed limits of one segment. Args: seconds, shown: length of its recording, None where unknown.   what: its name."""
+    _, start_s, end_s = segment_limits(tables["segments"][utt])
+    where = _where(tables["segments"], utt)
+    if end_s is not None and end_s <= start_s:
+        yield Problem(where, f"{utt!r} ends at {end_s} s, not after its start at {start_s} s", (utt,))
+    if seconds is not None:
+        if end_s is None and start_s >= seconds:
+            yield Problem(where, f"{utt!r} starts at {start_s} s, but {what} ends after {shown} s", (utt,))
+        if end_s is not None and end_s > seconds + OVERSHOOT_S:
+            yield Problem(where, f"{utt!r} ends at {end_s} s, but {what} after {shown} s", (utt,))
+    end_s = seconds if end_s is None else end_s
+    if end_s is not None:
         yield from _duration_problem(tables, utt, end_s - start_s)
 
 
@@ -264,8 +272,4 @@ def audio_problems(tables, skip=()):
 def _length_problems(tables, utt, seconds):
     if "segments" not in tables:
         return list(_duration_problem(tables, utt, seconds))
-    end_s = float(BLANK.split(tables["segments"][utt])[2])
-    if end_s <= seconds + OVERSHOOT_S:
-        return []
-    what = f"{utt!r} ends at {end_s} s, but its sound file after {seconds:.2f} s"
-    return [Problem(_where(tables["segments"], utt), what, (utt,))]
+    return list(_limit_problems(tables, utt, seconds, "its sound file", f"{seconds:.2f}"))

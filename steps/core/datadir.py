@@ -1,7 +1,8 @@
 """Kaldi data folders: wav.scp, text, utt2spk, spk2utt; optionally segments, utt2dur, utt2num_frames, feats.scp.
 
-Everything in them is data: paths may hold blanks, quotes or `$(...)`, and no shell ever sees them. Relative paths in
-wav.scp are relative to the working directory, as in Kaldi. One file is ours: `utt2speed` (`utterance-id factor`), for
+Everything in them is data: paths may hold blanks, quotes or `$(...)`, and no shell ever sees them. Paths in wav.scp and
+feats.scp that begin with ./ or ../ are relative to the data folder (steps.core.places); other relative ones are relative to
+the working directory, as in Kaldi. One file is ours: `utt2speed` (`utterance-id factor`), for
 copies of an utterance that are to be played faster or slower when features are computed.
 """
 
@@ -10,16 +11,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from steps.core.cli import UserError
-from steps.core.datacheck import audio_info, audio_problems, find_problems
+from steps.core.cli import UserError, say
+from steps.core.datacheck import NO_SPK_SORT, audio_info, audio_problems, find_problems, speakers_in_order
 from steps.core.tables import (
     BLANK,
+    TO_THE_END,
     Problem,
     byte_order,
     raise_problems,
     read_folder,
     read_table,
     recording_of,
+    segment_limits,
     spk2utt,
     write_folder,
 )
@@ -55,16 +58,17 @@ class Utterance:
     speed: float = 1.0
 
 
-def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True):
+def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True, as_written=False):
     """Read a data folder.
 
     Args:    allow_pipes: accept commands in wav.scp (the programs here never run them).
              check_audio: look whether every sound file is there.   need_text: False: `text` may be missing.
+             as_written: leave paths as they stand there, for folders that are not ours.
     Returns: list of Utterance in C-locale order of their ids.
     Raises:  MissingInput; UserError that lists every problem as `file:line: what is wrong`.
     """
     problems = []
-    tables = read_folder(path, problems)
+    tables = read_folder(path, problems, as_written=as_written)
     problems += find_problems(path, tables, allow_pipes, check_audio, need_text, spk_sort=False)
     raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
     return [_utterance(tables, utt_id) for utt_id in sorted(tables["utt2spk"], key=byte_order)]
@@ -73,8 +77,8 @@ def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True):
 def _utterance(tables, utt_id):
     limits = {}
     if "segments" in tables:
-        _, start, end = BLANK.split(tables["segments"][utt_id])
-        limits = {"start_s": float(start), "end_s": float(end)}
+        _, start_s, end_s = segment_limits(tables["segments"][utt_id])
+        limits = {"start_s": start_s, "end_s": end_s}
     return Utterance(
         utt_id=utt_id,
         speaker=tables["utt2spk"][utt_id],
@@ -89,7 +93,8 @@ def _utterance(tables, utt_id):
 def write_data_dir(path, utterances):
     """Write a data folder that Kaldi's utils/validate_data_dir.sh accepts: whole files only, each by rename.
 
-    Args:   utterances: iterable of Utterance; the speaker should prefix the utterance id (`spk-utt`).
+    Args:   utterances: iterable of Utterance; where the speaker does not prefix the utterance id (`spk-utt`), Kaldi's tools
+            want the option --no-spk-sort, and that is said.
             segments is written when any utterance has limits, utt2dur when all durations are known, utt2speed when any
             speed is not 1.
     Raises: UserError listing every utterance that cannot be written.
@@ -114,8 +119,10 @@ def write_data_dir(path, utterances):
     if any(utt.speed != 1.0 for utt in utterances):
         tables["utt2speed"] = {utt.utt_id: show_number(utt.speed) for utt in utterances}
     tables["spk2utt"] = spk2utt(tables["utt2spk"])
-    raise_problems(find_problems(path, tables, check_audio=False), f"{path} is not written")
+    raise_problems(find_problems(path, tables, check_audio=False, spk_sort=False), f"{path} is not written")
     write_folder(path, tables)
+    if not speakers_in_order(tables["utt2spk"]):
+        say(f"{path}: {NO_SPK_SORT}")
 
 
 def _repeated(utterances):
@@ -134,8 +141,6 @@ def _not_writable(utt):
             yield f"its {name} {value!r} is empty, starts or ends with a blank, or has a line end in it"
         elif name in ("utterance id", "speaker") and re.search(r"\s", value):
             yield f"its {name} has a blank in it"
-    if utt.end_s is None and utt.start_s and utt.duration_s is None:
-        yield "it starts within its file, so its end_s or duration_s must be given"
 
 
 def _recording_ids(utterances):
@@ -155,9 +160,7 @@ def _recording_ids(utterances):
 def _limits(utt):
     end_s = utt.end_s
     if end_s is None:
-        if utt.duration_s is None:
-            raise UserError(f"{utt.utt_id}: other utterances have limits, so its end_s or duration_s must be given")
-        end_s = utt.start_s + utt.duration_s * utt.speed
+        end_s = TO_THE_END if utt.duration_s is None else utt.start_s + utt.duration_s * utt.speed
     return f"{show_number(utt.start_s)} {show_number(end_s)}"
 
 

@@ -72,3 +72,11 @@ def shipped_bytes(folder: str | Path) -> dict[str, int]:
 def onnx_bytes(sizes: dict[str, int]) -> int:
     """Bytes of the ONNX files among those that `shipped_bytes` gives."""
     return sum(size for name, size in sizes.items() if name.endswith(".onnx"))
+
+
+def model_hashes(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of the files of a model folder or an exported folder that results depend on, by name."""
+    folder = Path(folder)
+    listed = read_sums(folder) if (folder / SUMS).is_file() else [path.name for path in sorted(folder.glob("*.onnx"))]
+    names = dict.fromkeys([*listed, "tokens.txt", "features.yaml", "model.json", "model.safetensors"])
+    return {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}

@@ -46,11 +46,11 @@ def plain_blocks(path, block_bytes=4 << 20):
 class LargeTable(Mapping):
     """One large file: id -> value, read from disk when asked for; quick where ids are asked for in order.
 
-    Raises: Malformed when the file is not plain.
+    Args:   convert: function of the values as they stand there, or None.   Raises: Malformed when the file is not plain.
     """
 
-    def __init__(self, path):
-        self.path, self._next = Path(path), 0
+    def __init__(self, path, convert=None):
+        self.path, self._next, self._convert = Path(path), 0, convert
         self._starts = array("Q", [0])
         for position, rows, _ in plain_blocks(path):
             for row in rows:
@@ -65,7 +65,11 @@ class LargeTable(Mapping):
         """All (id, value) in order, read in one go."""
         for _, rows, _ in plain_blocks(self.path):
             for row in rows:
-                yield split_line(row)
+                yield self._split(row)
+
+    def _split(self, row):
+        key, value = split_line(row)
+        return key, self._convert(value) if self._convert else value
 
     def __iter__(self):
         for _, _, ids in plain_blocks(self.path):
@@ -78,7 +82,7 @@ class LargeTable(Mapping):
 
     def _row(self, number):
         start, end = self._starts[number], self._starts[number + 1]
-        return split_line(os.pread(self._file.fileno(), end - start - 1, start))
+        return self._split(os.pread(self._file.fileno(), end - start - 1, start))
 
     def _find(self, key):
         """(row number, value) of an id. Raises: KeyError."""

@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 from steps.core.outdir import write_json
+from steps.core.places import work_folder
 
 # of slim-asr
 VERSION = "0.2.0"
@@ -27,10 +29,17 @@ def git_commit():
     return done.stdout.strip()
 
 
-def command_line():
-    """The running program as one would type it."""
+def command_line(output: str | Path | None = None) -> str:
+    """The running program as one would type it. Args: output: its work folder's name is left out; None: of no place."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    return shlex.join(["python3", "-m", module.name, *sys.argv[1:]]) if module else shlex.join(sys.argv)
+    words = ["python3", "-m", module.name, *sys.argv[1:]] if module else sys.argv
+    return shlex.join(without_work_folder(word, output) for word in words)
+
+
+def without_work_folder(text: str, inside: str | Path | None) -> str:
+    """A text without the name of the work folder that `inside` lies in: paths hold wherever that is moved."""
+    place = work_folder(inside) if inside else None
+    return re.sub(rf"(?<![\w./-]){re.escape(place.rstrip('/'))}/", "", text) if place else text
 
 
 def write_run_record(folder, **facts):
@@ -39,7 +48,7 @@ def write_run_record(folder, **facts):
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "commit": git_commit(),
-        "command": command_line(),
+        "command": command_line(folder),
         "python": platform.python_version(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from steps.core.cli import MissingInput, UserError
 from steps.core.large_tables import BLANK, LargeTable, Malformed, Part, byte_order
 from steps.core.outdir import atomic_file, sha256_file, write_text
+from steps.core.places import PATH_FILES, Places
 
 # The files of a data folder, by what their ids name. Other files are neither read nor carried along.
 UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
@@ -19,17 +20,22 @@ RECORDING_FILES = ("wav.scp", "reco2dur")
 SPEAKER_FILES = ("spk2utt", "spk2gender")
 AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")  # what features depend on
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
+TO_THE_END = -1  # as the end of a segment: the recording's, as for Kaldi's extract-segments
 SHOWN = 20  # problems told one by one before the rest is only counted
 LARGE_BYTES = 32 << 20  # from this size on a table may stay on disk
 
 
 class Table(dict):
-    """One file: id -> value (str -> str), with the line number of each id in `lines`."""
+    """One file: id -> value (str -> str), with the line number of each id in `lines`.
+
+    strays: folders that its paths lead to instead of here (steps.core.places).
+    """
 
     def __init__(self, path, values=()):
         super().__init__(values)
         self.path = Path(path)
         self.lines = {}
+        self.strays = set()
 
     def where(self, key):
         """The place of an id, as `file:line`."""
@@ -64,9 +70,10 @@ def by_id(item):
     return byte_order(item[0])
 
 
-def parse_table(path, problems):
+def parse_table(path, problems, places=None):
     """Read one table as far as it goes; what is wrong is appended to `problems`.
 
+    Args:    places: of its folder, for values that are paths.
     Returns: Table; of a repeated id the first line counts, a line that is not UTF-8 or has no id is left out.
     Raises: MissingInput when there is no such file.
     """
@@ -89,6 +96,9 @@ def parse_table(path, problems):
         problems.append(Problem(f"{path}:{first}", "DOS line ends (CR LF); convert the file to Unix line ends"))
     table = Table(path)
     _fill(table, rows, problems)
+    if places:
+        table.update({key: places.opened(value) for key, value in table.items()})
+        table.strays = places.strays
     return table
 
 
@@ -128,34 +138,39 @@ def read_table(path):
 
 
 def write_table(path, values):
-    """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched."""
+    """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched.
+
+    Paths in wav.scp and feats.scp are written as steps.core.places says.
+    """
     if isinstance(values, (LargeTable, Part)):
         return _write_large(Path(path), values)
-    return write_text(path, "".join(_lines(values)))
+    return write_text(path, "".join(_lines(path, values)))
 
 
-def _lines(values):
+def _lines(path, values):
     """The lines of a table's file, in C-locale order."""
+    convert = Places(Path(path).parent).written if Path(path).name in PATH_FILES else str
     in_order = values if isinstance(values, (LargeTable, Part)) else dict(sorted(values.items(), key=by_id))
     for key, value in in_order.items():
-        yield f"{key} {value}".rstrip(" ") + "\n"
+        yield f"{key} {convert(value)}".rstrip(" ") + "\n"
 
 
 def _write_large(path, values):
     """Write lines that come in order."""
     new = path.with_name(f".{path.name}.new")
     with atomic_file(new) as file:
-        file.writelines(_lines(values))
+        file.writelines(_lines(path, values))
     if path.is_file() and sha256_file(path) == sha256_file(new):
         new.unlink()
     else:
         os.replace(new, path)
 
 
-def read_folder(folder, problems, on_disk=False):
+def read_folder(folder, problems, on_disk=False, as_written=False):
     """Read every known file of a data folder that is there.
 
     Args:    on_disk: leave large, well-formed files on disk (LargeTable): for reading only.
+             as_written: leave paths as they stand there (steps.core.places).
     Returns: dict file name -> Table.   Raises: MissingInput when there is no such folder.
     """
     folder = Path(folder)
@@ -163,17 +178,19 @@ def read_folder(folder, problems, on_disk=False):
         raise MissingInput(f"{folder}: no such data folder")
     tables = {}
     for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
+        places = Places(folder) if name in PATH_FILES and not as_written else None
         with contextlib.suppress(MissingInput):
-            tables[name] = (on_disk and _large_table(folder / name)) or parse_table(folder / name, problems)
+            large = on_disk and _large_table(folder / name, places)
+            tables[name] = large or parse_table(folder / name, problems, places)
     return tables
 
 
-def _large_table(path):
+def _large_table(path, places=None):
     """The table left on disk, or None for one that is small, missing or not well-formed."""
     if not path.is_file() or path.stat().st_size < LARGE_BYTES:
         return None
     try:
-        return LargeTable(path)
+        return LargeTable(path, places and places.opened)
     except Malformed:
         return None
 
@@ -200,7 +217,7 @@ def _is_as_before(path, values):
     if values is None or not path.is_file():
         return values is None and not path.is_file()
     with open(path, "rb") as file:
-        pairs = itertools.zip_longest((line.encode() for line in _lines(values)), file)
+        pairs = itertools.zip_longest((line.encode() for line in _lines(path, values)), file)
         return all(new == old for new, old in pairs)
 
 
@@ -216,6 +233,12 @@ def spk2utt(utt2spk):
 def recording_of(tables, utterance):
     """The key of wav.scp an utterance stands on; empty when segments does not know the utterance."""
     return BLANK.split(tables["segments"].get(utterance, ""))[0] if "segments" in tables else utterance
+
+
+def segment_limits(value: str) -> tuple[str, float, float | None]:
+    """(recording, start, end) of a line of segments, in seconds; end None: -1, which is the end of the recording."""
+    recording, start, end = BLANK.split(value)
+    return recording, float(start), None if float(end) == TO_THE_END else float(end)
 
 
 def select(tables, utterances):

@@ -1,6 +1,7 @@
 """Extracted features as they lie on disk: feats.scp, the matrices it points to, and the settings they were made with."""
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import kaldiio.matio
@@ -8,13 +9,23 @@ import numpy as np
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, to_dict
+from steps.core.places import Places
 from steps.core.tables import read_table
 from steps.data.feature_config import FeatureConfig
 
 
+@dataclass(frozen=True)
+class PartSettings:
+    """What one part of an archive was made with: `settings.<part>.yaml`. compress: one byte a number."""
+
+    features: FeatureConfig
+    compress: bool
+
+
 def read_feats_scp(path):
-    """Read a feats.scp. Returns: dict utterance id -> `file:offset`.   Raises: MissingInput, UserError."""
-    return read_table(path)
+    """Read a feats.scp. Returns: dict utterance id -> `file:offset`, to be opened.   Raises: MissingInput, UserError."""
+    places = Places(Path(path).parent)
+    return {utt_id: places.opened(place) for utt_id, place in read_table(path).items()}
 
 
 def load_feature_matrix(place):

@@ -20,6 +20,8 @@ from steps.core.cli import UserError, say
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.large_tables import Malformed, plain_blocks, split_line
 from steps.core.outdir import atomic_file, write_json
+from steps.core.places import PATH_FILES, Places
+from steps.core.tables import segment_limits
 
 LARGE_BYTES = 8 << 20  # of utt2spk: some 200,000 utterances
 FORMAT = 1
@@ -63,7 +65,7 @@ class Index:
     def __init__(self, folder, arrays, stamps, digest):
         self.folder, self.arrays, self.stamps, self.digest = Path(folder), arrays, stamps, digest
         self.count, self.is_large = len(arrays["utt2spk.starts"]) - 1, stamps["utt2spk"][0] >= LARGE_BYTES
-        self._files = {}
+        self._files, self._places = {}, Places(folder)
 
     def __contains__(self, table):
         return f"{table}.starts" in self.arrays or table in self.arrays
@@ -94,11 +96,11 @@ class Index:
         return value
 
     def value(self, table, number, utt_id):
-        """Value that a table with one line per utterance has for utterance `number`."""
+        """Value that a table with one line per utterance has for utterance `number`; a path as it is to be opened."""
         found, value = self.row(table, number)
         if found != utt_id:
             raise UserError(f"{self.folder / table}: changed while it was in use; start again")
-        return value
+        return self._places.opened(value) if table in PATH_FILES else value
 
     def text(self, number):
         """Transcript, words separated by single spaces."""
@@ -126,9 +128,9 @@ class Index:
         utt_id, speaker = self.row("utt2spk", number)
         recording, limits = utt_id, {}
         if "segments" in self:
-            recording, start, end = self.value("segments", number, utt_id).split()
-            limits = {"start_s": float(start), "end_s": float(end)}
-            audio = self.find("wav.scp", recording)
+            recording, start_s, end_s = segment_limits(self.value("segments", number, utt_id))
+            limits = {"start_s": start_s, "end_s": end_s}
+            audio = self._places.opened(self.find("wav.scp", recording))
         else:
             audio = self.value("wav.scp", number, utt_id)
         return Utterance(

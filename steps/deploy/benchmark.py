@@ -16,7 +16,7 @@ import torch
 
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance
-from steps.core.exports import onnx_bytes, shipped_bytes
+from steps.core.exports import model_hashes, onnx_bytes, shipped_bytes
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features, utterance_samples
 from steps.deploy.macs import count_macs
@@ -116,10 +116,11 @@ def benchmark(
              repeats: timed passes over all utterances, at least 5.   reference: name of the model that all are compared
              with (default: the first).
     Returns: {"settings", "models"}, ready for JSON; a model's entry holds the fields of `speed_row`, `threads_row`,
-             `latency_row`, `load_row`, `measure_memory`, `size_row` and, under "ratios", `ratio_rows`.
+             `latency_row`, `load_row`, `measure_memory`, `size_row` and, under "ratios", `ratio_rows`; under "files" the SHA-256
+             of its files.
     """
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores, files = len(os.sched_getaffinity(0)), {name: model_hashes(folder) for name, folder in folders.items()}
     loads = time_in_turns(dict.fromkeys(folders, load_recogniser), {n: [f] for n, f in folders.items()}, repeats, seed)
     recognisers = {name: load_recogniser(folder, num_threads=1) for name, folder in folders.items()}
     feats, samples = read_inputs(recognisers.values(), utterances)
@@ -142,6 +143,7 @@ def benchmark(
         row: dict[str, Any] = speed_row(own, features, audio_s) | threads_row(passes[name, "all"], audio_s)
         row |= latency_row(own, features) | load_row(loads[name])
         row |= measure_memory(folders[name], feats[recogniser.features]) | size_row(folders[name])
+        row["files"] = files[name]
         models[name] = row
     reference = reference or next(iter(folders))
     for name, folder in folders.items():

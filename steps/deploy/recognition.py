@@ -10,7 +10,7 @@ import numpy as np
 from steps.core.cli import UserError, say
 from steps.core.config import check
 from steps.core.datadir import Utterance
-from steps.core.outdir import write_json
+from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import write_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
@@ -99,9 +99,10 @@ def decode_all(
 
 
 def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
-    """Write one text file per kind, and decode.json last; a lexicon.txt left by an earlier run is removed."""
+    """Write one text file per kind, and decode.json with their hashes last; a lexicon.txt left by an earlier run is removed."""
     if "lexicon" not in hyps:
         (out / "lexicon.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():
         write_table(out / f"{kind}.txt", texts)
-    write_json(out / "decode.json", facts)
+    hashes = {kind: sha256_file(out / f"{kind}.txt") for kind in hyps}
+    write_json(out / "decode.json", facts | {"hypotheses_sha256": hashes})

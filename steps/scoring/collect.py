@@ -1,31 +1,18 @@
 """Collects the rows of the results from finished folders."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steps.core.cli import MissingInput, UserError
+from steps.core.cli import MissingInput, say
 from steps.core.exports import SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
-from steps.core.outdir import sha256_file
+from steps.core.tables import counted
 from steps.scoring.results import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
-from steps.scoring.wer import RATES, percent, read_hypotheses
+from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
+from steps.scoring.wer import percent, read_hypotheses
 
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object. Raises: MissingInput, UserError."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); make it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; make it again")
-    return value
 
 
 def decode_folder(exp: str | Path, model: str, set_name: str, runtime: str = "onnxruntime") -> Path:
@@ -53,7 +40,27 @@ def collect_rows(
     Raises: MissingInput, UserError.
     """
     check_inputs(exp, models, sets)
+    known = [check_files(exp, model, name, benchmark or {}) for name in sets for model in models]
+    if unknown := known.count(False):
+        what = "does not tell which file it ran" if unknown == 1 else "do not tell which files they ran"
+        say(
+            f"{counted(unknown, 'result')} of an older version {what}; only a new decoding or benchmark can be vouched for"
+        )
     return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
+
+
+def check_files(exp: str | Path, model: str, set_name: str, benchmark: Mapping[str, Any]) -> bool:
+    """Refuse decodings and measurements of other files than a model has now. Returns: whether all tell what they ran."""
+    ran = {runtime: Path(exp) / model / ("" if runtime == "torch" else "export") for runtime in RUNTIMES}
+    places = {runtime: decode_folder(exp, model, set_name, runtime) for runtime in RUNTIMES}
+    known = [check_decoded(place, ran[runtime]) for runtime, place in places.items() if place.is_dir()]
+    noise = Path(exp) / model / f"decode_{set_name}_noise" / "noise.json"
+    if noise.is_file():
+        known.append(check_measured(noise, read_json(noise), Path(exp) / model / "export", program="steps.stress"))
+    rows = benchmark.get("models", {})
+    if model in rows:
+        known.append(check_measured(Path("benchmark.json"), rows[model], Path(exp) / model / "export"))
+    return all(known)
 
 
 def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[str, Any]) -> ResultRow:
@@ -119,19 +126,6 @@ def read_scores(folder: Path) -> dict[str, Score]:
                 classification=content["classification"],
             )
     return scores
-
-
-def read_score(folder: Path, kind: str) -> dict[str, Any]:
-    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old or the hypotheses have changed since."""
-    content = read_json(folder / f"score_{kind}.json")
-    hyps = folder / f"{kind}.txt"
-    if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
-        raise UserError(f"{folder}: score_{kind}.json does not match {kind}.txt as it is now; run steps.score again")
-    if (rate := content.get("rate", "WER")) not in RATES.values():
-        raise UserError(f"{folder}: score_{kind}.json: no such rate: {rate!r}; run steps.score again")
-    if "references" not in content.get("utterances", {}):
-        raise UserError(f"{folder}: score_{kind}.json was written by an older version; run steps.score again")
-    return content
 
 
 def compare_texts(folder_a: Path, folder_b: Path, a: str, b: str) -> list[Agreement]:

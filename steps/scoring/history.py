@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.cli import UserError
-from steps.scoring.collect import read_json
+from steps.scoring.sources import read_json
 
 # more points of a curve are thinned out
 MOST_POINTS = 300

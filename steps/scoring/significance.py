@@ -16,6 +16,8 @@ from steps.core.tables import counted
 MIN_SPEAKERS = 5
 # percentage points; less is rounding
 NO_SPREAD = 1e-9
+# of a bootstrap
+RESAMPLES = 10_000
 # probability that a difference of the size `detectable` is found
 POWER = 0.8
 # one number or name per utterance
@@ -105,7 +107,7 @@ def paired_difference(
     errors_b: Counts,
     words: Counts,
     speakers: Names | None = None,
-    resamples: int = 10000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
     runs: int = 1,
@@ -135,7 +137,7 @@ def bootstrap(
     errors: np.ndarray,
     words: np.ndarray,
     speakers: Names | None = None,
-    resamples: int = 10000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
     runs: int = 1,

@@ -1,7 +1,9 @@
 """What a training reports: progress lines, TensorBoard, and its score on dev."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,12 @@ def time_left(seconds: float) -> str:
     return f"{seconds:.0f} s left"
 
 
+def _keep_quiet(args, others=threading.excepthook):
+    """TensorBoard's writing thread: what it fails with is raised by the next write, and told there."""
+    if type(args.thread).__name__ != "_AsyncWriterThread" or not isinstance(args.exc_value, OSError):
+        others(args)
+
+
 class Monitor:
     """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
 
@@ -45,8 +53,18 @@ class Monitor:
     def start(self, step: int) -> None:
         """Open TensorBoard; events after `step`, from an interrupted run, are hidden."""
         if distributed.rank() == 0:
-            self.writer = SummaryWriter(self.folder, purge_step=step)
+            threading.excepthook = _keep_quiet
+            with self.writing():
+                self.writer = SummaryWriter(self.folder, purge_step=step)
         self.saved_s = self.began_s = time.monotonic()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Name the folder in what goes wrong with the disk: TensorBoard does not."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.folder)) from None
 
     def update(
         self,
@@ -91,8 +109,9 @@ class Monitor:
         )
         scalars = {f"train/{name}": value for name, value in terms.items()}
         scalars |= {"train/loss": sum(terms.values()), "train/lr": self.rate, "train/grad_norm": self.norm}
-        for name, value in (scalars | {"train/audio_s_per_s": speed}).items():
-            self.writer.add_scalar(name, value, self.step)
+        with self.writing():
+            for name, value in (scalars | {"train/audio_s_per_s": speed}).items():
+                self.writer.add_scalar(name, value, self.step)
         self._fresh()
 
     def dev(self, step: int, when: str, dev: Mapping[str, Any]) -> None:
@@ -100,10 +119,11 @@ class Monitor:
         if self.writer is None:
             return
         say(f"dev {when}: loss {dev['loss']:.4f} WER {dev['wer']:.2f} % CER {dev['cer']:.2f} %  {dev['example']}")
-        for name in ("loss", "wer", "cer"):
-            self.writer.add_scalar(f"dev/{name}", dev[name], step)
-        self.writer.add_text("dev/example", dev["example"], step)
-        self.writer.flush()
+        with self.writing():
+            for name in ("loss", "wer", "cer"):
+                self.writer.add_scalar(f"dev/{name}", dev[name], step)
+            self.writer.add_text("dev/example", dev["example"], step)
+            self.writer.flush()
 
     def seconds(self) -> float:
         """Seconds since this run of the program began to train."""
@@ -122,7 +142,9 @@ class Monitor:
         """Say what checkpoints cost, close TensorBoard."""
         if self.writer is not None:
             say(f"checkpoints took {self.save_s:.2f} s of {self.seconds():.1f} s of training")
-            self.writer.close()
+            with self.writing():
+                self.writer.flush()
+                self.writer.close()
 
 
 @torch.no_grad()

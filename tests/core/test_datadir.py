@@ -13,6 +13,8 @@ import soundfile
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance, read_data_dir, read_table, validate_data_dir, write_data_dir
+from steps.data.features import load_audio
+from steps.data.index import open_index
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +102,6 @@ def test_strange_paths_and_words_are_only_data(tmp_path):
         {"duration_s": float("nan")},
         {"speed": 0.0},
         {"start_s": 2.0, "end_s": 1.0},
-        {"speaker": "zoe"},
     ],
     ids=str,
 )
@@ -164,7 +165,9 @@ def test_each_fault_is_named_with_file_and_line(data, fault):
     [
         ("ann-0 r 0.9 0.2", "segments:1: 'ann-0' ends at 0.2 s, not after its start at 0.9 s"),
         ("ann-0 r 0 9.0", "segments:1: 'ann-0' ends at 9.0 s, but its recording after 2 s"),
-        ("ann-0 r 0 -1", "segments:1: expected `utterance-id recording-id start end`"),
+        ("ann-0 r 2.0 -1", "segments:1: 'ann-0' starts at 2.0 s, but its recording ends after 2 s"),
+        ("ann-0 r -1 -1", "segments:1: expected `utterance-id recording-id start end`"),
+        ("ann-0 r 0 -2", "segments:1: expected `utterance-id recording-id start end`"),
         ("ann-0 r 0 nan", "segments:1: expected `utterance-id recording-id start end`"),
         ("ann-0 r 0", "segments:1: expected `utterance-id recording-id start end`"),
         ("ann-0 other 0 1", "segments:1: id 'other' is not in wav.scp"),
@@ -181,6 +184,45 @@ def test_faulty_segments(data, line, expected):
     validate_data_dir(data)
     (data / "segments").write_text(line + "\n")
     assert f"{data}/{expected}" in problems_of(data)
+
+
+@pytest.mark.parametrize("end", ["-1", "-1.0", "-1.00"])
+def test_a_segment_may_end_at_minus_one_the_end_of_its_recording(tmp_path, data, end):
+    audio = f"{tmp_path}/1.wav"  # of 1.5 s
+    write_data_dir(
+        data,
+        [Utterance("ann-0", "ann", "A", audio, 0.0, 0.5, 0.5), Utterance("ann-1", "ann", "B", audio, 0.25, 1.5, 1.25)],
+    )
+    edit(data / "segments", put(b"0.25 1.5", f"0.25 {end}".encode()))
+    validate_data_dir(data, audio=True)
+    assert read_data_dir(data)[1] == Utterance("ann-1", "ann", "B", audio, 0.25, None, 1.25)
+    assert open_index(data).utterance(1) == read_data_dir(data)[1]
+    assert len(load_audio(audio, 8000, 0.25, None)) == 10000
+    write_data_dir(tmp_path / "copy", read_data_dir(data))
+    assert (tmp_path / "copy/segments").read_text().splitlines()[1] == "ann-1 1 0.25 1.5"
+    edit(data / "utt2dur", put(b"1.25", b"2.25"))
+    assert "utt2dur:2: 'ann-1' lasts 1.25 s, not 2.25 s" in problems_of(data, audio=True)
+    edit(data / "segments", put(b" 0.25 -", b" 1.75 -"))
+    assert "'ann-1' starts at 1.75 s, but its sound file ends after 1.50 s" in problems_of(data, audio=True)
+    (data / "utt2dur").unlink()
+    edit(data / "segments", put(b" 1.75 -", b" 0.25 -"))
+    write_data_dir(tmp_path / "copy", read_data_dir(data))
+    assert (tmp_path / "copy/segments").read_text().splitlines()[1] == "ann-1 1 0.25 -1"
+
+
+def test_ids_need_not_begin_with_their_speaker(tmp_path, capsys):
+    """Folders of Kaldi's --no-spk-sort, as ESPnet's are."""
+    rows = [replace(row, utt_id=f"utt{i}") for i, row in enumerate(reversed(make_rows(tmp_path)))]
+    write_data_dir(tmp_path / "data", rows)
+    assert "Kaldi's tools want --no-spk-sort" in capsys.readouterr().out
+    assert read_data_dir(tmp_path / "data") == rows
+    validate_data_dir(tmp_path / "data", spk_sort=False)
+    assert "utt2spk:1: Kaldi wants the same order" in problems_of(tmp_path / "data")
+    run = [sys.executable, str(ROOT / "utils/validate_data_dir.py"), tmp_path / "data"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0 and "no problems" in done.stdout and "--no-spk-sort" in done.stdout
+    assert subprocess.run([*run, "--spk-sort", "true"], capture_output=True).returncode == 1
+    assert "--no-spk-sort" not in subprocess.run([*run, "--spk-sort", "false"], capture_output=True, text=True).stdout
 
 
 def test_all_problems_come_at_once_and_long_lists_are_cut(data):

@@ -109,6 +109,19 @@ def test_a_missing_part_is_noticed_and_old_features_do_not_stay(tmp_path):
     assert status == 1 and "is in an earlier part, too" in message and not (data / "feats.scp").exists()
 
 
+def test_parts_made_with_different_settings_are_not_put_together(tmp_path):
+    data = make_data(tmp_path)
+    extract(data, 3, "--compress", "true")
+    (tmp_path / "mfcc.yaml").write_text("kind: mfcc\n")
+    for options in (["--config", tmp_path / "mfcc.yaml", "--compress", "true"], []):
+        status, message = extract(data, 3, *options, shards=[2])[-1]
+        assert status == 1 and "settings.2.yaml: other settings than settings.1.yaml" in message
+        assert not (data / "feats.scp").exists()
+    (data / "feats/settings.3.yaml").unlink()
+    assert "settings.3.yaml: no such file" in extract(data, 3, shards=[2])[-1][1]
+    assert extract(data, 2)[-1][0] == 0 and not (data / "feats/settings.3.yaml").exists()
+
+
 def test_all_faulty_files_are_told_and_nothing_is_left(tmp_path):
     data = make_data(tmp_path)
     for number in (3, 5):

@@ -11,9 +11,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import soundfile
 
+from steps.core.datadir import read_data_dir, validate_data_dir
 from tests.local import corpora
-from tests.local.readers import good, refused, sizes
+from tests.local.readers import good, prepare, refused, sizes
 
 PART = ("--check-counts", "false")
 
@@ -143,6 +145,23 @@ def test_kaldi_sets_and_wav_root(tmp_path):
     assert "--wav-root names their folder" in refused("kaldi", tmp_path, *options)
     sets, _ = good("kaldi", tmp_path, *options, "--wav-root", tmp_path)
     assert set(sets) == {"train", "dev", "test_clean"}
+
+
+def test_kaldi_ids_without_their_speaker_and_segments_to_the_end(tmp_path):
+    """As ESPnet has them; the segments of train come in another order by speaker, and end at -1."""
+    corpora.kaldi(tmp_path)
+    owners = {"utt1": "t9", "utt2": "t8"}
+    tables = {"utt2spk": owners, "text": dict.fromkeys(owners, "a b"), "wav.scp": {"r": "./wav/train0.wav"}}
+    tables |= {"segments": {"utt1": "r 0 0.5", "utt2": "r 0.5 -1"}, "spk2utt": {"t8": "utt2", "t9": "utt1"}}
+    for name, table in tables.items():
+        (tmp_path / "train" / name).write_text("".join(f"{key} {value}\n" for key, value in table.items()))
+    status, said, errors = prepare("kaldi", "--corpus-dir", tmp_path, "--out", tmp_path / "out")
+    assert status == 0, errors
+    assert "out/train: utterance ids do not begin with the speaker id" in said
+    one, two = read_data_dir(tmp_path / "out/train")
+    seconds = soundfile.info(tmp_path / "wav/train0.wav").duration
+    assert (one.end_s, two.start_s, two.end_s) == (0.5, 0.5, pytest.approx(seconds)) and two.speaker == "t8"
+    validate_data_dir(tmp_path / "out/train", audio=True, spk_sort=False)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])

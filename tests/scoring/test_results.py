@@ -10,7 +10,9 @@ import pytest
 from steps import report as program
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance
+from steps.core.exports import model_hashes
 from steps.core.outdir import sha256_file
+from steps.deploy.recognition import write_hypotheses
 from steps.score import score
 from steps.scoring import results as schema
 from steps.scoring.collect import collect_rows
@@ -18,6 +20,7 @@ from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pai
 from steps.scoring.ledger import format_ledger
 from steps.scoring.markdown import comparison_table, markdown_table, result_table
 from steps.scoring.plot import pareto_front, plot_wer_bytes
+from steps.scoring.wer import read_hypotheses
 
 ROOT = Path(__file__).resolve().parents[2]
 UTTERANCES = [
@@ -90,6 +93,54 @@ def test_scores_of_other_hypotheses_are_refused(exp):
     path.write_text(path.read_text().replace("one", "two"))
     with pytest.raises(UserError, match="run steps.score again"):
         collect_rows(exp, MODELS, ["test"])
+
+
+def test_results_of_other_files_are_refused_and_those_of_older_versions_are_told(exp, capsys):
+    """Every kind of result tells what it ran; when that file is another now, its numbers are no longer of this model."""
+    assert collect_rows(exp, MODELS, ["test"])
+    said = capsys.readouterr().out
+    assert (
+        said
+        == "3 results of an older version do not tell which files they ran; only a new decoding or benchmark can be vouched for\n"
+    )
+    benchmark = {"models": {}}
+    for name in MODELS:
+        export = exp / name / "export"
+        benchmark["models"][name] = {"files": model_hashes(export)}
+        for suffix, ran in (("_onnx", export), ("", exp / name)):
+            folder = exp / name / f"decode_test{suffix}"
+            hyps = {
+                path.stem: read_hypotheses(path)
+                for path in (folder / "greedy.txt", folder / "lexicon.txt")
+                if path.exists()
+            }
+            write_hypotheses(folder, hyps, {"files": model_hashes(ran)})
+        (exp / name / "decode_test_noise").mkdir()
+        noise = {"words": [1] * 8, "speakers": list("aabbccdd"), "levels": [], "files": model_hashes(export)}
+        (exp / name / "decode_test_noise/noise.json").write_text(json.dumps(noise))
+    assert collect_rows(exp, MODELS, ["test"], benchmark) and capsys.readouterr().out == ""
+    model = exp / "student/export/model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(b"garbage")
+    with pytest.raises(
+        UserError, match="decode_test_onnx/decode.json: of another model.onnx than .*; run steps.decode again"
+    ):
+        collect_rows(exp, MODELS, ["test"], benchmark)
+    model.write_bytes(content)
+    for name, change, said in (
+        ("decode_test/decode.json", {"files": {"model.json": "0"}}, "of another model.json than"),
+        ("decode_test/decode.json", {"hypotheses_sha256": {"greedy": "0"}}, "greedy.txt is not the one"),
+        ("decode_test_noise/noise.json", {"files": {"model.onnx": "0"}}, "run steps.stress again"),
+    ):
+        path = exp / "student" / name
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | change))
+        with pytest.raises(UserError, match=said):
+            collect_rows(exp, MODELS, ["test"], benchmark)
+        path.write_text(before)
+    benchmark["models"]["teacher"]["files"]["tokens.txt"] = "0"
+    with pytest.raises(UserError, match="benchmark.json: of another tokens.txt than .*; run steps.benchmark again"):
+        collect_rows(exp, MODELS, ["test"], benchmark)
 
 
 def test_comparisons_are_paired(exp):

@@ -1,6 +1,10 @@
 """The progress lines of a training."""
 
+import errno
+import os
+
 import pytest
+from tensorboard.summary.writer import record_writer
 
 from steps.training import monitor
 
@@ -24,3 +28,22 @@ def test_the_time_left_is_reckoned_from_this_run_alone(tmp_path, monkeypatch, ca
     lines = capsys.readouterr().out.splitlines()
     assert "left" not in lines[0]
     assert lines[-1].endswith("11 min left")  # 0.06 of it took 90 s, 0.44 is left
+
+
+def test_a_full_disk_is_told_with_its_place_and_not_by_a_thread(tmp_path, monkeypatch, capsys):
+    """TensorBoard writes in a thread, whose traceback would be all that the end of a log shows."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shown = monitor.Monitor(tmp_path, epochs=1)
+    shown.start(step=0)
+    monkeypatch.setattr(record_writer.RecordWriter, "write", fail)
+    dev = {"loss": 1.0, "wer": 1.0, "cer": 1.0, "example": "a"}
+    with pytest.raises(OSError) as error:
+        shown.dev(1, "now", dev)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "tensorboard"))
+    assert capsys.readouterr().err == ""
+    with pytest.raises(OSError, match="tensorboard"):
+        shown.close()
+    assert capsys.readouterr().err == ""

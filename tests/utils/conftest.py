@@ -1,12 +1,18 @@
-"""Ways to start slurm.py on the throwaway Slurm."""
+"""A small experiment for stage.py; ways to start slurm.py on the throwaway Slurm."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from stage_bench import Bench
 
 SLURM = [sys.executable, "-I", "-S", str(Path(__file__).resolve().parents[2] / "utils" / "slurm.py")]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
 
 
 @pytest.fixture

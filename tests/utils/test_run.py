@@ -119,6 +119,24 @@ def test_pick_failed_runs_only_what_lacks_a_good_status(run, tmp_path):
     assert len((tmp_path / "ran").read_text().split()) == 4
 
 
+def test_a_good_status_counts_only_for_the_last_work_under_this_log_and_mark(run, tmp_path):
+    def ran(*words):
+        (tmp_path / "ran").unlink(missing_ok=True)
+        assert run("--pick", "failed", *words, "log/x.JOB.log", "bash", "-c", "echo JOB >> ran").returncode == 0
+        return len((tmp_path / "ran").read_text().split()) if (tmp_path / "ran").exists() else 0
+
+    assert [ran("JOB=1:4"), ran("JOB=1:4")] == [4, 0]
+    assert [ran("JOB=1:3"), ran("JOB=1:4")] == [3, 4]
+    assert [ran("--mark", "a", "JOB=1:4"), ran("--mark", "a", "JOB=1:4"), ran("JOB=1:4")] == [4, 0, 4]
+    other = ["--pick", "failed", "JOB=1:4", "log/y.JOB.log", "bash", "-c", "echo JOB >> ran"]
+    assert run(*other).returncode == 0 and ran("JOB=1:4") == 0, "another log is of other work"
+
+
+def test_the_number_may_have_another_name(run, tmp_path):
+    assert run("PART=2:2", "log/PART.log", "echo", "PART", "JOB", "PARTS").returncode == 0
+    assert body(tmp_path / "log/2.log") == ["2 JOB PARTS"]
+
+
 def test_fail_fast_starts_nothing_more(run, tmp_path):
     words = ["JOB=1:9", "log/x.JOB.log", "bash", "-c", "touch JOB.ran; exit 1"]
     assert run("--fail-fast", "--max-jobs-run", "1", *words).returncode == 1

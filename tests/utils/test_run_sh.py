@@ -85,8 +85,8 @@ def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
 class Bench:
     """A recipe of its own, outside the repository, and a runner that only pretends."""
 
-    def __init__(self, folder):
-        self.folder, self.recipe = folder, folder / "my recipe"
+    def __init__(self, folder, name="my recipe"):
+        self.folder, self.recipe = folder, folder / name
         (self.recipe / "conf").mkdir(parents=True)
         for name in ("big", "small", "features", "tokenizer", "decode"):
             (self.recipe / f"conf/{name}.yaml").write_text(f"name: {name}\n")
@@ -172,6 +172,19 @@ def test_workdir_is_relative_to_where_the_command_was_given(bench):
     bench.run("--workdir", "elsewhere", "--stop-stage", "0")
     assert (bench.folder / "elsewhere/data/my recipe/train/text").exists()
     assert not (bench.recipe / "data").exists()
+
+
+def test_a_folder_may_be_called_anything(tmp_path):
+    bench = Bench(tmp_path, "R&D {nj} JOB_1 $x 'q' %d")
+    ran, _ = bench.run("--corpus-dir", "corpus", "--nj", "3")
+    data = bench.recipe / "data" / bench.recipe.name
+    assert [line for line in ran if f"--data {data}/test --config " in line and "--shard JOB2 --num-shards 3" in line]
+    assert {path.name for path in tmp_path.iterdir()} == {bench.recipe.name, "corpus", "runner.py", "RAN"}
+    assert bench.run("--corpus-dir", "corpus", "--nj", "2")[0] == []
+    for name in ("a,b", "a\nb"):
+        assert "folder" in bench.run("--workdir", name, status=2)[1]
+    bench.write_recipe(RECIPE.replace("other", "JOB"))
+    assert "JOB and {nj} stand for numbers" in bench.run(status=2)[1]
 
 
 def test_extra_commands_run_behind_their_stages(bench):

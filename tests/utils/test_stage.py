@@ -5,60 +5,11 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-UTILS = Path(__file__).resolve().parents[2] / "utils"
-STAGE = [sys.executable, "-I", "-S", str(UTILS / "stage.py"), "--exp", "exp/x", "--cmd", str(UTILS / "run.py")]
-
-
-class Bench:
-    """A folder with a corpus, settings and a plan of three tasks: prepare -> train -> score."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.write("corpus/a.txt", "speech")
-        self.write("conf/train.yaml", "base: base.yaml\nsteps: 100\n# a remark\n")
-        self.write("conf/base.yaml", "layers: 2\n")
-        self.seed = "0"
-
-    def write(self, name, text):
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def plan(self):
-        prepare = ["sh", "-c", "mkdir -p data; cat corpus/a.txt > data/wav.scp; echo prepare >> ran"]
-        train = ["sh", "-c", "ls exp/x/model > seen; echo m > exp/x/model/model.json; echo train >> ran"]
-        score = ["sh", "-c", "cat exp/x/model/model.json > exp/x/score; echo score >> ran"]
-        return [
-            *["::", "0", "prepare", "--needs", "corpus", "--makes", "data/wav.scp", "--", *prepare],
-            *["::", "3", "model", "--needs", "data/wav.scp", "--conf", "conf/train.yaml"],
-            *["--makes", "exp/x/model/model.json", "--replaces", "exp/x/model", "--log", "exp/x/model/train.log"],
-            *["--runner", "--num-threads 2", "--", *train, "--seed", self.seed],
-            *["::", "8", "score", "--needs", "exp/x/model/model.json", "--makes", "exp/x/score", "--", *score],
-        ]
-
-    def start(self, *options, plan=None):
-        words = [*STAGE, *options, *(plan or self.plan())]
-        return subprocess.Popen(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, *options, plan=None, status=0):
-        """Run and return (names of the tasks that ran, everything printed)."""
-        (self.folder / "ran").unlink(missing_ok=True)
-        process = self.start(*options, plan=plan)
-        printed = "".join(process.communicate(timeout=30))
-        assert process.returncode == status, printed
-        ran = self.folder / "ran"
-        return ran.read_text().split() if ran.exists() else [], printed
-
-
-@pytest.fixture
-def bench(tmp_path):
-    return Bench(tmp_path)
+from stage_bench import STAGE, UTILS
 
 
 def test_a_second_run_does_nothing_and_says_so(bench):
@@ -325,6 +276,46 @@ def test_an_array_never_takes_up_jobs_of_other_inputs(bench):
     assert sorted(bench.run("--nj", "2", plan=plan)[0]) == ["1", "2"]
     (bench.folder / "total").unlink()
     assert sorted(bench.run("--nj", "2", plan=plan)[0]) == ["1", "2"]
+
+
+@pytest.mark.parametrize("text", ["steps: 100\n", "steps: 200\n"], ids=["same settings", "other settings"])
+def test_jobs_of_another_count_are_never_taken_for_done(bench, text):
+    """Three jobs, one fails; two jobs write over what these made; three again: all of them are to run."""
+    words = ["JOB=1:{nj}", "sh", "-c", "cp conf/train.yaml out.JOB; echo JOB >> ran; test -e good || test JOB != 2"]
+    plan = [
+        "::",
+        "1",
+        "features",
+        "--conf",
+        "conf/train.yaml",
+        "--makes",
+        "total",
+        "--",
+        *words,
+        ":then:",
+        "touch",
+        "total",
+    ]
+    bench.run("--nj", "3", plan=plan, status=1)
+    bench.write("conf/train.yaml", f"base: base.yaml\n{text}")
+    bench.run("--nj", "2", plan=plan, status=1)
+    (bench.folder / "good").touch()
+    assert sorted(bench.run("--nj", "3", plan=plan)[0]) == ["1", "2", "3"]
+    assert {path.read_text() for path in bench.folder.glob("out.*")} == {f"base: base.yaml\n{text}"}
+
+
+def test_in_names_of_folders_what_stands_for_numbers_is_text(bench):
+    folder = "JOB_1 R&D/{nj}"
+    words = ["JOB=1:{nj}", "sh", "-c", 'mkdir -p "$0"; echo JOB of {nj} > "$0/x.JOB"', folder]
+    last = ["sh", "-c", 'cat "$0"/x.* > "$0/total"', folder]
+    plan = ["::", "1", "features", "--makes", f"{folder}/total", "--", *words, ":then:", *last]
+    for options in ([], ["--exp", f"{folder}/exp"]):
+        bench.run("--nj", "2", *options, "--verbatim", "", folder, plan=plan)
+        assert (bench.folder / folder / "total").read_text() == "1 of 2\n2 of 2\n"
+        assert sorted(path.name for path in bench.folder.iterdir()) == ["JOB_1 R&D", "conf", "corpus", "exp"]
+        (bench.folder / folder / "total").unlink()
+    assert len(list((bench.folder / folder / "exp/log").glob("01_features.JOB2.log"))) == 0
+    assert len(list((bench.folder / folder / "exp/log").glob("01_features.[12].log"))) == 2
 
 
 def test_a_need_can_be_a_whole_task(bench):

@@ -1,0 +1,135 @@
+"""Files of numbers, read with suspicion: are they whole, and of the very files that they are taken for?"""
+
+import json
+from pathlib import Path
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.exports import model_hashes
+from steps.core.outdir import sha256_file
+from steps.scoring.results import KINDS
+from steps.scoring.wer import RATES, count_utterances, in_units, read_hypotheses
+
+# columns of counts, one number for each utterance
+COUNTED = ("words", "errors", "insertions", "deletions", "substitutions", "chars", "char_errors")
+# counts of score_KIND.json -> columns
+POOLED = {"words": ("words", "errors"), "chars": ("chars", "char_errors")}
+
+
+def read_json(path: str | Path) -> dict:
+    """Read a JSON object. Raises: MissingInput, UserError."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; make it again")
+    return value
+
+
+def _refuse(name):
+    """NaN and infinities are not JSON, though Python would read them."""
+    raise ValueError(f"{name} is no number")
+
+
+def read_score(folder: Path, kind: str) -> dict:
+    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old, damaged, or the hypotheses changed since."""
+    path, hyps = folder / f"score_{kind}.json", folder / f"{kind}.txt"
+    content = read_json(path)
+    if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
+        raise UserError(f"{folder}: score_{kind}.json does not match {kind}.txt as it is now; run steps.score again")
+    utterances = content.get("utterances")
+    if not isinstance(utterances, dict) or "references" not in utterances:
+        raise UserError(f"{folder}: score_{kind}.json was written by an older version; run steps.score again")
+    if (rate := content.get("rate", "WER")) not in RATES.values():
+        raise UserError(f"{folder}: score_{kind}.json: no such rate: {rate!r}; run steps.score again")
+    if what := score_fault(content):
+        raise UserError(f"{path}: damaged ({what}); run steps.score again")
+    return content
+
+
+def score_fault(content: dict) -> str | None:
+    """What does not fit within the content of a score_KIND.json, or None."""
+    rows = content["utterances"]
+    texts = [rows.get(name) for name in ("ids", "speakers", "references")]
+    numbers = [rows.get(name) for name in COUNTED]
+    if not all(isinstance(column, list) and len(column) == len(texts[0]) for column in (*texts, *numbers)):
+        return "columns of unequal length"
+    if not all(isinstance(text, str) for column in texts for text in column) or len(set(texts[0])) != len(texts[0]):
+        return "ids, speakers or references that are none"
+    if not all(type(number) is int and number >= 0 for column in numbers for number in column):
+        return "counts that are none"
+    words, errors, *parts, _, _ = numbers
+    if words != [len(text.split()) for text in texts[2]] or sum(words) == 0:
+        return "counts of words that are not those of the references"
+    if errors != [sum(row) for row in zip(*parts, strict=True)]:
+        return "errors that are not the sum of their kinds"
+    for name, (length, wrong) in POOLED.items():
+        pooled = content.get(name)
+        told = [pooled.get(key) for key in ("reference_length", "errors")] if isinstance(pooled, dict) else None
+        if told != [sum(rows[length]), sum(rows[wrong])]:
+            return f"{name} that do not add up"
+    return None
+
+
+def read_units(folder: Path) -> tuple[str, dict]:
+    """What is counted, as the settings of the decoding say. Returns: (unit, words to fold)."""
+    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
+    return settings.get("unit", "word"), settings.get("fold", {})
+
+
+def count_again(folder: Path, kind: str, utterances: dict) -> None:
+    """Count the errors of the hypotheses that are there once more. Args: utterances: of score_KIND.json.
+
+    Raises: UserError when they are other ones.
+    """
+    unit, fold = read_units(folder)
+    hyps = {
+        utt_id: in_units(in_units(text, "word", fold), unit)
+        for utt_id, text in read_hypotheses(folder / f"{kind}.txt").items()
+    }
+    counts = count_utterances(dict(zip(utterances["ids"], utterances["references"], strict=True)), hyps)
+    if [count.errors for count in counts] != utterances["errors"]:
+        raise UserError(f"{folder}: score_{kind}.json has other errors than {kind}.txt; run steps.score again")
+
+
+def check_decoded(folder: Path, ran: Path, strict: bool = False) -> bool:
+    """Refuse a decoding of other files than there are now.
+
+    Args:    folder: with decode.json.   ran: model folder or exported folder that was decoded.
+             strict: refuse decodings of version 0.1, too, which do not tell what they ran.
+    Returns: whether it is known what was decoded.   Raises: MissingInput, UserError.
+    """
+    path = folder / "decode.json"
+    facts = read_json(path) if strict or path.is_file() else {}
+    told = facts.get("hypotheses_sha256", {})
+    if not _check_files(path, facts.get("files"), ran, "steps.decode", strict):
+        return False
+    for kind in KINDS:
+        there = sha256_file(folder / f"{kind}.txt") if (folder / f"{kind}.txt").is_file() else None
+        if not isinstance(told, dict) or told.get(kind) != there:
+            raise UserError(f"{folder}: {kind}.txt is not the one that decode.json is of; run steps.decode again")
+    return True
+
+
+def check_measured(path: Path, row: dict, ran: Path, strict: bool = False, program: str = "steps.benchmark") -> bool:
+    """Refuse measurements of other files than there are now. Args: path: of the JSON file.   row: what it has of one model.
+
+    Other arguments, returned value, errors: as of `check_decoded`.
+    """
+    return _check_files(path, row.get("files") if isinstance(row, dict) else None, ran, program, strict)
+
+
+def _check_files(path, told, ran, program, strict):
+    if told is None and not strict:
+        return False
+    if told is None:
+        raise UserError(f"{path}: does not tell which file of {ran} was run; run {program} again")
+    there = model_hashes(ran)
+    names = sorted({*there, *told}) if isinstance(told, dict) else []
+    differ = [name for name in names if told.get(name) != there.get(name)]
+    if differ or not names:
+        name = differ[0] if differ else "files"
+        raise UserError(f"{path}: of another {name} than {ran} has now; run {program} again")
+    return True
