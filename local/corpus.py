@@ -5,9 +5,7 @@ published counts, applies the preparation options (local/preparation.py), refuse
 """
 
 import argparse
-import csv
 import hashlib
-import json
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -109,49 +107,6 @@ def find_folders(root, name, depth=3):
             item for folder in level for item in sorted(folder.iterdir()) if item.is_dir() and not item.is_symlink()
         ]
     return found
-
-
-def read_lines(path):
-    """Yield (place, line) of a UTF-8 text file; blank lines, DOS line ends and a byte order mark are nothing to us."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is the corpus complete?") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", line.rstrip("\r")
-
-
-def read_rows(path, problems):
-    """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a row that is none is a problem."""
-    lines = list(read_lines(path))
-    if path.suffix in (".csv", ".tsv"):
-        rows = csv.reader((line for _, line in lines), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        try:
-            header = next(rows, [])
-            for row in rows:
-                if len(row) != len(header):
-                    problems.append(
-                        Problem(f"{path}: row {rows.line_num}", f"{len(row)} fields, expected {len(header)}")
-                    )
-                else:
-                    yield f"{path}: row {rows.line_num}", dict(zip(header, row, strict=True))
-        except csv.Error as error:
-            raise UserError(
-                f"{path}: row {rows.line_num}: {error}; put quotes around fields that hold a quote"
-            ) from None
-        return
-    for where, line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            problems.append(Problem(where, "expected one JSON object a line"))
 
 
 def clean_id(text):

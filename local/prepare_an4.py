@@ -76,6 +76,8 @@ def read_transcripts(path, problems):
         match = TRANSCRIPT.fullmatch(line.strip())
         if not match or not match[1]:
             problems.append(Problem(f"{path}:{number}", f"expected `<s> WORDS </s> (utterance)`, not {line!r}"))
+        elif match[2] in transcripts:
+            problems.append(Problem(f"{path}:{number}", f"{match[2]} has a transcript already"))
         else:
             transcripts[match[2]] = " ".join(match[1].split())
     return transcripts

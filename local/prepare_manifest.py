@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, read_rows, reader_parser, split_by_speaker
+from local.corpus import clean_id, fetch, finish, reader_parser, split_by_speaker
+from local.rows import read_rows
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
 from steps.core.tables import Problem
