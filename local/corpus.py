@@ -5,9 +5,8 @@ published counts, applies the preparation options (local/preparation.py), refuse
 """
 
 import argparse
-import csv
+import functools
 import hashlib
-import json
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +19,19 @@ from local.archives import BadArchive, discard_leftovers, unpack
 from local.download import download, put_aside, record_all, recorded
 from local.leaks import refuse_leaks
 from local.preparation import PreparationConfig, prepare_sets
+from local.sound import SoundConfig
 from local.used_files import write_used_files
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, say
 from steps.core.config import load_config
-from steps.core.datadir import audio_info, write_data_dir
+from steps.core.datadir import write_data_dir
 from steps.core.outdir import write_text
+from steps.core.sound import OVERSHOOT_S, sound_info
 from steps.core.tables import Problem, counted, raise_problems
 
 HOURS_OFF = 0.05
 FEW = 10  # so many names are all told, of more only the first ones
-THREADS = 8  # that read headers of sound files: waiting for the disk, not computing
+# That look into sound files: they mostly wait for the disk.
+THREADS = 8
 
 
 def reader_parser(description, mirror=None, counts=False):
@@ -111,49 +113,6 @@ def find_folders(root, name, depth=3):
     return found
 
 
-def read_lines(path):
-    """Yield (place, line) of a UTF-8 text file; blank lines, DOS line ends and a byte order mark are nothing to us."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is the corpus complete?") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", line.rstrip("\r")
-
-
-def read_rows(path, problems):
-    """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a row that is none is a problem."""
-    lines = list(read_lines(path))
-    if path.suffix in (".csv", ".tsv"):
-        rows = csv.reader((line for _, line in lines), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        try:
-            header = next(rows, [])
-            for row in rows:
-                if len(row) != len(header):
-                    problems.append(
-                        Problem(f"{path}: row {rows.line_num}", f"{len(row)} fields, expected {len(header)}")
-                    )
-                else:
-                    yield f"{path}: row {rows.line_num}", dict(zip(header, row, strict=True))
-        except csv.Error as error:
-            raise UserError(
-                f"{path}: row {rows.line_num}: {error}; put quotes around fields that hold a quote"
-            ) from None
-        return
-    for where, line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            problems.append(Problem(where, "expected one JSON object a line"))
-
-
 def clean_id(text):
     """An id that is safe in tables and as a file name: letters, digits, _ and - stay, anything else becomes _."""
     return re.sub(r"[^\w-]", "_", text).strip("_") or "_"
@@ -194,25 +153,55 @@ def split_by_speaker(utterances, dev_share=0.1, test_share=0.1):
     return sets
 
 
-def measure(sets, problems):
-    """Fill in duration_s of utterances that lack it, from the headers of their files. Returns: the sets."""
-    files = {utt.audio for utterances in sets.values() for utt in utterances if utt.duration_s is None}
+@functools.lru_cache(maxsize=1 << 20)
+def look_into(path, damaged=False):
+    """Length of a sound file, as steps.core.sound.sound_info. Returns: SoundInfo, or what is wrong with it (str)."""
+    try:
+        return sound_info(path, damaged)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
 
-    def seconds(path):
-        try:
-            return audio_info(path)[0]
-        except UserError as error:
-            return Problem(path, str(error).removeprefix(f"{path}: "))
 
+def look_into_all(paths, damaged=False):
+    """`look_into` many files, several at a time. Returns: dict path -> SoundInfo or str."""
+    paths = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(files, pool.map(seconds, files), strict=True))
-    problems += sorted((item for item in found.values() if isinstance(item, Problem)), key=str)
+        return dict(zip(paths, pool.map(lambda path: look_into(path, damaged), paths), strict=True))
+
+
+def measure(sets, problems, sound=None):
+    """Fill in duration_s of utterances that lack it, and compare what the tables tell of times and channels with the files.
+
+    Args: sound: SoundConfig; None: its defaults.   Returns: the sets.
+    """
+    sound = sound or SoundConfig()
+    damaged = sound.damaged == "accept"
+    found = look_into_all((utt.audio for utterances in sets.values() for utt in utterances), damaged)
+    problems += [Problem(path, info) for path, info in sorted(found.items()) if isinstance(info, str)]
+    infos = {path: info for path, info in found.items() if not isinstance(info, str)}
+    several = [path for path, info in infos.items() if info.channels > 1]
+    if several:
+        what = f"{len(several)} of {counted(len(infos), 'sound file')} have several channels"
+        if sound.channel is None:
+            remedy = "say which one is meant: `sound: {channel: 1}`, 2 or mix (their mean) in the preparation options"
+            problems.append(Problem(min(several), f"{what}; {remedy}"))
+        else:
+            taken = "the mean of them" if sound.channel == "mix" else f"channel {sound.channel}"
+            say(f"{what}: {taken} is taken, as mono copies")
 
     def measured(utt):
-        length = found.get(utt.audio)
-        if utt.duration_s is not None or isinstance(length, Problem):
+        info = infos.get(utt.audio)
+        if info is None:
             return utt
-        return replace(utt, duration_s=round((length if utt.end_s is None else utt.end_s) - utt.start_s, 6))
+        # Of a damaged file the preparation counts what it copies.
+        seconds = (info.seconds if utt.end_s is None else utt.end_s) - utt.start_s
+        if not damaged and utt.end_s is not None and utt.end_s > info.seconds + OVERSHOOT_S:
+            told = f"ends at {utt.end_s:.2f} s, but {utt.audio} after {info.seconds:.2f} s"
+            problems.append(Problem(utt.utt_id, told))
+        elif not damaged and utt.duration_s is not None and abs(seconds / utt.speed - utt.duration_s) > OVERSHOOT_S:
+            told = f"is told to last {utt.duration_s:.2f} s, but has {seconds / utt.speed:.2f} s of {utt.audio}"
+            problems.append(Problem(utt.utt_id, told))
+        return utt if utt.duration_s is not None else replace(utt, duration_s=round(seconds / utt.speed, 6))
 
     return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
 
@@ -241,15 +230,21 @@ def check_counts(sets, published, args=None):
             )
 
 
+def options_of(args):
+    """The preparation options that --options names. Returns: PreparationConfig."""
+    return load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
+
+
 def finish(sets, problems, args, published=None, words=None):
     """Measure, check, prepare and write the sets; nothing is written when anything is wrong.
 
     Args:   sets: name -> list of Utterance.   problems: list of Problem found so far.   args: of `reader_parser`.
-            published: see check_counts.   words: list for words.txt; None: the words of all sets but the test sets.
+            published: see check_counts.   words: list for words.txt; None: the words of all sets but the test sets; "all":
+            of these, too.
     Raises: UserError.
     """
-    config = load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
-    sets = measure(sets, problems)
+    config = options_of(args)
+    sets = measure(sets, problems, config.sound)
     raise_problems(problems, f"{args.corpus_dir or args.out} cannot be used as it is{fetch_again(args)}")
     for name, utterances in sets.items():
         if not utterances:
@@ -261,10 +256,9 @@ def finish(sets, problems, args, published=None, words=None):
     sets = prepare_sets(sets, config, Path(args.out), args.nj)
     for name, utterances in sets.items():
         write_data_dir(Path(args.out) / name, utterances)
-    if words is None:
-        words = sorted(
-            {word for name in sets if not name.startswith("test") for u in sets[name] for word in u.text.split()}
-        )
+    if words in (None, "all"):
+        names = [name for name in sets if words == "all" or not name.startswith("test")]
+        words = sorted({word for name in names for utt in sets[name] for word in utt.text.split()})
     write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
     if getattr(args, "check_counts", True):
         record_all(Path(args.out) / "download")

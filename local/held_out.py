@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from local.corpus import read_lines, split_by_speaker
+from local.corpus import split_by_speaker
+from local.rows import read_lines
 from steps.core.cli import UserError
 from steps.core.tables import counted
 

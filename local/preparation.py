@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from local.markers import reason_to_drop, tell_markers
 from local.sound import SoundConfig, treat
 from local.text import TextConfig, normalise
 from steps.core.cli import UserError, say
@@ -57,8 +58,11 @@ def prepare_sets(sets, config, out, nj=1):
     unknown = [name for name in config.filter.sets if name not in sets]
     if unknown and config.filter != FilterConfig():
         raise UserError(f"preparation options: filter.sets: no set {unknown[0]}; there are {', '.join(sets)}")
+    tell_markers(sets, config.text)
     dropped, kept = [], {}
     for name, utterances in sets.items():
+        reasons = [reason_to_drop(utt.text, config.text) for utt in utterances]
+        utterances = _part(name, utterances, reasons, dropped)
         utterances = [replace(utt, text=normalise(utt.text, config.text)) for utt in utterances]
         reasons = [_reason_text(utt, config, name) for utt in utterances]
         utterances = _part(name, utterances, reasons, dropped)

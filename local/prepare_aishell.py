@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from local.archives import unpack
-from local.corpus import fetch, find_folders, finish, read_lines, reader_parser
+from local.corpus import fetch, find_folders, finish, reader_parser
+from local.rows import read_lines
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
 from steps.core.tables import Problem

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import check_counts, fetch, fetch_again, finish, measure, reader_parser
+from local.corpus import check_counts, fetch, fetch_again, finish, measure, options_of, reader_parser
 from steps.core.cli import UserError, parse_bool, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import Problem, raise_problems
@@ -76,6 +76,8 @@ def read_transcripts(path, problems):
         match = TRANSCRIPT.fullmatch(line.strip())
         if not match or not match[1]:
             problems.append(Problem(f"{path}:{number}", f"expected `<s> WORDS </s> (utterance)`, not {line!r}"))
+        elif match[2] in transcripts:
+            problems.append(Problem(f"{path}:{number}", f"{match[2]} has a transcript already"))
         else:
             transcripts[match[2]] = " ".join(match[1].split())
     return transcripts
@@ -94,7 +96,7 @@ def main():
     args, problems = parser.parse_args(), []
     out, root = Path(args.out), find_root(fetch(args, {ARCHIVE: SHA256}))
     sets = {name: read_set(root, name, problems) for name in COUNTS}
-    sets = measure(sets, problems)
+    sets = measure(sets, problems, options_of(args).sound)
     raise_problems(problems, f"{root} is not a complete AN4{fetch_again(args)}")
     if args.check_counts:
         check_counts(sets, COUNTS, args)

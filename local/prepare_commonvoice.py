@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, read_lines, reader_parser
+from local.corpus import clean_id, fetch, finish, reader_parser
+from local.rows import read_rows, tell_unused
 from steps.core.cli import UserError, run_main
 from steps.core.datadir import Utterance
 from steps.core.tables import Problem
@@ -31,29 +32,20 @@ def find_root(path):
 
 
 def read_set(root, name, problems):
-    """Read one table. A quotation mark is text here: these tables know no quoting."""
-    lines = list(read_lines(root / f"{name}.tsv"))
-    header = lines[0][1].split("\t") if lines else []
-    if missing := [column for column in NEEDED if column not in header]:
-        raise UserError(f"{root / name}.tsv:1: no column {missing[0]}; the columns are: {', '.join(header)}")
-    columns, utterances = [header.index(column) for column in NEEDED], []
+    """Read one table. Returns: list of Utterance."""
+    table, utterances = root / f"{name}.tsv", []
+    rows = list(read_rows(table, problems, NEEDED))
     clips = {entry.name for entry in (root / "clips").iterdir()} if (root / "clips").is_dir() else set()
-    for where, line in lines[1:]:
-        fields = line.split("\t")
-        if len(fields) <= max(columns):
-            problems.append(Problem(where, f"{len(fields)} columns, expected {len(header)}"))
-            continue
-        client, file_name, sentence = (fields[column] for column in columns)
+    for where, row in rows:
+        client, file_name, sentence = (row[column] for column in NEEDED)
         file_name = file_name if "." in Path(file_name).name else f"{file_name}.mp3"  # early releases leave it out
         if file_name not in clips:
             problems.append(Problem(where, f"no sound file clips/{file_name}"))
             continue
-        sentence = " ".join(sentence.split())
-        if len(sentence) > 1 and sentence[0] == sentence[-1] == '"':
-            sentence = sentence[1:-1].replace('""', '"')
         speaker = clean_id(client)[:16]  # of 128 digits
-        audio = str((root / "clips" / file_name).resolve())
-        utterances.append(Utterance(f"{speaker}-{clean_id(Path(file_name).stem)}", speaker, sentence, audio))
+        utt_id, audio = f"{speaker}-{clean_id(Path(file_name).stem)}", str((root / "clips" / file_name).resolve())
+        utterances.append(Utterance(utt_id, speaker, " ".join(sentence.split()), audio))
+    tell_unused(table, (row for _, row in rows), NEEDED)
     return utterances
 
 

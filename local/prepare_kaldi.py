@@ -8,21 +8,23 @@ Commands in wav.scp (`sph2pipe ... |`) are refused; with --allow-pipes true they
 print is kept as FLAC in --out: only do that with files you trust.
 """
 
-import io
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import soundfile
-
 from local.corpus import clean_id, fetch, finish, reader_parser
+from local.sound import write_flac
 from steps.core.cli import UserError, parse_bool, run_main, say
 from steps.core.datadir import read_data_dir
-from steps.core.outdir import atomic_file
+from steps.core.sound import read_sound
 from steps.core.tables import Problem
+
+# What Kaldi's own programs read beside.
+UNUSED = ("reco2file_and_channel", "utt2lang", "utt2warp", "spk2warp")
 
 
 def parse_sets(text):
@@ -34,22 +36,20 @@ def parse_sets(text):
 
 
 def run_pipe(command, path):
-    """Keep the sound a command prints. Raises: UserError."""
-    done = subprocess.run(
-        ["bash", "-c", command.strip().removesuffix("|")], capture_output=True, stdin=subprocess.DEVNULL
-    )
-    try:
-        if done.returncode:
-            raise ValueError(
-                done.stderr.decode(errors="replace").strip().splitlines()[-1:] or f"status {done.returncode}"
-            )
-        samples, rate_hz = soundfile.read(io.BytesIO(done.stdout), dtype="int16", always_2d=True)
-        if not len(samples):
-            raise ValueError("no samples")
-    except (ValueError, soundfile.SoundFileError) as error:
-        raise UserError(f"the command `{command}` gave no sound ({error})") from None
-    with atomic_file(path, "wb") as file:
-        soundfile.write(file, samples[:, 0], rate_hz, subtype="PCM_16", format="FLAC")
+    """Keep the sound a command prints, all channels of it. Raises: UserError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent) as printed:
+        words = ["bash", "-c", command.strip().removesuffix("|")]
+        done = subprocess.run(words, stdout=printed, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        try:
+            if done.returncode:
+                said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                raise UserError(said[0] if said else f"status {done.returncode}")
+            samples, rate_hz = read_sound(printed.name, channel="all")
+        except UserError as error:
+            reason = str(error).removeprefix(f"{printed.name}: ")
+            raise UserError(f"the command `{command}` gave no sound ({reason})") from None
+    write_flac(path, samples, rate_hz)
 
 
 def find_audio(utt, roots, out, made, allow_pipes):
@@ -78,6 +78,8 @@ def main():
     root, out, problems, sets, made = fetch(args, {}), Path(args.out), [], {}, {}
     for name, folder in parse_sets(args.sets).items():
         sets[name] = []
+        if unused := [file for file in UNUSED if (root / folder / file).is_file()]:
+            say(f"{root / folder}: not used, though it may matter: {', '.join(unused)}")
         roots = [args.wav_root] if args.wav_root else [root, root / folder]
         for utt in read_data_dir(root / folder, allow_pipes=True, check_audio=False, as_written=True):
             try:

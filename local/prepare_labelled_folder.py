@@ -21,9 +21,9 @@ from local.corpus import clean_id, fetch, finish, names_of, reader_parser
 from local.held_out import LISTS, parse_speakers, speakers_of, split
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
+from steps.core.sound import SUFFIXES
 from steps.core.tables import counted
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
 PATTERN = "{label}/{speaker}_nohash_{take}"  # no other layout is guessed: a wrong guess would take speakers for labels
 
 
@@ -41,12 +41,22 @@ def compile_pattern(pattern):
 
 def list_files(root):
     """Sound files below a folder, as paths relative to it without suffix -> Path; hidden and _folders are left out."""
-    files = {}
-    for path in sorted(root.rglob("*")):
+    files, twice = {}, []
+    for path in sorted(root.rglob("*"), key=lambda path: (_rank(path), path)):
         inner = path.relative_to(root)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part[0] in "._" for part in inner.parts[:-1]):
-            files[inner.with_suffix("").as_posix()] = path
-    return files
+        if _rank(path) < len(SUFFIXES) and path.is_file() and not any(part[0] in "._" for part in inner.parts[:-1]):
+            taken = files.setdefault(inner.with_suffix("").as_posix(), path)
+            twice += [(path, taken)] if taken is not path else []
+    if twice:
+        left_out, taken = twice[0]
+        say(f"{root}: {len(twice)} files are left out for another of that name, e.g. {left_out} for {taken.name}")
+    return dict(sorted(files.items()))
+
+
+def _rank(path):
+    """Place of a suffix among those of sound files, the best first; their number for any other."""
+    suffix = path.suffix.lower()
+    return SUFFIXES.index(suffix) if suffix in SUFFIXES else len(SUFFIXES)
 
 
 def read_folder(root, pattern):
@@ -87,7 +97,7 @@ def main():
         sets = {name: list(read_folder(root / name, pattern).values()) for name in ("train", "dev", "test")}
     else:
         sets = split(root, read_folder(root, pattern), speakers)
-    finish(sets, [], args, words=sorted({word for utts in sets.values() for utt in utts for word in utt.text.split()}))
+    finish(sets, [], args, words="all")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import fetch, find_folders, finish, read_lines, reader_parser, split_by_speaker
+from local.corpus import fetch, find_folders, finish, reader_parser, split_by_speaker
+from local.rows import read_lines
 from steps.core.cli import run_main
 from steps.core.datadir import Utterance
 from steps.core.tables import Problem

@@ -5,25 +5,34 @@
 In --corpus-dir lie train, dev and test, each NAME.jsonl, NAME.json, NAME.csv, NAME.tsv, or NAME_manifest.* or
 NAME/metadata.*; or a single manifest.* or metadata.*, which is split by speakers. Fields, the first name found counts:
 audio_filepath, audio, path, file_name or wav; text, sentence, transcription or transcript; speaker, speaker_id, spk or
-client_id; and perhaps offset and duration (seconds). Without speakers every file counts as one of its own: then nobody
-can tell whether a voice is in two sets.
+client_id; and perhaps offset and duration (seconds; of a file that is longer the beginning, if there is no offset).
+Without speakers every file counts as one of its own: then nobody can tell whether a voice is in two sets. A single
+manifest may have a column split, which says what set a row is in.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, read_rows, reader_parser, split_by_speaker
+from local.corpus import clean_id, fetch, finish, look_into_all, reader_parser, split_by_speaker
+from local.rows import read_rows, tell_unused
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
-from steps.core.tables import Problem
+from steps.core.sound import OVERSHOOT_S, SoundInfo
+from steps.core.tables import Problem, counted
 
 FIELDS = {
     "audio": ("audio_filepath", "audio", "path", "file_name", "wav"),
     "text": ("text", "sentence", "transcription", "transcript"),
     "speaker": ("speaker", "speaker_id", "spk", "client_id"),
 }
+TIMES = ("offset", "duration")
+# The sets, and what else they are called.
+SETS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+# A duration that is shorter than its file by less than this is the file's, rounded.
+SAME_S = 0.05
 KINDS = ("jsonl", "json", "csv", "tsv")
 
 
@@ -34,8 +43,18 @@ def find_manifest(root, names):
     return next((path for path in paths if path.is_file()), None)
 
 
+def seconds_of(row, name):
+    """A number of seconds of a row; None where there is none. Raises: ValueError."""
+    if row.get(name) in (None, ""):
+        return None
+    value = float(row[name])
+    if not 0 <= value < 1e9:
+        raise ValueError(value)
+    return value
+
+
 def make_utterance(row, folder, where):
-    """One utterance of a row. Raises: UserError."""
+    """One utterance of a row, its end where `duration` puts it. Raises: UserError."""
     values = {}
     for name, known in FIELDS.items():
         values[name] = next((row[field] for field in known if row.get(field) not in (None, "")), "")
@@ -45,45 +64,94 @@ def make_utterance(row, folder, where):
     if not audio.is_file():
         raise UserError(f"{where}: no such sound file: {audio}")
     try:
-        offset_s, length_s = float(row.get("offset") or 0), float(row.get("duration") or 0)
-        if not (0 <= offset_s < 1e9 and 0 <= length_s < 1e9):
-            raise ValueError
+        offset_s, length_s = (seconds_of(row, name) for name in TIMES)
     except (TypeError, ValueError):
         raise UserError(f"{where}: offset and duration must be seconds, 0 or more") from None
-    part = f"_{round(offset_s * 1000):09d}" if "offset" in row else ""
+    part = "" if offset_s is None else f"_{round(offset_s * 1000):09d}"
     name = clean_id("_".join(Path(str(values["audio"])).with_suffix("").parts[-3:]))
     speaker = clean_id(str(values["speaker"])) if values["speaker"] != "" else f"{name}{part}"
-    limits = (
-        {"start_s": offset_s, "end_s": offset_s + length_s} if "offset" in row and length_s else {"start_s": offset_s}
-    )
-    return Utterance(f"{speaker}-{name}{part}", speaker, " ".join(str(values["text"]).split()), str(audio), **limits)
+    start_s = offset_s or 0.0
+    end_s = start_s + length_s if length_s else None
+    text = " ".join(str(values["text"]).split())
+    return Utterance(f"{speaker}-{name}{part}", speaker, text, str(audio), start_s=start_s, end_s=end_s)
 
 
-def read_manifest(path, problems):
-    """Read all rows. Returns: list of Utterance."""
-    utterances, speakers = [], 0
-    for where, row in read_rows(path, problems):
-        speakers += any(row.get(field) for field in FIELDS["speaker"])
+def read_manifest(path, problems, set_name=None):
+    """Read all rows.
+
+    Args:    set_name: the set whose manifest this is; None: one manifest for all.
+    Returns: list of Utterance; what the column split says of each (None without such a column).
+    """
+    rows, utterances, places = list(read_rows(path, problems)), [], []
+    for where, row in rows:
         try:
+            if set_name and row.get("split") and str(row["split"]).lower() not in SETS[set_name]:
+                raise UserError(f"{where}: split is {row['split']!r}, in the manifest of {set_name}")
             utterances.append(make_utterance(row, path.parent, where))
+            places.append((where, row))
         except UserError as error:
             problems.append(Problem(where, str(error).removeprefix(f"{where}: ")))
-    if utterances and not speakers:
+    if utterances and not any(row.get(field) for _, row in rows for field in FIELDS["speaker"]):
         say(f"{path}: no speakers; every file counts as a speaker of its own")
-    return utterances
+    tell_unused(path, (row for _, row in rows), (*sum(FIELDS.values(), ()), *TIMES, "split"))
+    utterances = fit_to_files(path, utterances, places, problems)
+    return utterances, [row.get("split") for _, row in places]
+
+
+def fit_to_files(path, utterances, places, problems):
+    """Compare the durations of rows without an offset with their files: shorter ones mean the beginning only, as in NeMo.
+
+    Returns: list of Utterance, those that are a whole file without limits.
+    """
+    infos = look_into_all(utt.audio for utt in utterances if utt.end_s is not None)
+    fitted, shorter = [], []
+    for utt, (where, row) in zip(utterances, places, strict=True):
+        info = infos.get(utt.audio)
+        if utt.end_s is None or row.get("offset") not in (None, "") or not isinstance(info, SoundInfo):
+            fitted.append(utt)
+            continue
+        if utt.end_s > info.seconds + OVERSHOOT_S:
+            told = f"duration is {utt.end_s:g} s, but {utt.audio} has {info.seconds:.2f} s; durations are in seconds"
+            problems.append(Problem(where, told))
+        if utt.end_s < info.seconds - SAME_S:
+            shorter.append(where)
+            fitted.append(utt)
+        else:
+            fitted.append(replace(utt, end_s=None))
+    if shorter:
+        what = (
+            f"{len(shorter)} of {counted(len(utterances), 'row')} have no offset and a duration shorter than the file"
+        )
+        say(f"{path}: {what} ({shorter[0]}): its beginning is taken, as in NeMo")
+    return fitted
+
+
+def split_as_told(utterances, splits, path):
+    """Sets by the column `split` of a single manifest. Raises: UserError for a value that is no set."""
+    sets = {name: [] for name in SETS}
+    for utt, split in zip(utterances, splits, strict=True):
+        name = next((name for name, known in SETS.items() if str(split).lower() in known), None)
+        if name is None:
+            known = ", ".join(sum(SETS.values(), ()))
+            raise UserError(f"{path}: split is {split!r}; expected {known}, or no such column")
+        sets[name].append(utt)
+    return sets
 
 
 def main():
     args = reader_parser(__doc__).parse_args()
     root, problems = fetch(args, {}), []
-    names = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
-    found = {name: find_manifest(root, of_set) for name, of_set in names.items()}
+    found = {name: find_manifest(root, known) for name, known in SETS.items()}
     single = find_manifest(root, ("manifest", "metadata"))
     if all(found.values()):
-        sets = {name: read_manifest(path, problems) for name, path in found.items()}
+        read = {name: read_manifest(path, problems, name) for name, path in found.items()}
+        sets = {name: utterances for name, (utterances, _) in read.items()}
     elif single:
-        utterances = read_manifest(single, problems)
-        sets = split_by_speaker(utterances) if not problems else {"train": utterances}
+        utterances, splits = read_manifest(single, problems)
+        if any(splits):
+            sets = split_as_told(utterances, splits, single)
+        else:
+            sets = split_by_speaker(utterances) if not problems else {"train": utterances}
     else:
         missing = [name for name, path in found.items() if path is None]
         raise UserError(f"{root}: no {missing[0]}.jsonl, .json, .csv or .tsv here, and no single manifest to split")

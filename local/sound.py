@@ -1,7 +1,7 @@
 """Treating recordings before training: voice-activity trimming, denoising, one level for all. Inputs are never changed.
 
-Trimming only moves the limits of an utterance. Denoising and a level make a new file, FLAC of 16 bits at the rate of
-the original.
+Trimming only moves the limits of an utterance. Denoising, a level, and what no other program would read as it is (several
+channels, damaged files) make a new file, FLAC of 16 bits with one channel at the rate of the original.
 """
 
 import functools
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from steps.core.cli import UserError
 from steps.core.config import check
 from steps.core.outdir import atomic_file
+from steps.core.sound import CHANNELS, Damaged, ManyChannels, OutOfRange, read_sound, sound_info
 
 VAD_RATE_HZ = 16000
 PEAK = 0.98  # no sample is louder after a change of level
@@ -24,12 +24,17 @@ PEAK = 0.98  # no sample is louder after a change of level
 class SoundConfig:
     """What is done to the audio of all sets, test sets too: a recogniser must hear in use what it was trained on."""
 
+    channel: object = None  # of files with several: 1, 2 or mix, their mean; None: such files are refused
+    damaged: str = "refuse"  # files whose header and content disagree; accept: what can be decoded is taken
     trim: bool = False  # cut off what a voice-activity detector (Silero) takes for silence at both ends
     trim_pad_s: float = 0.2  # kept of it
     denoise: float = 0.0  # 0 to 1: share of the estimated noise to take away (spectral gating)
     level_dbfs: float | None = None  # root mean square of every utterance, below 0
 
     def __post_init__(self):
+        known = self.channel in CHANNELS and not isinstance(self.channel, (bool, float))
+        check(known, f"channel must be 1, 2 or mix, not {self.channel!r}")
+        check(self.damaged in ("refuse", "accept"), f"damaged must be refuse or accept, not {self.damaged!r}")
         check(0 <= self.denoise <= 1, f"denoise must be in [0, 1], not {self.denoise}")
         check(self.trim_pad_s >= 0, f"trim_pad_s must be >= 0, not {self.trim_pad_s}")
         check(self.level_dbfs is None or -60 <= self.level_dbfs < 0, "level_dbfs must be in [-60, 0)")
@@ -37,7 +42,14 @@ class SoundConfig:
 
 def treat(utt, config, folder):
     """Treat one utterance. Args: folder: for a new file. Returns: Utterance, or why it is dropped (str)."""
-    samples, rate_hz = read_samples(utt)
+    if config == SoundConfig(channel=config.channel) and sound_info(utt.audio, guess=True).channels == 1:
+        return utt
+    try:
+        samples, rate_hz, copy = read_samples(utt, config)
+    except OutOfRange:
+        if config.damaged == "refuse":
+            raise
+        return "its sound file ends before it"
     if config.trim:
         speech = speech_limits(samples, rate_hz)
         if speech is None:
@@ -46,7 +58,7 @@ def treat(utt, config, folder):
         samples = samples[first : round((speech[1] + config.trim_pad_s) * rate_hz)]
         start_s, seconds = round(utt.start_s + first / rate_hz, 6), round(len(samples) / rate_hz, 6)
         utt = replace(utt, start_s=start_s, end_s=round(start_s + seconds, 6), duration_s=seconds)
-    if not config.denoise and config.level_dbfs is None:
+    if not copy and not config.denoise and config.level_dbfs is None:
         return utt
     if not np.any(samples):
         return "digital silence"
@@ -55,24 +67,27 @@ def treat(utt, config, folder):
     if config.level_dbfs is not None:
         samples = set_level(samples, config.level_dbfs)
     path = Path(folder) / f"{hashlib.sha256(utt.utt_id.encode()).hexdigest()[:24]}.flac"
-    with atomic_file(path, "wb") as file:
-        soundfile.write(file, np.clip(samples, -1.0, 1.0), rate_hz, subtype="PCM_16", format="FLAC")
+    write_flac(path, samples, rate_hz)
     return replace(utt, audio=str(path), start_s=0.0, end_s=None, duration_s=round(len(samples) / rate_hz, 6))
 
 
-def read_samples(utt):
-    """Samples of an utterance. Returns: ((S,) float32 of the first channel, rate in Hz). Raises: UserError."""
+def read_samples(utt, config):
+    """Samples of an utterance, and whether they need a file of their own, because later programs would refuse theirs.
+
+    Returns: ((S,) float32, rate in Hz, bool).   Raises: UserError.
+    """
     try:
-        with soundfile.SoundFile(utt.audio) as file:
-            first = round(utt.start_s * file.samplerate)
-            last = file.frames if utt.end_s is None else min(file.frames, round(utt.end_s * file.samplerate))
-            file.seek(first)
-            samples, rate_hz = file.read(max(0, last - first), dtype="float32", always_2d=True)[:, 0], file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        raise UserError(f"{utt.audio}: not a readable sound file ({error})") from None
-    if not len(samples) or not np.isfinite(samples).all():
-        raise UserError(f"{utt.audio}: {utt.utt_id} has no samples, or samples that are no numbers")
-    return np.ascontiguousarray(samples), rate_hz
+        return *read_sound(utt.audio, utt.start_s, utt.end_s), False
+    except (ManyChannels, Damaged):
+        if config.channel is None and config.damaged == "refuse":
+            raise
+    return *read_sound(utt.audio, utt.start_s, utt.end_s, config.channel, config.damaged == "accept"), True
+
+
+def write_flac(path, samples, rate_hz):
+    """Write sound as FLAC of 16 bits. Args: samples: (S,) or (S, C) float; beyond [-1, 1] they are clipped."""
+    with atomic_file(path, "wb") as file:
+        soundfile.write(file, np.clip(samples, -1.0, 1.0), rate_hz, subtype="PCM_16", format="FLAC")
 
 
 def set_level(samples, dbfs):

@@ -5,8 +5,9 @@ What a language needs stands in HOOKS, one small function each: add yours there.
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from local.markers import POLICIES, take_apart
 from steps.core.cli import UserError
 from steps.core.config import check
 
@@ -30,12 +31,18 @@ class TextConfig:
     punctuation: str = "keep"  # keep, or remove: punctuation marks and symbols
     keep: str = "'"  # characters that removing spares
     numbers: bool = False  # digits become words of the language, by num2words
+    markers: str = "refuse"  # <UNK>, [noise] and the like (local/markers.py): refuse, drop, drop_utterance or keep
+    map: dict = field(default_factory=dict)  # marker -> what is written for it, "": nothing, null: drop the utterance
 
     def __post_init__(self):
         check(self.unicode in ("", "NFC", "NFKC"), f"unicode must be NFC or NFKC, not {self.unicode!r}")
         check(self.case in ("keep", "lower", "upper"), f"case must be keep, lower or upper, not {self.case!r}")
         check(self.punctuation in ("keep", "remove"), f"punctuation must be keep or remove, not {self.punctuation!r}")
         check(self.language or not self.numbers, "numbers: true needs a language")
+        check(self.markers in POLICIES, f"markers must be one of {', '.join(POLICIES)}, not {self.markers!r}")
+        for marker, text in self.map.items():
+            good = marker.strip() and (text is None or isinstance(text, str))
+            check(good, f"map: {marker!r}: expected a text or null, not {text!r}")
 
 
 def turkish(text):
@@ -57,8 +64,13 @@ HOOKS = {"tr": turkish, "az": turkish, "zh": chinese, "ja": chinese, "ar": arabi
 
 
 def normalise(text, config):
-    """Bring one transcript into form. Args: config: TextConfig. Returns: str, perhaps empty."""
-    if config != TextConfig():
+    """Bring one transcript into form. Args: config: TextConfig. Returns: str, perhaps empty; markers that stay are as written."""
+    parts = [part if stays else _normalise(part, config) for part, stays in take_apart(text, config)]
+    return " ".join(" ".join(parts).split())
+
+
+def _normalise(text, config):
+    if replace(config, markers="refuse", map={}) != TextConfig():
         text = text.translate(INVISIBLE).replace("\u2019", "'").replace("\u02bc", "'")
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)
@@ -70,7 +82,7 @@ def normalise(text, config):
         text = text.lower() if config.case == "lower" else text.upper()
     if config.punctuation == "remove":
         text = "".join(" " if _is_punctuation(char, config.keep) else char for char in text)
-    return " ".join(text.split())
+    return text
 
 
 def _is_punctuation(char, keep):

@@ -2,8 +2,9 @@
 
     python3 -m steps.transcribe exp/an4/student/export one.wav two.flac
 
-The folder is an exported folder or a model folder. Any sample rate and any format libsndfile reads. With --words
-only words of that list come out. A file that is not audio is reported, the others are done, and the exit status is 1.
+The folder is an exported folder or a model folder. Any sample rate; the formats: tests/README.md. Of files with several
+channels --channel says which one is meant. With --words only words of that list come out. A file that is not audio, or not
+whole, is reported, the others are done, and the exit status is 1.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def main(results: TextIO | None = None) -> None:
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
         if args.words:
             recogniser.use_words(args.words, args.model, args.word_score)
-        failed = transcribe(recogniser, args.audio, results or sys.stdout)
+        failed = transcribe(recogniser, args.audio, results or sys.stdout, args.channel, args.damaged == "accept")
     if failed:
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
 
@@ -39,17 +40,31 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--word-score", type=parse_finite, default=0.0, metavar="X", help="nats added for each such word"
     )
+    text = "channel of files with several: 1, 2 or mix, their mean"
+    parser.add_argument("--channel", type=parse_channel, metavar="N", help=text)
+    text = "accept: take what can be decoded of files that are cut short (default: refuse)"
+    parser.add_argument("--damaged", choices=("refuse", "accept"), default="refuse", help=text)
     parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
     return parser.parse_args()
 
 
-def transcribe(recogniser: Recogniser, paths: Sequence[str], results: TextIO) -> int:
-    """Write one result line per file; problems go to standard error. Returns: number of files that failed."""
+def parse_channel(text: str) -> int | str:
+    """Type of --channel: `mix` or a number."""
+    return text if text == "mix" else parse_count(text)
+
+
+def transcribe(
+    recogniser: Recogniser, paths: Sequence[str], results: TextIO, channel: int | str | None = None, damaged: bool = False
+) -> int:
+    """Write one result line per file; problems go to standard error.
+
+    Args: channel, damaged: see steps.core.sound.read_sound.   Returns: number of files that failed.
+    """
     failed = 0
     for path in paths:
         try:
             utterance = Utterance(path, speaker="", text="", audio=path)
-            texts = recogniser.recognise(heard_by(recogniser, utterance), path)
+            texts = recogniser.recognise(heard_by(recogniser, utterance, channel, damaged), path)
         except UserError as error:
             tell(f"error: {error}")
             failed += 1
@@ -58,11 +73,13 @@ def transcribe(recogniser: Recogniser, paths: Sequence[str], results: TextIO) ->
     return failed
 
 
-def heard_by(recogniser: Recogniser, utterance: Utterance) -> np.ndarray:
+def heard_by(
+    recogniser: Recogniser, utterance: Utterance, channel: int | str | None = None, damaged: bool = False
+) -> np.ndarray:
     """What a recogniser hears of an utterance. Returns: float32 array, samples or features."""
     if recogniser.hears == "audio":
-        return utterance_samples(utterance, recogniser.features.sample_rate_hz).numpy()
-    return utterance_features(utterance, recogniser.features).numpy()
+        return utterance_samples(utterance, recogniser.features.sample_rate_hz, channel, damaged).numpy()
+    return utterance_features(utterance, recogniser.features, None, channel, damaged).numpy()
 
 
 if __name__ == "__main__":

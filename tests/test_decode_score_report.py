@@ -313,6 +313,23 @@ def test_any_sample_rate_is_brought_to_the_models(tmp_path):
     assert frames == [200] * 4
 
 
+def test_transcribe_takes_the_channel_it_is_told_and_no_damaged_file_unasked(tmp_path, capsys):
+    heard, recogniser, path = [], FakeRecogniser(), tmp_path / "a.wav"
+    recogniser.log_probs = lambda features: heard.append(features.copy()) or np.log(np.full((1, 8), 0.125))
+    sound = 0.1 * np.sin(np.arange(2 * RATE))
+    soundfile.write(path, np.stack([np.zeros_like(sound), sound], axis=1), RATE)
+    assert transcribe.transcribe(recogniser, [str(path)], io.StringIO()) == 1 and not heard
+    assert "2 channels" in capsys.readouterr().err
+    assert transcribe.transcribe(recogniser, [str(path)], io.StringIO(), channel=2) == 0
+    soundfile.write(path, sound, RATE)
+    assert transcribe.transcribe(recogniser, [str(path)], io.StringIO()) == 0
+    assert np.array_equal(heard[0], heard[1])
+    path.write_bytes(path.read_bytes()[:RATE])
+    assert transcribe.transcribe(recogniser, [str(path)], io.StringIO()) == 1
+    assert "cut short or damaged" in capsys.readouterr().err
+    assert transcribe.transcribe(recogniser, [str(path)], io.StringIO(), damaged=True) == 0
+
+
 def test_utterances_too_short_for_the_network_are_empty():
     recogniser = FakeRecogniser()
     recogniser.log_probs = lambda features: np.zeros((0, len(TOKENS)), dtype=np.float32)
@@ -346,7 +363,7 @@ def test_transcribe_prints_results_and_nothing_else(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-0.3, 0.3, 3 * 8000), 8000)
     (tmp_path / "b.wav").write_text("no audio")
     command = [sys.executable, "-m", "steps.transcribe", tmp_path / "m", tmp_path / "a.flac", tmp_path / "b.wav"]
-    command += ["--words", tmp_path / "words.txt"]
+    command += ["--words", tmp_path / "words.txt", "--channel", "1", "--damaged", "refuse"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(decode.__file__).resolve().parents[1])
     assert done.returncode == 1, done.stderr
     (line,) = done.stdout.splitlines()

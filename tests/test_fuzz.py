@@ -21,6 +21,7 @@ from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import sha256_file
+from steps.core.sound import sound_info
 from steps.core.tables import parse_table
 from steps.data.archives import load_feature_matrix
 from steps.data.cmvn import read_cmvn
@@ -90,10 +91,10 @@ def folder():
     shutil.rmtree(path)
 
 
-def settle(function, *args):
+def settle(function, *args, **options):
     """What a reader returns, or None when it refuses in words."""
     try:
-        return function(*args)
+        return function(*args, **options)
     except UserError as error:
         assert str(error).strip()
         return None
@@ -213,11 +214,14 @@ def test_archives(folder, data):
 @given(st.data())
 def test_audio(folder, data):
     path = folder / "x.wav"
-    kind = data.draw(st.sampled_from(["WAV", "FLAC"]))
+    kind = data.draw(st.sampled_from(["WAV", "FLAC", "MP3", "OGG", "NIST", "AIFF", "W64", "RF64", "CAF"]))
     soundfile.write(path, np.linspace(-0.5, 0.5, 400), 16000, format=kind)
     path.write_bytes(damage(data.draw, path.read_bytes()))
-    samples = settle(load_audio, str(path), 16000)
-    assert samples is None or (len(samples) and torch.isfinite(samples).all())
+    for damaged in (False, True):
+        samples = settle(load_audio, str(path), 16000, damaged=damaged)
+        assert samples is None or (len(samples) and torch.isfinite(samples).all())
+    info = settle(sound_info, str(path))
+    assert info is None or info.seconds > 0
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def read_utterances(corpus_dir, set_name):
     if not table.is_file():
         raise UserError(f"{table}: no such file; write it, or change {__file__} to read your corpus")
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = table.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{table}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     for number, line in enumerate(lines, 1):

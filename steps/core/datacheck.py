@@ -11,6 +11,7 @@ from pathlib import Path
 
 from steps.core.cli import UserError
 from steps.core.large_tables import LargeTable
+from steps.core.sound import OVERSHOOT_S, sound_info
 from steps.core.tables import (
     BLANK,
     RECORDING_FILES,
@@ -24,7 +25,6 @@ from steps.core.tables import (
     spk2utt,
 )
 
-OVERSHOOT_S = 0.5  # a segment may end this much after its file does, and is cut there (as Kaldi's extract-segments)
 NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 END = re.compile(rf"{NUMBER.pattern}|-1(\.0*)?")
 STRANGE_SPACE = re.compile(r"[^\S \t]")
@@ -236,37 +236,37 @@ def recording_users(tables):
 
 
 def audio_info(path):
-    """Length of a sound file from its header.
-
-    Returns: (seconds, rate_hz, channels).   Raises: UserError for a file that cannot be read or is empty.
-    """
-    import soundfile  # only here: whoever does not look into sound files needs no installation
-
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = getattr(error, "error_string", error)
-        raise UserError(f"{path}: not a readable sound file ({reason})") from None
-    if info.frames <= 0:
-        raise UserError(f"{path}: the sound file is empty")
-    return info.frames / info.samplerate, info.samplerate, info.channels
+    """Length of a sound file. Returns: (seconds, rate_hz, channels).   Raises: UserError when it is unreadable or empty."""
+    info = sound_info(path)
+    return info.seconds, info.rate_hz, info.channels
 
 
 def audio_problems(tables, skip=()):
-    """Sound files whose header cannot be read or does not fit the folder's times. Returns: list of Problem."""
+    """Sound files that cannot be read, have several channels or do not fit the folder's times. Returns: list of Problem."""
     problems, skip = [], set(skip)
     for recording, utterances in recording_users(tables).items():
         audio = tables["wav.scp"].get(recording, "|")
         if audio.endswith("|") or skip.issuperset(utterances):
             continue
+        heard = [utt for utt in utterances if utt not in skip]
         try:
-            seconds, _, _ = audio_info(audio)
+            problems += _sound_problems(tables, audio, recording, heard)
         except UserError as error:
             problems.append(Problem(_where(tables["wav.scp"], recording), str(error), tuple(utterances)))
-            continue
-        for utt in [utt for utt in utterances if utt not in skip]:
-            problems += _length_problems(tables, utt, seconds)
     return problems
+
+
+def _sound_problems(tables, audio, recording, utterances):
+    """What is wrong with one file; its length is counted only where a guess raises doubts. Raises: UserError."""
+    info = sound_info(audio, guess=True)
+    found = [problem for utt in utterances for problem in _length_problems(tables, utt, info.seconds)]
+    if found and not info.exact:
+        seconds = sound_info(audio).seconds
+        found = [problem for utt in utterances for problem in _length_problems(tables, utt, seconds)]
+    if info.channels > 1:
+        what = f"{audio} has {info.channels} channels, and which one is meant is not said; make files of one channel"
+        found.append(Problem(_where(tables["wav.scp"], recording), what, tuple(utterances)))
+    return found
 
 
 def _length_problems(tables, utt, seconds):

@@ -1,6 +1,7 @@
 """Reverberation, noise and volume on samples: a pure function of (seed, epoch, utterance), so a resumed run repeats it.
 
-Changes of speed are not here: they are copies of the training set (utt2speed), because they change how long a batch is.
+Changes of speed are not here: they are copies of the training set (utt2speed), because they change how long a batch is. Of
+noises and impulse responses with several channels the first is taken: any of them is a noise of its own.
 """
 
 import functools
@@ -12,9 +13,9 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.core.sound import SUFFIXES
 from steps.data.features import load_audio
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".sph")
 PEAK = 0.99  # louder results are scaled down to it
 
 
@@ -117,7 +118,7 @@ def _list(folder):
 
 @functools.lru_cache(maxsize=256)
 def _load(path, rate_hz):
-    samples = load_audio(path, rate_hz).numpy().astype(np.float64)
+    samples = load_audio(path, rate_hz, channel=1).numpy().astype(np.float64)
     if not samples.any():
         raise UserError(f"{path}: silence; leave it out of the folder")
     return samples

@@ -15,6 +15,7 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance, read_data_dir, read_table, validate_data_dir, write_data_dir
 from steps.data.features import load_audio
 from steps.data.index import open_index
+from tests.core.sound_formats import without_xing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -260,6 +261,26 @@ def test_headers_are_checked_on_request(data):
     message = problems_of(data, audio=True)
     assert "wav.scp:1: " in message and "wav.scp:2: " in message and "not a readable sound file" in message
     assert "utt2dur:3: 'bob-2' lasts 10.00 s, not 0.5 s" in message
+
+
+def test_sound_of_several_channels_is_a_problem(data):
+    soundfile.write(data.parent / "1.wav", np.zeros((6000, 2)), 8000)
+    message = problems_of(data, audio=True)
+    assert "wav.scp:2: " in message and "has 2 channels, and which one is meant is not said" in message
+
+
+def test_times_are_compared_with_the_sound_not_with_a_guess(data):
+    """The header of an MP3 file from a pipe gives a wrong length, here one that is too long."""
+    path = data.parent / "2.mp3"
+    noise = 0.3 * np.random.default_rng(0).standard_normal(8 * 8000).clip(-1, 1)
+    soundfile.write(path, np.concatenate([np.zeros(8 * 8000), noise]), 8000)
+    without_xing(path)
+    assert soundfile.info(path).duration > 20
+    edit(data / "wav.scp", lambda old: old.replace(b"2.wav", b"2.mp3"))
+    edit(data / "utt2dur", lambda old: old.replace(b"bob-2 0.5", b"bob-2 16.05"))
+    validate_data_dir(data, audio=True)
+    edit(data / "utt2dur", lambda old: old.replace(b"bob-2 16.05", b"bob-2 22"))
+    assert "'bob-2' lasts 16.2" in problems_of(data, audio=True)
 
 
 def test_blanks_in_transcripts_are_evened_out(data):

@@ -142,10 +142,17 @@ def test_limits_cut_exactly_and_a_small_overshoot_is_dropped(tmp_path):
             load_audio(path, 16000, *limits)
 
 
-def test_the_first_of_several_channels_is_taken(tmp_path):
+def test_one_of_several_channels_is_named_or_the_file_refused(tmp_path):
     left, right = noise(0.5, seed=1), noise(0.5, seed=2)
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000, "FLOAT")
-    assert np.array_equal(load_audio(str(tmp_path / "a.wav"), 16000), left)
+    assert np.array_equal(load_audio(str(tmp_path / "a.wav"), 16000, channel=2), right)
+    with pytest.raises(UserError, match="2 channels"):
+        load_audio(str(tmp_path / "a.wav"), 16000)
+    utt = Utterance("u", "s", "X", str(tmp_path / "a.wav"))
+    with pytest.raises(UserError, match="2 channels"):
+        utterance_features(utt, CONFIG)
+    wanted = compute_features(torch.from_numpy(right), CONFIG)
+    assert torch.equal(utterance_features(utt, CONFIG, channel=2), wanted)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 11025, 22050, 44100, 48000])

@@ -86,7 +86,8 @@ def test_share_is_the_share_and_nothing_on_changes_nothing():
 def test_measured_rooms_and_recorded_noise(tmp_path):
     response = np.zeros(800)
     response[[120, 400]] = 0.9, 0.4  # the direct sound arrives after 120 samples
-    soundfile.write(tmp_path / "room.wav", response, RATE)
+    # Of several channels the first is taken.
+    soundfile.write(tmp_path / "room.wav", np.stack([response, response[::-1]], axis=1), RATE)
     wet = changed({"reverb": {"share": 1, "folder": str(tmp_path)}})
     expected = reverberate(TONE, np.concatenate([[0.9], np.zeros(279), [0.4]]))
     assert np.abs(wet - expected).max() < 1e-3

@@ -193,7 +193,7 @@ def manifest(root, kind="jsonl"):
             lines = [
                 {
                     "audio_filepath": f"{name}/{row['audio']}",
-                    "duration": 0.5,
+                    "duration": round(soundfile.info(root / name / row["audio"]).duration, 2),
                     "text": row["text"],
                     "speaker": row["speaker"],
                 }

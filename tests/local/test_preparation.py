@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from local.corpus import split_by_speaker
+from local.corpus import measure, split_by_speaker
 from local.leaks import refuse_leaks
 from local.preparation import FilterConfig, PreparationConfig, prepare_sets
-from local.sound import SoundConfig, read_samples, reduce_noise, set_level, speech_limits, treat
+from local.sound import SoundConfig, reduce_noise, set_level, speech_limits, treat
 from local.text import TextConfig, in_words, normalise
 from steps.core.cli import UserError
-from steps.core.config import load_config
+from steps.core.config import ConfigError, from_dict, load_config
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
+from steps.core.sound import Damaged, ManyChannels, read_sound
 from tests.local.corpora import whistle
 
 RATE = 16000
@@ -112,13 +113,84 @@ def test_treated_audio_is_a_new_file_and_inputs_stay(tmp_path):
     before = (tmp_path / "x.wav").read_bytes()
     new = treat(utt, SoundConfig(level_dbfs=-30.0, denoise=0.5), tmp_path / "out")
     assert (tmp_path / "x.wav").read_bytes() == before and new.audio != utt.audio
-    samples, _ = read_samples(new)
+    samples, _ = read_sound(new.audio)
     assert len(samples) == RATE and new.duration_s == 1.0 and new.end_s is None
     assert 20 * np.log10(np.sqrt(np.mean(samples**2))) == pytest.approx(-30, abs=0.1)
     evil = treat(dataclasses.replace(utt, utt_id="../../../escape"), SoundConfig(level_dbfs=-30.0), tmp_path / "out")
     assert (tmp_path / "out") in Path(evil.audio).resolve().parents
     silent = make(tmp_path, "silent", np.zeros(RATE))
     assert treat(silent, SoundConfig(level_dbfs=-30.0), tmp_path) == "digital silence"
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"duration_s": 1.6}, "is told to last 1.60 s, but has 1.00 s of"),
+        ({"start_s": 0.2, "end_s": 0.4, "duration_s": 1.0}, "is told to last 1.00 s, but has 0.20 s of"),
+        ({"start_s": 0.8, "end_s": 1.6, "duration_s": 0.8}, "ends at 1.60 s, but"),
+        ({"end_s": 1.6, "duration_s": None}, "ends at 1.60 s, but"),
+        ({"speed": 0.5, "duration_s": 1.0}, "is told to last 1.00 s, but has 2.00 s of"),
+    ],
+)
+def test_times_that_disagree_with_the_sound_are_problems(tmp_path, told, words):
+    utt, problems = dataclasses.replace(make(tmp_path, "x", noise(1.0)), **told), []
+    measure({"train": [utt]}, problems)
+    assert len(problems) == 1 and str(problems[0]).startswith(f"s-x: {words}")
+
+
+DURATIONS = [({}, 1.0), ({"start_s": 0.25}, 0.75), ({"start_s": 0.2, "end_s": 0.4}, 0.2), ({"speed": 2.0}, 0.5)]
+
+
+@pytest.mark.parametrize(("told", "seconds"), [*DURATIONS, ({"end_s": 1.4}, 1.4)])
+def test_durations_are_measured(tmp_path, told, seconds):
+    utt, problems = dataclasses.replace(make(tmp_path, "x", noise(1.0)), duration_s=None, **told), []
+    assert measure({"train": [utt]}, problems)["train"][0].duration_s == seconds and not problems
+
+
+@pytest.fixture
+def stereo(tmp_path):
+    """A recording with noise on the left and whistles on the right, and the whistles."""
+    right = whistle([["A", "B"], ["C"]], 1)
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.stack([noise(len(right) / RATE, 0.05)[: len(right)], right], axis=1), RATE)
+    return Utterance("s-call", "s", "ab c", str(path), duration_s=len(right) / RATE), np.round(right * 32768) / 32768
+
+
+def test_the_channel_that_was_named_is_what_every_later_program_reads(tmp_path, stereo):
+    utt, right = stereo
+    with pytest.raises(ManyChannels):
+        treat(utt, SoundConfig(level_dbfs=-25.0), tmp_path / "out")
+    part = dataclasses.replace(utt, utt_id="s-part", start_s=0.1, end_s=0.3, duration_s=0.2)
+    config = PreparationConfig(sound=SoundConfig(channel=2))
+    mono = make(tmp_path, "mono", noise(0.3))
+    whole, cut, same = prepare_sets({"train": [utt, part, mono]}, config, tmp_path / "out")["train"]
+    assert np.abs(read_sound(whole.audio)[0] - right).max() <= 1 / 32768
+    assert np.array_equal(read_sound(cut.audio)[0], read_sound(whole.audio)[0][1600:4800]) and same == mono
+    assert (whole.start_s, whole.end_s, whole.duration_s) == (0.0, None, utt.duration_s) and cut.duration_s == 0.2
+    mixed = treat(utt, SoundConfig(channel="mix"), tmp_path / "mix")
+    halves = read_sound(utt.audio, channel="mix")[0]
+    assert np.abs(read_sound(mixed.audio)[0] - halves).max() <= 1 / 32768
+
+
+def test_damaged_files_are_copied_as_far_as_they_go(tmp_path):
+    utt = make(tmp_path, "cut", noise(1.0))
+    path = Path(utt.audio)
+    path.write_bytes(path.read_bytes()[:-16000])
+    with pytest.raises(Damaged):
+        treat(utt, SoundConfig(trim=True), tmp_path / "out")
+    config = SoundConfig(damaged="accept")
+    new = treat(utt, config, tmp_path / "out")
+    assert new.audio != utt.audio and new.duration_s == 0.5 and len(read_sound(new.audio)[0]) == 8000
+    late = dataclasses.replace(utt, start_s=0.2, end_s=1.2)
+    assert treat(late, config, tmp_path / "out") == "its sound file ends before it"
+    whole = make(tmp_path, "whole", noise(0.5))
+    assert treat(whole, config, tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("sound", [{"channel": 3}, {"channel": True}, {"channel": "left"}, {"damaged": "yes"}])
+def test_faulty_sound_settings_are_refused(sound):
+    with pytest.raises(ConfigError, match="must be"):
+        from_dict(PreparationConfig, {"sound": sound}, "prepare.yaml")
 
 
 def test_denoising_takes_noise_and_leaves_the_whistles():
@@ -153,7 +225,7 @@ def test_several_processes_give_the_same(tmp_path):
     results = []
     for nj in (1, 2):
         kept = prepare_sets({"train": utts}, config, tmp_path / "out", nj)["train"]
-        results.append([(utt, read_samples(utt)[0].tobytes()) for utt in kept])
+        results.append([(utt, read_sound(utt.audio)[0].tobytes()) for utt in kept])
     assert results[0] == results[1]
 
 

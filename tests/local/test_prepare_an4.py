@@ -119,11 +119,12 @@ def test_everything_missing_or_odd_is_listed(tmp_path):
     (root / "wav/an4_clstk/fash/an1-fash-b.wav").unlink()
     (root / "wav/an4_clstk/mdcs/an2-mdcs-b.wav").write_bytes(b"")
     transcripts = root / "etc" / "an4_test.transcription"
-    transcripts.write_text(transcripts.read_text().replace("YES (an0-fcaw-b)\n", "YES an0-fcaw-b\n"))
+    again = "NO (an1-fcaw-b)\n"
+    transcripts.write_text(transcripts.read_text().replace("YES (an0-fcaw-b)\n", "YES an0-fcaw-b\n") + again)
     status, _, stderr = prepare("--corpus-dir", root, "--out", tmp_path / "out")
-    assert status == 1 and "4 problems found" in stderr
+    assert status == 1 and "5 problems found" in stderr
     for part in ("an4_train.fileids:2: no sound file", "an2-mdcs-b.wav: not a readable sound file",
-                 "an4_test.transcription:1: expected", "an0-fcaw-b has no transcript"):  # fmt: skip
+                 "an4_test.transcription:1: expected", "an0-fcaw-b has no transcript", "an1-fcaw-b has a transcript already"):  # fmt: skip
         assert part in stderr
     assert not (tmp_path / "out").exists()
 

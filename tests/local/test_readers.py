@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import json
 import shutil
 import tarfile
 import threading
@@ -14,6 +15,8 @@ import pytest
 import soundfile
 
 from steps.core.datadir import read_data_dir, validate_data_dir
+from steps.core.sound import read_sound
+from tests.core.sound_formats import without_xing
 from tests.local import corpora
 from tests.local.readers import good, prepare, refused, sizes
 
@@ -106,6 +109,21 @@ def test_commonvoice(tmp_path):
     assert len(sets["train"][0].speaker) == 16
 
 
+def test_commonvoice_clips_as_mozilla_encodes_them_and_a_tab_too_many(tmp_path):
+    top = corpora.commonvoice(tmp_path) / "cv-corpus-21.0-2025-03-14/en"
+    for path in (top / "clips").iterdir():
+        without_xing(path)
+    sets, said = good("commonvoice", tmp_path, "--corpus-dir", tmp_path)
+    assert "train.tsv: not used, though it may matter: up_votes (2); down_votes (0); locale (en)" in said
+    for utt in sets["train"]:
+        samples, rate_hz = read_sound(utt.audio)
+        assert utt.duration_s == round(len(samples) / rate_hz, 6)
+    lines = (top / "dev.tsv").read_text(encoding="utf-8").split("\n")
+    lines[2] = lines[2].replace(" ", "\t", 1)
+    (top / "dev.tsv").write_text("\n".join(lines), encoding="utf-8")
+    assert "dev.tsv:3: 14 fields, expected 13" in refused("commonvoice", tmp_path / "b", "--corpus-dir", tmp_path)
+
+
 def test_commonvoice_refuses_missing_clips_and_columns(tmp_path):
     top = corpora.commonvoice(tmp_path) / "cv-corpus-21.0-2025-03-14/en"
     (top / "clips/common_voice_en_1010.mp3").unlink()
@@ -135,6 +153,55 @@ def test_kaldi_commands_run_only_when_allowed(tmp_path):
     scp.write_text(scp.read_text().replace("cat ", "false "))
     said = refused("kaldi", tmp_path, "--corpus-dir", tmp_path, "--allow-pipes", "true")
     assert "gave no sound" in said
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24", "PCM_16", "ULAW"])
+def test_kaldi_commands_of_any_sample_format_keep_their_sound(tmp_path, subtype):
+    corpora.kaldi(tmp_path, pipe=True)
+    path = tmp_path / "wav/train0.wav"
+    wanted, _ = soundfile.read(path)
+    soundfile.write(path, wanted, corpora.RATE_HZ, subtype)
+    sets, _ = good("kaldi", tmp_path, "--corpus-dir", tmp_path, "--allow-pipes", "true")
+    kept, _ = soundfile.read(next(utt.audio for utt in sets["train"] if utt.audio.endswith(".flac")))
+    assert len(kept) == len(wanted) and np.abs(kept - wanted).max() < (0.02 if subtype == "ULAW" else 4e-5)
+    assert not [path for path in (tmp_path / "out/audio").iterdir() if path.suffix != ".flac"]
+
+
+def test_kaldi_commands_that_are_cut_short_or_not_scaled_are_refused(tmp_path):
+    corpora.kaldi(tmp_path, pipe=True)
+    scp, options = tmp_path / "train/wav.scp", ["--corpus-dir", tmp_path, "--allow-pipes", "true"]
+    before = scp.read_text()
+    scp.write_text(before.replace("cat ", "head -c 9000 "))
+    assert "gave no sound (cut short or damaged" in refused("kaldi", tmp_path, *options)
+    scp.write_text(before)
+    samples, rate_hz = soundfile.read(tmp_path / "wav/train0.wav")
+    soundfile.write(tmp_path / "wav/train0.wav", samples * 32768, rate_hz, "FLOAT")
+    assert "not scaled to [-1, 1]" in refused("kaldi", tmp_path, *options)
+
+
+def test_kaldi_names_what_it_does_not_use_and_compares_times(tmp_path):
+    corpora.kaldi(tmp_path)
+    (tmp_path / "train/reco2file_and_channel").write_text("rec0 rec0 A\n")
+    _, said = good("kaldi", tmp_path, "--corpus-dir", tmp_path)
+    assert f"{tmp_path}/train: not used, though it may matter: reco2file_and_channel" in said
+    utts = [line.split()[0] for line in (tmp_path / "dev/utt2spk").read_text().splitlines()]
+    (tmp_path / "dev/utt2dur").write_text("".join(f"{utt} 9\n" for utt in utts))
+    shutil.rmtree(tmp_path / "dev/segments", ignore_errors=True)
+    assert "not 9 s" in refused("kaldi", tmp_path / "b", "--corpus-dir", tmp_path)
+
+
+def test_channels_are_chosen_for_a_whole_corpus(tmp_path):
+    corpora.manifest(tmp_path)
+    for path in tmp_path.glob("*/*.wav"):
+        samples, rate_hz = soundfile.read(path)
+        soundfile.write(path, np.stack([0 * samples, samples], axis=1), rate_hz)
+    said = refused("manifest", tmp_path, "--corpus-dir", tmp_path)
+    assert "24 of 24 sound files have several channels; say which one is meant" in said
+    (tmp_path / "options.yaml").write_text("sound: {channel: 2}\n")
+    sets, said = good("manifest", tmp_path, "--corpus-dir", tmp_path, "--options", tmp_path / "options.yaml")
+    assert "24 of 24 sound files have several channels: channel 2 is taken, as mono copies" in said
+    kept, _ = soundfile.read(sets["dev"][0].audio)
+    assert kept.ndim == 1 and np.abs(kept).max() > 0.1
 
 
 def test_kaldi_sets_and_wav_root(tmp_path):
@@ -184,6 +251,66 @@ def test_manifest_of_segments_in_one_list_is_split_by_speakers(tmp_path):
     assert {utt.duration_s for utts in sets.values() for utt in utts} == {0.5}
 
 
+def test_manifest_durations_are_those_of_nemo_or_refused(tmp_path):
+    """Without an offset the first `duration` seconds are meant, not the whole file."""
+    corpora.manifest(tmp_path)
+    path = tmp_path / "train_manifest.json"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    corpora.save(tmp_path / "train/long.wav", corpora.whistle(["ABED" * 20], 1))
+    lines.append({"audio_filepath": "train/long.wav", "duration": 1.9, "text": "a b", "speaker": "z"})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sets, said = good("manifest", tmp_path, "--corpus-dir", tmp_path)
+    limits = {utt.speaker: (utt.start_s, utt.end_s, utt.duration_s) for utt in sets["train"]}
+    assert limits["z"] == (0.0, 1.9, 1.9) and limits["sp_0"][1] == limits["sp_0"][2] != 1.9
+    assert "train_manifest.json: 1 of 13 rows have no offset and a duration shorter than the file" in said
+    assert "train_manifest.json:13): its beginning is taken" in said
+    path.write_text(path.read_text().replace("1.9", "1900"))
+    said = refused("manifest", tmp_path / "b", "--corpus-dir", tmp_path)
+    assert "train_manifest.json:13: duration is 1900 s" in said and "durations are in seconds" in said
+
+
+def test_manifest_columns_that_matter(tmp_path):
+    corpora.manifest(tmp_path)
+    rows = []
+    for name in ("train", "dev", "test"):
+        for line in (tmp_path / f"{name}_manifest.json").read_text(encoding="utf-8-sig").splitlines():
+            rows.append(
+                json.loads(line) | {"split": {"dev": "Validation"}.get(name, name), "channel": 1, "up_votes": len(rows)}
+            )
+        (tmp_path / f"{name}_manifest.json").unlink()
+    write = lambda: (tmp_path / "manifest.json").write_text("".join(json.dumps(row) + "\n" for row in rows))  # noqa: E731
+    write()
+    sets, said = good("manifest", tmp_path, "--corpus-dir", tmp_path)
+    assert sizes(sets) == {"train": (12, 4), "dev": (6, 2), "test": (6, 2)}
+    assert {utt.speaker for utt in sets["dev"]} == {"sp_4", "sp_5"}
+    assert "manifest.json: not used, though it may matter: channel (1); up_votes (0, 1, 2, ...)" in said
+    rows[0]["split"] = "extra"
+    write()
+    assert "split is 'extra'; expected train, dev" in refused("manifest", tmp_path / "b", "--corpus-dir", tmp_path)
+
+
+def test_a_row_of_another_split_than_its_manifest_is_named(tmp_path):
+    corpora.manifest(tmp_path)
+    path = tmp_path / "dev_manifest.json"
+    path.write_text(path.read_text(encoding="utf-8-sig").replace('"speaker"', '"split": "train", "speaker"', 1))
+    assert "dev_manifest.json:1: split is 'train', in the manifest of dev" in refused(
+        "manifest", tmp_path, "--corpus-dir", tmp_path
+    )
+
+
+def test_manifest_tsv_keeps_all_rows(tmp_path):
+    corpora.manifest(tmp_path, "csv")
+    for name in ("train", "dev", "test"):
+        table = tmp_path / name / "metadata.csv"
+        lines = [line.replace('"', "").replace(", yes", " yes").split(",") for line in table.read_text().splitlines()]
+        lines[1][1], lines[3][1] = f'"{lines[1][1]}', f'{lines[3][1]}"'
+        table.with_suffix(".tsv").write_text("\n".join("\t".join(line) for line in lines))
+        table.unlink()
+    sets, _ = good("manifest", tmp_path, "--corpus-dir", tmp_path)
+    assert sizes(sets) == {"train": (12, 4), "dev": (6, 2), "test": (6, 2)}
+    assert [utt.text.count('"') for utt in sets["test"]] == [1, 0, 1, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -215,6 +342,16 @@ def test_labelled_folder_as_speech_commands(tmp_path):
         (tmp_path / "sc" / name).write_text("".join(lines))
     said = refused("labelled_folder", tmp_path / "b", "--corpus-dir", tmp_path / "sc")
     assert "speaker 00000000 is in train and dev" in said  # bed and turn_on of both speakers stay in train
+
+
+def test_labelled_folder_says_which_of_two_files_of_one_name_is_taken(tmp_path):
+    corpora.labelled_folder(tmp_path / "sc", takes=1)
+    first = tmp_path / "sc/tab/00000000_nohash_0.wav"
+    corpora.save(first.with_suffix(".ogg"), corpora.whistle(["TAB"], 0))
+    sets, said = good("labelled_folder", tmp_path, "--corpus-dir", tmp_path / "sc")
+    assert f"1 files are left out for another of that name, e.g. {first.with_suffix('.ogg')} for {first.name}" in said
+    audio = [utt.audio for utts in sets.values() for utt in utts]
+    assert len(audio) == 24 and all(path.endswith(".wav") for path in audio)
 
 
 def test_labelled_folder_patterns(tmp_path):
