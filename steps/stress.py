@@ -25,6 +25,7 @@ from steps.data.augment import utterance_rng
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.wave_augment import add_noise, coloured_noise
+from steps.deploy.pieces import cut_features
 from steps.deploy.recognition import DecodeConfig, decode_all
 from steps.deploy.runtimes import load_recogniser
 from steps.scoring.wer import RATES, count_utterances, format_wer_line, in_units, pool
@@ -74,7 +75,7 @@ def noisy_features(config: FeatureConfig, snr_db: int, seed: int) -> Callable[[U
             noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
             return add_noise(samples, noise, snr_db).astype(np.float32)
 
-        return utterance_features(utt, config, add).numpy()
+        return cut_features(utterance_features(utt, config, add).numpy(), config)
 
     return features
 

@@ -4,7 +4,8 @@
 
 The folder is an exported folder or a model folder. Any sample rate; the formats: tests/README.md. Of files with several
 channels --channel says which one is meant. With --words only words of that list come out. A file that is not audio, or not
-whole, is reported, the others are done, and the exit status is 1.
+whole, is reported, the others are done, and the exit status is 1. What is longer than half a minute is cut in its pauses, so
+that an hour needs little more memory than a sentence.
 """
 
 import argparse
@@ -13,11 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-import numpy as np
-
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main, tell
 from steps.core.datadir import Utterance
-from steps.data.features import utterance_features, utterance_samples
+from steps.deploy.recognition import hear, recognise_pieces
 from steps.deploy.runtimes import Recogniser, load_recogniser
 
 
@@ -68,22 +67,15 @@ def transcribe(
     for path in paths:
         try:
             utterance = Utterance(path, speaker="", text="", audio=path)
-            texts = recogniser.recognise(heard_by(recogniser, utterance, channel, damaged), path)
+            texts, length_s = recognise_pieces(recogniser, hear(recogniser, utterance, channel, damaged), path)
+            if not length_s:
+                raise UserError(f"{path}: shorter than one frame of {recogniser.features.frame_length_ms:g} ms")
         except UserError as error:
             tell(f"error: {error}")
             failed += 1
             continue
         print(f"{path}\t{texts.get('lexicon', texts['greedy'])}", file=results, flush=True)
     return failed
-
-
-def heard_by(
-    recogniser: Recogniser, utterance: Utterance, channel: int | str | None = None, damaged: bool = False
-) -> np.ndarray:
-    """What a recogniser hears of an utterance. Returns: float32 array, samples or features."""
-    if recogniser.hears == "audio":
-        return utterance_samples(utterance, recogniser.features.sample_rate_hz, channel, damaged).numpy()
-    return utterance_features(utterance, recogniser.features, None, channel, damaged).numpy()
 
 
 if __name__ == "__main__":

@@ -187,11 +187,11 @@ def test_broken_log_probs_name_the_utterance():
 
     utts = [Utterance("s1-a", "s1", "", "x")]
     with pytest.raises(UserError, match="s1-a.*not finite"):
-        decode.decode_all(Broken(), utts, lambda utt: features_of("AB"))
+        decode.decode_all(Broken(), utts, lambda utt: [features_of("AB")])
     with pytest.raises(UserError, match=r"s1-a.*\(4, 40\).*80"):
-        decode.decode_all(FakeRecogniser(), utts, lambda utt: np.zeros((4, 40)))
+        decode.decode_all(FakeRecogniser(), utts, lambda utt: [np.zeros((4, 40))])
     with pytest.raises(UserError, match="2 utterances in, 1 hypotheses out"):
-        decode.decode_all(FakeRecogniser(), utts * 2, lambda utt: features_of("AB"))
+        decode.decode_all(FakeRecogniser(), utts * 2, lambda utt: [features_of("AB")])
 
 
 def test_missing_features_are_listed(setup, monkeypatch):
@@ -370,3 +370,34 @@ def test_transcribe_prints_results_and_nothing_else(tmp_path):
     path, _, text = line.partition("\t")
     assert path == str(tmp_path / "a.flac") and set(text.split()) <= {"AB", "CAD"}
     assert "b.wav: not a readable sound file" in done.stderr and "1 of 2 files" in done.stderr
+
+
+def test_long_sound_is_recognised_in_pieces_and_joined(monkeypatch, tmp_path):
+    """Two minutes with pauses: every piece is heard once, in order, and the texts are joined."""
+    samples = np.random.default_rng(0).standard_normal(120 * RATE) * 0.1
+    for second in (20, 45, 70, 95):
+        samples[second * RATE : second * RATE + RATE // 2] *= 1e-3
+    soundfile.write(tmp_path / "long.wav", samples, RATE)
+    heard = []
+    recogniser = FakeRecogniser()
+    said = iter(["AB", "", "CAD", "BED"] + ["A"] * 9)
+    monkeypatch.setattr(recogniser, "recognise", lambda feats, name: heard.append(len(feats)) or {"greedy": next(said)})
+    results = io.StringIO()
+    assert transcribe.transcribe(recogniser, [str(tmp_path / "long.wav")], results) == 0
+    assert max(heard) <= 3000 and abs(sum(heard) - 12000) < 5 * len(heard) and len(heard) == 5
+    assert results.getvalue().split("\t")[1] == "AB CAD BED A\n"
+
+
+def test_a_splinter_does_not_end_a_decoding(setup, monkeypatch, capsys):
+    (setup.data / "feats.scp").unlink()
+    soundfile.write(setup.root / "splinter.wav", np.zeros(100), RATE)
+    wavs = (setup.data / "wav.scp").read_text().splitlines()
+    wavs[1] = f"{wavs[1].split()[0]} {setup.root / 'splinter.wav'}"
+    (setup.data / "wav.scp").write_text("\n".join(wavs) + "\n")
+    durations = (setup.data / "utt2dur").read_text().splitlines()
+    durations[1] = f"{durations[1].split()[0]} 0.00625"
+    (setup.data / "utt2dur").write_text("\n".join(durations) + "\n")
+    run_decode(monkeypatch, setup)
+    lines = (setup.out / "greedy.txt").read_text().splitlines()
+    assert len(lines) == len(TEXTS) and lines[1].rstrip() == "s1-b"
+    assert "1 utterance shorter than one frame, recognised as empty: s1-b" in capsys.readouterr().out

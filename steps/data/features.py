@@ -82,6 +82,11 @@ def compute_features(samples, config):
     return torchaudio.compliance.kaldi.mfcc(waveform, num_ceps=config.num_ceps, **options)
 
 
+def piece_features(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
+    """`compute_features` of an array. Args: samples (S,) float32, that fill a frame.   Returns: (T, D) float32."""
+    return compute_features(torch.from_numpy(samples), config).numpy()
+
+
 def utterance_samples(
     utt: Utterance, sample_rate_hz: int, channel: int | str | None = None, damaged: bool = False
 ) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from steps.core.cli import UserError, say
 from steps.core.config import check
 from steps.core.datadir import Utterance
 from steps.core.outdir import sha256_file, write_json
-from steps.core.tables import write_table
+from steps.core.tables import SHOWN, counted, write_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
+from steps.deploy.pieces import cut_features, cut_samples
 from steps.deploy.runtimes import Recogniser
 
 
@@ -39,30 +40,56 @@ class DecodeConfig:
 
 def open_inputs(
     recogniser: Recogniser, data_dir: str | Path, utterances: list[Utterance], model_dir: str | Path
-) -> Callable[[Utterance], np.ndarray]:
-    """What the recogniser hears of each utterance of a data folder: samples, or features from feats.scp or the audio.
+) -> Callable[[Utterance], Iterator[np.ndarray]]:
+    """What the recogniser hears of each utterance of a data folder, in pieces: features from feats.scp, or from the audio.
 
     Args:   model_dir: the folder the recogniser was opened from, for messages.
     Raises: UserError for features made with other settings, or listing utterances that feats.scp lacks.
     """
-    config = recogniser.features
-    if recogniser.hears == "audio":
-        # here, because it loads torch
-        from steps.data.features import utterance_samples
-
-        return lambda utt: utterance_samples(utt, config.sample_rate_hz).numpy()
-    scp = Path(data_dir) / "feats.scp"
-    if not scp.is_file():
-        from steps.data.features import utterance_features
-
-        return lambda utt: utterance_features(utt, config).numpy()
+    config, scp = recogniser.features, Path(data_dir) / "feats.scp"
+    if recogniser.hears == "audio" or not scp.is_file():
+        return lambda utt: hear(recogniser, utt)
     check_feature_settings(data_dir, config, Path(model_dir) / "features.yaml")
     table = read_feats_scp(scp)
     missing = [utt.utt_id for utt in utterances if utt.utt_id not in table]
     if missing:
         some = " ".join(missing[:10])
         raise UserError(f"{scp}: {len(missing)} utterances are missing: {some}; extract features again")
-    return lambda utt: load_feature_matrix(table[utt.utt_id])
+    return lambda utt: iter(cut_features(load_feature_matrix(table[utt.utt_id]), config))
+
+
+def hear(
+    recogniser: Recogniser, utt: Utterance, channel: int | str | None = None, damaged: bool = False
+) -> Iterator[np.ndarray]:
+    """What a recogniser hears of an utterance's audio, in pieces of at most LONGEST_S; none where it fills no frame.
+
+    Args:   channel, damaged: see steps.core.sound.read_sound.
+    Yields: float32 arrays, (S,) samples or (T, D) features.   Raises: UserError naming the file.
+    """
+    # here, because it loads torch
+    from steps.data.features import piece_features, utterance_samples
+
+    config = recogniser.features
+    samples = utterance_samples(utt, config.sample_rate_hz, channel, damaged).numpy()
+    for piece in cut_samples(samples, config.sample_rate_hz):
+        if len(piece) >= config.frame_length_ms / 1000 * config.sample_rate_hz:
+            yield piece if recogniser.hears == "audio" else piece_features(piece, config)
+
+
+def recognise_pieces(recogniser: Recogniser, pieces: Iterable[np.ndarray], name: str) -> tuple[dict[str, str], float]:
+    """Recognise an utterance piece by piece.
+
+    Args:    pieces: from `hear`.   name: for messages.
+    Returns: texts by kind of decoding, empty without a piece; seconds of sound.
+    """
+    texts: dict[str, list[str]] = {kind: [] for kind in recogniser.kinds}
+    seconds = 0.0
+    for piece in pieces:
+        heard = np.ascontiguousarray(piece, dtype=np.float32)
+        for kind, text in recogniser.recognise(heard, name).items():
+            texts[kind].append(text)
+        seconds += seconds_of(heard, recogniser.hears, recogniser.features)
+    return {kind: " ".join(filter(None, parts)) for kind, parts in texts.items()}, seconds
 
 
 def seconds_of(heard: np.ndarray, hears: str, features: FeatureConfig) -> float:
@@ -73,7 +100,7 @@ def seconds_of(heard: np.ndarray, hears: str, features: FeatureConfig) -> float:
 def decode_all(
     recogniser: Recogniser,
     utterances: Iterable[Utterance],
-    inputs: Callable[[Utterance], np.ndarray],
+    inputs: Callable[[Utterance], Iterable[np.ndarray]],
     every_s: float = 10.0,
 ) -> tuple[dict[str, dict[str, str]], float]:
     """Decode utterances one by one.
@@ -84,17 +111,24 @@ def decode_all(
     """
     utterances = list(utterances)
     hyps: dict[str, dict[str, str]] = {kind: {} for kind in recogniser.kinds}
+    empty: list[str] = []
     seconds, reported_s = 0.0, time.monotonic()
     for number, utt in enumerate(utterances, start=1):
-        heard = np.ascontiguousarray(inputs(utt), dtype=np.float32)
-        for kind, text in recogniser.recognise(heard, utt.utt_id).items():
+        texts, length_s = recognise_pieces(recogniser, inputs(utt), utt.utt_id)
+        for kind, text in texts.items():
             hyps[kind][utt.utt_id] = text
-        seconds += seconds_of(heard, recogniser.hears, recogniser.features)
+        seconds += length_s
+        if not length_s:
+            empty.append(utt.utt_id)
         if time.monotonic() - reported_s >= every_s:
             reported_s = time.monotonic()
             say(f"utterance {number}/{len(utterances)}")
     if len(hyps["greedy"]) != len(utterances):
         raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id occurs twice")
+    if empty:
+        say(
+            f"{counted(len(empty), 'utterance')} shorter than one frame, recognised as empty: {' '.join(empty[:SHOWN])}"
+        )
     return hyps, seconds
 
 
