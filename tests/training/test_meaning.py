@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -255,3 +256,24 @@ def test_a_taught_update_is_the_mean_over_the_frames_that_are_taught(tmp_path, f
     taught_loss(reference.train(), teacher, batch, config).backward()
     for name, parameter in reference.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", ["all", "spikes", "window"])
+def test_an_update_does_not_depend_on_how_its_group_is_split(tmp_path, capsys, frames):
+    """Gradient and reported loss of six utterances, the teacher nearly silent in the first three, in one micro-batch or several,
+    with batches of weight 0 behind them."""
+    config, optim = DistillConfig(kl_weight=0.75, frames=frames, window=1), OptimConfig(clip_norm=1e9)
+    gradients, losses = [], []
+    filler = dataclasses.replace(batch_of(MIXED, [4]), weight=0.0)
+    for number, split in enumerate(([[6, 8, 9, 5, 3, 0]], [[6, 8, 9], [5, 3, 0]], [[6], [8, 9, 5], [3, 0]])):
+        student, teacher = make_pair()
+        objective = taught_by(config, student, teacher)
+        trainer = make_trainer(tmp_path / str(number), student, objective, optim=optim)
+        trainer.monitor.start(0)
+        gradients.append(gradient(trainer, [*(batch_of(MIXED, indices) for indices in split), *[filler] * number]))
+        trainer.monitor.report()
+        losses.append(float(re.search(r" loss ([\d.]+) ", capsys.readouterr().out)[1]))
+    assert losses == pytest.approx([losses[0]] * 3, abs=2e-4)
+    for name, whole in gradients[0].items():
+        for other in gradients[1:]:
+            torch.testing.assert_close(other[name], whole, rtol=1e-4, atol=1e-6)
