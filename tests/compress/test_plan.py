@@ -136,6 +136,39 @@ def test_whole_pruning(make, batches, loss_fn, kind, target):
     assert record["sizes"] == {g.name: [record["sizes"][g.name][0], g.size] for g in small.axis_groups()}
 
 
+def distance_from(model):
+    """Loss that is 0 for this model and larger for any that says something else."""
+
+    def loss_fn(other, batch):
+        feats, lengths, _ = batch
+        expected, found = (m(feats, lengths)[0] for m in (model, other))
+        return (expected.detach().exp() * (expected.detach() - found)).sum(-1).mean()
+
+    return loss_fn
+
+
+def test_the_blocks_that_matter_least_go_first_and_are_named_as_they_were(make, batches):
+    model = make("dnn", num_blocks=4)
+    with torch.no_grad():
+        for index, scale in enumerate((0.3, 1e-4, 3.0, 1e-2)):
+            model.blocks[index].down.weight.mul_(scale)
+            model.blocks[index].down.bias.mul_(scale)
+    for count, expected in ((1, [1]), (2, [1, 3]), (3, [1, 3, 0])):
+        settings = config(keep=1.0, drop_blocks=count)
+        small, record = prune_structured(model, settings, batches, distance_from(model))
+        assert record["dropped_blocks"] == expected
+        stayed = [index for index in range(4) if index not in expected]
+        for new, old in enumerate(stayed):
+            assert torch.equal(small.blocks[new].up.weight, model.blocks[old].up.weight)
+
+
+def test_the_budget_is_a_share_of_the_model_before_blocks_went(make, batches):
+    model = make("dnn", num_blocks=4)
+    settings = config(keep=0.6, drop_blocks=1, target="parameters")
+    small, _ = prune_structured(model, settings, batches, distance_from(model))
+    assert 0.5 < cost(small.spec, "parameters") / cost(model.spec, "parameters") <= 0.6
+
+
 def test_dropping_too_many_blocks_is_refused(make, batches, loss_fn):
     with pytest.raises(UserError, match="at least one must stay"):
         prune_structured(make("dnn"), StructuredConfig(drop_blocks=3), batches, loss_fn)

@@ -15,6 +15,7 @@ from steps.compress.quantizer import (
     quantizable_layers,
     quantize_model,
     quantize_weight,
+    select_layers,
 )
 from steps.core.cli import UserError
 from steps.core.provenance import write_run_record
@@ -78,6 +79,12 @@ def test_skip_takes_layers_and_modules(make):
     layers = small.spec["quantization"]["layers"]
     assert "blocks.0.attention.qkv" in layers
     assert not [name for name in layers if name == "output" or name.startswith("blocks.1.")]
+
+
+def test_a_name_in_skip_is_whole():
+    layers = dict.fromkeys(["blocks.1.up", "blocks.1.down", "blocks.10.up", "output"])
+    assert select_layers(layers, ["blocks.1"]) == ["blocks.10.up", "output"]
+    assert select_layers(layers, ["blocks.1.up"]) == ["blocks.1.down", "blocks.10.up", "output"]
 
 
 @pytest.mark.parametrize("skip", [["outptu"], ["blocks.0.norm"], ["block"], [""], ["output."]])

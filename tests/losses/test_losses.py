@@ -72,11 +72,11 @@ def test_frame_selection():
     log_probs = torch.full((1, 8, 3), -5.0)
     log_probs[0, :, 0] = 0.0
     log_probs[0, 3] = torch.tensor([-5.0, 0.0, -5.0])
-    log_probs[0, 7] = torch.tensor([-5.0, 0.0, -5.0])
+    log_probs[0, 5] = log_probs[0, 7] = torch.tensor([-5.0, 0.0, -5.0])
     is_pad = torch.tensor([[False] * 6 + [True] * 2])
     assert select_frames(log_probs, is_pad, "all", 0).sum() == 6
-    assert select_frames(log_probs, is_pad, "spikes", 0).nonzero()[:, 1].tolist() == [3]
-    assert select_frames(log_probs, is_pad, "window", 1).nonzero()[:, 1].tolist() == [2, 3, 4]
+    assert select_frames(log_probs, is_pad, "spikes", 0).nonzero()[:, 1].tolist() == [3, 5]
+    assert select_frames(log_probs, is_pad, "window", 1).nonzero()[:, 1].tolist() == [2, 3, 4, 5]
 
 
 def test_hidden_match_is_least_at_equality_and_ignores_padding():

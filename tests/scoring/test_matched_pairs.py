@@ -1,5 +1,6 @@
 """The matched pairs test: segments by hand, symmetry, and its level when nothing differs."""
 
+import math
 import random
 
 import pytest
@@ -48,6 +49,17 @@ def test_order_only_changes_the_sign():
     assert (one.z, one.p, one.segments) == (-two.z, two.p, two.segments)
     same = matched_pairs_test(refs, a, a)
     assert same.p == 1 and same.z == 0
+
+
+def test_z_and_p_are_the_textbooks():
+    """One segment an utterance, so that its differences are known: 1 three times, 0 once."""
+    refs = {str(i): "a b c d" for i in range(4)}
+    a = refs | {str(i): "a x c d" for i in range(3)} | {"3": "a b y d"}
+    b = refs | {"3": "a b z d"}
+    found = matched_pairs_test(refs, a, b)
+    assert (found.segments, found.mean) == (4, 0.75)
+    assert found.z == pytest.approx(0.75 / (0.5 / 2))  # the deviation of 1, 1, 1, 0 is a half
+    assert found.p == pytest.approx(math.erfc(found.z / 2**0.5))
 
 
 def test_a_clear_difference_is_found_and_chance_is_not():

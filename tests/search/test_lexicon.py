@@ -32,13 +32,13 @@ def path_of(text):
     return [CHARS.index({".": "<blk>", "_": SPACE}.get(char, char)) for char in text]
 
 
-def best_by_trying_all(log_probs, read):
+def best_by_trying_all(log_probs, read, word_score=0.0):
     """The word sequence of the best of all paths; `read` turns collapsed ids into text, or None when it is no words."""
     scores = {}
     for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
         text = read([i for i, _ in itertools.groupby(path) if i])
         if text is not None:
-            score = log_probs[np.arange(len(path)), path].sum()
+            score = log_probs[np.arange(len(path)), path].sum() + word_score * len(text.split())
             scores[text] = max(score, scores.get(text, -np.inf))
     return max(scores, key=scores.get)
 
@@ -96,9 +96,10 @@ def test_characters_give_the_best_path_of_all():
         return " ".join(text) if all(word in words for word in text) else None
 
     rng = np.random.default_rng(3)
-    for _ in range(15):
+    for word_score in [0.0, 1.5, -1.0] * 5:
         log_probs = random_log_probs(rng, 6, len(pieces))
-        assert LexiconDecoder(words, pieces).decode(log_probs) == best_by_trying_all(log_probs, read)
+        decoder = LexiconDecoder(words, pieces, word_score=word_score)
+        assert decoder.decode(log_probs) == best_by_trying_all(log_probs, read, word_score)
 
 
 def test_subwords_give_the_best_path_of_all():
@@ -119,6 +120,25 @@ def test_subwords_give_the_best_path_of_all():
     for _ in range(30):
         log_probs = random_log_probs(rng, 6, len(pieces))
         assert decoder.decode(log_probs).replace(" ", "") == best_by_trying_all(log_probs, read)
+
+
+@pytest.mark.parametrize("word_score", [-1.0, 0.0, 1.5])
+def test_a_word_is_said_again_only_after_a_blank(word_score):
+    """Words of one piece: every path reads as one sequence of words."""
+    pieces, words = ["<blk>", SPACE + "A", SPACE + "B"], {"A": [1], "B": [2]}
+    decoder = LexiconDecoder(list(words), pieces, encode=words.get, special_ids=(0,), word_score=word_score)
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        log_probs = random_log_probs(rng, 6, len(pieces), spread=1.0)
+        best = best_by_trying_all(log_probs, lambda ids: " ".join(pieces[i][1:] for i in ids), word_score)
+        assert decoder.decode(log_probs) == best
+
+
+@pytest.mark.parametrize("words", [["AB", "ABB"], ["ABB", "AB"]], ids=str)
+def test_a_letter_is_said_twice_only_with_a_blank_between(words):
+    decoder = LexiconDecoder(words, CHARS)
+    for frames, text in (("ABBB_", "AB"), ("AB.B_", "ABB"), ("AB.BB", "ABB"), ("ABB", "AB")):
+        assert decoder.decode(peaked(path_of(frames), len(CHARS))) == text
 
 
 def test_word_score_trades_words():

@@ -1,6 +1,7 @@
 """The training programs as called by hand: finished folders, other settings, unfit models, exact repetition."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,9 @@ loop: {epochs: 1, max_batch_frames: 1500, average_last: 1, dev_every: 1}
 """
 PRUNE = """
 method: structured
-structured: {target: parameters, keep: 0.8, importance: magnitude, drop_blocks: 1, batches: 1}
+structured: {target: parameters, keep: 0.4, importance: magnitude, drop_blocks: 1, batches: 1}
+rounds: 2
+round_epochs: 1
 loop: {epochs: 1, max_batch_frames: 1500, average_last: 1, dev_every: 1}
 distill: {kl_weight: 0.5, hidden_weight: 0.5}
 """
@@ -83,7 +86,15 @@ def test_pruning_twice_gives_the_same_bytes(call, made, tmp_path):
         done = call(*command, "--config", made / "prune.yaml", "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
         assert not (tmp_path / name / "rounds").exists()
-        assert "dropped blocks: [" in done.stdout
+        assert done.stdout.count("dropped blocks: [") == 1, "whole blocks go in the first round alone"
+        sizes = [
+            [int(n.replace(",", "")) for n in pair]
+            for pair in re.findall(r"cut: parameters ([\d,]+) -> ([\d,]+)", done.stdout)
+        ]
+        whole = sizes[0][0]
+        assert len(sizes) == 2 and sizes[1][0] == sizes[0][1], "the second cut starts from the first"
+        assert 0.4 * whole < sizes[0][1] <= 0.4**0.5 * whole, "half of the way, as a ratio"
+        assert 0.3 * whole < sizes[1][1] <= 0.4 * whole
     for file in ("model.safetensors", "model.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 

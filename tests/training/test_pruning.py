@@ -1,0 +1,81 @@
+"""Cutting in rounds, and zeros that stay zeros while a sparse model recovers."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steps.compress import plan
+from steps.compress.sparsity import measured_sparsity, sparsify_
+from steps.models.build import CARRIED, build_model, new_spec, save_model
+from steps.prune_model import PruneConfig, cut_model, recover
+
+SIZES = {"d_model": 24, "context": 3, "num_blocks": 2, "block": {"units": 96}}
+
+
+class Bench:
+    """What cut_model and recover take from Setup, without data: models by folder, and what they were handed."""
+
+    def __init__(self, folder, **settings):
+        torch.manual_seed(1)
+        model = build_model(new_spec("dnn", SIZES, 20, 11, "test"))
+        for name in CARRIED:
+            (folder / name).write_text(name)
+        save_model(folder / "parent", model, {name: folder / name for name in CARRIED})
+        self.config = PruneConfig(**settings)
+        self.args = SimpleNamespace(model=folder / "parent", teacher=None)
+        self.models, self.trained = {self.args.model: model}, None
+
+    def load(self, folder):
+        return self.models[folder]
+
+    def save(self, folder, model, parent):
+        self.models[folder] = model
+
+    def objective(self, model, teacher):
+        return None
+
+    def train(self, model, objective, out, parent, after_update, epochs):
+        self.trained = after_update
+
+
+def rounds(bench, count):
+    """The model after each of `count` portions, no training between them."""
+    folders = [bench.args.model, *range(count)]
+    for number, (parent, out) in enumerate(zip(folders[:-1], folders[1:], strict=True), start=1):
+        cut_model(bench, parent, out, number / count)
+        yield bench.models[out]
+
+
+def test_each_round_takes_the_same_share_of_what_is_left(tmp_path):
+    wanted = {"target": "parameters", "keep": 0.4, "importance": "magnitude"}
+    bench = Bench(tmp_path, method="structured", structured=plan.StructuredConfig(**wanted))
+    whole = plan.cost(bench.models[bench.args.model].spec, "parameters")
+    left = [plan.cost(model.spec, "parameters") / whole for model in rounds(bench, 3)]
+    for share, number in zip(left, (1, 2, 3), strict=True):
+        assert 0.93 * 0.4 ** (number / 3) < share <= 0.4 ** (number / 3)
+
+
+def test_sparse_rounds_follow_the_ramp(tmp_path):
+    bench = Bench(tmp_path, method="sparse")
+    zeros = [measured_sparsity(model) for model in rounds(bench, 2)]
+    assert zeros == pytest.approx([0.5 * 0.875, 0.5], abs=1e-3)
+
+
+def test_zeros_stay_while_a_sparse_model_recovers(tmp_path):
+    bench = Bench(tmp_path, method="sparse")
+    model = bench.models[bench.args.model]
+    masks = sparsify_(model, 0.6)
+    recover(bench, bench.args.model, tmp_path / "out", 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    bench.trained(model)
+    assert measured_sparsity(model) == pytest.approx(0.6, abs=1e-3)
+    assert all((model.get_parameter(name)[mask] != 0).any() for name, mask in masks.items())
+
+
+def test_a_dense_model_recovers_freely(tmp_path):
+    bench = Bench(tmp_path, method="sparse")
+    recover(bench, bench.args.model, tmp_path / "out", 1)
+    assert bench.trained is None
