@@ -9,6 +9,7 @@ import functools
 import hashlib
 import re
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse
 from steps.core.config import load_config
 from steps.core.datadir import write_data_dir
 from steps.core.outdir import write_text
-from steps.core.sound import OVERSHOOT_S, sound_info
+from steps.core.sound import OVERSHOOT_S, SoundInfo, sound_info
 from steps.core.tables import Problem, counted, raise_problems
 
 HOURS_OFF = 0.05
@@ -154,7 +155,7 @@ def split_by_speaker(utterances, dev_share=0.1, test_share=0.1):
 
 
 @functools.lru_cache(maxsize=1 << 20)
-def look_into(path, damaged=False):
+def look_into(path: str, damaged: bool = False) -> SoundInfo | str:
     """Length of a sound file, as steps.core.sound.sound_info. Returns: SoundInfo, or what is wrong with it (str)."""
     try:
         return sound_info(path, damaged)
@@ -162,7 +163,7 @@ def look_into(path, damaged=False):
         return str(error).removeprefix(f"{path}: ")
 
 
-def look_into_all(paths, damaged=False):
+def look_into_all(paths: Iterable[str], damaged: bool = False) -> dict[str, SoundInfo | str]:
     """`look_into` many files, several at a time. Returns: dict path -> SoundInfo or str."""
     paths = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -230,7 +231,7 @@ def check_counts(sets, published, args=None):
             )
 
 
-def options_of(args):
+def options_of(args: argparse.Namespace) -> PreparationConfig:
     """The preparation options that --options names. Returns: PreparationConfig."""
     return load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
 

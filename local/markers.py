@@ -3,12 +3,19 @@
 The usual ones are known by the pattern below; `map` in the preparation options names what it misses.
 """
 
+from __future__ import annotations
+
 import functools
 import re
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from steps.core.cli import UserError, say
 from steps.core.tables import SHOWN, counted
+
+if TYPE_CHECKING:
+    from local.text import TextConfig
+    from steps.core.datadir import Utterance
 
 POLICIES = ("refuse", "drop", "drop_utterance", "keep")
 # What stands in (round brackets) and is surely not said; of any other words there one cannot know.
@@ -43,12 +50,12 @@ def _pattern(names):
     return re.compile(own + MARKER, re.VERBOSE | re.IGNORECASE)
 
 
-def find_markers(text, config):
+def find_markers(text: str, config: TextConfig) -> list[str]:
     """The markers of a transcript, as they are written. Args: config: TextConfig, whose `map` may name more. Returns: list."""
     return [match[0] for match in _pattern(tuple(config.map)).finditer(text)]
 
 
-def take_apart(text, config):
+def take_apart(text: str, config: TextConfig) -> list[tuple[str, bool]]:
     """Do with the markers of a transcript what the settings say.
 
     Returns: list of (str, whether it is to stay as it is): what lies between markers, and what became of them.
@@ -65,7 +72,7 @@ def take_apart(text, config):
     return [*parts, (text[at:], False)]
 
 
-def reason_to_drop(text, config):
+def reason_to_drop(text: str, config: TextConfig) -> str:
     """Why an utterance goes for one of its markers, or an empty string."""
     for marker in find_markers(text, config):
         if config.map.get(marker, "") is None or (marker not in config.map and config.markers == "drop_utterance"):
@@ -73,7 +80,7 @@ def reason_to_drop(text, config):
     return ""
 
 
-def tell_markers(sets, config):
+def tell_markers(sets: dict[str, list[Utterance]], config: TextConfig) -> None:
     """Count markers, say what is done with them, and refuse those that nothing is said about.
 
     Args: sets: name -> list of Utterance.   config: TextConfig.   Raises: UserError.

@@ -43,7 +43,7 @@ def find_manifest(root, names):
     return next((path for path in paths if path.is_file()), None)
 
 
-def seconds_of(row, name):
+def seconds_of(row: dict, name: str) -> float | None:
     """A number of seconds of a row; None where there is none. Raises: ValueError."""
     if row.get(name) in (None, ""):
         return None
@@ -98,7 +98,9 @@ def read_manifest(path, problems, set_name=None):
     return utterances, [row.get("split") for _, row in places]
 
 
-def fit_to_files(path, utterances, places, problems):
+def fit_to_files(
+    path: Path, utterances: list[Utterance], places: list[tuple[str, dict]], problems: list[Problem]
+) -> list[Utterance]:
     """Compare the durations of rows without an offset with their files: shorter ones mean the beginning only, as in NeMo.
 
     Returns: list of Utterance, those that are a whole file without limits.
@@ -126,7 +128,7 @@ def fit_to_files(path, utterances, places, problems):
     return fitted
 
 
-def split_as_told(utterances, splits, path):
+def split_as_told(utterances: list[Utterance], splits: list, path: Path) -> dict[str, list[Utterance]]:
     """Sets by the column `split` of a single manifest. Raises: UserError for a value that is no set."""
     sets = {name: [] for name in SETS}
     for utt, split in zip(utterances, splits, strict=True):

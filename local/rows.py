@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from steps.core.cli import UserError, say
@@ -22,7 +23,7 @@ SHOWN = 3
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
-def read_lines(path):
+def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield (place, line) of a UTF-8 text file; blank lines, DOS line ends and a byte order mark are nothing to us."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -35,7 +36,7 @@ def read_lines(path):
             yield f"{path}:{number}", line.rstrip("\r")
 
 
-def read_rows(path, problems, needed=()):
+def read_rows(path: Path, problems: list[Problem], needed: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
     """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a row that is none is a problem.
 
     A field that ends in a later line than it began is one, too: where a stray quotation mark opens it, the rows between
@@ -88,17 +89,17 @@ def _refuse(word):
     raise ValueError(f"{word} is not JSON")
 
 
-def split_csv(line):
+def split_csv(line: str) -> list[str]:
     """Fields of one line of CSV (RFC 4180). Raises: csv.Error, also for a quotation that does not end in it."""
     return next(csv.reader([line], strict=True))
 
 
-def split_tsv(line):
+def split_tsv(line: str) -> list[str]:
     """Fields of one line of TSV. A tab always ends a field; a quotation mark is text unless all of the field is quoted."""
     return [unescape(field) for field in line.split("\t")]
 
 
-def unescape(field):
+def unescape(field: str) -> str:
     """What a field of TSV stands for, by the ways of its writers: pandas and the first releases of Common Voice put quotes
     around a field that has some, later releases double them or put a backslash before them.
 
@@ -113,7 +114,7 @@ def unescape(field):
     return field
 
 
-def tell_unused(path, rows, used):
+def tell_unused(path: Path | str, rows: Iterable[dict], used: Collection[str]) -> None:
     """Name the columns of a table that matter, hold something, and are not used.
 
     Args: rows: list of dicts.   used: names of columns, as they are written.

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from steps.core.config import check
+from steps.core.datadir import Utterance
 from steps.core.outdir import atomic_file
 from steps.core.sound import CHANNELS, Damaged, ManyChannels, OutOfRange, read_sound, sound_info
 
@@ -71,7 +72,7 @@ def treat(utt, config, folder):
     return replace(utt, audio=str(path), start_s=0.0, end_s=None, duration_s=round(len(samples) / rate_hz, 6))
 
 
-def read_samples(utt, config):
+def read_samples(utt: Utterance, config: SoundConfig) -> tuple[np.ndarray, int, bool]:
     """Samples of an utterance, and whether they need a file of their own, because later programs would refuse theirs.
 
     Returns: ((S,) float32, rate in Hz, bool).   Raises: UserError.
@@ -84,7 +85,7 @@ def read_samples(utt, config):
     return *read_sound(utt.audio, utt.start_s, utt.end_s, config.channel, config.damaged == "accept"), True
 
 
-def write_flac(path, samples, rate_hz):
+def write_flac(path: Path, samples: np.ndarray, rate_hz: int) -> None:
     """Write sound as FLAC of 16 bits. Args: samples: (S,) or (S, C) float; beyond [-1, 1] they are clipped."""
     with atomic_file(path, "wb") as file:
         soundfile.write(file, np.clip(samples, -1.0, 1.0), rate_hz, subtype="PCM_16", format="FLAC")

@@ -54,7 +54,11 @@ def parse_channel(text: str) -> int | str:
 
 
 def transcribe(
-    recogniser: Recogniser, paths: Sequence[str], results: TextIO, channel: int | str | None = None, damaged: bool = False
+    recogniser: Recogniser,
+    paths: Sequence[str],
+    results: TextIO,
+    channel: int | str | None = None,
+    damaged: bool = False,
 ) -> int:
     """Write one result line per file; problems go to standard error.
 

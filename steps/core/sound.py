@@ -4,15 +4,22 @@ Formats are told by content. libsndfile reads most (sound_files.py), FFmpeg's de
 tests/README.md lists them. Standard library only until a sound file is opened.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from steps.core.cli import MissingInput, UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 # What the readers of folders look for; anything else is read, too, when it is named.
-SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
-SUFFIXES += (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma", ".amr", ".3gp")
+SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64",
+            ".m4a", ".mp4", ".aac", ".webm", ".mka", ".mkv", ".wma", ".amr", ".3gp")  # fmt: skip
 # Limits may lie this much beyond the end of their file, and are cut there, as Kaldi's extract-segments does.
 OVERSHOOT_S = 0.5
 # Beyond this, samples are surely not meant to lie in [-1, 1].
@@ -21,6 +28,7 @@ LOUDEST = 8.0
 LONGEST_S = 24 * 3600.0
 RATES_HZ = (1000, 1_000_000)
 CHANNELS = (None, "mix", 1, 2)
+PathLike = str | os.PathLike[str]
 
 
 class ManyChannels(UserError):
@@ -46,7 +54,7 @@ class SoundInfo:
     exact: bool = True
 
 
-def sound_info(path, damaged=False, guess=False) -> SoundInfo:
+def sound_info(path: PathLike, damaged: bool = False, guess: bool = False) -> SoundInfo:
     """Length of a sound file: from its header where that can be trusted, else by decoding it.
 
     Args:    damaged: accept files whose header and content disagree, and count what can be decoded.
@@ -66,7 +74,13 @@ def sound_info(path, damaged=False, guess=False) -> SoundInfo:
         return SoundInfo(frames / source.rate_hz, source.rate_hz, source.channels, exact)
 
 
-def read_sound(path, start_s=0.0, end_s=None, channel=None, damaged=False):
+def read_sound(
+    path: PathLike,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: int | str | None = None,
+    damaged: bool = False,
+) -> tuple[np.ndarray, int]:
     """Read one stretch of one channel of a sound file.
 
     Args:    start_s, end_s: limits in seconds; end_s None: to the end. Up to OVERSHOOT_S beyond the end is cut off.
@@ -94,7 +108,7 @@ def read_sound(path, start_s=0.0, end_s=None, channel=None, damaged=False):
     return np.ascontiguousarray(samples), rate_hz
 
 
-def _picker(path, channels, channel):
+def _picker(path: PathLike, channels: int, channel: int | str | None) -> Callable[[np.ndarray], np.ndarray]:
     """Function from a block (B, C) to the samples that are wanted of it."""
     if channel == "all":
         return lambda block: block
@@ -105,27 +119,46 @@ def _picker(path, channels, channel):
     if channel is None:
         remedy = "take one of them, or their mean: `sound: {channel: 1}`, 2 or mix in the preparation options"
         raise ManyChannels(f"{path}: {channels} channels; {remedy} (steps.transcribe: --channel)")
-    if channel > channels:
+    if not isinstance(channel, int) or channel > channels:
         raise UserError(f"{path}: channel {channel} is asked for, of {channels}")
     return lambda block: block[:, channel - 1]
 
 
-@contextlib.contextmanager
-def _open(path, damaged):
-    """Open a sound file with the library that reads it, and check what its header says.
+class Source(Protocol):
+    """An open sound file.
 
-    Yields: source with rate_hz, channels; frames (its length, or None: only decoding tells) and guess (of it, or None);
-            trouble (str); promised (frames that must come, but for slack; or None); position (frames decoded or skipped
-            so far); error (exceptions of decoding) and blocks().
+    frames: its length; None: only decoding tells.   guess: of its length, or None.   trouble: how its header and content
+    disagree, or "".   promised: frames that must come, but for slack; or None.   position: frames decoded or skipped so
+    far.   error: exceptions that decoding may raise.
     """
+
+    rate_hz: int
+    channels: int
+    frames: int | None
+    guess: int | None
+    trouble: str
+    promised: int | None
+    slack: int
+    position: int
+    error: tuple[type[Exception], ...]
+
+    def blocks(self, first: int, wanted: int | None) -> Iterator[np.ndarray]:
+        """Decode from frame `first` on, `wanted` frames or more (None: all). Yields: (B, C) float32 arrays."""
+
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def _open(place: PathLike, damaged: bool) -> Iterator[Source]:
+    """Open a sound file with the library that reads it, and check what its header says. Yields: Source."""
     from steps.core import sound_files
 
-    path = os.fspath(path)
+    path = os.fspath(place)
     if path.endswith("|") or path.startswith("|"):
         raise UserError(f"{path}: commands in wav.scp are not run; make the sound files once and list those")
     if not os.path.isfile(path):
         raise MissingInput(f"{path}: no such sound file")
-    source = sound_files.open_source(path, careful=damaged)
+    source: Source | None = sound_files.open_source(path, careful=damaged)
     if source is None:
         from steps.core import sound_av
 
@@ -138,7 +171,7 @@ def _open(path, damaged):
         yield source
 
 
-def _blocks(path, source, first, wanted, damaged):
+def _blocks(path: PathLike, source: Source, first: int, wanted: int | None, damaged: bool) -> Iterator[np.ndarray]:
     """Decode from frame `first` on until `wanted` frames are there (None: to the end). Yields: (B, C) float32 arrays.
 
     Raises: Damaged when the end comes too early or cannot be reached, unless that is accepted.
@@ -162,7 +195,7 @@ def _blocks(path, source, first, wanted, damaged):
         raise _damaged(path, f"{source.position} of {source.promised} samples are there")
 
 
-def _damaged(path, what):
+def _damaged(path: PathLike, what: str) -> Damaged:
     return Damaged(
         f"{path}: cut short or damaged: {what}; get it whole, or accept it with "
         "`sound: {damaged: accept}` in the preparation options (steps.transcribe: --damaged accept)"

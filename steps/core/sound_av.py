@@ -1,9 +1,17 @@
 """Sound in containers that libsndfile does not know (MP4, WebM, ASF, AMR, ...), through FFmpeg's libraries in PyAV."""
 
+from __future__ import annotations
+
 import itertools
 import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from steps.core.cli import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # FFmpeg's demuxers that may open a file. Others can be told by a file to open further files or addresses.
 DEMUXERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "asf", "aac", "amr")
@@ -13,7 +21,7 @@ PROMISE = ("mov", "matroska", "asf")
 SLACK_S = 0.1
 
 
-def open_source(path):
+def open_source(path: str) -> AvSource:
     """Open a file. Returns: source as steps.core.sound wants it.   Raises: UserError, also without PyAV."""
     try:
         import av
@@ -30,12 +38,14 @@ def open_source(path):
 class AvSource:
     """The only sound track of a container, decoded from its start. Its length is counted, never believed."""
 
-    frames = guess = None
+    frames: int | None = None
+    guess: int | None = None
     trouble = ""
 
-    def __init__(self, path, av):
+    def __init__(self, path: str, av: ModuleType) -> None:
         options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
-        self.error, self.position = (av.FFmpegError, OSError, ValueError), 0
+        self.error: tuple[type[Exception], ...] = (av.FFmpegError, OSError, ValueError)
+        self.position = 0
         self.container = av.open(f"file:{os.path.abspath(path)}", options=options)
         tracks = self.container.streams.audio
         if len(tracks) != 1:
@@ -51,7 +61,7 @@ class AvSource:
         self.resampler = av.AudioResampler(format="fltp", layout=first.layout, rate=first.sample_rate)
         self.slack, self.promised = round(SLACK_S * self.rate_hz), self._promised(tracks[0])
 
-    def _promised(self, track):
+    def _promised(self, track: Any) -> int | None:
         """Frames that the header tells of, or None."""
         if not any(name in PROMISE for name in self.container.format.name.split(",")):
             return None
@@ -60,10 +70,10 @@ class AvSource:
         alone = len(self.container.streams) == 1 and self.container.duration
         return round(self.container.duration / 1e6 * self.rate_hz) if alone else None
 
-    def close(self):
+    def close(self) -> None:
         self.container.close()
 
-    def blocks(self, first, _):
+    def blocks(self, first: int, wanted: int | None) -> Iterator[np.ndarray]:
         """Decode all, skip what comes before frame `first`. Yields: (B, C) float32 arrays."""
         for frame in itertools.chain(self.decoded, [None]):
             for part in self.resampler.resample(frame):

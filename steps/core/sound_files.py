@@ -1,5 +1,7 @@
 """Sound files as libsndfile reads them, and what it does not tell: whether header and content of a file agree."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
@@ -7,8 +9,15 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from steps.core.cli import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from soundfile import SoundFile
 
 # Samples decoded at a time, all channels together.
 BLOCK, CAREFUL = 1 << 16, 1 << 12
@@ -29,18 +38,18 @@ CORRECTED = re.compile(r"^\s*(?:FORM|riff|Data Size)\s*:\s*(\d+) \(should be (\d
 
 
 @functools.cache
-def _library():
+def _library() -> tuple[ModuleType, Any]:
     """soundfile, and its SoundFile without its habit of seeking after every read, which costs time and fails at some ends."""
     import soundfile
 
     class Straight(soundfile.SoundFile):
-        def seekable(self):
+        def seekable(self) -> bool:
             return False
 
     return soundfile, Straight
 
 
-def open_source(path, careful=False):
+def open_source(path: str, careful: bool = False) -> Sndfile | None:
     """Open a file.
 
     Args:    careful: decode in small blocks, so that little is lost where decoding ends in an error.
@@ -67,30 +76,31 @@ class Sndfile:
     # Frames that are decoded before the wanted ones.
     ahead = 0
 
-    def __init__(self, path, file, careful):
+    def __init__(self, path: str, file: SoundFile, careful: bool) -> None:
         soundfile, _ = _library()
         self.path, self.file = path, file
         # The last from a stream that turns out to have other channels.
-        self.error = (soundfile.SoundFileError, OSError, ValueError)
+        self.error: tuple[type[Exception], ...] = (soundfile.SoundFileError, OSError, ValueError)
         self.rate_hz, self.channels, self.position = file.samplerate, file.channels, 0
-        self.frames = self.guess = self.promised = file.frames if 0 <= file.frames < UNKNOWN else None
+        frames: int | None = file.frames if 0 <= file.frames < UNKNOWN else None
+        self.frames = self.guess = self.promised = frames
         self.size = max(1, (CAREFUL if careful else BLOCK) // file.channels)
         self.can_seek = soundfile.SoundFile.seekable(file)
         self.trouble = find_trouble(path, file)
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
-    def blocks(self, first, wanted):
+    def blocks(self, first: int, wanted: int | None) -> Iterator[np.ndarray]:
         """Decode from frame `first` on, about `wanted` frames (None: all). Yields: (B, C) float32 arrays."""
         if first and self.frames is not None and self.can_seek:
             self._seek(min(first, self.frames))
         yield from self._decode(self.file, first, wanted)
 
-    def _seek(self, first):
+    def _seek(self, first: int) -> None:
         self.position = self.file.seek(max(0, first - self.ahead))
 
-    def _decode(self, file, first, wanted):
+    def _decode(self, file: SoundFile, first: int, wanted: int | None) -> Iterator[np.ndarray]:
         import numpy as np
 
         least = max(1, CAREFUL // self.channels)
@@ -105,17 +115,17 @@ class Mp3(Sndfile):
     """An MP3 file has a frame count in a Xing frame, or none: then libsndfile guesses it from the size of the file, and would
     stop there. Read as a stream, which has no size, it is decoded to its end."""
 
-    def __init__(self, path, file, careful):
+    def __init__(self, path: str, file: SoundFile, careful: bool) -> None:
         super().__init__(path, file, careful)
         self.ahead = round(RESERVOIR_S * self.rate_hz)
         with self._stream() as stream:
             if stream.frames >= UNKNOWN:
                 self.frames = self.promised = None
 
-    def blocks(self, first, wanted):
+    def blocks(self, first: int, wanted: int | None) -> Iterator[np.ndarray]:
         if self.frames is not None:
             yield from super().blocks(first, wanted)
-        elif wanted is not None and first + wanted <= self.guess:
+        elif wanted is not None and first + wanted <= (self.guess or 0):
             self._seek(first)
             yield from self._decode(self.file, first, wanted)
         else:
@@ -123,7 +133,7 @@ class Mp3(Sndfile):
                 yield from self._decode(stream, first, None)
 
     @contextlib.contextmanager
-    def _stream(self):
+    def _stream(self) -> Iterator[SoundFile]:
         _, straight = _library()
         ours, theirs = socket.socketpair()
         feeder = threading.Thread(target=_feed, args=(self.path, ours), daemon=True)
@@ -137,7 +147,7 @@ class Mp3(Sndfile):
             ours.close()
 
 
-def _feed(path, out):
+def _feed(path: str, out: socket.socket) -> None:
     """Send a file until the other side has enough."""
     with open(path, "rb") as file, contextlib.suppress(OSError):
         while block := file.read(1 << 16):
@@ -146,7 +156,7 @@ def _feed(path, out):
         out.shutdown(socket.SHUT_WR)
 
 
-def find_trouble(path, file):
+def find_trouble(path: str, file: SoundFile) -> str:
     """How header and content of a file disagree, as far as that shows without decoding. Returns: str, empty for not at all."""
     if file.format in RIFF:
         return _riff_trouble(path)
@@ -160,7 +170,7 @@ def find_trouble(path, file):
     return f"{sizes[2]} of {sizes[1]} bytes are there" if sizes and int(sizes[1]) > int(sizes[2]) else ""
 
 
-def _riff_trouble(path):
+def _riff_trouble(path: str) -> str:
     """WAV: the size of its data chunk against what is there. Sizes that streams are written with mean that none is known."""
     with open(path, "rb") as file:
         size, at, bytes_per_s, wide = os.fstat(file.fileno()).st_size, 12, 0, None
@@ -192,7 +202,7 @@ def _riff_trouble(path):
     return ""
 
 
-def _nist_trouble(path):
+def _nist_trouble(path: str) -> str:
     """NIST SPHERE: the sample count of its header against the size of the file."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -206,7 +216,7 @@ def _nist_trouble(path):
     return f"{there} of {claimed} bytes of sound are there" if claimed > there else ""
 
 
-def _ogg_trouble(path):
+def _ogg_trouble(path: str) -> str:
     """Ogg: whether the last page says that it is the last one, of the stream that the first page began."""
     with open(path, "rb") as file:
         first = file.read(27)
@@ -221,7 +231,7 @@ def _ogg_trouble(path):
     return "" if last[5] & 4 else "its last page is not there"
 
 
-def _mp3_trouble(path):
+def _mp3_trouble(path: str) -> str:
     """MP3: where its Xing frame says that the stream ends, the file ends or tags follow, not more sound."""
     with open(path, "rb") as file:
         size, tag = os.fstat(file.fileno()).st_size, file.read(10)

@@ -1,19 +1,29 @@
 """Filterbank features: the one definition used for training, offline extraction, on-the-fly computation and export."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
+import numpy as np
 import torch
 import torchaudio
 
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance
 from steps.core.sound import read_sound
+from steps.data.feature_config import FeatureConfig
 
 # Numbers of a resampler's filters: so many only between rates that nobody uses.
 MOST_TAPS = 20_000_000
 
 
-def load_audio(path, sample_rate_hz, start_s=0.0, end_s=None, channel=None, damaged=False):
+def load_audio(
+    path: str,
+    sample_rate_hz: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: int | str | None = None,
+    damaged: bool = False,
+) -> torch.Tensor:
     """Read one stretch of one channel of a sound file, at the rate that is wanted.
 
     Args:    path: any file that steps.core.sound reads; commands are refused.
@@ -72,7 +82,9 @@ def compute_features(samples, config):
     return torchaudio.compliance.kaldi.mfcc(waveform, num_ceps=config.num_ceps, **options)
 
 
-def utterance_samples(utt: Utterance, sample_rate_hz: int, channel=None, damaged: bool = False) -> torch.Tensor:
+def utterance_samples(
+    utt: Utterance, sample_rate_hz: int, channel: int | str | None = None, damaged: bool = False
+) -> torch.Tensor:
     """Read and cut the audio of one utterance and change its speed.
 
     Args:    channel, damaged: see steps.core.sound.read_sound.
@@ -82,7 +94,13 @@ def utterance_samples(utt: Utterance, sample_rate_hz: int, channel=None, damaged
     return change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
 
 
-def utterance_features(utt: Utterance, config, change=None, channel=None, damaged=False):
+def utterance_features(
+    utt: Utterance,
+    config: FeatureConfig,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+    channel: int | str | None = None,
+    damaged: bool = False,
+) -> torch.Tensor:
     """Read, cut, change the speed of, and analyse one utterance: what is stored offline and computed on the fly.
 
     Args:    change: function (S,) float32 array -> the same shape, applied last before the analysis; None: none.
