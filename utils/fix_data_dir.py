@@ -26,11 +26,8 @@ def fix(folder, audio, need_text):
     """
     problems = []
     tables = read_folder(folder, problems)
-    for table in tables.values():
-        strays = ", ".join(sorted(table.strays)[:2])
-        problems += (
-            [Problem(str(table.path), f"names files in {strays}; the copies here are named now")] if strays else []
-        )
+    if strays := sorted(set().union(*(table.strays for table in tables.values()))):
+        problems.append(Problem(str(folder), f"named files in {', '.join(strays[:2])}; the copies here are named now"))
     problems += find_problems(folder, tables, need_text=need_text, spk_sort=False)
     if "utt2spk" not in tables or "wav.scp" not in tables or (need_text and "text" not in tables):
         raise_problems(problems, "a missing file cannot be mended")

@@ -122,7 +122,7 @@ class Experiment:
         folder, number = task.replaces, 1
         done = self.marks.read(task, "done")
         if done and not self.marks.replaced_outputs(task, done):
-            self.marks.leave_in(folder, done)
+            self.marks.leave_in(folder, {"outputs": self.marks.outputs(task), **done})
         while os.path.lexists(f"{folder}.old-{number}"):
             number += 1
         try:

@@ -176,9 +176,9 @@ def read_folder(folder, problems, on_disk=False, as_written=False):
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such data folder")
-    tables = {}
+    tables, here = {}, Places(folder)
     for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
-        places = Places(folder) if name in PATH_FILES and not as_written else None
+        places = here if name in PATH_FILES and not as_written else None
         with contextlib.suppress(MissingInput):
             large = on_disk and _large_table(folder / name, places)
             tables[name] = large or parse_table(folder / name, problems, places)

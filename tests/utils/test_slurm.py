@@ -90,6 +90,21 @@ def test_a_failing_task_is_named_and_picked(submit, tmp_path):
     assert len((tmp_path / "ran").read_text().split()) == 5, "both runners keep one account of what is done"
 
 
+def test_jobs_of_earlier_work_that_write_the_same_files_are_cancelled(start, submit, slurm, tmp_path):
+    """Its waiter was killed; then settings changed, which moves a model folder aside, or another number of jobs was given."""
+    long = ["bash", "-c", "touch on.JOB; sleep 100"]
+    first = start("--mark", "a", "JOB=1:2", "log/x.JOB.log", *long)
+    second = start("--mark", "a", "model/train.log", *long)
+    wait_until(lambda: len(list(tmp_path.glob("on.*"))) == 3)
+    for process in (first, second):
+        process.kill()
+    (tmp_path / "model").rename(tmp_path / "model.old-1")
+    for words in (["--mark", "a", "JOB=1:1", "log/x.JOB.log"], ["--mark", "b", "model/train.log"]):
+        result = submit(*words, "true")
+        assert result.returncode == 0 and "earlier work that would write the same files" in result.stderr
+    assert job_ids(slurm, "running,pending,completing") == []
+
+
 def test_a_killed_task_may_have_run_out_of_memory(submit):
     assert "status 137, killed; out of memory?" in submit("x.log", "bash", "-c", "kill -9 $$").stderr
 
