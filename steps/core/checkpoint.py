@@ -9,6 +9,7 @@ import io
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ NAME = re.compile(r"step-(\d{9,})-([0-9a-f]{16})\.pt")
 UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def save_checkpoint(folder, step, state):
+def save_checkpoint(folder: str | Path, step: int, state: dict[str, Any]) -> None:
     """Write `state` as the checkpoint of `step`, read it back, then drop all but the newest two.
 
     Args:   folder: where; made when missing.   step: updates done.   state: nested dicts and lists of tensors, numbers, text.
@@ -35,17 +36,18 @@ def save_checkpoint(folder, step, state):
         file.write(content)
     if _is_damaged(path):
         raise UserError(f"{path}: reads back differently from what was written; look after the disk")
-    for old in [*list_checkpoints(folder)[KEPT:], *folder.glob(".step-*.tmp")]:  # the latter from runs that were killed
+    # The latter are from runs that were killed.
+    for old in [*list_checkpoints(folder)[KEPT:], *folder.glob(".step-*.tmp")]:
         old.unlink(missing_ok=True)
 
 
-def list_checkpoints(folder):
+def list_checkpoints(folder: str | Path) -> list[Path]:
     """Checkpoint files of a folder, newest first."""
-    found = [path for path in Path(folder).glob("step-*.pt") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (int(NAME.fullmatch(path.name)[1]), path.name), reverse=True)
+    found = [(int(match[1]), path) for path in Path(folder).glob("step-*.pt") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, key=lambda item: (item[0], item[1].name), reverse=True)]
 
 
-def load_checkpoint(folder):
+def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
     """Read the newest whole checkpoint; damaged ones are named and passed over.
 
     Returns: the state, tensors on the CPU; None when there is no checkpoint at all.

@@ -6,6 +6,8 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE)
@@ -26,26 +28,32 @@ class MissingInput(UserError):
 class Interrupted(Exception):
     """Training saved its state and left early. `status` is 75 (run me again), 130 (SIGINT) or 143."""
 
-    def __init__(self, status, message):
+    def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
 
 
-def make_parser(description):
+def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Argument parser whose help is the program's docstring, with exact option names only."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
 
 
-def add_common(parser, config=False, out=None, seed=False, device=False):
+def add_common(
+    parser: argparse.ArgumentParser,
+    config: bool | str = False,
+    out: str | None = None,
+    seed: bool = False,
+    device: bool = False,
+) -> None:
     """Add the options that mean the same in every program.
 
     Args: config: whether to add --config; a path: what it is by default.   seed, device: whether to add that option.
           out: help text of --out, or None for no such option.
     """
     if config:
-        given = {"required": True} if config is True else {"default": config}
+        given: dict[str, Any] = {"required": True} if config is True else {"default": config}
         text = "settings of this step" + ("" if config is True else f" (default: {config})")
         parser.add_argument("--config", metavar="YAML", help=text, **given)
     if out:
@@ -57,28 +65,28 @@ def add_common(parser, config=False, out=None, seed=False, device=False):
         parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
 
 
-def parse_bool(text):
+def parse_bool(text: str) -> bool:
     """Type of options that take `true` or `false`."""
     if text in ("true", "false"):
         return text == "true"
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
 
 
-def parse_seed(text):
+def parse_seed(text: str) -> int:
     """Type of --seed: a whole number from 0 to 2**31 - 1."""
     if text.isascii() and text.isdigit() and int(text) < 2**31:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, not {text!r}")
 
 
-def parse_count(text):
+def parse_count(text: str) -> int:
     """Type of options that count something: a whole number from 1 on."""
     if text.isascii() and text.isdigit() and 1 <= int(text) < 2**31:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
 
 
-def parse_finite(text):
+def parse_finite(text: str) -> float:
     """Type of options that are a number of any sign: infinities and NaN are refused."""
     try:
         value = float(text)
@@ -89,7 +97,7 @@ def parse_finite(text):
     return value
 
 
-def say(message):
+def say(message: object) -> None:
     """Print one line at once, so that a log can be followed."""
     print(printable(message), flush=True)
 
@@ -104,7 +112,7 @@ def tell(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def run_main(main):
+def run_main(main: Callable[[], None]) -> int:
     """Run a program's `main()`: print its command line, turn user errors into one line, return the exit status to use.
 
     Use as `if __name__ == "__main__": sys.exit(run_main(main))`.

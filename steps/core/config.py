@@ -8,7 +8,9 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,10 +18,18 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.limits import read_limited, show
 from steps.core.outdir import write_text
 
-LARGEST_BYTES = 1 << 18  # of a settings file
-MOST_VALUES = 50_000  # in it, those that anchors repeat counted each time
-LONGEST_NUMBER = 40  # characters
-# the last four of odd tags and dates
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = typing.TypeVar("Config", bound="DataclassInstance")
+
+# Of a settings file.
+LARGEST_BYTES = 1 << 18
+# In it, those that anchors repeat counted each time.
+MOST_VALUES = 50_000
+# In characters.
+LONGEST_NUMBER = 40
+# The last four come of odd tags and dates.
 BAD_YAML = (yaml.YAMLError, RecursionError, ValueError, OverflowError, LookupError, AttributeError)
 
 
@@ -29,7 +39,7 @@ class ConfigError(UserError):
     status = 2
 
 
-def read_yaml(path):
+def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping (safe loader, no duplicate keys), with its `base:` merged underneath.
 
     Returns: dict.   Raises: MissingInput, ConfigError.
@@ -103,7 +113,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def merge(below, above):
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two mappings: nested mappings key by key, any other value from `above`."""
     merged = dict(below)
     for key, value in above.items():
@@ -112,12 +122,12 @@ def merge(below, above):
     return merged
 
 
-def load_config(cls, path):
+def load_config(cls: type[Config], path: str | Path) -> Config:
     """Read the settings file `path` into dataclass `cls`. Raises: MissingInput, ConfigError."""
     return from_dict(cls, read_yaml(path), str(path))
 
 
-def from_dict(cls, data, where):
+def from_dict(cls: type[Any], data: object, where: str) -> Any:
     """Build dataclass `cls` from a mapping, checking keys and types; `where` names the source in messages.
 
     Field types understood: bool, int, float, str, dict, list[X], tuple[X, ...], another dataclass, X | None, and
@@ -141,7 +151,7 @@ def from_dict(cls, data, where):
         raise ConfigError(f"{where}: {str(error)[:500]}") from None
 
 
-def nearest(word, known):
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return ' (did you mean X?)' for the closest known word, or the list of known words."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
@@ -185,7 +195,7 @@ def _number(text):
         return text
 
 
-def to_dict(config):
+def to_dict(config: "DataclassInstance") -> dict[str, Any]:
     """The resolved settings as plain mappings and lists, ready for YAML or JSON."""
     return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
 
@@ -196,12 +206,12 @@ def _plain(value):
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def save_config(path, config):
+def save_config(path: str | Path, config: "DataclassInstance") -> None:
     """Write the resolved settings of a dataclass as YAML."""
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-def check(condition, message):
+def check(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless the condition holds; for `__post_init__`."""
     if not condition:
         raise ValueError(message)

@@ -5,7 +5,7 @@ Standard library only, except that looking into sound files needs soundfile.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import eq
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from steps.core.tables import (
     SPEAKER_FILES,
     UTTERANCE_FILES,
     Problem,
+    Tables,
     by_id,
     byte_order,
     recording_of,
@@ -30,12 +31,21 @@ END = re.compile(rf"{NUMBER.pattern}|-1(\.0*)?")
 STRANGE_SPACE = re.compile(r"[^\S \t]")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 NOT_IN_IDS = re.compile(rf"{STRANGE_SPACE.pattern}|{CONTROL.pattern}")
-SPEEDS = (0.1, 10.0)  # beyond, a resampler's filters would be huge
-REFUSED_WORDS = {"<s>", "</s>", "#0"}  # words with a meaning of their own in Kaldi's tools
+# Beyond, a resampler's filters would be huge.
+SPEEDS = (0.1, 10.0)
+# Words with a meaning of their own in Kaldi's tools.
+REFUSED_WORDS = {"<s>", "</s>", "#0"}
 NO_SPK_SORT = "utterance ids do not begin with the speaker id; Kaldi's tools want --no-spk-sort for this folder"
 
 
-def find_problems(path, tables, allow_pipes=False, check_audio=True, need_text=True, spk_sort=True):
+def find_problems(
+    path: str | Path,
+    tables: Tables,
+    allow_pipes: bool = False,
+    check_audio: bool = True,
+    need_text: bool = True,
+    spk_sort: bool = True,
+) -> list[Problem]:
     """Everything wrong between and within the tables of a data folder, beyond what reading them told.
 
     Returns: list of Problem.
@@ -203,10 +213,10 @@ def _audio_path_problems(tables, allow_pipes, check_audio):
         yield Problem(_where(tables["wav.scp"], recording), what, tuple(users.get(recording, ())))
 
 
-class Selves(Mapping):
+class Selves(Mapping[str, list[str]]):
     """Id -> [id], for the ids of a table."""
 
-    def __init__(self, table):
+    def __init__(self, table: Mapping[str, str]):
         self.table = table
 
     def __len__(self):
@@ -224,26 +234,27 @@ class Selves(Mapping):
         return [key]
 
 
-def recording_users(tables):
+def recording_users(tables: Tables) -> Mapping[str, Sequence[str]]:
     """Recording -> the utterances that stand on it."""
     if "segments" not in tables:
         return Selves(tables["utt2spk"])
-    users = {}
+    users: dict[str, list[str]] = {}
     for utt in tables["utt2spk"]:
         if recording := recording_of(tables, utt):
             users.setdefault(recording, []).append(utt)
     return users
 
 
-def audio_info(path):
+def audio_info(path: str | Path) -> tuple[float, int, int]:
     """Length of a sound file. Returns: (seconds, rate_hz, channels).   Raises: UserError when it is unreadable or empty."""
     info = sound_info(path)
     return info.seconds, info.rate_hz, info.channels
 
 
-def audio_problems(tables, skip=()):
+def audio_problems(tables: Tables, skip: Iterable[str] = ()) -> list[Problem]:
     """Sound files that cannot be read, have several channels or do not fit the folder's times. Returns: list of Problem."""
-    problems, skip = [], set(skip)
+    problems: list[Problem] = []
+    skip = set(skip)
     for recording, utterances in recording_users(tables).items():
         audio = tables["wav.scp"].get(recording, "|")
         if audio.endswith("|") or skip.issuperset(utterances):

@@ -7,16 +7,19 @@ copies of an utterance that are to be played faster or slower when features are 
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from steps.core.cli import UserError, say
 from steps.core.datacheck import NO_SPK_SORT, audio_info, audio_problems, find_problems, speakers_in_order
+from steps.core.large_tables import LargeTable
 from steps.core.tables import (
     BLANK,
     TO_THE_END,
     Problem,
+    Table,
     byte_order,
     raise_problems,
     read_folder,
@@ -58,7 +61,13 @@ class Utterance:
     speed: float = 1.0
 
 
-def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True, as_written=False):
+def read_data_dir(
+    path: str | Path,
+    allow_pipes: bool = False,
+    check_audio: bool = True,
+    need_text: bool = True,
+    as_written: bool = False,
+) -> list[Utterance]:
     """Read a data folder.
 
     Args:    allow_pipes: accept commands in wav.scp (the programs here never run them).
@@ -67,7 +76,7 @@ def read_data_dir(path, allow_pipes=False, check_audio=True, need_text=True, as_
     Returns: list of Utterance in C-locale order of their ids.
     Raises:  MissingInput; UserError that lists every problem as `file:line: what is wrong`.
     """
-    problems = []
+    problems: list[Problem] = []
     tables = read_folder(path, problems, as_written=as_written)
     problems += find_problems(path, tables, allow_pipes, check_audio, need_text, spk_sort=False)
     raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
@@ -90,7 +99,7 @@ def _utterance(tables, utt_id):
     )
 
 
-def write_data_dir(path, utterances):
+def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a data folder that Kaldi's utils/validate_data_dir.sh accepts: whole files only, each by rename.
 
     Args:   utterances: iterable of Utterance; where the speaker does not prefix the utterance id (`spk-utt`), Kaldi's tools
@@ -102,7 +111,7 @@ def write_data_dir(path, utterances):
     utterances = sorted(utterances, key=lambda utt: byte_order(utt.utt_id))
     if not utterances:
         raise UserError(f"{path}: there are no utterances to write")
-    tables = {"utt2spk": {}, "text": {}, "wav.scp": {}}
+    tables: dict[str, dict[str, str]] = {"utt2spk": {}, "text": {}, "wav.scp": {}}
     problems = [Problem(utt.utt_id, "this utterance id is there twice") for utt in _repeated(utterances)]
     problems += [Problem(repr(utt.utt_id), what) for utt in utterances for what in _not_writable(utt)]
     raise_problems(problems, f"{path} is not written")
@@ -114,8 +123,9 @@ def write_data_dir(path, utterances):
         tables["wav.scp"][recordings.get(utt.audio, utt.utt_id)] = utt.audio
     if with_limits:
         tables["segments"] = {utt.utt_id: f"{recordings[utt.audio]} {_limits(utt)}" for utt in utterances}
-    if all(utt.duration_s is not None for utt in utterances):
-        tables["utt2dur"] = {utt.utt_id: show_number(utt.duration_s) for utt in utterances}
+    durations = {utt.utt_id: show_number(utt.duration_s) for utt in utterances if utt.duration_s is not None}
+    if len(durations) == len(utterances):
+        tables["utt2dur"] = durations
     if any(utt.speed != 1.0 for utt in utterances):
         tables["utt2speed"] = {utt.utt_id: show_number(utt.speed) for utt in utterances}
     tables["spk2utt"] = spk2utt(tables["utt2spk"])
@@ -164,19 +174,26 @@ def _limits(utt):
     return f"{show_number(utt.start_s)} {show_number(end_s)}"
 
 
-def show_number(value):
+def show_number(value: float) -> str:
     """A number of seconds or a factor as text: at most six decimals, no trailing zeros."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def validate_data_dir(path, allow_pipes=False, audio=False, need_text=True, spk_sort=True, on_disk=False):
+def validate_data_dir(
+    path: str | Path,
+    allow_pipes: bool = False,
+    audio: bool = False,
+    need_text: bool = True,
+    spk_sort: bool = True,
+    on_disk: bool = False,
+) -> dict[str, Table | LargeTable]:
     """Check everything about a data folder.
 
     Args:    audio: also read the header of every sound file.   spk_sort: also demand what Kaldi does of speaker ids.
              on_disk: leave large files on disk, to be read only.
     Returns: dict file name -> Table, the checked content.   Raises: MissingInput; UserError listing every problem.
     """
-    problems = []
+    problems: list[Problem] = []
     tables = read_folder(path, problems, on_disk)
     problems += find_problems(path, tables, allow_pipes, True, need_text, spk_sort)
     if audio:

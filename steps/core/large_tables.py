@@ -3,14 +3,14 @@
 import os
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import lt
 from pathlib import Path
 
 BLANK = re.compile(r"[ \t]+")
 
 
-def byte_order(key):
+def byte_order(key: str) -> bytes:
     """Sort key of the C locale: the UTF-8 bytes of the text."""
     return key.encode(errors="surrogatepass")
 
@@ -19,7 +19,7 @@ class Malformed(Exception):
     """A table that cannot be read as a stream; reading it whole tells what is wrong."""
 
 
-def plain_blocks(path, block_bytes=4 << 20):
+def plain_blocks(path: str | Path, block_bytes: int = 4 << 20) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
     """Read a table in portions: UTF-8, Unix line ends, unique ids in C-locale order, none at all in memory for long.
 
     Yields: (position of the first byte, list of lines as bytes, list of ids as bytes).   Raises: Malformed.
@@ -43,25 +43,26 @@ def plain_blocks(path, block_bytes=4 << 20):
             previous, position = ids[-1], position + len(block)
 
 
-class LargeTable(Mapping):
+class LargeTable(Mapping[str, str]):
     """One large file: id -> value, read from disk when asked for; quick where ids are asked for in order.
 
     Args:   convert: function of the values as they stand there, or None.   Raises: Malformed when the file is not plain.
     """
 
-    def __init__(self, path, convert=None):
+    def __init__(self, path: str | Path, convert: Callable[[str], str] | None = None):
         self.path, self._next, self._convert = Path(path), 0, convert
         self._starts = array("Q", [0])
         for position, rows, _ in plain_blocks(path):
             for row in rows:
                 position += len(row) + 1
                 self._starts.append(position)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  kept for as long as the table is
+        # Kept for as long as the table is.
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
 
     def __len__(self):
         return len(self._starts) - 1
 
-    def items(self):
+    def items(self) -> Iterator[tuple[str, str]]:  # type: ignore[override]
         """All (id, value) in order, read in one go."""
         for _, rows, _ in plain_blocks(self.path):
             for row in rows:
@@ -76,7 +77,7 @@ class LargeTable(Mapping):
             for key in ids:
                 yield key.decode()
 
-    def values(self):
+    def values(self) -> Iterator[str]:  # type: ignore[override]
         """All values in order."""
         return (value for _, value in self.items())
 
@@ -113,15 +114,15 @@ class LargeTable(Mapping):
             return False
         return True
 
-    def where(self, key):
+    def where(self, key: str) -> str:
         """The place of an id, as `file:line`."""
         return f"{self.path}:{self._find(key)[0] + 1}"
 
 
-class Part(Mapping):
+class Part(Mapping[str, str]):
     """The lines of a LargeTable whose ids are in a set."""
 
-    def __init__(self, table, keep):
+    def __init__(self, table: LargeTable, keep: Collection[str]):
         self.table, self.keep = table, keep
 
     def __len__(self):
@@ -130,11 +131,11 @@ class Part(Mapping):
     def __iter__(self):
         return (key for key in self.table if key in self.keep)
 
-    def items(self):
+    def items(self) -> Iterator[tuple[str, str]]:  # type: ignore[override]
         """All (id, value) in order, read in one go."""
         return ((key, value) for key, value in self.table.items() if key in self.keep)
 
-    def values(self):
+    def values(self) -> Iterator[str]:  # type: ignore[override]
         """All values in order."""
         return (value for _, value in self.items())
 
@@ -144,7 +145,7 @@ class Part(Mapping):
         return self.table[key]
 
 
-def split_line(row):
+def split_line(row: bytes) -> tuple[str, str]:
     """(id, value) of a line, as text."""
     key, *value = BLANK.split(row.decode().rstrip(" \t"), maxsplit=1)
     return key, value[0] if value else ""

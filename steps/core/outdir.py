@@ -6,18 +6,20 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 
 @contextlib.contextmanager
-def atomic_file(path, mode="w"):
+def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary sibling of `path`; on success it is fsynced and renamed to `path`, on error removed.
 
     Args:   path: the final file; its folder is made when missing.   mode: "w" (UTF-8 text, "\\n" line ends) or "wb".
     Yields: the open file.   Raises: OSError, always with the name of a file.
     """
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     temp = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,12 +28,14 @@ def atomic_file(path, mode="w"):
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temp, path)  # still locked: nobody else takes the temporary file over
+            # Still locked: nobody else takes the temporary file over.
+            os.replace(temp, path)
     except BaseException as error:
         if temp is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temp)
-        if isinstance(error, OSError) and error.filename in (None, str(temp)):  # a full disk names no file
+        # A full disk names no file.
+        if isinstance(error, OSError) and error.filename in (None, str(temp)):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
@@ -46,14 +50,16 @@ def _open_temp(path):
         handle = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
+        except OSError:
+            # A file system without locks.
             os.close(handle)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
             return handle, Path(name)
         if _is_at(handle, temp):
             os.ftruncate(handle, 0)
             return handle, temp
-        os.close(handle)  # the writer waited for has renamed it
+        # The writer waited for has renamed it.
+        os.close(handle)
 
 
 def _is_at(handle, path):
@@ -63,7 +69,7 @@ def _is_at(handle, path):
         return False
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` at once; an existing file with the same content is left untouched."""
     path = Path(path)
     if path.is_file() and path.read_bytes() == text.encode():
@@ -72,12 +78,12 @@ def write_text(path, text):
         file.write(text)
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON with keys in the order given; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sha256_file(path):
+def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's content."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -10,8 +10,10 @@ import re
 
 from steps.core.cli import say
 
-PATH_FILES = ("wav.scp", "feats.scp")  # of a data folder
-DEPTH = 6  # levels between a folder and its work folder, at most
+# Of a data folder.
+PATH_FILES = ("wav.scp", "feats.scp")
+# Levels between a folder and its work folder, at most.
+DEPTH = 6
 
 
 def work_folder(folder: str | os.PathLike) -> str | None:

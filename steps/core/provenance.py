@@ -17,7 +17,7 @@ VERSION = "0.2.0"
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def git_commit():
+def git_commit() -> str | None:
     """Short hash of the repository's commit, with `+` when files differ from it; None outside a git checkout."""
     try:
         done = subprocess.run(
@@ -42,7 +42,7 @@ def without_work_folder(text: str, inside: str | Path | None) -> str:
     return re.sub(rf"(?<![\w./-]){re.escape(place.rstrip('/'))}/", "", text) if place else text
 
 
-def write_run_record(folder, **facts):
+def write_run_record(folder: str | Path, **facts: object) -> None:
     """Write `run.json`: when, where, how this was made, the most memory this process held, and the facts given."""
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,21 +1,30 @@
 """The parts that an array of jobs works on: runs of utterances of like total length."""
 
+import argparse
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steps.core.cli import parse_count
 from steps.core.tables import Problem, byte_order, parse_table
 
+if TYPE_CHECKING:
+    from steps.core.datadir import Utterance
 
-def add_shard_options(parser, both=True):
+
+def add_shard_options(parser: argparse.ArgumentParser, both: bool = True) -> None:
     """Add --num-shards and, for the program that works on one part, --shard."""
     if both:
         parser.add_argument("--shard", type=parse_count, default=1, metavar="J", help="part to do, 1 to N (default: 1)")
     parser.add_argument("--num-shards", type=parse_count, default=1, metavar="N", help="number of parts (default: 1)")
 
 
-def own_part(parser, args, utterances):
+def own_part(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, utterances: list["Utterance"]
+) -> list["Utterance"]:
     """The utterances of part --shard of --num-shards, in order; there may be none."""
     if args.shard > args.num_shards:
         parser.error(f"--shard must be 1 to {args.num_shards}, not {args.shard}")
@@ -23,7 +32,7 @@ def own_part(parser, args, utterances):
     return utterances[first:last]
 
 
-def plan_shards(seconds, num_shards):
+def plan_shards(seconds: Sequence[float | None], num_shards: int) -> list[tuple[int, int]]:
     """Cut a list of utterances into runs of like total length; a run may be empty.
 
     Args:    seconds: length of each utterance, or None where unknown (then all count the same).
@@ -37,14 +46,16 @@ def plan_shards(seconds, num_shards):
     return list(pairwise(cuts))
 
 
-def merge_tables(paths, shown, utt_ids, problems):
+def merge_tables(
+    paths: Iterable[Path], shown: str | Path, utt_ids: Collection[str], problems: list[Problem]
+) -> dict[str, str]:
     """Merge the tables of all parts; an empty file is a part without utterances.
 
     Args:    shown: name of the whole, for messages.   utt_ids: the ids that must be there.
              problems: what is wrong is appended; ids that are missing, too many or there twice.
     Returns: dict id -> value.   Raises: MissingInput when a part is not there.
     """
-    merged = {}
+    merged: dict[str, str] = {}
     for path in paths:
         if path.is_file() and path.stat().st_size == 0:
             continue

@@ -6,8 +6,10 @@ Standard library only: the tools in utils/ stand on this without any installatio
 import contextlib
 import itertools
 import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.large_tables import BLANK, LargeTable, Malformed, Part, byte_order
@@ -18,26 +20,33 @@ from steps.core.places import PATH_FILES, Places
 UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
 RECORDING_FILES = ("wav.scp", "reco2dur")
 SPEAKER_FILES = ("spk2utt", "spk2gender")
-AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")  # what features depend on
-MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")  # wrong as soon as the audio, its limits or its speed change
-TO_THE_END = -1  # as the end of a segment: the recording's, as for Kaldi's extract-segments
-SHOWN = 20  # problems told one by one before the rest is only counted
-LARGE_BYTES = 32 << 20  # from this size on a table may stay on disk
+# What features depend on.
+AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")
+# Wrong as soon as the audio, its limits or its speed change.
+MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")
+# As the end of a segment: the recording's, as for Kaldi's extract-segments.
+TO_THE_END = -1
+# Problems told one by one before the rest is only counted.
+SHOWN = 20
+# From this size on a table may stay on disk.
+LARGE_BYTES = 32 << 20
+# A data folder: file name -> id -> value.
+Tables = Mapping[str, Mapping[str, str]]
 
 
-class Table(dict):
+class Table(dict[str, str]):
     """One file: id -> value (str -> str), with the line number of each id in `lines`.
 
     strays: folders that its paths lead to instead of here (steps.core.places).
     """
 
-    def __init__(self, path, values=()):
+    def __init__(self, path: str | Path, values: Mapping[str, str] | Iterable[tuple[str, str]] = ()):
         super().__init__(values)
         self.path = Path(path)
-        self.lines = {}
-        self.strays = set()
+        self.lines: dict[str, int] = {}
+        self.strays: set[str] = set()
 
-    def where(self, key):
+    def where(self, key: str) -> str:
         """The place of an id, as `file:line`."""
         return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
 
@@ -54,7 +63,7 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
-def raise_problems(problems, remedy=""):
+def raise_problems(problems: list[Problem], remedy: str = "") -> None:
     """Raise one UserError that lists the problems (the first 20, then a count); do nothing when there are none."""
     if not problems:
         return
@@ -65,12 +74,12 @@ def raise_problems(problems, remedy=""):
     raise UserError("\n  ".join([head, *lines]))
 
 
-def by_id(item):
+def by_id(item: tuple[str, Any]) -> bytes:
     """Sort key of (id, value) pairs."""
     return byte_order(item[0])
 
 
-def parse_table(path, problems, places=None):
+def parse_table(path: str | Path, problems: list[Problem], places: Places | None = None) -> Table:
     """Read one table as far as it goes; what is wrong is appended to `problems`.
 
     Args:    places: of its folder, for values that are paths.
@@ -126,18 +135,18 @@ def _fill(table, rows, problems):
             table.lines[key] = number
 
 
-def read_table(path):
+def read_table(path: str | Path) -> Table:
     """Read a table strictly: UTF-8 without byte order mark, Unix line ends, unique ids in C-locale order.
 
     Returns: dict id -> value.   Raises: MissingInput; UserError listing everything wrong.
     """
-    problems = []
+    problems: list[Problem] = []
     table = parse_table(path, problems)
     raise_problems(problems)
     return table
 
 
-def write_table(path, values):
+def write_table(path: str | Path, values: Mapping[str, str]) -> None:
     """Write `id value` lines in C-locale order, atomically; a file with the same content is left untouched.
 
     Paths in wav.scp and feats.scp are written as steps.core.places says.
@@ -166,7 +175,9 @@ def _write_large(path, values):
         os.replace(new, path)
 
 
-def read_folder(folder, problems, on_disk=False, as_written=False):
+def read_folder(
+    folder: str | Path, problems: list[Problem], on_disk: bool = False, as_written: bool = False
+) -> dict[str, Table | LargeTable]:
     """Read every known file of a data folder that is there.
 
     Args:    on_disk: leave large, well-formed files on disk (LargeTable): for reading only.
@@ -176,7 +187,8 @@ def read_folder(folder, problems, on_disk=False, as_written=False):
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such data folder")
-    tables, here = {}, Places(folder)
+    tables: dict[str, Table | LargeTable] = {}
+    here = Places(folder)
     for name in [*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES]:
         places = here if name in PATH_FILES and not as_written else None
         with contextlib.suppress(MissingInput):
@@ -195,7 +207,7 @@ def _large_table(path, places=None):
         return None
 
 
-def write_folder(folder, tables):
+def write_folder(folder: str | Path, tables: Tables) -> None:
     """Write the tables of a data folder, spk2utt made anew from utt2spk.
 
     Known files that `tables` does not have are removed, except features made from the very same audio.
@@ -203,7 +215,8 @@ def write_folder(folder, tables):
     folder = Path(folder)
     tables = {**tables, "spk2utt": spk2utt(tables["utt2spk"])}
     if not all(_is_as_before(folder / name, tables.get(name)) for name in AUDIO_FACTS):
-        for name in set(MADE_FROM_AUDIO) - set(tables):  # before anything else: whoever is stopped leaves none behind
+        # Before anything else: whoever is stopped leaves none behind.
+        for name in set(MADE_FROM_AUDIO) - set(tables):
             (folder / name).unlink(missing_ok=True)
     for name in {*UTTERANCE_FILES, *RECORDING_FILES, *SPEAKER_FILES} - set(tables):
         if name not in MADE_FROM_AUDIO:
@@ -221,16 +234,16 @@ def _is_as_before(path, values):
         return all(new == old for new, old in pairs)
 
 
-def spk2utt(utt2spk):
+def spk2utt(utt2spk: Mapping[str, str]) -> dict[str, str]:
     """Turn utterance -> speaker into speaker -> `utterance utterance ...`, each list in C-locale order."""
-    speakers = {}
+    speakers: dict[str, list[str]] = {}
     in_order = utt2spk if isinstance(utt2spk, (LargeTable, Part)) else dict(sorted(utt2spk.items(), key=by_id))
     for utterance, speaker in in_order.items():
         speakers.setdefault(speaker, []).append(utterance)
     return {speaker: " ".join(utterances) for speaker, utterances in speakers.items()}
 
 
-def recording_of(tables, utterance):
+def recording_of(tables: Tables, utterance: str) -> str:
     """The key of wav.scp an utterance stands on; empty when segments does not know the utterance."""
     return BLANK.split(tables["segments"].get(utterance, ""))[0] if "segments" in tables else utterance
 
@@ -241,25 +254,27 @@ def segment_limits(value: str) -> tuple[str, float, float | None]:
     return recording, float(start), None if float(end) == TO_THE_END else float(end)
 
 
-def select(tables, utterances):
+def select(tables: Tables, utterances: Collection[str]) -> dict[str, Mapping[str, str]]:
     """The part of a data folder that belongs to the given utterances (a collection of ids), in every file."""
     utterances = set(utterances)
     recordings = {recording_of(tables, utterance) for utterance in utterances} if "segments" in tables else utterances
     speakers = {speaker for utterance, speaker in tables["utt2spk"].items() if utterance in utterances}
-    chosen = {}
+    chosen: dict[str, Mapping[str, str]] = {}
     for name, table in tables.items():
         keep = recordings if name in RECORDING_FILES else speakers if name in SPEAKER_FILES else utterances
-        large = isinstance(table, LargeTable)
-        chosen[name] = Part(table, keep) if large else {key: table[key] for key in table if key in keep}
+        if isinstance(table, LargeTable):
+            chosen[name] = Part(table, keep)
+        else:
+            chosen[name] = {key: table[key] for key in table if key in keep}
     return chosen
 
 
-def counted(number, what):
+def counted(number: int, what: str) -> str:
     """A number and what it counts: `1 speaker`, `2 speakers`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def show_counts(tables):
+def show_counts(tables: Tables) -> str:
     """One phrase for the end of a tool: `948 utterances, 74 speakers`."""
     utt2spk = tables["utt2spk"]
     return f"{counted(len(utt2spk), 'utterance')}, {counted(len(set(utt2spk.values())), 'speaker')}"
