@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# steps/data has types where it is new
-TYPED = ("compress", "core", "deploy", "losses", "models", "scoring", "search", "training")
+TYPED = ("compress", "core", "data", "deploy", "losses", "models", "scoring", "search", "training")
 
 
 def untyped(text):

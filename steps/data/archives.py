@@ -22,13 +22,13 @@ class PartSettings:
     compress: bool
 
 
-def read_feats_scp(path):
+def read_feats_scp(path: str | Path) -> dict[str, str]:
     """Read a feats.scp. Returns: dict utterance id -> `file:offset`, to be opened.   Raises: MissingInput, UserError."""
     places = Places(Path(path).parent)
     return {utt_id: places.opened(place) for utt_id, place in read_table(path).items()}
 
 
-def load_feature_matrix(place):
+def load_feature_matrix(place: str) -> np.ndarray:
     """Read one matrix written by Kaldi or by `python3 -m steps.extract_features`.
 
     Args:    place: `file:offset`; pipes and ranges are refused.
@@ -67,7 +67,7 @@ def load_feature_matrix(place):
     return np.asarray(matrix, dtype=np.float32)
 
 
-def check_feature_settings(data_dir, config, where):
+def check_feature_settings(data_dir: str | Path, config: FeatureConfig, where: str | Path) -> None:
     """Refuse features that were extracted with other settings than a model wants.
 
     Args:   data_dir: data folder; without feats/features.yaml, which steps.extract_features writes, nothing is checked.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steps.core.config import check
-from steps.data.wave_augment import WaveAugmentConfig
+from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
 
 
 @dataclass
@@ -32,13 +32,13 @@ class SpecAugmentConfig:
         check(0 <= self.vtlp < 0.5, "vtlp must be in [0, 0.5)")
 
 
-def utterance_rng(seed, epoch, utt_id):
+def utterance_rng(seed: int, epoch: int, utt_id: str) -> np.random.Generator:
     """Random generator that depends on these three alone."""
     digest = hashlib.sha256(f"{seed} {epoch} {utt_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def warp_frequency(feats, factor, centres_hz):
+def warp_frequency(feats: np.ndarray, factor: float, centres_hz: np.ndarray) -> np.ndarray:
     """The log mel energies of the same speech from a vocal tract 1 / factor as long.
 
     Args:    feats (T, D) float32, left as it is; factor: of all frequencies below about 4800 Hz, beyond that a line leads to
@@ -55,12 +55,14 @@ def warp_frequency(feats, factor, centres_hz):
     return feats[:, left] * (1 - share) + feats[:, left + 1] * share
 
 
-def augment_wave(samples, augment, seed, epoch, utt_id):
+def augment_wave(samples: np.ndarray, augment: WaveAugment, seed: int, epoch: int, utt_id: str) -> np.ndarray:
     """Change the samples of one utterance. Args: samples (S,) float array; augment: WaveAugment.  Returns: (S,) float32."""
     return augment(samples, utterance_rng(seed, epoch, f"wave {utt_id}"))
 
 
-def spec_augment(feats, config, fill, rng):
+def spec_augment(
+    feats: np.ndarray, config: SpecAugmentConfig, fill: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Mask bands of bins and spans of frames.
 
     Args:    feats (T, D) float32, left as it is; fill (D,) value of a masked bin, the corpus mean; rng: numpy Generator.

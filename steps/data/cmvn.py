@@ -3,11 +3,12 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import MissingInput, UserError
 
 
-def read_cmvn(path, dim):
+def read_cmvn(path: str | Path, dim: int) -> dict[str, Any]:
     """Read `cmvn.json`. Args: dim: bins expected.  Returns: {"frames", "mean", "std"}.  Raises: MissingInput, UserError."""
     if not Path(path).is_file():
         raise MissingInput(f"{path}: no such file; steps.combine_features --cmvn makes it (stage 1)")

@@ -1,21 +1,29 @@
 """Training examples and batches, from extracted features or straight from audio, the same numbers either way."""
 
 from array import array
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from steps.core.cli import MissingInput, UserError, say
+from steps.core.datadir import Utterance
 from steps.data.archives import check_feature_settings, load_feature_matrix
-from steps.data.augment import augment_wave, spec_augment, utterance_rng, warp_frequency
+from steps.data.augment import SpecAugmentConfig, augment_wave, spec_augment, utterance_rng, warp_frequency
+from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.index import count_tokens, open_index
 from steps.data.wave_augment import WaveAugment
 
-CHUNK = 100_000  # utterances looked at together, so that little memory is needed
+if TYPE_CHECKING:
+    from steps.data.tokenizer import Tokenizer
+
+# Utterances looked at together, so that little memory is needed.
+CHUNK = 100_000
 
 
 @dataclass
@@ -23,7 +31,7 @@ class Batch:
     """Padded examples. feats (N, T, D) float32; lengths, token_lengths (N,) int64; tokens (N, U) int64; weight 0: adds nothing;
     clean (N, T, D) float32, feats before augmentation, where the objective asks for them."""
 
-    utt_ids: list
+    utt_ids: list[str]
     feats: torch.Tensor
     lengths: torch.Tensor
     tokens: torch.Tensor
@@ -57,16 +65,28 @@ class SpeechDataset:
           unknown (characters the tokenizer lacks, counted); utterance, tokens, features by number.
     """
 
-    def __init__(self, data_dir, tokenizer, feature_config, source="ark", output_lengths=None, frames_needed=None):
+    def __init__(
+        self,
+        data_dir: str | Path,
+        tokenizer: "Tokenizer",
+        feature_config: FeatureConfig,
+        source: str = "ark",
+        output_lengths: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        frames_needed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    ):
         self.folder, self.feature_config, self.tokenizer = Path(data_dir), feature_config, tokenizer
         self.index = open_index(data_dir, check_audio=source != "ark")
         self.stored = source == "ark"
         if self.stored:
             check_feature_settings(self.folder, feature_config, "--features")
         self.num_frames = self._count_frames()
-        self.rows, self.dropped = None, []  # numbers of the kept utterances in the index; None: all
+        # Numbers of the kept utterances in the index; None: all.
+        self.rows: np.ndarray | None = None
+        self.dropped: list[str] = []
+        self.unknown: Counter[str]
         tokens, repeats, self.unknown = count_tokens(self.index, tokenizer)
         if output_lengths is not None:
+            assert frames_needed is not None
             self._drop_short(tokens, frames_needed(tokens, repeats), output_lengths)
 
     def _count_frames(self):
@@ -82,7 +102,8 @@ class SpeechDataset:
         return count_frames(self.index.arrays["utt2dur"], self.feature_config)
 
     def _drop_short(self, tokens, needed, output_lengths):
-        room = output_lengths(torch.arange(int(self.num_frames.max()) + 1)).numpy()  # by number of feature frames
+        # By number of feature frames.
+        room = output_lengths(torch.arange(int(self.num_frames.max()) + 1)).numpy()
         fits = np.concatenate(
             [
                 (room[self.num_frames[start : start + CHUNK]] >= needed[start : start + CHUNK])
@@ -100,19 +121,19 @@ class SpeechDataset:
     def _row(self, index):
         return int(index if self.rows is None else self.rows[index])
 
-    def utterance(self, index):
+    def utterance(self, index: int) -> Utterance:
         """The Utterance of this number."""
         return self.index.utterance(self._row(index))
 
-    def utt_id(self, index):
+    def utt_id(self, index: int) -> str:
         """Its id."""
         return self.index.row("utt2spk", self._row(index))[0]
 
-    def text(self, index):
+    def text(self, index: int) -> str:
         """Its transcript."""
         return self.index.text(self._row(index))
 
-    def tokens(self, index):
+    def tokens(self, index: int) -> list[int]:
         """Token ids of its transcript. Returns: list of int."""
         return self.tokenizer.encode(self.text(index))
 
@@ -120,11 +141,11 @@ class SpeechDataset:
         return len(self.num_frames)
 
     @property
-    def hours(self):
+    def hours(self) -> float:
         """Length of the kept utterances."""
         return int(self.num_frames.sum(dtype=np.int64)) * self.feature_config.frame_shift_ms / 3.6e6
 
-    def features(self, index, change=None):
+    def features(self, index: int, change: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
         """Features of one utterance. Args: change: of its samples, on the fly only. Returns: (T, D) float32 array."""
         if not self.stored:
             return utterance_features(self.utterance(index), self.feature_config, change).numpy()
@@ -138,7 +159,7 @@ class SpeechDataset:
         return feats
 
 
-def count_frames(duration_s, config):
+def count_frames(duration_s: np.ndarray, config: FeatureConfig) -> np.ndarray:
     """Frames that compute_features makes of so much audio.
 
     Args: duration_s: array of seconds.   config: FeatureConfig.   Returns: int32 array, each at least 1.
@@ -150,7 +171,7 @@ def count_frames(duration_s, config):
     return np.maximum(1, frames).astype(np.int32)
 
 
-def report_dataset(name, dataset):
+def report_dataset(name: str, dataset: SpeechDataset) -> None:
     """Say what was read, and what was left out and why."""
     say(f"{name}: {len(dataset)} utterances, {dataset.hours:.2f} h from {dataset.folder}")
     if dataset.dropped:
@@ -161,7 +182,7 @@ def report_dataset(name, dataset):
         say(f"{name}: {dataset.unknown.total()} characters are not in the tokenizer and count as <unk>: {shown}")
 
 
-def plan_batches(num_frames, max_frames, seed, epoch):
+def plan_batches(num_frames: np.ndarray | Sequence[int], max_frames: int, seed: int, epoch: int) -> "BatchPlan":
     """Group utterances of like length into batches and shuffle these: a pure function of its arguments.
 
     Args:    num_frames: feature frames of each utterance.   max_frames: padded frames per batch, at most (a longer utterance
@@ -183,13 +204,13 @@ def plan_batches(num_frames, max_frames, seed, epoch):
     return BatchPlan(order, np.frombuffer(bounds, np.int64), rng.permutation(len(bounds) - 1))
 
 
-class BatchPlan(Sequence):
+class BatchPlan(Sequence[list[int]]):
     """Batches in the order they are to be taken, as lists of indices; three arrays hold them.
 
     Args: order: all indices, batch by batch.   bounds: where batches begin in it, and its end.   shuffled: numbers of batches.
     """
 
-    def __init__(self, order, bounds, shuffled):
+    def __init__(self, order: np.ndarray, bounds: np.ndarray, shuffled: np.ndarray):
         self.order, self.bounds, self.shuffled = order, bounds, shuffled
 
     def __len__(self):
@@ -205,11 +226,20 @@ class BatchPlan(Sequence):
 class BatchLoader:
     """The batches of one epoch, made when asked for, so that a DataLoader's workers can share the work.
 
-    Args: dataset: SpeechDataset.   batches: sequence of (indices, weight).   augment: SpecAugmentConfig or None.
-          fill: (D,) float32, what a masked bin holds.   seed, epoch: of the augmentation.   clean: fill in Batch.clean, too.
+    Args: dataset: SpeechDataset.   batches: sequence of (indices, weight).   augment: SpecAugmentConfig; None: fill is not needed.
+          fill: (D,) float32, what a masked bin holds   seed, epoch: of the augmentation.   clean: fill in Batch.clean, too.
     """
 
-    def __init__(self, dataset, batches, augment, fill, seed, epoch, clean=False):
+    def __init__(
+        self,
+        dataset: SpeechDataset,
+        batches: Sequence[tuple[list[int], float]],
+        augment: SpecAugmentConfig | None,
+        fill: np.ndarray | None,
+        seed: int,
+        epoch: int,
+        clean: bool = False,
+    ):
         self.dataset, self.batches, self.augment = dataset, batches, augment
         self.fill, self.seed, self.epoch, self.clean = fill, seed, epoch, clean
         wave = augment and augment.wave
@@ -218,7 +248,7 @@ class BatchLoader:
     def __len__(self):
         return len(self.batches)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> Batch:
         """Read, augment and pad the batch at this position of the plan. Returns: Batch."""
         indices, weight = self.batches[position]
         read = self.clean or self.wave is None
@@ -236,13 +266,13 @@ class BatchLoader:
             clean=pad([torch.tensor(feats) for feats in untouched], batch_first=True) if self.clean else None,
         )
 
-    def augmented(self, index, feats):
+    def augmented(self, index: int, feats: np.ndarray | None) -> np.ndarray:
         """Features (T, D) of this utterance as the model gets them in this epoch. Args: feats: as they are (not read with wave)."""
         if self.augment is None:
             return feats
         place = (self.seed, self.epoch, self.dataset.utt_id(index))
-        if self.wave is not None:
-            feats = self.dataset.features(index, lambda samples: augment_wave(samples, self.wave, *place))
+        if (wave := self.wave) is not None:
+            feats = self.dataset.features(index, lambda samples: augment_wave(samples, wave, *place))
         rng = utterance_rng(*place)
         if self.augment.vtlp:
             factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)

@@ -8,23 +8,34 @@ import numpy as np
 from steps.core.config import check
 
 WINDOWS = ("povey", "hanning", "hamming", "blackman", "rectangular")
-FRAME_SHIFT_MS = 10.0  # the frame rate is built into benchmark numbers and into what reads an exported folder
+# The frame rate is built into benchmark numbers and into what reads an exported folder.
+FRAME_SHIFT_MS = 10.0
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
     """Kaldi's fbank or MFCC, of samples in [-1, 1], without dither."""
 
-    kind: str = "fbank"  # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these
-    sample_rate_hz: int = 16000  # 8000 to 192000; sound files of another rate are resampled
-    num_mel_bins: int = 80  # 4 or more
-    num_ceps: int = 40  # mfcc only; at most num_mel_bins
-    frame_length_ms: float = 25.0  # 1 to 1000
-    frame_shift_ms: float = 10.0  # no other value, see FRAME_SHIFT_MS
-    low_freq_hz: float = 20.0  # lower edge of the first mel bin
-    high_freq_hz: float = -400.0  # upper edge of the last mel bin; 0 or below: that much under half the sample rate
-    window: str = "povey"  # povey, hanning, hamming, blackman or rectangular
-    snip_edges: bool = False  # False: one frame per shift, mirrored at the ends; True: only frames that fit whole
+    # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these.
+    kind: str = "fbank"
+    # 8000 to 192000; sound files of another rate are resampled.
+    sample_rate_hz: int = 16000
+    # 4 to 1024.
+    num_mel_bins: int = 80
+    # mfcc only; at most num_mel_bins.
+    num_ceps: int = 40
+    # 1 to 1000.
+    frame_length_ms: float = 25.0
+    # No other value, see FRAME_SHIFT_MS.
+    frame_shift_ms: float = 10.0
+    # Lower edge of the first mel bin.
+    low_freq_hz: float = 20.0
+    # Upper edge of the last mel bin; 0 or below: that much under half the sample rate.
+    high_freq_hz: float = -400.0
+    # povey, hanning, hamming, blackman or rectangular.
+    window: str = "povey"
+    # False: one frame per shift, mirrored at the ends; True: only frames that fit whole.
+    snip_edges: bool = False
 
     def __post_init__(self):
         check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
@@ -46,7 +57,7 @@ class FeatureConfig:
         check(inside, f"low_freq_hz and high_freq_hz must satisfy 0 <= {self.low_freq_hz} < {high} <= {nyquist}")
 
     @property
-    def centres_hz(self):
+    def centres_hz(self) -> np.ndarray:
         """Centre frequency of each mel bin, (num_mel_bins,) float64."""
         nyquist = self.sample_rate_hz / 2
         high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
@@ -54,6 +65,6 @@ class FeatureConfig:
         return 700 * np.expm1(np.linspace(*mels, self.num_mel_bins + 2)[1:-1] / 1127)
 
     @property
-    def dim(self):
+    def dim(self) -> int:
         """Numbers per frame, D."""
         return self.num_mel_bins if self.kind == "fbank" else self.num_ceps

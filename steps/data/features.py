@@ -45,7 +45,7 @@ def _resample(samples, ratio):
     return torchaudio.functional.resample(samples, ratio.numerator, ratio.denominator)
 
 
-def change_speed(samples, factor):
+def change_speed(samples: torch.Tensor, factor: float) -> torch.Tensor:
     """Play samples faster (factor above 1) or slower, pitch included, as `sox speed` does.
 
     Args:    samples: (S,) float.   factor: > 0; taken as the nearest fraction with a denominator up to 100.
@@ -54,7 +54,7 @@ def change_speed(samples, factor):
     return _resample(samples, Fraction(factor).limit_denominator(100))
 
 
-def compute_features(samples, config):
+def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tensor:
     """Compute the features of one stretch of speech.
 
     Args:    samples: (S,) float32 in [-1, 1] at config.sample_rate_hz.
@@ -76,7 +76,8 @@ def compute_features(samples, config):
         "snip_edges": config.snip_edges,
         "dither": 0.0,
     }
-    waveform = samples.unsqueeze(0)  # (1, S)
+    # (1, S)
+    waveform = samples.unsqueeze(0)
     if config.kind == "fbank":
         return torchaudio.compliance.kaldi.fbank(waveform, **options)
     return torchaudio.compliance.kaldi.mfcc(waveform, num_ceps=config.num_ceps, **options)

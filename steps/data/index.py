@@ -10,9 +10,11 @@ import json
 import os
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from operator import le
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,24 +25,31 @@ from steps.core.outdir import atomic_file, write_json
 from steps.core.places import PATH_FILES, Places
 from steps.core.tables import segment_limits
 
-LARGE_BYTES = 8 << 20  # of utt2spk: some 200,000 utterances
+if TYPE_CHECKING:
+    from steps.data.tokenizer import Tokenizer
+
+# Of utt2spk: some 200,000 utterances.
+LARGE_BYTES = 8 << 20
 FORMAT = 1
 ROWS = 5_000
 BLOCK_BYTES = 4 << 20
 TABLES = ("text", "utt2spk", "segments", "wav.scp", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp")
-NUMBERS = {"utt2num_frames": np.int32, "utt2dur": np.float64, "utt2speed": np.float64}  # kept as arrays
+# Kept as arrays.
+NUMBERS = {"utt2num_frames": np.int32, "utt2dur": np.float64, "utt2speed": np.float64}
 
 
-def scan_table(path, convert=None):
+def scan_table(path: str | Path, convert: type | None = None) -> tuple[np.ndarray, str, np.ndarray | None]:
     """Read a table once.
 
     Args:    convert: type of the values, or None to leave them on disk.
     Returns: (uint64 array of line starts and the end of the file, digest of the ids, array of values or None).
     Raises:  Malformed when it is empty, not UTF-8, not sorted, not unique, or a line has no value of that kind.
     """
-    starts, digest, values = array("Q", [0]), hashlib.blake2b(digest_size=16), []
+    starts, digest = array("Q", [0]), hashlib.blake2b(digest_size=16)
+    values: list[np.ndarray] = []
     for position, rows, ids in plain_blocks(path, BLOCK_BYTES):
-        if any(map(le, map(len, map(bytes.rstrip, rows)), map(len, ids))):  # a line with nothing behind its id
+        # A line with nothing behind its id.
+        if any(map(le, map(len, map(bytes.rstrip, rows)), map(len, ids))):
             raise Malformed
         if convert:
             try:
@@ -62,10 +71,11 @@ class Index:
                 `<table>.starts`, and the values of NUMBERS), is_large.
     """
 
-    def __init__(self, folder, arrays, stamps, digest):
+    def __init__(self, folder: str | Path, arrays: dict[str, np.ndarray], stamps: dict[str, list[int]], digest: str):
         self.folder, self.arrays, self.stamps, self.digest = Path(folder), arrays, stamps, digest
         self.count, self.is_large = len(arrays["utt2spk.starts"]) - 1, stamps["utt2spk"][0] >= LARGE_BYTES
-        self._files, self._places = {}, Places(folder)
+        self._files: dict[str, int] = {}
+        self._places = Places(folder)
 
     def __contains__(self, table):
         return f"{table}.starts" in self.arrays or table in self.arrays
@@ -73,7 +83,7 @@ class Index:
     def __getstate__(self):
         return {**self.__dict__, "_files": {}}
 
-    def row(self, table, number):
+    def row(self, table: str, number: int) -> tuple[str, str]:
         """Line of a table. Returns: (id, value)."""
         if table not in self._files:
             self._files[table] = os.open(self.folder / table, os.O_RDONLY)
@@ -81,7 +91,7 @@ class Index:
         start, end = int(starts[number]), int(starts[number + 1])
         return split_line(os.pread(self._files[table], end - start - 1, start))
 
-    def find(self, table, key):
+    def find(self, table: str, key: str) -> str:
         """Value that a table has for an id, by bisection."""
         low, high, wanted = 0, len(self.arrays[f"{table}.starts"]) - 1, key.encode()
         while low < high:
@@ -95,24 +105,24 @@ class Index:
             raise UserError(f"{self.folder / table}: has no {key}; utils/validate_data_dir.py tells more")
         return value
 
-    def value(self, table, number, utt_id):
+    def value(self, table: str, number: int, utt_id: str) -> str:
         """Value that a table with one line per utterance has for utterance `number`; a path as it is to be opened."""
         found, value = self.row(table, number)
         if found != utt_id:
             raise UserError(f"{self.folder / table}: changed while it was in use; start again")
         return self._places.opened(value) if table in PATH_FILES else value
 
-    def text(self, number):
+    def text(self, number: int) -> str:
         """Transcript, words separated by single spaces."""
         return " ".join(self.row("text", number)[1].split())
 
-    def all_texts(self):
+    def all_texts(self) -> Iterator[list[str]]:
         """All transcripts in order. Yields: lists of up to ROWS texts."""
         with open(self.folder / "text", encoding="utf-8", newline="\n") as file:
             while lines := list(islice(file, ROWS)):
                 yield [" ".join(line.split()[1:]) for line in lines]
 
-    def keep(self, arrays):
+    def keep(self, arrays: dict[str, np.ndarray]) -> bool:
         """Write arrays for the next time, by rename. Returns: False where the folder cannot be written."""
         try:
             for name, values in arrays.items():
@@ -123,10 +133,10 @@ class Index:
             return False
         return True
 
-    def utterance(self, number):
+    def utterance(self, number: int) -> Utterance:
         """The whole Utterance."""
         utt_id, speaker = self.row("utt2spk", number)
-        recording, limits = utt_id, {}
+        limits: dict[str, Any] = {}
         if "segments" in self:
             recording, start_s, end_s = segment_limits(self.value("segments", number, utt_id))
             limits = {"start_s": start_s, "end_s": end_s}
@@ -144,7 +154,7 @@ class Index:
         )
 
 
-def open_index(folder, check_audio=False):
+def open_index(folder: str | Path, check_audio: bool = False) -> Index:
     """The index of a data folder, made first where there is none that fits.
 
     Args:   check_audio: look whether every sound file is there (of a small folder).   Raises: MissingInput, UserError.
@@ -159,7 +169,8 @@ def open_index(folder, check_audio=False):
     try:
         arrays, digest = _scan_folder(folder, stamps)
     except Malformed:
-        read_data_dir(folder, check_audio=False)  # tells what is wrong
+        # Tells what is wrong.
+        read_data_dir(folder, check_audio=False)
         raise UserError(f"{folder}: cannot be indexed; utils/fix_data_dir.py mends what can be mended") from None
     index = Index(folder, arrays, stamps, digest)
     if not small:
@@ -211,7 +222,7 @@ def _scan_folder(folder, stamps):
     return arrays, digests["utt2spk"]
 
 
-def count_tokens(index, tokenizer):
+def count_tokens(index: Index, tokenizer: "Tokenizer") -> tuple[np.ndarray, np.ndarray, Counter[str]]:
     """Tokens of each transcript, how many of them repeat the one before, and the characters that the tokenizer lacks.
 
     Returns: two (count,) int32 arrays; Counter of characters. Kept beside a large index.
@@ -224,13 +235,13 @@ def count_tokens(index, tokenizer):
             return *_load(index.folder, name), Counter(unknown)
         except (OSError, ValueError):
             pass
-    counts, unknown = [], Counter()
+    counts, unknown = [], Counter[str]()
     for texts in index.all_texts():
         lengths, flat = tokenizer.encode_all(texts)
         ends = np.cumsum(lengths)
         repeats = np.flatnonzero(flat[1:] == flat[:-1]) + 1
         rows = np.searchsorted(ends, repeats, "right")
-        # not where a text begins
+        # Not where a text begins.
         repeated = np.bincount(rows[repeats > (ends - lengths)[rows]], minlength=len(texts))
         counts.append(np.stack([lengths, repeated]).astype(np.int32))
         lacking = np.unique(np.searchsorted(ends, np.flatnonzero(flat == tokenizer.unknown_id), "right"))

@@ -2,17 +2,23 @@
 
 import html
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from steps.core.datadir import Utterance
 from steps.data.features import utterance_samples
 
 RATE_HZ = 16000
-FRAME = 400  # samples, 25 ms
-CLIPPED = 0.999  # a sample this loud, several times in a row, is cut off
+# In samples: 25 ms.
+FRAME = 400
+# A sample this loud, several times in a row, is cut off.
+CLIPPED = 0.999
 FLOOR_DB = -100.0
-HISTOGRAMS = {  # key -> (title, unit)
+# Key -> (title, unit).
+HISTOGRAMS = {
     "seconds": ("Duration", "s"),
     "words": ("Words per utterance", ""),
     "chars_per_s": ("Characters per second", "1/s"),
@@ -22,13 +28,13 @@ HISTOGRAMS = {  # key -> (title, unit)
 }
 
 
-def measure_audio(utt):
+def measure_audio(utt: Utterance) -> dict[str, Any]:
     """Read one utterance and measure it. Returns: dict seconds, level_dbfs, peak, clipped (share of samples), snr_db, offset."""
     samples = utterance_samples(utt, RATE_HZ).numpy().astype(np.float64)
     return {"utt_id": utt.utt_id, "seconds": len(samples) / RATE_HZ, **levels(samples)}
 
 
-def levels(samples):
+def levels(samples: np.ndarray) -> dict[str, float | None]:
     """Level, peak, clipping, estimated SNR and offset of samples in [-1, 1]. Args: samples (S,)."""
     loud = np.abs(samples) >= CLIPPED
     runs = loud[1:] & loud[:-1]
@@ -41,12 +47,12 @@ def levels(samples):
     }
 
 
-def decibels(power):
+def decibels(power: float) -> float:
     """10 log10, not below -100."""
     return max(FLOOR_DB, 10 * math.log10(power)) if power > 0 else FLOOR_DB
 
 
-def estimate_snr(samples):
+def estimate_snr(samples: np.ndarray) -> float | None:
     """Ratio of loud to quiet frames: the 95th over the 10th percentile of 25 ms frame powers, noise taken off the former.
 
     Args: samples (S,).  Returns: dB from 0 to 60, or None under 0.25 s. It takes for granted that a tenth of the utterance is
@@ -62,7 +68,13 @@ def estimate_snr(samples):
     return float(np.clip(10 * np.log10(max(speech / noise - 1, 1e-9)), 0.0, 60.0))
 
 
-def summarise(name, utterances, audio, known=None, bad=()):
+def summarise(
+    name: str,
+    utterances: Sequence[Utterance],
+    audio: Sequence[dict[str, Any]],
+    known: Collection[str] | None = None,
+    bad: Iterable[str] = (),
+) -> dict[str, Any]:
     """Put everything together.
 
     Args:    audio: list of what measure_audio returned.   known: words of the training set, or None.   bad: lines about
@@ -73,7 +85,7 @@ def summarise(name, utterances, audio, known=None, bad=()):
     seconds |= {utt.utt_id: utt.duration_s for utt in utterances if utt.duration_s is not None}
     tokens = Counter(word for utt in utterances for word in utt.text.split())
     chars = Counter(char for utt in utterances for char in utt.text if char != " ")
-    speakers = Counter()
+    speakers: dict[str, float] = defaultdict(float)
     for utt in utterances:
         speakers[utt.speaker] += seconds.get(utt.utt_id, 0.0) / 60
     unknown = None if known is None else Counter({word: n for word, n in tokens.items() if word not in known})
@@ -106,12 +118,12 @@ def summarise(name, utterances, audio, known=None, bad=()):
     }
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> list[float]:
     """Least, 5th percentile, median, 95th percentile, largest."""
     return [round(float(x), 3) for x in np.percentile(values, [0, 5, 50, 95, 100])]
 
 
-def histogram(values, bins=30):
+def histogram(values: Sequence[float], bins: int = 30) -> dict[str, list[float]]:
     """Counts of equal steps, whole ones for whole numbers. Returns: dict edges (bins + 1 at most), counts."""
     low, high = min(values), max(values)
     if all(float(value).is_integer() for value in values):
@@ -121,7 +133,7 @@ def histogram(values, bins=30):
     return {"edges": [round(float(edge), 4) for edge in edges], "counts": counts.tolist()}
 
 
-def facts(stats):
+def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text of every single figure."""
     rows = [
         ("utterances", f"{stats['utterances']:,}"),
@@ -146,7 +158,7 @@ def facts(stats):
     return rows
 
 
-def format_text(stats):
+def format_text(stats: dict[str, Any]) -> str:
     """The figures as lines of text."""
     rows = facts(stats)
     width = max(len(label) for label, _ in rows)
@@ -165,7 +177,7 @@ main{margin-top:1.5rem;display:grid;grid-template-columns:repeat(auto-fill,minma
 svg{width:100%}rect{fill:#3b7dd8}text{font-size:11px;fill:currentColor}figcaption b{display:block}"""
 
 
-def format_page(stats):
+def format_page(stats: dict[str, Any]) -> str:
     """The figures and histograms as one HTML page; all text from the data is escaped."""
     rows = "".join(
         f"<tr><td>{html.escape(label)}</td><td dir=auto>{html.escape(text)}</td></tr>\n" for label, text in facts(stats)

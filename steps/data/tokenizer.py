@@ -9,6 +9,7 @@ import hashlib
 import io
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,17 +24,18 @@ from steps.core.outdir import atomic_file, write_text
 
 BLANK, UNKNOWN, SPACE = "<blk>", "<unk>", "\u2581"
 KINDS = ("char", "bpe", "unigram", "word")
-_SHIFT = 1  # id here = id in SentencePiece + 1
+# Id here = id in SentencePiece + 1.
+_SHIFT = 1
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """Settings of tokenizer training."""
 
-    kind: str = "char"  # char, bpe, unigram, or word: what stands between blanks, for phones
-    vocab_size: int | None = (
-        None  # bpe, unigram: size of the output layer, blank and unknown counted; char: from the text
-    )
+    # char, bpe, unigram, or word: what stands between blanks, for phones.
+    kind: str = "char"
+    # bpe, unigram: size of the output layer, blank and unknown counted; char, word: from the text.
+    vocab_size: int | None = None
 
     def __post_init__(self):
         check(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
@@ -52,7 +54,7 @@ class Tokenizer:
 
     blank_id, unknown_id = 0, 1
 
-    def __init__(self, model_bytes, name="tokenizer.model"):
+    def __init__(self, model_bytes: bytes, name: str = "tokenizer.model"):
         self._model_bytes = model_bytes
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
@@ -65,7 +67,7 @@ class Tokenizer:
             raise UserError(f"{name}: expected a SentencePiece model with <unk> as id 0 and without <blk>, <s>, </s>")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer from a folder with tokenizer.model and tokens.txt, or from a model file.
 
         Raises: MissingInput; UserError when the two files disagree (a model file alone is taken as it is).
@@ -83,53 +85,53 @@ class Tokenizer:
         return tokenizer
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         return len(self.pieces)
 
-    def tokens_text(self):
+    def tokens_text(self) -> str:
         """The content of tokens.txt, `symbol id` lines, as sherpa-onnx reads it."""
         return "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Turn text into ids; blanks at its ends do not count. Returns: list of int, none of them the blank."""
         return [i + _SHIFT for i in self._processor.encode(text)]
 
-    def encode_all(self, texts):
+    def encode_all(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Turn many texts into ids at once. Returns: ids of each text (N,) int64; all ids, one text after the other, int32."""
         encoded = self._processor.encode(texts)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return lengths, np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum())) + _SHIFT
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex digest of the model: tokenizers with the same one encode alike."""
         return hashlib.sha256(self._model_bytes).hexdigest()
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """Turn ids into text: pieces joined, blanks left out. Returns: str without spaces at its ends."""
         return join_pieces(self.pieces, ids, self.blank_id)
 
-    def unknown_characters(self, texts):
+    def unknown_characters(self, texts: Iterable[str]) -> Counter[str]:
         """Count the characters of `texts` that no piece has (they become `<unk>`). Returns: Counter of characters."""
-        counts = Counter()
+        counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
         lacking = [char for char in counts if char != " " and self.unknown_id in self.encode(char)]
         return Counter({char: counts[char] for char in lacking})
 
-    def save(self, folder):
+    def save(self, folder: str | Path) -> None:
         """Write tokenizer.model and tokens.txt."""
         with atomic_file(Path(folder) / "tokenizer.model", "wb") as file:
             file.write(self._model_bytes)
         write_text(Path(folder) / "tokens.txt", self.tokens_text())
 
 
-def join_pieces(pieces, ids, blank_id):
+def join_pieces(pieces: Sequence[str], ids: Iterable[int], blank_id: int) -> str:
     """Text of token ids, blanks left out. Args: pieces: text of each id.  Returns: str without spaces at its ends."""
     return "".join(pieces[i] for i in ids if i != blank_id).replace(SPACE, " ").strip(" ")
 
 
-def train_tokenizer(texts, kind="char", vocab_size=None):
+def train_tokenizer(texts: Iterable[str], kind: str = "char", vocab_size: int | None = None) -> Tokenizer:
     """Train a tokenizer; the same texts in the same order give the same bytes.
 
     Args:   texts: transcripts.   kind, vocab_size: see TokenizerConfig.
@@ -148,6 +150,7 @@ def train_tokenizer(texts, kind="char", vocab_size=None):
         vocab_size = _SHIFT + 1 + len({word for text in texts for word in text.split()})
     if kind == "char":
         vocab_size = _SHIFT + 1 + len(set("".join(texts)) - {" "}) + any(" " in text.strip() for text in texts)
+    assert vocab_size is not None, "TokenizerConfig demands one for the other kinds"
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -16,7 +16,8 @@ from steps.core.config import check
 from steps.core.sound import SUFFIXES
 from steps.data.features import load_audio
 
-PEAK = 0.99  # louder results are scaled down to it
+# Louder results are scaled down to it.
+PEAK = 0.99
 
 
 def _check_range(name, limits, least, most):
@@ -73,12 +74,12 @@ class WaveAugment:
     Raises: UserError for a folder without sound files. Its files should stay the same during a training.
     """
 
-    def __init__(self, config, rate_hz):
+    def __init__(self, config: WaveAugmentConfig, rate_hz: int):
         self.config, self.rate_hz = config, rate_hz
         self.noises = _list(config.noise and config.noise.folder)
         self.rooms = _list(config.reverb and config.reverb.folder)
 
-    def __call__(self, samples, rng):
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Args: samples (S,) float, left as they are; rng: numpy Generator.   Returns: (S,) float32."""
         config, changed = self.config, np.asarray(samples, dtype=np.float64)
         if config.reverb and rng.random() < config.reverb.share:
@@ -95,7 +96,8 @@ class WaveAugment:
             config = self.config.reverb
             return simulated_response(rng.uniform(*config.rt60_s), rng.uniform(*config.drr_db), self.rate_hz, rng)
         response = _load(self.rooms[rng.integers(len(self.rooms))], self.rate_hz)
-        return response[np.argmax(np.abs(response)) :]  # the direct sound comes first, so that nothing moves in time
+        # The direct sound comes first, so that nothing moves in time.
+        return response[np.argmax(np.abs(response)) :]
 
     def _noise(self, count, rng):
         if not self.noises:
@@ -124,16 +126,17 @@ def _load(path, rate_hz):
     return samples
 
 
-def add_noise(samples, noise, snr_db):
+def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Add noise at a ratio of mean powers. Args: samples, noise (S,); snr_db: decibels.  Returns: (S,). Silence stays silent."""
     noise_power = float(np.mean(np.square(noise)))
-    if noise_power == 0:  # a pause in a recording of noise
+    # A pause in a recording of noise.
+    if noise_power == 0:
         return samples
     power = float(np.mean(np.square(samples)))
     return samples + noise * np.sqrt(power / noise_power * 10 ** (-snr_db / 10))
 
 
-def coloured_noise(count, exponent, rng):
+def coloured_noise(count: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise whose power falls as 1 / frequency**exponent: 0 white, 1 pink, 2 brown. Returns: (count,) float64."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** (-exponent / 2)
@@ -141,7 +144,7 @@ def coloured_noise(count, exponent, rng):
     return np.fft.irfft(spectrum, count)
 
 
-def simulated_response(rt60_s, drr_db, rate_hz, rng):
+def simulated_response(rt60_s: float, drr_db: float, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
     """Impulse response of a room: the direct sound, then Gaussian noise that decays by 60 dB in `rt60_s`.
 
     Returns: (S,) float64, the first sample 1.   Source: Polack 1988, La transmission de l'energie sonore dans les salles.
@@ -152,9 +155,10 @@ def simulated_response(rt60_s, drr_db, rate_hz, rng):
     return np.concatenate([[1.0], tail])
 
 
-def reverberate(samples, response):
+def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Convolve, keep the length and the mean power. Args: samples (S,); response (R,).  Returns: (S,)."""
-    from scipy.signal import fftconvolve  # here, because it takes a second that only reverberation should cost
+    # Here, because it takes a second that only reverberation should cost.
+    from scipy.signal import fftconvolve
 
     wet = fftconvolve(samples, response)[: len(samples)]
     power = float(np.mean(np.square(wet)))
