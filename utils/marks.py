@@ -102,7 +102,7 @@ class Marks:
             if like == made:
                 return made
             if not task.makes:  # it may change its inputs in place, which is lost once they are made anew
-                return f"{made}, {mark.get('finished')}"
+                return f"{made}, {mark.get('moment', mark.get('finished'))}"
             content = content_of(need, mark.get("outputs", {}).get(self.plain(need)))
             return f"{made}, content {content}" if content else made
         if os.path.isdir(need):

@@ -212,7 +212,12 @@ class Experiment:
                 log = task.logs(self.options.exp)[-1]
                 raise StageError(6, f"{task}: ended well but did not make {path} (log {log})")
         seconds = time.time() - job["start_s"]
-        record = {"finished": time.strftime("%F %T"), "seconds": round(seconds, 1), "host": socket.gethostname()}
+        record = {
+            "finished": time.strftime("%F %T"),
+            "moment": time.time_ns(),
+            "seconds": round(seconds, 1),
+            "host": socket.gethostname(),
+        }
         commands = [shlex.join(self.runner_command(task, index, job["verdict"])) for index in range(len(task.commands))]
         mark = self.marks.with_lists(task, job["verdict"].mark) | {"outputs": self.marks.outputs(task)}
         mark = {"stage": task.stage, "name": task.name, **mark, **record, "commit": commit(), "commands": commands}

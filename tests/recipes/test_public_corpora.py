@@ -24,6 +24,7 @@ def test_every_recipe_that_reads_a_corpus_is_run():
 
 @pytest.mark.parametrize("recipe", [*PUBLIC, *OTHERS])
 def test_recipes_and_their_readers_are_short(recipe):
+    """A corpus takes less than a hundred lines; what reads everybody's own data has more cases to mind."""
     for path in (ROOT / f"recipes/{recipe}/recipe.sh", ROOT / f"local/prepare_{recipe}.py"):
-        assert len(path.read_text().splitlines()) < 100
+        assert len(path.read_text().splitlines()) < (100 if recipe in PUBLIC else 200)
     assert (ROOT / f"recipes/{recipe}/README.md").is_file()
