@@ -373,9 +373,9 @@ def test_transcribe_prints_results_and_nothing_else(tmp_path):
 
 
 def test_long_sound_is_recognised_in_pieces_and_joined(monkeypatch, tmp_path):
-    """Two minutes with pauses: every piece is heard once, in order, and the texts are joined."""
-    samples = np.random.default_rng(0).standard_normal(120 * RATE) * 0.1
-    for second in (20, 45, 70, 95):
+    """With pauses: every piece is heard once, in order, and the texts are joined."""
+    samples = np.random.default_rng(0).standard_normal(33 * RATE) * 0.1
+    for second in (6, 12, 19, 26):
         samples[second * RATE : second * RATE + RATE // 2] *= 1e-3
     soundfile.write(tmp_path / "long.wav", samples, RATE)
     heard = []
@@ -384,7 +384,7 @@ def test_long_sound_is_recognised_in_pieces_and_joined(monkeypatch, tmp_path):
     monkeypatch.setattr(recogniser, "recognise", lambda feats, name: heard.append(len(feats)) or {"greedy": next(said)})
     results = io.StringIO()
     assert transcribe.transcribe(recogniser, [str(tmp_path / "long.wav")], results) == 0
-    assert max(heard) <= 3000 and abs(sum(heard) - 12000) < 5 * len(heard) and len(heard) == 5
+    assert max(heard) <= 800 and abs(sum(heard) - 3300) < 5 * len(heard) and len(heard) == 5
     assert results.getvalue().split("\t")[1] == "AB CAD BED A\n"
 
 

@@ -4,8 +4,10 @@ import numpy as np
 
 from steps.data.feature_config import FeatureConfig
 
-# of a piece; what a model was trained on is shorter as a rule
+# what is longer is cut
 LONGEST_S = 30.0
+# into pieces of at most this length, about what models are trained on: in longer ones they make more errors
+PIECE_S = 8.0
 # a pause is the quietest stretch of this length in the second half of what a piece may hold
 PAUSE_S = 0.3
 # between two measurements of the level of samples
@@ -28,10 +30,10 @@ def cut_points(levels: np.ndarray, longest: int, pause: int) -> list[int]:
     return cuts
 
 
-def cut_samples(samples: np.ndarray, rate_hz: int, longest_s: float = LONGEST_S) -> list[np.ndarray]:
-    """Pieces of a recording. Args: samples (S,) float.  Returns: views that add up to it; one for S within `longest_s`."""
+def cut_samples(samples: np.ndarray, rate_hz: int) -> list[np.ndarray]:
+    """Pieces of a recording. Args: samples (S,) float.  Returns: views that add up to it; one for S within LONGEST_S."""
     step = max(1, round(rate_hz * LEVEL_S))
-    if len(samples) <= longest_s * rate_hz:
+    if len(samples) <= LONGEST_S * rate_hz:
         return [samples]
     frames = len(samples) // step
     levels = np.empty(frames, np.float32)
@@ -40,15 +42,15 @@ def cut_samples(samples: np.ndarray, rate_hz: int, longest_s: float = LONGEST_S)
     for begin in range(0, frames, block):
         part = samples[begin * step : min(frames, begin + block) * step].reshape(-1, step)
         levels[begin : begin + len(part)] = np.log(np.square(part).mean(axis=1) + 1e-10)
-    cuts = cut_points(levels, int(longest_s / LEVEL_S), round(PAUSE_S / LEVEL_S))
+    cuts = cut_points(levels, int(PIECE_S / LEVEL_S), round(PAUSE_S / LEVEL_S))
     return np.split(samples, [cut * step for cut in cuts])
 
 
-def cut_features(feats: np.ndarray, features: FeatureConfig, longest_s: float = LONGEST_S) -> list[np.ndarray]:
-    """Pieces of a feature matrix. Args: feats (T, D).  Returns: views that add up to it; one for T within `longest_s`."""
-    longest = int(1000 * longest_s / features.frame_shift_ms)
-    if len(feats) <= longest:
+def cut_features(feats: np.ndarray, features: FeatureConfig) -> list[np.ndarray]:
+    """Pieces of a feature matrix. Args: feats (T, D).  Returns: views that add up to it; one for T within LONGEST_S."""
+    longest, pause = (int(1000 * seconds / features.frame_shift_ms) for seconds in (PIECE_S, PAUSE_S))
+    if len(feats) * features.frame_shift_ms <= 1000 * LONGEST_S:
         return [feats]
     # the mean of log-mel energies, or the first cepstral coefficient, which is that up to a factor
     levels = feats.mean(axis=1) if features.kind == "fbank" else feats[:, 0]
-    return np.split(feats, cut_points(levels, longest, max(1, round(1000 * PAUSE_S / features.frame_shift_ms))))
+    return np.split(feats, cut_points(levels, longest, max(1, pause)))

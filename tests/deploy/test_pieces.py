@@ -18,12 +18,12 @@ def speech(pauses_s, total_s, seed=0):
 
 
 def test_cuts_lie_in_the_pauses_and_lose_nothing():
-    pauses = [22.0, 45.0, 70.0, 91.0]
-    samples = speech(pauses, 110.0)
+    pauses = [6.0, 12.0, 19.0, 24.0, 30.0]
+    samples = speech(pauses, 37.0)
     pieces = cut_samples(samples, RATE)
     assert np.array_equal(np.concatenate(pieces), samples)
     cuts = np.cumsum([len(piece) / RATE for piece in pieces])[:-1]
-    assert len(cuts) == 4 and all(begin < cut < begin + 0.5 for begin, cut in zip(pauses, cuts, strict=True))
+    assert len(cuts) == 5 and all(begin < cut < begin + 0.5 for begin, cut in zip(pauses, cuts, strict=True))
 
 
 @pytest.mark.parametrize("total_s", [0.0, 1.0, 30.0])
@@ -38,16 +38,17 @@ def test_what_is_short_enough_is_one_piece(total_s):
 
 def test_without_a_pause_no_piece_is_too_long_or_tiny():
     pieces = cut_samples(speech([], 200.0), RATE)
-    assert all(len(piece) <= 30 * RATE for piece in pieces)
-    assert all(len(piece) >= 15 * RATE for piece in pieces[:-1])
+    assert all(len(piece) <= 8 * RATE for piece in pieces)
+    assert all(len(piece) >= 4 * RATE for piece in pieces[:-1])
 
 
 def test_features_are_cut_where_they_are_quiet():
-    feats = np.zeros((7000, 4), np.float32)
-    feats[2500:2550] = feats[5000:5040] = -9.0
+    feats = np.zeros((3100, 4), np.float32)
+    for begin in range(600, 3000, 600):
+        feats[begin : begin + 50] = -9.0
     pieces = cut_features(feats, FeatureConfig(num_mel_bins=4))
-    first, second = len(pieces[0]), len(pieces[0]) + len(pieces[1])
-    assert len(pieces) == 3 and 2500 <= first < 2550 and 5000 <= second < 5040
+    cuts = np.cumsum([len(piece) for piece in pieces])[:-1]
+    assert len(cuts) == 4 and all(0 <= cut - begin < 50 for cut, begin in zip(cuts, range(600, 3000, 600), strict=True))
     assert np.array_equal(np.concatenate(pieces), feats)
 
 
