@@ -30,16 +30,21 @@ def later(path):
 def test_a_change_anywhere_below_a_corpus_is_noticed(bench):
     bench.write("corpus/train/deep/text", "u1 hello")
     bench.run()
+    states = [inputs.foreign_state(str(bench.folder / "corpus"))]
     for change in (
-        lambda: bench.write("corpus/train/deep/text", "u1 hollo!"),
         lambda: later(bench.folder / "corpus/train/deep/text"),
         lambda: bench.write("corpus/train/new.wav", "x"),
-        lambda: (bench.folder / "corpus/train/new.wav").unlink(),
+        lambda: bench.write("corpus/train/new.wav", "xx"),
+        lambda: (bench.folder / "corpus/train/new.wav").rename(bench.folder / "corpus/train/other.wav"),
+        lambda: (bench.folder / "corpus/train/other.wav").unlink(),
+        lambda: bench.write("corpus/train/deep/text", "u1 hollo!"),
     ):
         change()
-        ran, printed = bench.run()
-        assert ran == ["prepare", "train", "score"] and "corpus changed" in printed
-        assert bench.run()[0] == []
+        states.append(inputs.foreign_state(str(bench.folder / "corpus")))
+    assert len(set(states)) == len(states) - 1, "without the new file all is as before it came"
+    ran, printed = bench.run()
+    assert ran == ["prepare", "train", "score"] and "corpus changed" in printed
+    assert bench.run()[0] == []
 
 
 def test_what_is_no_part_of_a_corpus_is_no_reason(bench):
