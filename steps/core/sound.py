@@ -100,16 +100,14 @@ def read_sound(
     if not got or (wanted is not None and got + OVERSHOOT_S * rate_hz < wanted):
         limits = "" if end_s is None and not start_s else f"; {start_s} s to {end_s} s was asked for"
         raise OutOfRange(f"{path}: the sound file has {total / rate_hz:.2f} s{limits}")
-    # without a second copy of the whole: the sound may be hours long
-    samples, place = np.empty((got, *pieces[0].shape[1:]), np.float32), 0
-    for index, piece in enumerate(pieces):
-        samples[place : place + len(piece)] = piece
-        place, pieces[index] = place + len(piece), piece[:0].copy()
+    samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    # the sound may be hours long: no copies of it are kept or made
+    del pieces
     loudest = float(max(samples.max(), -samples.min()))
     if not loudest <= LOUDEST:  # also true for NaN
         what = "not scaled to [-1, 1]" if np.isfinite(samples).all() else "not finite"
         raise UserError(f"{path}: samples are {what} (largest: {loudest:g})")
-    return samples, rate_hz
+    return np.ascontiguousarray(samples), rate_hz
 
 
 def _picker(path: PathLike, channels: int, channel: int | str | None) -> Callable[[np.ndarray], np.ndarray]:

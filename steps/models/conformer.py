@@ -134,7 +134,7 @@ class ConvolutionModule(nn.Module):
         """
         conv = self.depthwise
         if gated.is_cuda:
-            # cuDNN plans anew for every shape, which takes far longer than the convolution
+            # cuDNN takes far longer where shapes change with each batch (conf/README.md)
             with torch.backends.cudnn.flags(enabled=False):
                 return conv(gated)
         if not self.training:

@@ -21,7 +21,7 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
     """
     torch.set_num_threads(num_threads)
     device = choose_device(device_name)
-    # its attention builds a plan for every new shape, and shapes change with each batch
+    # slower in bf16 where shapes change with each batch (conf/README.md); it seems to plan for every new shape
     torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic and device.type == "cuda":
         # cuBLAS reads it on first use; without a fixed workspace it may add up in a different order each time.
