@@ -26,7 +26,7 @@ device=auto              # auto, cpu or cuda
 ngpu=1                   # GPUs of a training on each node, a process each; a machine without any does without
 processes=1              # processes of a training on each node with --device cpu, num_threads each
 nodes=1                  # nodes of a training, on a cluster
-seed=0                   # of everything random
+seed=0                   # of all random numbers
 # What a recipe sets:
 prepare=                 # command that writes the data sets; `--out data/<recipe>` is put behind it
 train_set=train          # its sets

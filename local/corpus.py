@@ -30,7 +30,7 @@ from steps.core.sound import OVERSHOOT_S, SoundInfo, sound_info
 from steps.core.tables import Problem, counted, raise_problems
 
 HOURS_OFF = 0.05
-FEW = 10  # so many names are all told, of more only the first ones
+FEW = 10  # so many names are all listed, of more only the first ones
 # That look into sound files: they mostly wait for the disk.
 THREADS = 8
 
@@ -197,11 +197,11 @@ def measure(sets, problems, sound=None):
         # Of a damaged file the preparation counts what it copies.
         seconds = (info.seconds if utt.end_s is None else utt.end_s) - utt.start_s
         if not damaged and utt.end_s is not None and utt.end_s > info.seconds + OVERSHOOT_S:
-            told = f"ends at {utt.end_s:.2f} s, but {utt.audio} after {info.seconds:.2f} s"
-            problems.append(Problem(utt.utt_id, told))
+            what = f"ends at {utt.end_s:.2f} s, but {utt.audio} after {info.seconds:.2f} s"
+            problems.append(Problem(utt.utt_id, what))
         elif not damaged and utt.duration_s is not None and abs(seconds / utt.speed - utt.duration_s) > OVERSHOOT_S:
-            told = f"is told to last {utt.duration_s:.2f} s, but has {seconds / utt.speed:.2f} s of {utt.audio}"
-            problems.append(Problem(utt.utt_id, told))
+            what = f"should last {utt.duration_s:.2f} s, but has {seconds / utt.speed:.2f} s of {utt.audio}"
+            problems.append(Problem(utt.utt_id, what))
         return utt if utt.duration_s is not None else replace(utt, duration_s=round(seconds / utt.speed, 6))
 
     return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
@@ -224,10 +224,12 @@ def check_counts(sets, published, args=None):
         found = (len(sets[name]), len({utt.speaker for utt in sets[name]}), hours)
         same = [there == wanted for there, wanted in zip(found[:2], expected[:2], strict=True) if wanted is not None]
         if not all(same) or (expected[2] is not None and abs(hours - expected[2]) > HOURS_OFF * expected[2]):
-            told = [f"{n:g} {what}" for n, what in zip(expected, ("utterances", "speakers", "hours"), strict=True) if n]
+            numbers = [
+                f"{n:g} {what}" for n, what in zip(expected, ("utterances", "speakers", "hours"), strict=True) if n
+            ]
             raise UserError(
                 f"{name} has {found[0]} utterances, {found[1]} speakers, {hours:.2f} hours; the published corpus "
-                f"{', '.join(told)}; for a part of it, say --check-counts false{fetch_again(args) if args else ''}"
+                f"{', '.join(numbers)}; for a part of it, say --check-counts false{fetch_again(args) if args else ''}"
             )
 
 

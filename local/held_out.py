@@ -67,5 +67,5 @@ def split(root, found, speakers):
 
 
 def parse_speakers(words):
-    """Speakers parted by commas or blanks. Returns: list."""
+    """Speakers separated by commas or blanks. Returns: list."""
     return [speaker for word in words for speaker in word.split(",") if speaker]

@@ -39,7 +39,7 @@ ACCENTS = {
     "wmid": "en-gb-x-gbcwmd",
     "carib": "en-029",
 }
-# Voice variants of espeak-ng 1.52, parted by lot; near-copies (klatt, klatt2, ...) stay on the training side. Left out:
+# Voice variants of espeak-ng 1.52, divided at random; near-copies (klatt, klatt2, ...) stay on the training side. Left out:
 # comic ones, and those that do not repeat byte for byte (Alicia Demonic f2 f3 f5 sandro victor whisper whisperf).
 TRAIN_VARIANTS = """Alex Andrea Andy Diogo Gene Gene2 Hugo Jacky Lee Mike Nguyen RicishayMax RicishayMax2 RicishayMax3
     Storm Tweaky announcer aunty boris caleb edward edward2 f1 grandpa ian iven iven2 iven3 iven4 klatt klatt2 klatt3

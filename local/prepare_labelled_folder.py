@@ -60,7 +60,7 @@ def _rank(path):
 
 
 def read_folder(root, pattern):
-    """Utterances of the files that fit the pattern; the others are counted and told, and so is what was taken for what."""
+    """Utterances of the files that fit the pattern; the others are counted and reported, and so is what was taken for what."""
     files, found = list_files(root), {}
     for name, path in files.items():
         if match := pattern.fullmatch(name):
@@ -83,7 +83,7 @@ def main():
     parser = reader_parser(__doc__)
     parser.add_argument("--pattern", default=PATTERN, help="path of a file without its suffix (default: %(default)s)")
     for name in LISTS:
-        text = f"speakers of {name}, parted by commas or blanks"
+        text = f"speakers of {name}, separated by commas or blanks"
         parser.add_argument(f"--{name}-speakers", nargs="+", default=[], metavar="NAME", help=text)
     args = parser.parse_args()
     speakers = {"dev": parse_speakers(args.dev_speakers), "test": parse_speakers(args.test_speakers)}

@@ -113,8 +113,8 @@ def fit_to_files(
             fitted.append(utt)
             continue
         if utt.end_s > info.seconds + OVERSHOOT_S:
-            told = f"duration is {utt.end_s:g} s, but {utt.audio} has {info.seconds:.2f} s; durations are in seconds"
-            problems.append(Problem(where, told))
+            what = f"duration is {utt.end_s:g} s, but {utt.audio} has {info.seconds:.2f} s; durations are in seconds"
+            problems.append(Problem(where, what))
         if utt.end_s < info.seconds - SAME_S:
             shorter.append(where)
             fitted.append(utt)
@@ -128,7 +128,7 @@ def fit_to_files(
     return fitted
 
 
-def split_as_told(utterances: list[Utterance], splits: list, path: Path) -> dict[str, list[Utterance]]:
+def split_as_named(utterances: list[Utterance], splits: list, path: Path) -> dict[str, list[Utterance]]:
     """Sets by the column `split` of a single manifest. Raises: UserError for a value that is no set."""
     sets = {name: [] for name in SETS}
     for utt, split in zip(utterances, splits, strict=True):
@@ -151,7 +151,7 @@ def main():
     elif single:
         utterances, splits = read_manifest(single, problems)
         if any(splits):
-            sets = split_as_told(utterances, splits, single)
+            sets = split_as_named(utterances, splits, single)
         else:
             sets = split_by_speaker(utterances) if not problems else {"train": utterances}
     else:

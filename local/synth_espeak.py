@@ -2,7 +2,7 @@
 
     python3 local/synth_espeak.py --jobs data/home/jobs.tsv --nj 2
 
-Each line of the list holds eight fields parted by tabs: utterance id, voice (`en-us+m3`), rate (words a minute),
+Each line of the list holds eight fields separated by tabs: utterance id, voice (`en-us+m3`), rate (words a minute),
 pitch (0-100), pitch range (0-100), word gap (units of 10 ms), text, WAV file to write. Lines of one voice are spoken
 in their order.
 
@@ -80,7 +80,7 @@ class Engine:
 
 def read_jobs(path):
     """Read the list. Returns: {voice: [(text, (rate, pitch, range, gap), file)]}, in the order of the list."""
-    voices, files, expected = {}, set(), f"{len(FIELDS)} fields parted by tabs: {', '.join(FIELDS)}"
+    voices, files, expected = {}, set(), f"{len(FIELDS)} fields separated by tabs: {', '.join(FIELDS)}"
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\n").split("\t")

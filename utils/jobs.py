@@ -1,4 +1,4 @@
-"""What the job runners share: command line, quoting, JOB, logs, how failures are told. Standard library only.
+"""What the job runners share: command line, quoting, JOB, logs, how failures are reported. Standard library only.
 
 utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
 

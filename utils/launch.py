@@ -104,16 +104,16 @@ class Launch:
 
     def tell(self, status):
         """Print what the processes complained of, each text once; torchrun's own words only where they said nothing."""
-        told = set()
+        said = set()
         for folder, _, names in sorted(os.walk(self.logs)):
             for name in names:
                 if name == "stderr.log":
                     with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
-                        told.add(file.read().strip())
-        if not any(told) and status:
+                        said.add(file.read().strip())
+        if not any(said) and status:
             with open(os.path.join(self.logs, "agent"), encoding="utf-8", errors="replace") as file:
-                told.add(file.read().strip())
-        for text in sorted(told - {""}):
+                said.add(file.read().strip())
+        for text in sorted(said - {""}):
             print(text, file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,7 @@
 
     ./run.sh --recipe THIS_FOLDER --stage 0 --stop-stage 0
 
-As it stands it reads train.tsv, dev.tsv and test.tsv in --corpus-dir, one utterance a line, four fields parted by tabs:
+As it stands it reads train.tsv, dev.tsv and test.tsv in --corpus-dir, one utterance a line, four fields separated by tabs:
 utterance id, speaker, sound file (relative to --corpus-dir), text.
 """
 
@@ -29,7 +29,9 @@ def read_utterances(corpus_dir, set_name):
     for number, line in enumerate(lines, 1):
         fields = line.split("\t")
         if len(fields) != 4:
-            raise UserError(f"{table}:{number}: {len(fields)} fields; expected id, speaker, file, text, parted by tabs")
+            raise UserError(
+                f"{table}:{number}: {len(fields)} fields; expected id, speaker, file, text, separated by tabs"
+            )
         utt_id, speaker, audio, text = fields
         path = (corpus_dir / audio).resolve()
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Manners shared by all stage programs: common options, the opening line, and how a user's mistake is told."""
+"""What all stage programs share: common options, the opening line, and how a user's mistake is reported."""
 
 import argparse
 import errno
@@ -59,7 +59,7 @@ def add_common(
     if out:
         parser.add_argument("--out", required=True, metavar="PATH", help=out)
     if seed:
-        parser.add_argument("--seed", type=parse_seed, default=0, help="seed of everything random (default: 0)")
+        parser.add_argument("--seed", type=parse_seed, default=0, help="seed of all random numbers (default: 0)")
     if device:
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
         parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")

@@ -46,7 +46,7 @@ def find_problems(
     need_text: bool = True,
     spk_sort: bool = True,
 ) -> list[Problem]:
-    """Everything wrong between and within the tables of a data folder, beyond what reading them told.
+    """Everything wrong between and within the tables of a data folder, beyond what reading them showed.
 
     Returns: list of Problem.
     """
@@ -69,7 +69,7 @@ def _where(table, key):
 
 def _id_problems(tables):
     """Ids that one file has and another lacks."""
-    utterances = Selves(tables["utt2spk"])
+    utterances = IdentityMap(tables["utt2spk"])
     speakers = dict.fromkeys(tables["utt2spk"].values(), ())
     origin = "segments" if "segments" in tables else "utt2spk"
     yield from _compare_ids(tables, UTTERANCE_FILES, utterances, "utt2spk")
@@ -104,9 +104,9 @@ def _speaker_problems(tables, spk_sort):
     for utt, speaker in utt2spk.items():
         if not speaker or BLANK.search(speaker):
             yield Problem(_where(utt2spk, utt), f"expected `utterance-id speaker-id`, not {utt} {speaker}", (utt,))
-    told = {speaker: BLANK.sub(" ", utts) for speaker, utts in tables.get("spk2utt", {}).items()}
-    for speaker, utts in (spk2utt(utt2spk) if told else {}).items():
-        if speaker in told and told[speaker] != utts:
+    stated = {speaker: BLANK.sub(" ", utts) for speaker, utts in tables.get("spk2utt", {}).items()}
+    for speaker, utts in (spk2utt(utt2spk) if stated else {}).items():
+        if speaker in stated and stated[speaker] != utts:
             what = f"the utterances of {speaker!r} are not those of utt2spk, in order"
             yield Problem(_where(tables["spk2utt"], speaker), what)
     if spk_sort and not speakers_in_order(utt2spk):
@@ -189,11 +189,11 @@ def _limit_problems(tables, utt, seconds, what, shown):
 
 def _duration_problem(tables, utt, seconds):
     """The length an utterance has (before the change of speed) against the one utt2dur tells."""
-    told, speed = tables.get("utt2dur", {}).get(utt, ""), tables.get("utt2speed", {}).get(utt, "1")
-    if NUMBER.fullmatch(told) and NUMBER.fullmatch(speed) and float(speed) > 0:
+    stated, speed = tables.get("utt2dur", {}).get(utt, ""), tables.get("utt2speed", {}).get(utt, "1")
+    if NUMBER.fullmatch(stated) and NUMBER.fullmatch(speed) and float(speed) > 0:
         heard_s = seconds / float(speed)
-        if seconds > 0 and abs(heard_s - float(told)) > OVERSHOOT_S:
-            yield Problem(_where(tables["utt2dur"], utt), f"{utt!r} lasts {heard_s:.2f} s, not {told} s", (utt,))
+        if seconds > 0 and abs(heard_s - float(stated)) > OVERSHOOT_S:
+            yield Problem(_where(tables["utt2dur"], utt), f"{utt!r} lasts {heard_s:.2f} s, not {stated} s", (utt,))
 
 
 def _audio_path_problems(tables, allow_pipes, check_audio):
@@ -213,7 +213,7 @@ def _audio_path_problems(tables, allow_pipes, check_audio):
         yield Problem(_where(tables["wav.scp"], recording), what, tuple(users.get(recording, ())))
 
 
-class Selves(Mapping[str, list[str]]):
+class IdentityMap(Mapping[str, list[str]]):
     """Id -> [id], for the ids of a table."""
 
     def __init__(self, table: Mapping[str, str]):
@@ -237,7 +237,7 @@ class Selves(Mapping[str, list[str]]):
 def recording_users(tables: Tables) -> Mapping[str, Sequence[str]]:
     """Recording -> the utterances that stand on it."""
     if "segments" not in tables:
-        return Selves(tables["utt2spk"])
+        return IdentityMap(tables["utt2spk"])
     users: dict[str, list[str]] = {}
     for utt in tables["utt2spk"]:
         if recording := recording_of(tables, utt):

@@ -13,11 +13,11 @@ from steps.core.cli import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-# FFmpeg's demuxers that may open a file. Others can be told by a file to open further files or addresses.
+# FFmpeg's demuxers that may open a file. With others, a file can make the library open further files or addresses.
 DEMUXERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "asf", "aac", "amr")
 # The header of these tells a length; that of the others FFmpeg guesses.
 PROMISE = ("mov", "matroska", "asf")
-# Lengths are told in packets, not in samples.
+# Lengths are given in packets, not in samples.
 SLACK_S = 0.1
 
 

@@ -26,7 +26,7 @@ AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")
 # As the end of a segment: the recording's, as for Kaldi's extract-segments.
 TO_THE_END = -1
-# Problems told one by one before the rest is only counted.
+# Problems named one by one before the rest is only counted.
 SHOWN = 20
 # From this size on a table may stay on disk.
 LARGE_BYTES = 32 << 20
@@ -113,7 +113,7 @@ def parse_table(path: str | Path, problems: list[Problem], places: Places | None
 
 def _fill(table, rows, problems):
     previous = b""
-    unsorted_told = False
+    unsorted_named = False
     for number, row in enumerate(rows, 1):
         where = f"{table.path}:{number}"
         try:
@@ -127,9 +127,9 @@ def _fill(table, rows, problems):
         elif key in table:
             problems.append(Problem(where, f"id {key!r} is there twice (first on line {table.lines[key]})"))
         else:
-            if key.encode() < previous and not unsorted_told:
+            if key.encode() < previous and not unsorted_named:
                 problems.append(Problem(where, "not in C-locale order from here on; sort with LC_ALL=C"))
-                unsorted_told = True
+                unsorted_named = True
             previous = key.encode()
             table[key] = value[0] if value else ""
             table.lines[key] = number

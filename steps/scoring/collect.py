@@ -42,10 +42,8 @@ def collect_rows(
     check_inputs(exp, models, sets)
     known = [check_files(exp, model, name, benchmark or {}) for name in sets for model in models]
     if unknown := known.count(False):
-        what = "does not tell which file it ran" if unknown == 1 else "do not tell which files they ran"
-        say(
-            f"{counted(unknown, 'result')} of an older version {what}; only a new decoding or benchmark can be vouched for"
-        )
+        what = "does not record which file it ran" if unknown == 1 else "do not record which files they ran"
+        say(f"{counted(unknown, 'result')} of an older version {what}; decode and benchmark anew")
     return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
 
 

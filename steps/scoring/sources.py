@@ -67,8 +67,8 @@ def score_fault(content: dict) -> str | None:
         return "errors that are not the sum of their kinds"
     for name, (length, wrong) in POOLED.items():
         pooled = content.get(name)
-        told = [pooled.get(key) for key in ("reference_length", "errors")] if isinstance(pooled, dict) else None
-        if told != [sum(rows[length]), sum(rows[wrong])]:
+        recorded = [pooled.get(key) for key in ("reference_length", "errors")] if isinstance(pooled, dict) else None
+        if recorded != [sum(rows[length]), sum(rows[wrong])]:
             return f"{name} that do not add up"
     return None
 
@@ -103,12 +103,12 @@ def check_decoded(folder: Path, ran: Path, strict: bool = False) -> bool:
     """
     path = folder / "decode.json"
     facts = read_json(path) if strict or path.is_file() else {}
-    told = facts.get("hypotheses_sha256", {})
+    recorded = facts.get("hypotheses_sha256", {})
     if not _check_files(path, facts.get("files"), ran, "steps.decode", strict):
         return False
     for kind in KINDS:
         there = sha256_file(folder / f"{kind}.txt") if (folder / f"{kind}.txt").is_file() else None
-        if not isinstance(told, dict) or told.get(kind) != there:
+        if not isinstance(recorded, dict) or recorded.get(kind) != there:
             raise UserError(f"{folder}: {kind}.txt is not the one that decode.json is of; run steps.decode again")
     return True
 
@@ -121,14 +121,14 @@ def check_measured(path: Path, row: dict, ran: Path, strict: bool = False, progr
     return _check_files(path, row.get("files") if isinstance(row, dict) else None, ran, program, strict)
 
 
-def _check_files(path, told, ran, program, strict):
-    if told is None and not strict:
+def _check_files(path, recorded, ran, program, strict):
+    if recorded is None and not strict:
         return False
-    if told is None:
-        raise UserError(f"{path}: does not tell which file of {ran} was run; run {program} again")
+    if recorded is None:
+        raise UserError(f"{path}: does not record which file of {ran} was run; run {program} again")
     there = model_hashes(ran)
-    names = sorted({*there, *told}) if isinstance(told, dict) else []
-    differ = [name for name in names if told.get(name) != there.get(name)]
+    names = sorted({*there, *recorded}) if isinstance(recorded, dict) else []
+    differ = [name for name in names if recorded.get(name) != there.get(name)]
     if differ or not names:
         name = differ[0] if differ else "files"
         raise UserError(f"{path}: of another {name} than {ran} has now; run {program} again")

@@ -29,7 +29,7 @@ def time_left(seconds: float) -> str:
 
 
 def _keep_quiet(args, others=threading.excepthook):
-    """TensorBoard's writing thread: what it fails with is raised by the next write, and told there."""
+    """TensorBoard's writing thread: what it fails with is raised by the next write, and reported there."""
     if type(args.thread).__name__ != "_AsyncWriterThread" or not isinstance(args.exc_value, OSError):
         others(args)
 

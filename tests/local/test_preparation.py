@@ -125,11 +125,11 @@ def test_treated_audio_is_a_new_file_and_inputs_stay(tmp_path):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"duration_s": 1.6}, "is told to last 1.60 s, but has 1.00 s of"),
-        ({"start_s": 0.2, "end_s": 0.4, "duration_s": 1.0}, "is told to last 1.00 s, but has 0.20 s of"),
+        ({"duration_s": 1.6}, "should last 1.60 s, but has 1.00 s of"),
+        ({"start_s": 0.2, "end_s": 0.4, "duration_s": 1.0}, "should last 1.00 s, but has 0.20 s of"),
         ({"start_s": 0.8, "end_s": 1.6, "duration_s": 0.8}, "ends at 1.60 s, but"),
         ({"end_s": 1.6, "duration_s": None}, "ends at 1.60 s, but"),
-        ({"speed": 0.5, "duration_s": 1.0}, "is told to last 1.00 s, but has 2.00 s of"),
+        ({"speed": 0.5, "duration_s": 1.0}, "should last 1.00 s, but has 2.00 s of"),
     ],
 )
 def test_times_that_disagree_with_the_sound_are_problems(tmp_path, told, words):

@@ -99,10 +99,7 @@ def test_results_of_other_files_are_refused_and_those_of_older_versions_are_told
     """Every kind of result tells what it ran; when that file is another now, its numbers are no longer of this model."""
     assert collect_rows(exp, MODELS, ["test"])
     said = capsys.readouterr().out
-    assert (
-        said
-        == "3 results of an older version do not tell which files they ran; only a new decoding or benchmark can be vouched for\n"
-    )
+    assert said == "3 results of an older version do not record which files they ran; decode and benchmark anew\n"
     benchmark = {"models": {}}
     for name in MODELS:
         export = exp / name / "export"
