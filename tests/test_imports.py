@@ -26,6 +26,7 @@ TORCH = {"torch", "torchaudio", "safetensors"}
 # One file's arrow, not its folder's: an exported folder is a teacher, too.
 FILE_MAY_IMPORT = {"steps/training/teachers.py": {"deploy"}}
 CORE_WITH_TORCH = {"steps/core/checkpoint.py"}
+TEMPLATE = "utils/prepare_template.py"
 RUNNER = {"stage.py", "run.py", "slurm.py"}  # of utils: run with `python3 -I -S`
 
 
@@ -70,7 +71,9 @@ def local_may_import(_, top, target="", *__):
 
 
 def utils_may_import(path, top, target="", *_):
-    """Tools use the standard library, each other and steps.core; the runners not even that."""
+    """Tools use the standard library, each other and steps.core; the runners not even that. A fork's reader is one of local."""
+    if path == TEMPLATE:
+        return local_may_import(path, top, target)
     if top == "steps":
         return target == "core" and Path(path).name not in runner_files()
     return top in sys.stdlib_module_names or (ROOT / "utils" / f"{top}.py").is_file()

@@ -37,7 +37,6 @@ def test_it_still_dry_runs(tmp_path):
 
 
 def test_what_its_reader_imports_is_still_there():
-    template = (ROOT / "utils/prepare_template.py").read_text(encoding="utf-8")
     old = """
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.datacheck import audio_info
@@ -46,4 +45,14 @@ from steps.core.outdir import write_text
 assert Utterance("s-1", "s", "a", "x.wav", duration_s=1.0).end_s is None
 """
     subprocess.run(["python3", "-c", old], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert {line for line in template.splitlines() if line.startswith("from steps")} <= set(old.splitlines())
+    # what forks made from now on import
+    new = """
+from local.corpus import fetch, finish, reader_parser
+from local.rows import read_lines
+from steps.core.cli import run_main
+from steps.core.tables import Problem
+"""
+    subprocess.run(["python3", "-c", new], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    template = (ROOT / "utils/prepare_template.py").read_text(encoding="utf-8")
+    imports = {line for line in template.splitlines() if line.startswith(("from steps", "from local"))}
+    assert imports <= {*old.splitlines(), "from steps.core.datadir import Utterance", *new.splitlines()}

@@ -48,19 +48,30 @@ def test_a_fork_dry_runs_at_once(forked):
     assert f"python3 {forked}/local/prepare.py --corpus-dir {forked}/corpus --out {forked}/data/kitchen" in done.stdout
 
 
-def test_the_reader_of_a_fork_reads_tables(forked):
+def read_tables(forked, text="Turn  {} on"):
+    """Stage 0 of a fork whose corpus has one utterance a set, each of a speaker of its own."""
     corpus = forked / "corpus"
     corpus.mkdir()
-    for name in ("train", "dev", "test"):
-        (corpus / f"{name}.tsv").write_text(f"{name}1\tann\t{name}1.wav\tTurn  {name} on\n")
+    for number, (name, speaker) in enumerate({"train": "ann", "dev": "bob", "test": "cyd"}.items()):
+        (corpus / f"{name}.tsv").write_text(f"{name}1\t{speaker}\t{name}1.wav\t{text.format(name)}\n")
         with wave.open(str(corpus / f"{name}1.wav"), "wb") as file:
             file.setparams((1, 2, 8000, 0, "NONE", ""))
-            file.writeframes(bytes(8000))
+            file.writeframes(bytes([number]) * 8000)
     words = [ROOT / "run.sh", "--recipe", forked, "--stage", "0", "--stop-stage", "0"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+def test_the_reader_of_a_fork_reads_tables(forked):
+    done = read_tables(forked)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (forked / "data/kitchen/train/text").read_text() == "ann-train1 turn train on\n"
     assert (forked / "data/kitchen/words.txt").read_text().split() == ["dev", "on", "train", "turn"]
+
+
+def test_the_reader_of_a_fork_refuses_what_every_reader_does(forked):
+    done = read_tables(forked, "Turn {} [noise] on")
+    assert done.returncode != 0 and "[noise]" in done.stdout + done.stderr
+    assert not (forked / "data/kitchen/train/text").exists()
 
 
 def test_help_is_the_head_of_the_script_and_wrong_use_is_not_help(tmp_path):

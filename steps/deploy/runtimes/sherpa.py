@@ -130,7 +130,9 @@ class SherpaProcess:
             line = b""
         if not line:
             seconds = len(samples) / self.features.sample_rate_hz
-            remedy = "; exports of version 0.1 end on sound this short: export the model again" if seconds < SHORT_S else ""
+            remedy = (
+                "; exports of version 0.1 end on sound this short: export the model again" if seconds < SHORT_S else ""
+            )
             raise UserError(f"{self.folder}: sherpa-onnx gave up at {name}: {self._last_words()}{remedy}")
         return {"greedy": " ".join(json.loads(line).split())}
 
