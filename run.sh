@@ -32,6 +32,11 @@ prepare=                 # command that writes the data sets; `--out data/<recip
 train_set=train          # its sets
 dev_set=dev              # held-out training speakers: settings are chosen on it
 test_sets="test"         # one or more; only scored
+unlabelled_sets=         # sets that prepare writes without transcripts: label_with writes them, and they join the training set
+label_with=              # folder of the recogniser that transcribes them: whatever steps.transcribe_data runs
+label_check=             # of a second one, for `readings` and `max_disagreement`
+label_language=          # what is spoken, for recognisers that would guess it
+labels=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
 speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
 lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
 compress=false           # true: features take a quarter of the space and lose a little precision
@@ -58,6 +63,7 @@ data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
 features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
+read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
 word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
 check_settings
 heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # of a cluster; others get the defaults in conf/slurm.conf
@@ -67,9 +73,11 @@ common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 # 0 prepare     corpus -> data/<recipe>/<set>/{wav.scp,text,utt2spk,...}, checked
 expand "$prepare"
 task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" --lists "$data/corpus_files.tsv" \
-  --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${word_list[@]}" -- \
-  "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}"
+  --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${unlabelled[@]/%//wav.scp}" "${word_list[@]}" -- \
+  "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}" \
+  ${unlabelled:+:then: python3 utils/validate_data_dir.py --audio true --text false "${unlabelled[@]}"}
 extra_task 0 after_prepare "${sets[@]/%//text}"
+label_tasks
 
 # 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation
 features() { # NAME DIR SOURCE, commands that come before

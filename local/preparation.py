@@ -64,14 +64,15 @@ def prepare_sets(sets, config, out, nj=1):
         reasons = [reason_to_drop(utt.text, config.text) for utt in utterances]
         utterances = _part(name, utterances, reasons, dropped)
         utterances = [replace(utt, text=normalise(utt.text, config.text)) for utt in utterances]
-        reasons = [_reason_text(utt, config, name) for utt in utterances]
+        limits = config.filter if name in config.filter.sets else FilterConfig()
+        reasons = [reason_text(utt, limits) for utt in utterances]
         utterances = _part(name, utterances, reasons, dropped)
         if config.sound != SoundConfig():
             treated = treat_all(utterances, config.sound, out / "audio" / name, nj)
             reasons = [item if isinstance(item, str) else "" for item in treated]
             _part(name, utterances, reasons, dropped)
             utterances = [item for item in treated if not isinstance(item, str)]
-        reasons = [_reason_length(utt, config, name) for utt in utterances]
+        reasons = [reason_length(utt, limits) for utt in utterances]
         kept[name] = _part(name, utterances, reasons, dropped)
     for name, utterances in sets.items():
         counts = Counter(reason for owner, _, reason in dropped if owner == name)
@@ -91,13 +92,10 @@ def _part(name, utterances, reasons, dropped):
     return [utt for utt, reason in zip(utterances, reasons, strict=True) if not reason]
 
 
-def _reason_text(utt, config, name):
-    """Why a transcript cannot stay, or an empty string; an empty one cannot stay in any set."""
+def reason_text(utt, limits):
+    """Why a transcript cannot stay, or an empty string; an empty one never can. Args: limits: FilterConfig."""
     if not utt.text:
         return "empty transcript"
-    if name not in config.filter.sets:
-        return ""
-    limits = config.filter
     if limits.alphabet is not None and (foreign := set(utt.text) - set(limits.alphabet) - {" "}):
         return f"character outside the alphabet: {min(foreign)}"
     words = utt.text.split()
@@ -108,11 +106,8 @@ def _reason_text(utt, config, name):
     return ""
 
 
-def _reason_length(utt, config, name):
-    """Why an utterance of this length cannot stay, or an empty string."""
-    limits = config.filter
-    if name not in limits.sets:
-        return ""
+def reason_length(utt, limits):
+    """Why an utterance of this length cannot stay, or an empty string. Args: utt: with duration_s; limits: FilterConfig."""
     rate = len(utt.text.replace(" ", "")) / utt.duration_s
     tests = (
         ("too short", limits.min_s, utt.duration_s, 1),

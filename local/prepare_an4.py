@@ -8,6 +8,7 @@ train, dev, test and words.txt, the words of the corpus' own dictionary. AN4 has
 held out, always the same.
 """
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from local.corpus import check_counts, fetch, fetch_again, finish, measure, options_of, reader_parser
-from steps.core.cli import UserError, parse_bool, run_main, say
+from steps.core.cli import UserError, parse_bool, parse_count, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import Problem, raise_problems
 
@@ -89,10 +90,25 @@ def read_words(root):
     return sorted({re.sub(r"\(\d+\)$", "", line.split()[0]) for line in lines if line.split()})
 
 
+def forget_transcripts(out, number):
+    """Keep the transcripts of some training speakers, chosen by a hash of their names; the others' audio goes to `extra`."""
+    utterances = read_data_dir(out / "train")
+    speakers = sorted({utt.speaker for utt in utterances}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if number >= len(speakers):
+        raise UserError(f"--labelled-speakers {number}: there are only {len(speakers)} training speakers")
+    labelled = set(speakers[:number])
+    write_data_dir(out / "train", [utt for utt in utterances if utt.speaker in labelled])
+    write_data_dir(out / "extra", [utt for utt in utterances if utt.speaker not in labelled])
+    (out / "extra" / "text").unlink()
+    say(f"{out}: transcripts of {number} speakers in train; extra: audio of {len(speakers) - number} others")
+
+
 def main():
     parser = reader_parser(__doc__, mirror=MIRROR, counts=True)
     text = "true: train also on the dev speakers, for a final model (default: false)"
     parser.add_argument("--dev-in-train", type=parse_bool, default=False, metavar="BOOL", help=text)
+    text = "number of training speakers whose transcripts are kept; the others' audio becomes the set extra, without any"
+    parser.add_argument("--labelled-speakers", type=parse_count, metavar="N", help=text)
     args, problems = parser.parse_args(), []
     out, root = Path(args.out), find_root(fetch(args, {ARCHIVE: SHA256}))
     sets = {name: read_set(root, name, problems) for name in COUNTS}
@@ -106,6 +122,8 @@ def main():
     if args.dev_in_train:
         write_data_dir(out / "train", [utt for name in ("train", "dev") for utt in read_data_dir(out / name)])
         say("the dev speakers are in train, too: scores on dev say nothing about unseen speakers")
+    if args.labelled_speakers:
+        forget_transcripts(out, args.labelled_speakers)
 
 
 if __name__ == "__main__":

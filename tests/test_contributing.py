@@ -282,7 +282,7 @@ def test_a_runtime(monkeypatch, tmp_path):
         def use_words(self, words_file, folder, word_score=0.0):
             return None
 
-    row = Runtime(("numpy",), exported=True, open=lambda folder, device, threads, prefix: Parrot())
+    row = Runtime(("numpy",), reads="export", open=lambda folder, device, threads, prefix: Parrot())
     monkeypatch.setitem(runtimes.RUNTIMES, "parrot", row)
     save(tmp_path / "m", make())
     export_folder(tmp_path / "m", tmp_path / "m/export")

@@ -2,7 +2,9 @@
 """Put several data folders into one; ids must not clash.
 
     python3 utils/combine_data_dir.py data/all data/an4/train data/mine/train
+    python3 utils/combine_data_dir.py data/mine/heard --parts 4
 
+--parts N: the folders are part.1 to part.N in DEST, as steps.transcribe_data writes them; parts without an utterance are skipped.
 A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Folders with and without
 segments do not mix.
 """
@@ -12,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from steps.core.cli import UserError, make_parser, run_main, say
+from steps.core.cli import MissingInput, UserError, make_parser, parse_count, run_main, say
 from steps.core.datadir import validate_data_dir
 from steps.core.tables import Problem, raise_problems, show_counts, write_folder
 
@@ -42,11 +44,27 @@ def combine(folders):
     return merged, names - common
 
 
+def parts_of(folder, number):
+    """Those of part.1 to part.N in a folder that have utterances. Raises: MissingInput for one that was not finished."""
+    parts = [folder / f"part.{part}" for part in range(1, number + 1)]
+    for part in parts:
+        if not (part / "dropped.tsv").is_file():
+            raise MissingInput(f"{part}: not a finished part; run steps.transcribe_data for it again")
+    found = [part for part in parts if (part / "utt2spk").is_file()]
+    if not found:
+        raise UserError(f"{folder}: no part has an utterance in which something was recognised")
+    return found
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("dest", metavar="DEST", help="folder to write")
-    parser.add_argument("sources", nargs="+", metavar="SRC", help="data folders")
+    parser.add_argument("sources", nargs="*", metavar="SRC", help="data folders")
+    parser.add_argument("--parts", type=parse_count, metavar="N", help="number of parts in DEST")
     args = parser.parse_args()
+    if bool(args.sources) == bool(args.parts):
+        parser.error("give either data folders or --parts")
+    args.sources = args.sources or parts_of(Path(args.dest), args.parts)
     if Path(args.dest).resolve() in [Path(source).resolve() for source in args.sources]:
         parser.error("DEST is one of the folders to combine")
     folders = [validate_data_dir(path, allow_pipes=True, need_text=False, spk_sort=False) for path in args.sources]

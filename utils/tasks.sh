@@ -241,3 +241,34 @@ stress_task() {
     --makes "$out/noise.json" --parallel -- python3 -m steps.stress --model "$exp/$1/export" --data "$data/$2" \
     --snr-db "${levels[@]}" --config "$decode" --seed "$seed" --out "$out"
 }
+
+# Declares what writes the transcripts of unlabelled sets and puts these sets and the training set together; the dev set is
+# transcribed, too, so that the errors of such transcripts are known.
+label_tasks() {
+  ((${#unlabelled[@]})) || return 0
+  [[ -n $label_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with label_with"
+  local set by needs options joined=("$data/$train_set")
+  labels=$(conf_file "$labels")
+  for set in $unlabelled_sets "$dev_set"; do
+    needs=() options=(${label_check:+--agree "$data/labels/$set.check/text"})
+    for by in with ${label_check:+check}; do
+      hear_task "$set" "$by"
+      needs+=("$data/labels/$set.$by/text")
+    done
+    if [[ $set == "$dev_set" ]]; then options+=(--truth "$dev"); else joined+=("$data/labels/$set"); fi
+    task 0 "label_$set" --needs "${needs[@]}" --conf "$labels" --makes "$data/labels/$set/text" -- \
+      python3 local/filter_transcripts.py --data "$data/labels/$set.with" --options "$labels" "${options[@]}" --out "$data/labels/$set"
+  done
+  sets[0]=$data/${train_set}_all train=$data/${train_set}_all_sp
+  task 0 join_labelled --needs "${joined[@]/%//text}" --makes "${sets[0]}/text" "${sets[0]}/wav.scp" -- \
+    python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}"
+}
+
+# Declares the transcribing of set $1 by label_$2.
+hear_task() { # SET with|check
+  local by=label_$2 out=$data/labels/$1.$2
+  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" "${!by}" --makes "$out/text" --parallel -- \
+    "JOB=1:{nj}" python3 -m steps.transcribe_data --model "${!by}" --data "$data/$1" --out "$out" --shard JOB --num-shards "{nj}" \
+    --num-threads 1 --device "$device" ${label_language:+--language "$label_language"} :then: \
+    python3 utils/combine_data_dir.py "$out" --parts "{nj}"
+}

@@ -13,17 +13,30 @@ SHERPA_TOKENS = "tokens_sherpa.txt"
 SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 
-def is_exported(folder: str | Path) -> bool:
-    """Whether this is an exported folder (SHA256SUMS, or an ONNX file without it) and not a model folder (model.json).
+def folder_kind(folder: str | Path) -> str:
+    """What a folder holds: `export` (SHA256SUMS, or an ONNX file without it), `model` (model.json), or a recogniser from
+    elsewhere: `ctranslate2` (model.bin and config.json), `hub` (another config.json, as transformers writes it).
 
-    Raises: MissingInput when it is neither.
+    Raises: MissingInput when it is none of these.
     """
     folder = Path(folder)
     if (folder / SUMS).is_file() or any(folder.glob("*.onnx")):
-        return True
+        return "export"
     if (folder / "model.json").is_file():
-        return False
+        return "model"
+    if (folder / "config.json").is_file():
+        return "ctranslate2" if (folder / "model.bin").is_file() else "hub"
     raise MissingInput(f"{folder}: neither model.json nor {SUMS} here; name a model folder or its export/")
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether this is an exported folder and not a model folder. Raises: MissingInput when it is neither."""
+    kind = folder_kind(folder)
+    if kind not in ("export", "model"):
+        raise MissingInput(
+            f"{folder}: a recogniser from elsewhere, which only transcribes; a model folder is needed here"
+        )
+    return kind == "export"
 
 
 def read_sums(folder: str | Path) -> dict[str, str]:
@@ -78,5 +91,9 @@ def model_hashes(folder: str | Path) -> dict[str, str]:
     """SHA-256 of the files of a model folder or an exported folder that results depend on, by name."""
     folder = Path(folder)
     listed = read_sums(folder) if (folder / SUMS).is_file() else [path.name for path in sorted(folder.glob("*.onnx"))]
+    if folder_kind(folder) in ("hub", "ctranslate2"):
+        listed = sorted(
+            path.name for path in folder.iterdir() if path.suffix in (".json", ".bin", ".safetensors", ".txt")
+        )
     names = dict.fromkeys([*listed, "tokens.txt", "features.yaml", "model.json", "model.safetensors"])
     return {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}

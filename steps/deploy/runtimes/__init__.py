@@ -10,7 +10,7 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import check_sums, is_exported
+from steps.core.exports import check_sums, folder_kind
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes.ctc import CtcRecogniser
@@ -54,12 +54,12 @@ class Recogniser(Protocol):
 class Runtime:
     """A row of the table.
 
-    packages: packages whose versions a decoding records.   exported: whether it runs exported folders (else model folders).
+    packages: packages whose versions a decoding records.   reads: the kind of folder it runs, see `folder_kind`.
     open: (folder, device, num_threads, profile_prefix) -> Recogniser.   own: whether it is the default for such folders.
     """
 
     packages: tuple[str, ...]
-    exported: bool
+    reads: str
     open: Callable[[Path, str, int, str | None], Recogniser]
     own: bool = False
 
@@ -84,30 +84,53 @@ def _open_sherpa(folder: Path, _device: str, num_threads: int, _prefix: str | No
     return SherpaProcess(folder, num_threads)
 
 
+def _open_hub(folder: Path, device: str, num_threads: int, _prefix: str | None) -> Recogniser:
+    from steps.deploy.runtimes.outside import HubWriter
+
+    return HubWriter(folder, device, num_threads)
+
+
+def _open_ctranslate(folder: Path, _device: str, num_threads: int, _prefix: str | None) -> Recogniser:
+    from steps.deploy.runtimes.outside import CTranslateWriter
+
+    return CTranslateWriter(folder, num_threads)
+
+
 def _read_beside(folder: Path) -> tuple[FeatureConfig, list[str], str]:
     features = load_config(FeatureConfig, folder / "features.yaml")
     return features, read_tokens(folder / "tokens.txt"), str(folder)
 
 
 RUNTIMES = {
-    "torch": Runtime(("torch", "numpy"), exported=False, open=_open_torch, own=True),
-    "onnxruntime": Runtime(("onnxruntime", "numpy"), exported=True, open=_open_onnx, own=True),
-    "sherpa-onnx": Runtime(("sherpa-onnx", "numpy"), exported=True, open=_open_sherpa),
+    "torch": Runtime(("torch", "numpy"), reads="model", open=_open_torch, own=True),
+    "onnxruntime": Runtime(("onnxruntime", "numpy"), reads="export", open=_open_onnx, own=True),
+    "sherpa-onnx": Runtime(("sherpa-onnx", "numpy"), reads="export", open=_open_sherpa),
+    "transformers": Runtime(("transformers", "torch", "numpy"), reads="hub", open=_open_hub, own=True),
+    "faster-whisper": Runtime(
+        ("faster-whisper", "ctranslate2", "numpy"), reads="ctranslate2", open=_open_ctranslate, own=True
+    ),
+}
+# how messages call what a runtime reads
+FOLDERS = {
+    "model": "model folders",
+    "export": "exported folders",
+    "hub": "Hugging Face folders",
+    "ctranslate2": "CTranslate2 folders",
 }
 
 
 def runtime_of(folder: str | Path, name: str = "own") -> str:
     """The runtime that opens a folder.
 
-    Args:    name: a name in RUNTIMES, or `own`: torch for a model folder, onnxruntime for an exported one.
-    Raises:  MissingInput when the folder is neither, UserError when that runtime does not read such a folder.
+    Args:    name: a name in RUNTIMES, or `own`: torch for a model folder, onnxruntime for an exported one, ...
+    Raises:  MissingInput when the folder is none of these, UserError when that runtime does not read such a folder.
     """
-    exported = is_exported(folder)
+    kind = folder_kind(folder)
     if name == "own":
-        return next(key for key, runtime in RUNTIMES.items() if runtime.own and runtime.exported == exported)
-    if RUNTIMES[name].exported != exported:
-        wants = "exported folders only; name the export/ in it" if RUNTIMES[name].exported else "model folders only"
-        raise UserError(f"{folder}: {name} reads {wants}")
+        return next(key for key, runtime in RUNTIMES.items() if runtime.own and runtime.reads == kind)
+    if (wants := RUNTIMES[name].reads) != kind:
+        remedy = "; name the export/ in it" if (kind, wants) == ("model", "export") else ""
+        raise UserError(f"{folder}: {name} reads {FOLDERS[wants]} only{remedy}")
     return name
 
 
@@ -118,7 +141,7 @@ def load_recogniser(
     runtime: str = "own",
     profile_prefix: str | None = None,
 ) -> Recogniser:
-    """Open a model folder or an exported folder; a model.json or ONNX file in it stands for the folder.
+    """Open a folder that some runtime reads; a model.json or ONNX file in it stands for the folder.
 
     Args:    device: torch device.   runtime: see `runtime_of`.   profile_prefix: path prefix of onnxruntime's profiles, if any.
     Raises:  MissingInput, UserError.
@@ -127,7 +150,7 @@ def load_recogniser(
     if folder.suffix in (".onnx", ".json") and folder.is_file():
         folder = folder.parent
     name = runtime_of(folder, runtime)
-    if RUNTIMES[name].exported:
+    if RUNTIMES[name].reads == "export":
         check_sums(folder)
         for path in sorted(folder.glob("*.onnx")):
             screen(path)
