@@ -6,7 +6,8 @@
 --data is what steps.transcribe_data wrote. --agree: the transcripts of a second recogniser, lines `utterance-id text`; with
 `max_disagreement` what the two hear differently is dropped, and utterances that it lacks are. --words: a word list; what has
 other words is dropped. --truth: a data folder with the true transcripts, to see how good these are: their errors are counted,
-of all and of those that stay, and written to quality.json. Everything dropped is counted by reason and listed in dropped.tsv: utterance, reason, text.
+of all and of those that stay, and written to quality.json. Everything dropped is counted by reason and listed in dropped.tsv:
+utterance, reason, text.
 """
 
 import itertools
@@ -143,7 +144,12 @@ def tell_quality(args, kept: dict[str, str], dropped: dict[str, str]) -> None:
     for name, texts, ids in (("all", kept | dropped, truth), ("kept", kept, kept)):
         words = sum(len(truth[utt_id].split()) for utt_id in ids)
         errors = sum(Levenshtein.distance(texts.get(utt_id, "").split(), truth[utt_id].split()) for utt_id in ids)
-        found[name] = {"utterances": len(ids), "words": words, "errors": errors, "wer": round(100 * errors / max(1, words), 2)}
+        found[name] = {
+            "utterances": len(ids),
+            "words": words,
+            "errors": errors,
+            "wer": round(100 * errors / max(1, words), 2),
+        }
         say(f"{args.data}: {name}: {found[name]['wer']:.2f} % WER ({errors}/{words}), {counted(len(ids), 'utterance')}")
     write_json(Path(args.out) / "quality.json", found)
 

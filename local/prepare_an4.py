@@ -107,7 +107,9 @@ def main():
     parser = reader_parser(__doc__, mirror=MIRROR, counts=True)
     text = "true: train also on the dev speakers, for a final model (default: false)"
     parser.add_argument("--dev-in-train", type=parse_bool, default=False, metavar="BOOL", help=text)
-    text = "number of training speakers whose transcripts are kept; the others' audio becomes the set extra, without any"
+    text = (
+        "number of training speakers whose transcripts are kept; the others' audio becomes the set extra, without any"
+    )
     parser.add_argument("--labelled-speakers", type=parse_count, metavar="N", help=text)
     args, problems = parser.parse_args(), []
     out, root = Path(args.out), find_root(fetch(args, {ARCHIVE: SHA256}))

@@ -137,6 +137,19 @@ def test_wrong_counts_and_wrong_folders_are_refused(tmp_path):
     assert status == 1 and "no such file or folder" in stderr
 
 
+def test_transcripts_of_some_speakers_are_forgotten(tmp_path):
+    root = make_corpus(tmp_path / "an4", ".flac")
+    options = ["--corpus-dir", root, "--out", tmp_path / "out"]
+    status, _, stderr = prepare(*options, "--labelled-speakers", "1")
+    assert status == 0, stderr
+    (labelled,) = speakers(tmp_path / "out" / "train")
+    assert not (tmp_path / "out" / "extra" / "text").exists()
+    extra = read_data_dir(tmp_path / "out" / "extra", need_text=False)
+    assert {utt.speaker for utt in extra} == {"fash", "mdcs"} - {labelled} and len(extra) == len(WORDS)
+    status, _, stderr = prepare(*options, "--labelled-speakers", "2")
+    assert status == 1 and "there are only 2 training speakers" in stderr
+
+
 def test_no_corpus_and_no_network_is_one_clear_line(tmp_path):
     with mock.patch("local.download.PAUSES_S", ()):
         status, _, stderr = prepare("--corpus-dir", "--out", tmp_path / "out", "--mirror", "http://127.0.0.1:1")

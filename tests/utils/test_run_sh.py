@@ -34,10 +34,15 @@ def make(folder, *names):
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         open(path, "w").write("| table |\\n")
-program = next(word for word in words if word.startswith(("steps.", "utils/perturb", "utils/validate", "prepare_it")))
+known = ("steps.", "utils/perturb", "utils/validate", "utils/combine", "local/filter", "prepare_it")
+program = next(word for word in words if word.startswith(known))
 if program == "prepare_it":
-    names = [f"{s}/{f}" for s in ("train", "dev", "test", "other") for f in ("wav.scp", "text")]
+    names = [f"{s}/{f}" for s in ("train", "dev", "test", "other", "more") for f in ("wav.scp", "text")]
     make(option("--out"), "words.txt", *names)
+elif program == "local/filter_transcripts.py":
+    make(option("--out"), "text")
+elif program == "utils/combine_data_dir.py":
+    make(words[words.index(program) + 1], "text", "wav.scp")
 elif program == "steps.combine_features":
     make(option("--data"), "feats.scp", "utt2num_frames", "cmvn.json")
 elif program == "steps.train_tokenizer":
@@ -142,6 +147,35 @@ def test_measurements_can_be_chosen(bench):
     for name, value in (("stress", "loud"), ("classes", "yes"), ("sherpa", "1")):
         bench.write_recipe(f"{RECIPE}{name}={value}\n")
         assert name in bench.run(status=2)[1]
+
+
+def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
+    (bench.recipe / "conf/labels.yaml").write_text("spell: true\n")
+    for folder in ("whisper", "seed"):
+        (bench.recipe / folder).mkdir()
+        (bench.recipe / folder / "model.json").write_text("{}")
+    bench.write_recipe(f"{RECIPE}unlabelled_sets=more\nlabels=labels.yaml\n")
+    assert "label_with" in bench.run(status=2)[1]
+    options = ("--label-with", str(bench.recipe / "whisper"), "--label-check", str(bench.recipe / "seed"))
+    ran, _ = bench.run(*options, "--stop-stage", "4")
+    (checked,) = [line for line in ran if "--text false" in line]
+    assert checked.endswith("/more") and "/train" not in checked
+    heard = [line.partition("steps.transcribe_data ")[2] for line in ran if "steps.transcribe_data" in line]
+    assert [("/whisper " in line, "/more " in line) for line in heard] == [
+        (True, True), (False, True), (True, False), (False, False)
+    ]  # fmt: skip
+    filtered = [line for line in ran if "local/filter_transcripts.py" in line]
+    assert ["--truth" in line for line in filtered] == [False, True]
+    assert all("--agree" in line and "/conf/labels.yaml" in line for line in filtered)
+    (joined,) = [line for line in ran if "/train_all " in line and "utils/combine_data_dir.py" in line]
+    assert joined.endswith("/train /" + joined.rpartition(" /")[2]) and joined.endswith("/labels/more")
+    trained = [line for line in ran if "steps.train_teacher" in line or "steps.distill_student" in line]
+    assert len(trained) == 2 and all("/train_all_sp --dev" in line for line in trained)
+    assert bench.run(*options, "--stop-stage", "4")[0] == []
+    (bench.recipe / "conf/labels.yaml").write_text("spell: false\n")
+    ran, _ = bench.run(*options, "--stop-stage", "4")
+    assert not any("steps.transcribe_data" in line for line in ran)
+    assert any("local/filter_transcripts.py" in line for line in ran)
 
 
 def test_a_changed_setting_redoes_that_model_and_what_follows(bench):

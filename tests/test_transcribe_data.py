@@ -1,0 +1,147 @@
+"""Transcripts for a data folder without any: by a program, by a recogniser, whole or in parts."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from steps import transcribe_data
+from steps.core.cli import MissingInput, UserError, run_main
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
+from steps.data.feature_config import FeatureConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+# says how long each file is, in tenths of a second, and nothing of a silent one
+LISTENER = """
+import sys, soundfile
+for line in sys.stdin:
+    utt_id, path = line.split()
+    samples, rate = soundfile.read(path)
+    assert rate == 8000 and samples.ndim == 1
+    print(utt_id, " ".join(["tenth"] * round(10 * len(samples) / rate)) if abs(samples).max() > 0 else "")
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder without text: three utterances in two files, the last one silent."""
+    random = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", 0.1 * random.standard_normal(16000), 16000)
+    soundfile.write(tmp_path / "b.wav", np.zeros(8000), 16000)
+    a, b = str(tmp_path / "a.wav"), str(tmp_path / "b.wav")
+    utterances = [
+        Utterance("a-1", "a", "?", a, end_s=0.3, duration_s=0.3),
+        Utterance("a-2", "a", "?", a, start_s=0.5, end_s=1.0, duration_s=0.5),
+        Utterance("b-1", "b", "?", b, end_s=0.5, duration_s=0.5),
+    ]
+    write_data_dir(tmp_path / "data", utterances)
+    (tmp_path / "data" / "text").unlink()
+    (tmp_path / "listen.py").write_text(LISTENER)
+    return tmp_path / "data"
+
+
+def run(monkeypatch, data, *options):
+    argv = ["transcribe_data", "--data", data, "--out", data.parent / "heard", *options]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    transcribe_data.main()
+
+
+def by_command(data, script=None):
+    if script is not None:
+        (data.parent / "listen.py").write_text(script)
+    return ["--rate", "8000", "--command", f"{sys.executable} {data.parent / 'listen.py'}"]
+
+
+def test_a_program_hears_each_utterance_alone(monkeypatch, data):
+    run(monkeypatch, data, *by_command(data))
+    heard = read_data_dir(data.parent / "heard")
+    assert {utt.utt_id: utt.text for utt in heard} == {"a-1": "tenth tenth tenth", "a-2": " ".join(["tenth"] * 5)}
+    assert [(utt.start_s, utt.end_s) for utt in heard] == [(0.0, 0.3), (0.5, 1.0)]
+    assert (data.parent / "heard/dropped.tsv").read_text() == "b-1\tnothing recognised\n"
+    assert not (data / "text").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("import sys; sys.exit(3)", "ended with status 3"),
+        ("print('a-1 x')", "wrote no line for 2 utterances: a-2 b-1"),
+        ("print('a-1 x\\na-1 y')", "line 2 of its output: 'a-1' is there twice"),
+        ("print('c-9 x')", "line 1 of its output: 'c-9' was not asked about"),
+        ("print('a-1\\na-2\\nb-1')", "nothing was recognised in any of 3 utterances"),
+    ],
+)
+def test_a_program_that_does_not_keep_to_the_rules(monkeypatch, data, script, said):
+    with pytest.raises(UserError, match=said):
+        run(monkeypatch, data, *by_command(data, script))
+    assert not (data.parent / "heard" / "text").exists()
+
+
+def test_no_shell_sees_the_command(monkeypatch, data):
+    with pytest.raises(UserError, match="No such file"):
+        run(monkeypatch, data, "--command", f"no-such-program; touch {data.parent}/pwned")
+    assert not (data.parent / "pwned").exists()
+
+
+class Parrot:
+    """Hears audio and says its name of a language."""
+
+    hears, kinds, features, language = "audio", ("greedy",), FeatureConfig(), "guessed"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def use_words(self, words_file, folder, word_score=0.0):
+        return None
+
+    def recognise(self, heard, name):
+        return {"greedy": f"{self.language} {round(10 * len(heard) / 16000)}"}
+
+
+class Polyglot(Parrot):
+    def use_language(self, language):
+        self.language = language
+
+
+@pytest.mark.parametrize(
+    ("parrot", "options", "said"),
+    [
+        (Polyglot(), ["--language", "ml"], None),
+        (Parrot(), ["--language", "ml"], "knows no languages"),
+        (Parrot(), ["--words", "words.txt"], "cannot be limited to a word list"),
+    ],
+)
+def test_a_recogniser_gets_what_it_is_asked_for(monkeypatch, data, parrot, options, said):
+    monkeypatch.setattr(transcribe_data, "runtime_of", lambda *_: "sherpa-onnx")
+    monkeypatch.setattr(transcribe_data, "load_recogniser", lambda *_, **__: parrot)
+    if said:
+        with pytest.raises(UserError, match=said):
+            run(monkeypatch, data, "--model", "m", *options)
+        return
+    run(monkeypatch, data, "--model", "m", *options)
+    assert [utt.text for utt in read_data_dir(data.parent / "heard")] == ["ml 3", "ml 5", "ml 5"]
+
+
+def test_parts_are_put_together_and_a_missing_one_is_named(monkeypatch, data):
+    def combine():
+        monkeypatch.setattr(sys, "argv", ["combine", str(data.parent / "heard"), "--parts", "3"])
+        return run_main(runpy.run_path(str(ROOT / "utils/combine_data_dir.py"))["main"])
+
+    for part in ("1", "3"):
+        run(monkeypatch, data, "--shard", part, "--num-shards", "3", *by_command(data))
+    assert combine() == MissingInput.status
+    run(monkeypatch, data, "--shard", "2", "--num-shards", "3", *by_command(data))
+    assert combine() == 0
+    assert [utt.utt_id for utt in read_data_dir(data.parent / "heard")] == ["a-1", "a-2"]
+
+
+def test_exactly_one_source(monkeypatch, data):
+    for options in ([], ["--model", "m", "--command", "c"]):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, data, *options)
