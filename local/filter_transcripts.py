@@ -6,8 +6,8 @@
 --data is what steps.transcribe_data wrote. --agree: the transcripts of a second recogniser, lines `utterance-id text`; with
 `max_disagreement` what the two hear differently is dropped, and utterances that it lacks are. --words: a word list; what has
 other words is dropped. --truth: a data folder with the true transcripts, to see how good these are: their errors are counted,
-of all and of those that stay, and written to quality.json. Everything dropped is counted by reason and listed in dropped.tsv:
-utterance, reason, text.
+of all and of those that stay. Everything dropped is counted by reason and listed in dropped.tsv: utterance, reason, text. The
+numbers are kept in labels.json.
 """
 
 import itertools
@@ -135,23 +135,22 @@ def reason_to_drop(utt: Utterance, config: PseudoLabelConfig, other: str | None,
     return ""
 
 
-def tell_quality(args, kept: dict[str, str], dropped: dict[str, str]) -> None:
-    """Count word errors against --truth; utterances in which nothing was heard are deletions. Raises: UserError."""
-    truth = {utt.utt_id: utt.text for utt in read_data_dir(args.truth, check_audio=False)}
+def count_errors(truth_dir: str, kept: dict[str, str], dropped: dict[str, str]) -> dict[str, dict[str, int | float]]:
+    """Word errors of transcripts against the true ones; utterances in which nothing was heard are deletions.
+
+    Args:    kept, dropped: {id: text}.
+    Returns: {"all": counts, "kept": counts}.   Raises: UserError when the folder is that of other utterances.
+    """
+    truth = {utt.utt_id: utt.text for utt in read_data_dir(truth_dir, check_audio=False)}
     if unknown := sorted({*kept, *dropped} - set(truth)):
-        raise UserError(f"{args.truth}: has no transcript of {unknown[0]}; --truth is the folder that was transcribed")
+        raise UserError(f"{truth_dir}: has no transcript of {unknown[0]}; --truth is the folder that was transcribed")
     found = {}
     for name, texts, ids in (("all", kept | dropped, truth), ("kept", kept, kept)):
         words = sum(len(truth[utt_id].split()) for utt_id in ids)
         errors = sum(Levenshtein.distance(texts.get(utt_id, "").split(), truth[utt_id].split()) for utt_id in ids)
-        found[name] = {
-            "utterances": len(ids),
-            "words": words,
-            "errors": errors,
-            "wer": round(100 * errors / max(1, words), 2),
-        }
-        say(f"{args.data}: {name}: {found[name]['wer']:.2f} % WER ({errors}/{words}), {counted(len(ids), 'utterance')}")
-    write_json(Path(args.out) / "quality.json", found)
+        wer = round(100 * errors / max(1, words), 2)
+        found[name] = {"utterances": len(ids), "words": words, "errors": errors, "wer": wer}
+    return found
 
 
 def main():
@@ -181,17 +180,28 @@ def main():
             dropped.append((utt.utt_id, reason, utt.text))
         else:
             kept.append(utt)
-    if args.truth:
-        tell_quality(args, {utt.utt_id: utt.text for utt in kept}, {utt_id: text for utt_id, _, text in dropped})
-    total = len(kept) + len(dropped)
+    write_out(args, kept, dropped)
+
+
+def write_out(args, kept, dropped):
+    """Write the folder, dropped.tsv and, last, labels.json; say what came out. Raises: UserError when nothing stays."""
+    out, total = Path(args.out), len(kept) + len(dropped)
     counts = Counter(reason.partition(":")[0] for _, reason, _ in dropped)
     shown = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
     if not kept:
         raise UserError(f"{args.data}: all of {total} transcripts are dropped ({shown}); see {args.options}")
-    write_data_dir(args.out, kept)
-    write_text(Path(args.out) / "dropped.tsv", "".join("\t".join(row) + "\n" for row in dropped))
+    facts = {"set": out.name, "transcripts": total, "kept": len(kept), "dropped": dict(counts.most_common())}
+    if args.truth:
+        texts = {utt.utt_id: utt.text for utt in kept}
+        facts["errors"] = count_errors(args.truth, texts, {utt_id: text for utt_id, _, text in dropped})
+        for name, found in facts["errors"].items():
+            numbers = f"{found['wer']:.2f} % WER ({found['errors']}/{found['words']})"
+            say(f"{args.data}: {name}: {numbers}, {counted(found['utterances'], 'utterance')}")
+    write_data_dir(out, kept)
+    write_text(out / "dropped.tsv", "".join("\t".join(row) + "\n" for row in dropped))
+    write_json(out / "labels.json", facts)
     hours = sum(utt.duration_s or 0.0 for utt in kept) / 3600
-    say(f"{args.out}: kept {len(kept)} of {total} transcripts, {hours:.2f} h" + (f"; dropped {shown}" if shown else ""))
+    say(f"{out}: kept {len(kept)} of {total} transcripts, {hours:.2f} h" + (f"; dropped {shown}" if shown else ""))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,12 @@ def test_what_is_dropped_is_listed_with_its_reason_and_the_errors_are_counted(mo
         "s-6\tempty transcript\t",
     ]
     assert "kept 1 of 6 transcripts" in capsys.readouterr().out
-    quality = json.loads((folder / "out/quality.json").read_text())
+    labels = json.loads((folder / "out/labels.json").read_text())
+    assert (labels["set"], labels["transcripts"], labels["kept"]) == ("out", 6, 1)
+    assert labels["dropped"] == {
+        "two recognisers disagree": 2, "words over and over": 1, "word outside the list": 1, "empty transcript": 1
+    }  # fmt: skip
+    quality = labels["errors"]
     # 0 + 4 + 1 + 1 + 1 + 2 errors, and one for s-7, in which nothing was heard at all
     assert quality["all"] == {"utterances": 7, "words": 11, "errors": 10, "wer": 90.91}
     assert quality["kept"] == {"utterances": 1, "words": 3, "errors": 0, "wer": 0.0}
