@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from local.markers import reason_to_drop, tell_markers
-from local.sound import SoundConfig, treat
+from local.sound import SoundConfig, tell_what_stays_here, treat
 from local.text import TextConfig, normalise
 from steps.core.cli import UserError, say
 from steps.core.config import check
@@ -59,6 +59,7 @@ def prepare_sets(sets, config, out, nj=1):
     if unknown and config.filter != FilterConfig():
         raise UserError(f"preparation options: filter.sets: no set {unknown[0]}; there are {', '.join(sets)}")
     tell_markers(sets, config.text)
+    tell_what_stays_here(config.sound)
     dropped, kept = [], {}
     for name, utterances in sets.items():
         reasons = [reason_to_drop(utt.text, config.text) for utt in utterances]

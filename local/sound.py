@@ -1,7 +1,7 @@
-"""Treating recordings before training: voice-activity trimming, denoising, one level for all. Inputs are never changed.
+"""Treating recordings before training: voice-activity trimming and denoising. Inputs are never changed.
 
-Trimming only moves the limits of an utterance. Denoising, a level, and what no other program would read as it is (several
-channels, damaged files) make a new file, FLAC of 16 bits with one channel at the rate of the original.
+Trimming only moves the limits of an utterance. Denoising, and what no other program would read as it is (several channels,
+damaged files) make a new file, FLAC of 16 bits with one channel at the rate of the original.
 """
 
 import functools
@@ -12,25 +12,26 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from steps.core.cli import say
 from steps.core.config import check
 from steps.core.datadir import Utterance
 from steps.core.outdir import atomic_file
 from steps.core.sound import CHANNELS, Damaged, ManyChannels, OutOfRange, read_sound, sound_info
 
 VAD_RATE_HZ = 16000
-PEAK = 0.98  # no sample is louder after a change of level
 
 
 @dataclass(frozen=True)
 class SoundConfig:
-    """What is done to the audio of all sets, test sets too: a recogniser must hear in use what it was trained on."""
+    """What is done to the audio of all sets, test sets too. A model trained on it must hear the same in use, where no program
+    of ours does this: `tell_what_stays_here` warns. What can travel with a model is a setting of the features."""
 
     channel: object = None  # of files with several: 1, 2 or mix, their mean; None: such files are refused
     damaged: str = "refuse"  # files whose header and content disagree; accept: what can be decoded is taken
     trim: bool = False  # cut off what a voice-activity detector (Silero) takes for silence at both ends
     trim_pad_s: float = 0.2  # kept of it
     denoise: float = 0.0  # 0 to 1: share of the estimated noise to take away (spectral gating)
-    level_dbfs: float | None = None  # root mean square of every utterance, below 0
+    level_dbfs: float | None = None  # refused: belongs to the features
 
     def __post_init__(self):
         known = self.channel in CHANNELS and not isinstance(self.channel, (bool, float))
@@ -38,7 +39,18 @@ class SoundConfig:
         check(self.damaged in ("refuse", "accept"), f"damaged must be refuse or accept, not {self.damaged!r}")
         check(0 <= self.denoise <= 1, f"denoise must be in [0, 1], not {self.denoise}")
         check(self.trim_pad_s >= 0, f"trim_pad_s must be >= 0, not {self.trim_pad_s}")
-        check(self.level_dbfs is None or -60 <= self.level_dbfs < 0, "level_dbfs must be in [-60, 0)")
+        why = f"put `level_dbfs: {self.level_dbfs}` into features.yaml instead, which travels with the model"
+        check(self.level_dbfs is None, f"level_dbfs: a model must hear it in use, too; {why}")
+
+
+def tell_what_stays_here(config: SoundConfig) -> None:
+    """Warn of treatments that change what a model hears and do not travel with it."""
+    found = [name for name, on in (("trim", config.trim), ("denoise", config.denoise)) if on]
+    if found:
+        say(
+            f"warning: sound: {' and '.join(found)}: not part of the model; error rates are those of recordings treated "
+            "like this, so whatever uses the model must treat them, too"
+        )
 
 
 def treat(utt, config, folder):
@@ -59,14 +71,12 @@ def treat(utt, config, folder):
         samples = samples[first : round((speech[1] + config.trim_pad_s) * rate_hz)]
         start_s, seconds = round(utt.start_s + first / rate_hz, 6), round(len(samples) / rate_hz, 6)
         utt = replace(utt, start_s=start_s, end_s=round(start_s + seconds, 6), duration_s=seconds)
-    if not copy and not config.denoise and config.level_dbfs is None:
+    if not copy and not config.denoise:
         return utt
     if not np.any(samples):
         return "digital silence"
     if config.denoise:
         samples = reduce_noise(samples, rate_hz, config.denoise)
-    if config.level_dbfs is not None:
-        samples = set_level(samples, config.level_dbfs)
     path = Path(folder) / f"{hashlib.sha256(utt.utt_id.encode()).hexdigest()[:24]}.flac"
     write_flac(path, samples, rate_hz)
     return replace(utt, audio=str(path), start_s=0.0, end_s=None, duration_s=round(len(samples) / rate_hz, 6))
@@ -89,15 +99,6 @@ def write_flac(path: Path, samples: np.ndarray, rate_hz: int) -> None:
     """Write sound as FLAC of 16 bits. Args: samples: (S,) or (S, C) float; beyond [-1, 1] they are clipped."""
     with atomic_file(path, "wb") as file:
         soundfile.write(file, np.clip(samples, -1.0, 1.0), rate_hz, subtype="PCM_16", format="FLAC")
-
-
-def set_level(samples, dbfs):
-    """Scale to a root mean square of `dbfs` decibels below full scale, or as near as peaks allow.
-
-    Args: samples: (S,) float, not all zero.   Returns: (S,) float.
-    """
-    gain = 10 ** (dbfs / 20) / np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
-    return samples * min(gain, PEAK / np.abs(samples).max())
 
 
 def reduce_noise(samples, rate_hz, share):

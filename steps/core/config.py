@@ -195,12 +195,27 @@ def _number(text):
         return text
 
 
+# Metadata of a field that is younger than files of its settings, and whose default means what these files mean.
+LATER = {"later": True}
+
+
 def to_dict(config: "DataclassInstance") -> dict[str, Any]:
-    """The resolved settings as plain mappings and lists, ready for YAML or JSON."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+    """The resolved settings as plain mappings and lists, ready for YAML or JSON.
+
+    Fields marked LATER are left out while they have their default, so that what does not use them is described, hashed and
+    compared as before there was such a setting.
+    """
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        field.name: _plain(value)
+        for field, value in values.items()
+        if not (field.metadata.get("later") and value == field.default)
+    }
 
 
 def _plain(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,11 +1,11 @@
 """What filterbank features are: the settings that go into every model and travel with every exported one."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from steps.core.config import check
+from steps.core.config import LATER, check
 
 WINDOWS = ("povey", "hanning", "hamming", "blackman", "rectangular")
 # The frame rate is built into benchmark numbers and into what reads an exported folder.
@@ -36,6 +36,8 @@ class FeatureConfig:
     window: str = "povey"
     # False: one frame per shift, mirrored at the ends; True: only frames that fit whole.
     snip_edges: bool = False
+    # Root mean square that every sound is scaled to first, decibels below full scale, such as -25; null: as recorded.
+    level_dbfs: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
@@ -51,17 +53,21 @@ class FeatureConfig:
         fixed = self.frame_shift_ms == FRAME_SHIFT_MS
         check(fixed, f"frame_shift_ms must be {FRAME_SHIFT_MS}, not {self.frame_shift_ms}: {why}")
         check(self.window in WINDOWS, f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
-        nyquist = self.sample_rate_hz / 2
-        high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
+        high, nyquist = self.highest_hz, self.sample_rate_hz / 2
         inside = 0 <= self.low_freq_hz < high <= nyquist
         check(inside, f"low_freq_hz and high_freq_hz must satisfy 0 <= {self.low_freq_hz} < {high} <= {nyquist}")
+        level = self.level_dbfs
+        check(level is None or -60 <= level < 0, f"level_dbfs must be in [-60, 0), not {level}")
+
+    @property
+    def highest_hz(self) -> float:
+        """Upper edge of the last mel bin, in Hz above 0."""
+        return self.high_freq_hz if self.high_freq_hz > 0 else self.sample_rate_hz / 2 + self.high_freq_hz
 
     @property
     def centres_hz(self) -> np.ndarray:
         """Centre frequency of each mel bin, (num_mel_bins,) float64."""
-        nyquist = self.sample_rate_hz / 2
-        high = self.high_freq_hz if self.high_freq_hz > 0 else nyquist + self.high_freq_hz
-        mels = [1127 * math.log1p(hz / 700) for hz in (self.low_freq_hz, high)]
+        mels = [1127 * math.log1p(hz / 700) for hz in (self.low_freq_hz, self.highest_hz)]
         return 700 * np.expm1(np.linspace(*mels, self.num_mel_bins + 2)[1:-1] / 1127)
 
     @property

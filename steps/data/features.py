@@ -54,8 +54,17 @@ def change_speed(samples: torch.Tensor, factor: float) -> torch.Tensor:
     return _resample(samples, Fraction(factor).limit_denominator(100))
 
 
+def set_level(samples: torch.Tensor, dbfs: float) -> torch.Tensor:
+    """Scale a sound to a root mean square of `dbfs` decibels below full scale; digital silence stays.
+
+    Args:    samples: (S,) float.   Returns: (S,) of the same type, beyond [-1, 1] where peaks need it.
+    """
+    rms = float(samples.double().square().mean().sqrt())
+    return samples * (10 ** (dbfs / 20) / rms) if rms else samples
+
+
 def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tensor:
-    """Compute the features of one stretch of speech.
+    """Compute the features of one stretch of speech, scaled to config.level_dbfs first where that is set.
 
     Args:    samples: (S,) float32 in [-1, 1] at config.sample_rate_hz.
     Returns: (T, D) float32; T = round(S / shift) unless snip_edges.
@@ -65,6 +74,8 @@ def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tens
     if samples.dim() != 1 or len(samples) < config.frame_length_ms / 1000 * config.sample_rate_hz:
         shape = tuple(samples.shape)
         raise ValueError(f"expected (S,) samples filling a frame of {config.frame_length_ms} ms, not {shape}")
+    if config.level_dbfs is not None:
+        samples = set_level(samples, config.level_dbfs)
     options = {
         "sample_frequency": float(config.sample_rate_hz),
         "num_mel_bins": config.num_mel_bins,

@@ -12,6 +12,7 @@ from steps.core.config import load_config
 from steps.core.exports import SHERPA_TOKENS, SUMS
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
+from steps.data.feature_text import describe_features
 from steps.data.tokenizer import read_tokens
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
@@ -25,9 +26,10 @@ BESIDE = ("tokens.txt", "features.yaml")
 README = """\
 A speech recogniser: {head}, {quantization}.
 
-{files}- features.yaml: Kaldi {kind} of {rate} Hz audio with samples in [-1, 1], window {window}, {low:g} Hz to {high}.
+{files}- features.yaml: what goes in, below in words.
 - SHA256SUMS: checksums of these files, which are all that a runtime needs; `sha256sum -c SHA256SUMS`.
 
+{features}
 Look-ahead: {look_ahead}.
 
 Needs onnxruntime {oldest} or later (ONNX opset {opset}, IR version {ir}){microsoft}.
@@ -106,18 +108,13 @@ def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
 def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto]) -> str:
     """README.md of the exported folder."""
     domains = {node.domain for graph in graphs for node in graph.graph.node}
-    high = features.high_freq_hz
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
     return README.format(
         head=model.head.name.upper(),
         quantization=f"{len(quantized)} layers in int8" if quantized else "float32",
         files=graphs_of(model).describe(model, tokens),
-        kind=features.kind,
-        rate=features.sample_rate_hz,
-        window=features.window,
-        low=features.low_freq_hz,
-        high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
+        features=describe_features(features),
         oldest=OLDEST_ONNXRUNTIME,
         opset=max(map(opset_of, graphs)),
         ir=max(graph.ir_version for graph in graphs),

@@ -67,11 +67,15 @@ def hear(
     Yields: float32 arrays, (S,) samples or (T, D) features.   Raises: UserError naming the file.
     """
     # here, because it loads torch
-    from steps.data.features import piece_features, utterance_samples
+    from steps.data.features import piece_features, set_level, utterance_samples
 
     config = recogniser.features
-    samples = utterance_samples(utt, config.sample_rate_hz, channel, damaged).numpy()
-    for piece in cut_samples(samples, config.sample_rate_hz):
+    samples = utterance_samples(utt, config.sample_rate_hz, channel, damaged)
+    if config.level_dbfs is not None:
+        # of the whole, not of each piece, as in stored features
+        samples = set_level(samples, config.level_dbfs)
+        config = dataclasses.replace(config, level_dbfs=None)
+    for piece in cut_samples(samples.numpy(), config.sample_rate_hz):
         if len(piece) >= config.frame_length_ms / 1000 * config.sample_rate_hz:
             yield piece if recogniser.hears == "audio" else piece_features(piece, config)
 

@@ -1,6 +1,7 @@
 """Features: Kaldi's numbers, from any sound file; faulty audio is refused."""
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from steps.core.config import ConfigError, from_dict, load_config, save_config
 from steps.core.datadir import Utterance
 from steps.data.archives import load_feature_matrix
 from steps.data.feature_config import FeatureConfig
+from steps.data.feature_text import describe_features
 from steps.data.features import change_speed, compute_features, load_audio, utterance_features
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,91 @@ def kaldi_native(samples, config):
     engine.accept_waveform(config.sample_rate_hz, samples.tolist())
     engine.input_finished()
     return np.stack([engine.get_frame(i) for i in range(engine.num_frames_ready)])
+
+
+def from_the_description(samples, config):
+    """The features by the numbered steps of `describe_features`, in numpy alone. Only the window is looked up by its name."""
+    text, rate = describe_features(config), config.sample_rate_hz
+    (length, shift) = map(int, re.search(r"Frames: (\d+) samples, every (\d+)", text).groups())
+    (fft, bins) = int(re.search(r"up to (\d+) samples", text)[1]), int(re.search(r"6. (\d+) triangular", text)[1])
+    low, high = map(float, re.search(r"from ([\d.]+) Hz\s+to ([\d.]+) Hz", text).groups())
+    samples = np.asarray(samples, np.float64)
+    if level := re.search(r"root mean square of ([\d.e-]+)", text):
+        samples = samples * float(level[1]) / np.sqrt(np.mean(samples**2))
+    if start := re.search(rf"starts at sample {shift} t - (\d+)", text):
+        count, first = round(len(samples) / shift), -int(start[1])
+    else:
+        count, first = 1 + (len(samples) - length) // shift, 0
+    places = first + shift * np.arange(count)[:, None] + np.arange(length)
+    places = np.where(places < 0, -1 - places, places)
+    frames = samples[np.where(places >= len(samples), 2 * len(samples) - 1 - places, places)]
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
+    windows = {"povey": (hann**0.85, "^0.85"), "hamming": (0.54 - 0.46 * (1 - 2 * hann), "0.54 - 0.46 cos"),
+               "rectangular": (1.0, "none")}  # fmt: skip
+    window, said = windows[config.window]
+    assert said in text
+    power = np.abs(np.fft.rfft(frames * window, fft)[:, :-1]) ** 2
+    mel = 1127 * np.log(1 + np.arange(fft // 2) * rate / fft / 700)
+    points = np.linspace(*(1127 * np.log(1 + np.array([low, high]) / 700)), bins + 2)
+    rise = (mel - points[:-2, None]) / (points[1:-1] - points[:-2])[:, None]
+    fall = (points[2:, None] - mel) / (points[2:] - points[1:-1])[:, None]
+    logs = np.log(np.maximum(power @ np.maximum(0, np.minimum(rise, fall)).T, 1.1920929e-07))
+    if "8. Cepstrum" not in text:
+        return logs
+    ceps = int(re.search(r"the first (\d+) of them", text)[1])
+    k = np.arange(ceps)[:, None]
+    basis = np.sqrt(2 / bins) * np.cos(np.pi * k * (np.arange(bins) + 0.5) / bins) / np.where(k == 0, np.sqrt(2), 1)
+    return logs @ basis.T * (1 + 11 * np.sin(np.pi * k[:, 0] / 22))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        FeatureConfig(snip_edges=True, window="hamming", level_dbfs=-25.0),
+        FeatureConfig(sample_rate_hz=8000, num_mel_bins=40, high_freq_hz=3600.0, window="rectangular"),
+        FeatureConfig(kind="mfcc", num_mel_bins=23, num_ceps=13, frame_length_ms=20.0),
+    ],
+    ids=str,
+)
+def test_a_client_can_be_written_from_the_description(config):
+    for samples in (noise(0.5037, config.sample_rate_hz), np.zeros(4000, np.float32)):
+        if config.level_dbfs and not samples.any():
+            continue
+        mine, theirs = (
+            compute_features(torch.from_numpy(samples), config).numpy(),
+            from_the_description(samples, config),
+        )
+        assert mine.shape == theirs.shape
+        # very quiet frames differ most: of float32 against float64
+        assert np.abs(mine - theirs).max() <= (2e-3 if config.kind == "fbank" else 1e-2)
+
+
+def test_a_level_makes_features_the_same_however_loud_the_recording_was():
+    config = FeatureConfig(level_dbfs=-25.0)
+    samples = torch.from_numpy(noise(1.0))
+    wanted = compute_features(samples, config)
+    assert (compute_features(samples * 0.02, config) - wanted).abs().max() < 1e-3
+    assert (compute_features(samples * 0.02, CONFIG) - compute_features(samples, CONFIG)).abs().max() > 5
+    # energies are those of sound at that level
+    at_level = samples * 10 ** (-25 / 20) / samples.square().mean().sqrt()
+    assert (compute_features(at_level, CONFIG) - wanted).abs().max() < 1e-3
+    silence = compute_features(torch.zeros(8000), config)
+    assert torch.isfinite(silence).all() and torch.equal(silence, compute_features(torch.zeros(8000), CONFIG))
+
+
+def test_settings_without_a_level_are_written_as_before_there_was_one(tmp_path):
+    save_config(tmp_path / "a.yaml", CONFIG)
+    assert "level_dbfs" not in (tmp_path / "a.yaml").read_text()
+    levelled = FeatureConfig(level_dbfs=-25.0)
+    save_config(tmp_path / "b.yaml", levelled)
+    assert load_config(FeatureConfig, tmp_path / "a.yaml") == CONFIG
+    assert load_config(FeatureConfig, tmp_path / "b.yaml") == levelled != CONFIG
+    for level in (0.0, 3.0, -61.0):
+        with pytest.raises(ConfigError, match="level_dbfs must be in"):
+            from_dict(FeatureConfig, {"level_dbfs": level}, "features.yaml")
 
 
 @pytest.mark.parametrize(

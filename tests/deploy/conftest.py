@@ -41,12 +41,12 @@ def make_model(kind, quantized=False, **changes):
     return quantize_model(model.eval(), QuantizeConfig()) if quantized else model.eval()
 
 
-def save_folder(folder, model):
+def save_folder(folder, model, features=FeatureConfig(num_mel_bins=DIM)):  # noqa: B008
     """Write a model folder for `model`. Returns: folder."""
     folder.mkdir(parents=True)
     (folder / "tokenizer.model").write_bytes(b"not read")
     (folder / "tokens.txt").write_text("".join(f"{token} {i}\n" for i, token in enumerate(TOKENS)), encoding="utf-8")
-    save_config(folder / "features.yaml", FeatureConfig(num_mel_bins=DIM))
+    save_config(folder / "features.yaml", features)
     save_model(folder, model, {name: folder / name for name in ("tokenizer.model", "tokens.txt", "features.yaml")})
     return folder
 
