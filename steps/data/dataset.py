@@ -227,7 +227,8 @@ class BatchLoader:
     """The batches of one epoch, made when asked for, so that a DataLoader's workers can share the work.
 
     Args: dataset: SpeechDataset.   batches: sequence of (indices, weight).   augment: SpecAugmentConfig; None: fill is not needed.
-          fill: (D,) float32, what a masked bin holds   seed, epoch: of the augmentation.   clean: fill in Batch.clean, too.
+          fill: (D,) float32, what a masked bin holds; None: its mean in the utterance.   seed, epoch: of the augmentation.
+          clean: fill in Batch.clean, too.
     """
 
     def __init__(
@@ -277,4 +278,5 @@ class BatchLoader:
         if self.augment.vtlp:
             factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
             feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)
-        return spec_augment(feats, self.augment, self.fill, rng)
+        fill = feats.mean(axis=0) if self.fill is None else self.fill
+        return spec_augment(feats, self.augment, fill, rng)

@@ -5,21 +5,23 @@ from typing import Any
 import torch
 
 from steps.models.axes import AxisGroup
-from steps.models.encoder import Encoder
+from steps.models.encoder import GLOBAL, Encoder
 from steps.models.heads import HEADS
 
 
 class AsrModel(Encoder):
     """An encoder plus the layers of a head.
 
-    Args: kind, config, feature_dim: see Encoder.   head: a name in HEADS.   vocab_size: V, blank included.
+    Args: kind, config, feature_dim, normalisation: see Encoder.   head: a name in HEADS.   vocab_size: V, blank included.
     Attributes: head: the Head.   head_layers: names of its layers among the model's.
     """
 
     spec: dict[str, Any]
 
-    def __init__(self, kind: str, config: Any, feature_dim: int, head: str, vocab_size: int):
-        super().__init__(kind, config, feature_dim)
+    def __init__(
+        self, kind: str, config: Any, feature_dim: int, head: str, vocab_size: int, normalisation: str = GLOBAL
+    ):
+        super().__init__(kind, config, feature_dim, normalisation)
         self.head = HEADS[head]
         layers = self.head.layers(config.d_model, vocab_size)
         self.head_layers = tuple(layers)

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.config import from_dict, nearest, to_dict
+from steps.core.config import from_dict, nearest, show, to_dict
 from steps.core.limits import read_limited
 from steps.core.outdir import atomic_file, sha256_file, write_json
 from steps.core.provenance import VERSION
 from steps.models.asr_model import AsrModel
 from steps.models.codes import read_formats
-from steps.models.encoder import KINDS
+from steps.models.encoder import GLOBAL, KINDS, NORMALISATIONS
 from steps.models.heads import DEFAULT, HEADS
 from steps.models.limits import LARGEST_SPEC_BYTES, check_weights
 from steps.models.low_rank import LowRankLinear
@@ -50,11 +50,12 @@ def new_spec(
     step: str,
     where: str = "model",
     head: str = DEFAULT,
+    normalisation: str = GLOBAL,
 ) -> dict[str, Any]:
     """Description of an uncompressed model.
 
     Args: model_config: as under `model:` in the settings.   step: name of the program that makes it.   where: for messages.
-          head: a name in HEADS.
+          head: a name in HEADS.   normalisation: a name in NORMALISATIONS; GLOBAL is not written.
     """
     if kind not in KINDS:
         raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, KINDS)}")
@@ -73,7 +74,7 @@ def new_spec(
         "quantization": None,
         "sparsity": None,
         "parent": None,
-    }
+    } | ({} if normalisation == GLOBAL else {"normalisation": normalisation})
 
 
 def describe_config(config: Any) -> dict[str, Any]:
@@ -86,7 +87,11 @@ def build_model(spec: dict[str, Any]) -> AsrModel:
     try:
         kind, sizes = spec["type"], spec["model"]
         config = from_dict(KINDS[kind].config, sizes, "model.json: model")
-        model = AsrModel(kind, config, spec["feature_dim"], spec.get("head", DEFAULT), spec["vocab_size"])
+        normalisation = spec.get("normalisation", GLOBAL)
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, not {show(normalisation)}")
+        head, vocab_size = spec.get("head", DEFAULT), spec["vocab_size"]
+        model = AsrModel(kind, config, spec["feature_dim"], head, vocab_size, normalisation)
         for name, rank in spec["low_rank"].items():
             dense = model.get_submodule(name)
             thin = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None)

@@ -47,15 +47,24 @@ KINDS = {
 }
 
 
+# What is taken from each feature bin and what it is divided by: mean and deviation of the corpus; the mean of the utterance
+# and the deviation of the corpus; mean and deviation of the utterance.
+GLOBAL = "global"
+NORMALISATIONS = (GLOBAL, "utterance", "utterance_variance")
+# Least deviation of a bin within an utterance, as a share of the corpus's: silence and single frames stay small numbers.
+LEAST_DEVIATION = 0.1
+
+
 class Encoder(nn.Module):
     """From features to hidden states.
 
     Args: kind: a name in KINDS.   config: the sizes, of that kind's config class.   feature_dim: D.
+          normalisation: a name in NORMALISATIONS.
     """
 
-    def __init__(self, kind: str, config: Any, feature_dim: int):
+    def __init__(self, kind: str, config: Any, feature_dim: int, normalisation: str = GLOBAL):
         super().__init__()
-        self.kind, self.config = kind, config
+        self.kind, self.config, self.normalisation = kind, config, normalisation
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         self.frontend = KINDS[kind].frontend(config, feature_dim)
@@ -72,11 +81,21 @@ class Encoder(nn.Module):
         return self.frontend.output_lengths(lengths)
 
     def normalise(self, feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Subtract the mean, scale to unit variance, zero the padding. Args: feats (N, T, D); lengths (N,) int64."""
+        """Subtract the mean, scale to unit variance, as `normalisation` says; zero the padding, which counts for nothing.
+
+        Args:    feats (N, T, D); lengths (N,) int64, of which 0 is accepted.   Returns: (N, T, D).
+        """
         time = torch.arange(feats.shape[1], device=feats.device)
-        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)
-        normed = (feats - self.feature_mean) * self.feature_scale
-        return normed.masked_fill(is_pad.unsqueeze(-1), 0.0)
+        is_pad = (time.unsqueeze(0) >= lengths.unsqueeze(1)).unsqueeze(-1)
+        normed = ((feats - self.feature_mean) * self.feature_scale).masked_fill(is_pad, 0.0)
+        if self.normalisation == GLOBAL:
+            return normed
+        frames = lengths.clamp(min=1).to(normed.dtype).view(-1, 1, 1)
+        normed = (normed - normed.sum(dim=1, keepdim=True) / frames).masked_fill(is_pad, 0.0)
+        if self.normalisation == "utterance":
+            return normed
+        variance = normed.square().sum(dim=1, keepdim=True) / frames
+        return normed / variance.clamp(min=LEAST_DEVIATION**2).sqrt()
 
     def encode(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Run front end and blocks.
@@ -94,11 +113,14 @@ class Encoder(nn.Module):
 
     def look_ahead(self) -> float:
         """Feature frames that an encoder frame sees beyond the `stride` frames it stands for; inf: to the end of the utterance."""
+        if self.normalisation != GLOBAL:
+            return math.inf
         return self.frontend.look_ahead + self.frontend.stride * sum(block.look_ahead for block in self.blocks)
 
     def whole_utterance_parts(self) -> list[str]:
-        """Names of the blocks that need the whole utterance and so cannot run while somebody is still speaking."""
-        return [f"blocks.{index}" for index, block in enumerate(self.blocks) if math.isinf(block.look_ahead)]
+        """Names of the parts that need the whole utterance and so cannot run while somebody is still speaking."""
+        blocks = [f"blocks.{index}" for index, block in enumerate(self.blocks) if math.isinf(block.look_ahead)]
+        return ([] if self.normalisation == GLOBAL else [f"normalisation: {self.normalisation}"]) + blocks
 
     def axis_groups(self) -> list[AxisGroup]:
         """Every prunable axis of the encoder as it stands, low-rank layers included."""

@@ -15,6 +15,7 @@ from steps.data.augment import SpecAugmentConfig
 from steps.data.dataset import Batch, SpeechDataset
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
+from steps.models.encoder import GLOBAL
 from steps.training import distributed
 from steps.training.averaging import WeightAverage
 from steps.training.data import Groups, batches_per_update, epoch_groups, load_groups
@@ -126,8 +127,9 @@ class Trainer:
 
     def load(self, groups: Groups) -> Iterator[list[Batch]]:
         """Read the groups of this epoch that are left. Yields: the batches of one update."""
-        # what masked features are set to
-        fill = self.model.feature_mean.cpu().numpy()
+        # what masked features are set to: the mean that will be subtracted
+        of_corpus = self.model.normalisation == GLOBAL
+        fill = self.model.feature_mean.cpu().numpy() if of_corpus else None
         objective = self.objective
         # no longer once the teachers have labelled every utterance
         clean = objective.needs_clean_features and len(objective.labels) < len(self.train_data)

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, say
-from steps.core.config import check, load_config, read_yaml, save_config, to_dict
+from steps.core.config import LATER, check, load_config, read_yaml, save_config, to_dict
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
 from steps.data.augment import SpecAugmentConfig
@@ -23,6 +23,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
+from steps.models.encoder import GLOBAL, NORMALISATIONS
 from steps.models.heads import DEFAULT
 from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
@@ -59,16 +60,21 @@ class TrainConfig(LearningConfig):
     """Settings of a training from scratch.
 
     type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc.
+    normalisation: what features are centred and scaled by: `global`, mean and deviation of the corpus; `utterance`, the mean of
+    the utterance instead; `utterance_variance`, its deviation, too.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
     """
 
     type: str = "conformer"
     model: dict = field(default_factory=dict)
     head: str = DEFAULT
+    normalisation: str = field(default=GLOBAL, metadata=LATER)
     max_look_ahead_ms: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        known = ", ".join(NORMALISATIONS)
+        check(self.normalisation in NORMALISATIONS, f"normalisation must be one of {known}, not {self.normalisation!r}")
         limit = self.max_look_ahead_ms
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
@@ -165,7 +171,8 @@ class Setup:
         config = cast(TrainConfig, self.config)
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
-        model = build_model(new_spec(config.type, config.model, *sizes, self.step, where, config.head))
+        how = (where, config.head, config.normalisation)
+        model = build_model(new_spec(config.type, config.model, *sizes, self.step, *how))
         self.check_look_ahead(model)
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
         return model

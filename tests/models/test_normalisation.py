@@ -1,0 +1,124 @@
+"""Normalisation per utterance: what it takes away, under padding, for short sounds, in the export, and in what is written."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from steps.core.cli import UserError
+from steps.core.config import ConfigError, from_dict, to_dict
+from steps.data.augment import SpecAugmentConfig
+from steps.data.dataset import BatchLoader
+from steps.data.feature_config import FeatureConfig
+from steps.deploy.export import describe_look_ahead
+from steps.deploy.graphs.ctc import CtcGraphs
+from steps.deploy.runtimes.onnx_model import OnnxModel
+from steps.models.build import build_model, new_spec
+from steps.models.encoder import NORMALISATIONS
+from steps.training.setup import Setup, TrainConfig
+
+DIM = 20
+SIZES = {"d_model": 24, "context": 3, "num_blocks": 2, "block": {"units": 40}}
+OF_UTTERANCES = NORMALISATIONS[1:]
+
+
+def make(normalisation):
+    torch.manual_seed(0)
+    model = build_model(new_spec("dnn", SIZES, DIM, 9, "test", normalisation=normalisation)).eval()
+    model.set_cmvn_(torch.randn(DIM) - 6, torch.rand(DIM) + 2)
+    return model
+
+
+def batch(*lengths):
+    """Features around the corpus mean, with rubbish behind each utterance's end."""
+    torch.manual_seed(1)
+    return torch.randn(len(lengths), max(lengths), DIM) * 3 - 6, torch.tensor(lengths)
+
+
+@pytest.mark.parametrize("normalisation", OF_UTTERANCES)
+def test_what_is_constant_in_a_recording_is_taken_away(normalisation):
+    model, (feats, lengths) = make(normalisation), batch(60, 33)
+    channel = torch.randn(2, 1, DIM) * 4
+    normed = model.normalise(feats, lengths)
+    assert torch.allclose(model.normalise(feats + channel, lengths), normed, atol=1e-5)
+    assert not torch.allclose(make("global").normalise(feats + channel, lengths), normed, atol=1)
+    louder = model.normalise(feats * 2, lengths)
+    assert torch.allclose(louder, normed, atol=1e-5) is (normalisation == "utterance_variance")
+    for row, length in zip(normed, lengths, strict=True):
+        assert row[:length].mean(dim=0).abs().max() < 1e-5 and not row[length:].any()
+        if normalisation == "utterance_variance":
+            assert (row[:length].square().mean(dim=0) - 1).abs().max() < 1e-4
+    # in units of the corpus's deviation
+    wanted = (feats[0] - feats[0].mean(dim=0)) * model.feature_scale
+    assert normalisation != "utterance" or torch.allclose(normed[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", OF_UTTERANCES)
+def test_padding_and_neighbours_change_nothing(normalisation):
+    model, (feats, lengths) = make(normalisation), batch(90, 41, 8)
+    feats[2, 8:] = 1e4
+    together = model(feats, lengths)[0]
+    for index, length in enumerate(lengths.tolist()):
+        alone, (frames,) = model(feats[index : index + 1, :length], lengths[index : index + 1])
+        torch.testing.assert_close(together[index, :frames], alone[0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("normalisation", OF_UTTERANCES)
+def test_short_and_silent_sounds_stay_finite(normalisation):
+    model = make(normalisation)
+    silence = torch.full((4, 12, DIM), -15.9)
+    normed = model.normalise(silence + torch.randn_like(silence) * 1e-4, torch.tensor([0, 1, 2, 12]))
+    # rounding noise is not blown up to the size of speech
+    assert torch.isfinite(normed).all() and normed.abs().max() < 0.01
+    assert torch.isfinite(model(silence, torch.tensor([12] * 4))[0]).all()
+
+
+@pytest.mark.parametrize("normalisation", OF_UTTERANCES)
+def test_the_exported_graph_normalises_alike_also_short_and_padded(normalisation):
+    model, (feats, lengths) = make(normalisation), batch(200, 57, 8)
+    exported = OnnxModel(CtcGraphs().build(model)["model.onnx"].SerializeToString())
+    theirs, frames = exported.log_probs(feats.numpy(), lengths.numpy())
+    with torch.no_grad():
+        mine = model(feats, lengths)[0].numpy()
+    for row, other, count in zip(mine, theirs, frames, strict=True):
+        assert (
+            np.abs(row[:count] - other[:count]).max() < 1e-4
+            and (row[:count].argmax(1) == other[:count].argmax(1)).all()
+        )
+
+
+def test_a_model_that_hears_the_whole_utterance_says_so_and_is_refused_where_that_is_too_far():
+    for normalisation in OF_UTTERANCES:
+        model = make(normalisation)
+        assert math.isinf(model.look_ahead()) and describe_look_ahead(model, 10.0) == "the whole utterance"
+        setup = SimpleNamespace(config=TrainConfig(max_look_ahead_ms=500), features=FeatureConfig(),
+                                args=SimpleNamespace(config="c.yaml"))  # fmt: skip
+        with pytest.raises(UserError, match=f"normalisation: {normalisation} hear the whole utterance"):
+            Setup.check_look_ahead(setup, model)
+    assert not math.isinf(make("global").look_ahead())
+
+
+def test_the_description_names_it_only_where_it_is_not_the_old_one():
+    spec = json.loads(json.dumps(new_spec("dnn", SIZES, DIM, 9, "test")))
+    assert "normalisation" not in spec and build_model(spec).normalisation == "global"
+    spec = json.loads(json.dumps(new_spec("dnn", SIZES, DIM, 9, "test", normalisation="utterance")))
+    assert build_model(spec).normalisation == "utterance"
+    with pytest.raises(UserError, match="model.json: normalisation must be one of"):
+        build_model(spec | {"normalisation": ["utterance"]})
+    with pytest.raises(ConfigError, match="normalisation must be one of"):
+        from_dict(TrainConfig, {"normalisation": "speaker"}, "c.yaml")
+    assert "normalisation" not in to_dict(TrainConfig())
+    assert to_dict(TrainConfig(normalisation="utterance"))["normalisation"] == "utterance"
+
+
+def test_masks_hold_the_mean_that_will_be_taken_away():
+    feats = np.random.default_rng(0).standard_normal((80, DIM)).astype(np.float32) + 7
+    dataset = SimpleNamespace(features=lambda index: feats, utt_id=lambda index: "u", feature_config=FeatureConfig())
+    masks = SpecAugmentConfig(freq_masks=0, time_masks=4, time_width=12, time_share=0.5)
+    for fill, wanted in ((None, feats.mean(axis=0)), (np.zeros(DIM, np.float32), np.zeros(DIM))):
+        masked = BatchLoader(dataset, [([0], 1.0)], masks, fill, 0, 0).augmented(0, feats)
+        changed = (masked != feats).any(axis=1)
+        assert changed.any() and np.allclose(masked[changed], wanted)
