@@ -1,8 +1,9 @@
 """Rewrites a traced float graph so that its quantized layers hold the codes of the model folder and, where a row has one scale,
 multiply integers.
 
-A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses; an LSTM
-becomes com.microsoft's DynamicQuantizeLSTM. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions,
+A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses into com.microsoft's
+DynamicQuantizeMatMul; with packed codes, which are for small files, it is that one node. An LSTM becomes DynamicQuantizeLSTM,
+also com.microsoft's. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions,
 and layers with a scale for each group, keep their operator; their weights are computed from the codes when the file is loaded.
 
 On processors with AVX2 or AVX-512 but without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits. With codes
@@ -23,7 +24,10 @@ from steps.models.codes import Codes
 from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, QuantLSTM
 
 MICROSOFT = "com.microsoft"
-LONGEST_HALF = 32
+# what onnxruntime makes of the five nodes of a Linear, and of its bias
+FUSED = "DynamicQuantizeMatMul"
+# numbers of a constant that are worth a piece of the one of float16, and with a shape of its own
+WORTH_A_PIECE, WORTH_A_SHAPE = 4, 32
 
 
 def integer_graph_(graph: ModelProto, layers: Mapping[str, Quantized], packed: bool = False) -> None:
@@ -53,19 +57,42 @@ def integer_graph_(graph: ModelProto, layers: Mapping[str, Quantized], packed: b
     if missing:
         raise UserError(f"export: these quantized layers were not found in the graph: {', '.join(missing)}")
     if packed:
+        nodes = with_biases(nodes, constants)
         shorten_(body, nodes, unpacking)
+        unpacking.finish()
     for key, array in unpacking.constants.items():
         body.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), key))
     del body.node[:]
     body.node.extend(unpacking.nodes + nodes)
 
 
+def with_biases(nodes: list[NodeProto], constants: Mapping[str, np.ndarray]) -> list[NodeProto]:
+    """Let products add the bias that the next node would. Args: constants: of the graph, by name.  Returns: the nodes left."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    merged = []
+    for node in nodes:
+        after = readers.get(node.output[0], []) if node.op_type == FUSED else []
+        if len(after) != 1 or after[0].op_type != "Add":
+            continue
+        (bias,) = [name for name in after[0].input if name != node.output[0]] or [""]
+        if bias in constants and constants[bias].ndim == 1:
+            node.input.append(bias)
+            node.output[0] = after[0].output[0]
+            merged.append(after[0].output[0])
+    return [node for node in nodes if node.op_type != "Add" or node.output[0] not in merged]
+
+
 def shorten_(body: Any, nodes: list[NodeProto], unpacking: Unpacking) -> None:
-    """Store as float16 what loses nothing by it and is worth a node. Args: body: the graph; its constants are changed."""
+    """Store as float16 what loses nothing by it and is worth it. Args: body: the graph; its constants are changed."""
     used = {name for node in nodes for name in node.input}
     for tensor in list(body.initializer):
         array = numpy_helper.to_array(tensor)
-        if tensor.name not in used or array.dtype != np.float32 or array.size < LONGEST_HALF:
+        if tensor.name not in used or array.dtype != np.float32:
+            continue
+        if array.size < (WORTH_A_PIECE if array.ndim == 1 else WORTH_A_SHAPE):
             continue
         if np.array_equal(array.astype(np.float16).astype(np.float32), array):
             body.initializer.remove(tensor)
@@ -101,8 +128,11 @@ def integer_matmul(node: NodeProto, name: str, layer: QuantLinear, unpacking: Un
     codes = unpacking.codes(name, weight, weight.codes.numpy().T)
     scales_of_codes = unpacking.scales(name, weight)
     x, y = node.input[0], node.output[0]
-    quantized, scale, zero, total, total_float, scales = (f"{name}/{part}" for part in "qsztfm")
     zero_point = unpacking.constant(np.asarray(unpacking.zero_point(weight.format)))
+    if unpacking.packed:
+        inputs = [x, codes, scales_of_codes, zero_point]
+        return [helper.make_node(FUSED, inputs, [y], domain=MICROSOFT)]
+    quantized, scale, zero, total, total_float, scales = (f"{name}/{part}" for part in "qsztfm")
     return [
         helper.make_node("DynamicQuantizeLinear", [x], [quantized, scale, zero]),
         helper.make_node("MatMulInteger", [quantized, codes, zero, zero_point], [total]),

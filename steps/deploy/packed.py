@@ -6,7 +6,6 @@ three such parts (3 bits: 2 and 1). For each part there is a table of all bytes,
 layers; it is looked up byte by byte. All of it are operators that every runtime has: no shifts, no bitwise ones.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from steps.models.codes import TERNARY_IN_A_BYTE, CodeFormat, Codes
 
 # parts of a code in bits, the highest first
 PARTS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+# digits that all numbers in a byte, 5 and 8, divide
+FILLED_TO = 40
 # the largest code whose products with 8 bits are exact in every kernel, two of them in 16 bits
 LARGEST_INT8 = 63
 
@@ -23,14 +24,20 @@ LARGEST_INT8 = 63
 class Unpacking:
     """Nodes and constants that hold the codes of a graph's layers.
 
+    Packed, all codes of one format are one constant, and all float16 numbers another, which nodes cut into pieces: for each
+    layer a node, and no constant with a name and a shape of its own.
+
     Args:       packed: whether codes take their bits and scales are float16, or codes take a byte and scales are float32.
-    Attributes: nodes: to be put in front of all others.   constants: by name.
+    Attributes: nodes: to be put in front of all others.   constants: by name.   Both are complete after `finish`.
     """
 
     def __init__(self, packed: bool = True) -> None:
         self.packed = packed
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
+        # pieces of the constants, by the name of the value that each becomes
+        self.levels: dict[CodeFormat, dict[str, np.ndarray]] = {}
+        self.short: dict[str, np.ndarray] = {}
 
     def constant(self, array: np.ndarray) -> str:
         """A constant that others may share. Returns: its name."""
@@ -54,37 +61,75 @@ class Unpacking:
         Args:    name: for its constants.   order: its codes (int8) as the graph's layout has them, any shape.
         Returns: name of the value: codes and zero point, of the same shape.
         """
-        zero = self.zero_point(codes.format)
         if not self.packed or codes.format.bits == 8:
-            own = f"{name}.bytes" if self.packed else f"{name}.codes"
+            own, zero = f"{name}.bytes" if self.packed else f"{name}.codes", self.zero_point(codes.format)
             self.constants[own] = (order.astype(np.int16) + zero).astype(zero.dtype)
             return own
-        shift, kind = int(zero), helper.np_dtype_to_tensor_dtype(zero.dtype)
         levels = (order.astype(np.int32) + codes.format.largest) // codes.format.code_step
-        parts = []
-        for place, (base, count, low) in enumerate(_digits(codes.format)):
-            digits = levels % 3 if base == 3 else (levels >> low) & (base - 1)
-            self.constants[f"{name}.packed{place}"] = pack_digits(digits.ravel(), base, count)
-            first = shift - codes.format.largest if place == 0 else 0
-            # one part gives the codes, several are added up
-            wanted = kind if len(_digits(codes.format)) == 1 else TensorProto.INT32
-            table = self.table(base, count, codes.format.code_step << low, first, wanted)
-            bytes_ = self.node("Cast", [f"{name}.packed{place}"], f"{name}/i{place}", to=TensorProto.INT32)
-            looked_up = self.node("Gather", [table, bytes_], f"{name}/g{place}")
-            parts.append(self.shaped(looked_up, order.shape, count, f"{name}/p{place}"))
-        total = parts[0]
-        for place, part in enumerate(parts[1:], start=1):
-            total = self.node("Add", [total, part], f"{name}/a{place}")
-        return total if len(parts) == 1 else self.node("Cast", [total], f"{name}/codes", to=kind)
+        # a scale for each row or for several: the same codes
+        kind = CodeFormat(codes.format.bits, codes.format.grid)
+        self.levels.setdefault(kind, {})[f"{name}/codes"] = levels
+        return f"{name}/codes"
 
-    def shaped(self, value: str, shape: tuple[int, ...], count: int, name: str) -> str:
-        """Give digits, `count` to a byte, their shape, without those that fill up the last byte."""
-        size = math.prod(shape)
-        if size % count:
-            flat = self.node("Reshape", [value, self.constant(np.array([-1]))], f"{name}/flat")
-            ends = [self.constant(np.array([end])) for end in (0, size)]
-            value = self.node("Slice", [flat, *ends], f"{name}/cut")
-        return self.node("Reshape", [value, self.constant(np.array(shape, dtype=np.int64))], name)
+    def floats(self, name: str, array: np.ndarray) -> str:
+        """A float constant, stored as float16. Args: array: of numbers that float16 has.  Returns: name of the float32 value."""
+        self.short[name] = array.astype(np.float16)
+        return name
+
+    def scales(self, name: str, codes: Codes, shape: tuple[int, ...] | None = None) -> str:
+        """What one more in a code adds to a weight. Args: shape: of the value; default: as in `codes`.  Returns: its name."""
+        steps = codes.scales.numpy() / np.float32(codes.format.code_step)
+        steps = steps if shape is None else steps.reshape(shape)
+        if self.packed:
+            return self.floats(f"{name}/scales", steps)
+        self.constants[f"{name}.scales"] = steps
+        return f"{name}.scales"
+
+    def finish(self) -> None:
+        """Put the constants that layers share and the nodes that cut them in front."""
+        later, self.nodes = self.nodes, []
+        for format, pieces in self.levels.items():
+            self.cut(self.unpacked(format, np.concatenate([piece.ravel() for piece in pieces.values()])), pieces)
+        if self.short:
+            numbers = np.concatenate([piece.ravel() for piece in self.short.values()])
+            self.constants["short"] = np.pad(numbers, (0, -len(numbers) % FILLED_TO))
+            self.cut(self.node("Cast", ["short"], "long", to=TensorProto.FLOAT), self.short)
+        self.nodes += later
+        self.levels, self.short = {}, {}
+
+    def unpacked(self, format: CodeFormat, levels: np.ndarray) -> str:
+        """All codes of a format, of all layers. Args: levels: numbers of their levels, (N,).  Returns: name of (>= N,) integers."""
+        parts, zero = _digits(format), self.zero_point(format)
+        own, kind = f"{format.grid}{format.bits}", helper.np_dtype_to_tensor_dtype(zero.dtype)
+        levels = np.pad(levels, (0, -len(levels) % FILLED_TO))
+        values = []
+        for base, count, low in parts:
+            digits = levels if base == 3 else (levels >> low) & (base - 1)
+            self.constants[f"{own}.{low}"] = pack_digits(digits, base, count)
+            first = int(zero) - format.largest if not values else 0
+            # one part gives the codes, several are added up
+            table = self.table(
+                base, count, format.code_step << low, first, kind if len(parts) == 1 else TensorProto.INT32
+            )
+            index = self.node("Cast", [f"{own}.{low}"], f"{own}/{low}/i", to=TensorProto.INT32)
+            looked_up = self.node("Gather", [table, index], f"{own}/{low}/g")
+            values.append(self.node("Reshape", [looked_up, self.constant(np.array([-1]))], f"{own}/{low}"))
+        total = values[0]
+        for place, value in enumerate(values[1:]):
+            total = self.node("Add", [total, value], f"{own}/sum{place}")
+        return total if len(values) == 1 else self.node("Cast", [total], own, to=kind)
+
+    def cut(self, value: str, pieces: dict[str, np.ndarray]) -> None:
+        """Split a vector into pieces of some sizes, whatever is left over, and give them their shapes. Args: pieces: by name."""
+        flat = [name if piece.ndim == 1 else f"{name}/flat" for name, piece in pieces.items()]
+        sizes = [piece.size for piece in pieces.values()]
+        filling = -sum(sizes) % FILLED_TO
+        ends = [*sizes, filling] if filling else sizes
+        names = [*flat, f"{value}/rest"] if filling else flat
+        self.nodes.append(helper.make_node("Split", [value, self.constant(np.array(ends))], names))
+        for name, (shaped, piece) in zip(flat, pieces.items(), strict=True):
+            if name != shaped:
+                self.node("Reshape", [name, self.constant(np.array(piece.shape))], shaped)
 
     def table(self, base: int, count: int, step: int, first: int, kind: int) -> str:
         """What the digits of every byte stand for. Returns: name of a (256, count) value of type `kind`: digit * step + first."""
@@ -97,20 +142,6 @@ class Unpacking:
         name += f"x{step}+{first}"
         added = self.node("Add", [self.node("Mul", [digits, whole[4]], f"{name}/x"), whole[5]], f"{name}/{first}")
         return self.node("Cast", [added], f"{name}/{kind}", to=kind)
-
-    def floats(self, name: str, array: np.ndarray) -> str:
-        """A float constant, stored as float16. Args: array: of numbers that float16 has.  Returns: name of the float32 value."""
-        self.constants[f"{name}.short"] = array.astype(np.float16)
-        return self.node("Cast", [f"{name}.short"], name, to=TensorProto.FLOAT)
-
-    def scales(self, name: str, codes: Codes, shape: tuple[int, ...] | None = None) -> str:
-        """What one more in a code adds to a weight. Args: shape: of the value; default: as in `codes`.  Returns: its name."""
-        steps = codes.scales.numpy() / np.float32(codes.format.code_step)
-        steps = steps if shape is None else steps.reshape(shape)
-        if self.packed:
-            return self.floats(f"{name}/scales", steps)
-        self.constants[f"{name}.scales"] = steps
-        return f"{name}.scales"
 
     def weights(self, name: str, codes: Codes, shape: tuple[int, ...], by_column: bool) -> str:
         """What the codes stand for, in float.
