@@ -137,10 +137,14 @@ def train(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
             report(setup.out, trained, small, config)
         return small
 
+    def watch(trained: AsrModel) -> None:
+        if distributed.rank() == 0:
+            say(fake_quant.describe_state(trained))
+
     objective = setup.objective(model, setup.args.teacher)
     setup.train(
-        model, objective, setup.out, parent=setup.args.model, after_update=keep_zeros,
-        after_epoch=lambda trained: say(fake_quant.describe_state(trained)), convert=convert,
+        model, objective, setup.out, parent=setup.args.model,
+        after_update=keep_zeros, after_epoch=watch, convert=convert,
     )  # fmt: skip
     if distributed.rank() == 0:
         say_sizes(Path(setup.args.model), setup.out)
