@@ -260,7 +260,7 @@ def graph(change):
 def doubles(output):
     """The same output of a graph, of another type and name."""
     shape = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
-    return onnx.helper.make_tensor_value_info("d", onnx.TensorProto.DOUBLE, shape)
+    return onnx.helper.make_tensor_value_info("doubled", onnx.TensorProto.DOUBLE, shape)
 
 
 def anchors(depth):
