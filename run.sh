@@ -100,11 +100,11 @@ extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
 # 3 teacher     labelled data -> teacher
 # 4 student     the same small net twice: alone, and with the teacher
 # 5 prune       structured, low rank, sparse; then recovery
-# 6 quantize    int8        (which step belongs to which stage, and which of them train: the table in utils/tasks.sh)
+# 6 quantize    8 to 1 bits (which step belongs to which stage, and which of them train: the table in utils/tasks.sh)
 make_model() { # INDEX
   local dir=$exp/${models[$1]} parent=${parents[$1]#-} needs=() settings=("${confs[$1]}") options=() at_a_time=() gpus=
   read_step "${steps[$1]}"
-  parent_options "$parent"
+  parent_options "$parent" "${confs[$1]}"
   if trains "${confs[$1]}"; then
     needs+=("$train/feats.scp" "$train/cmvn.json" "$dev/feats.scp" "$data/tokenizer/tokens.txt")
     needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features") at_a_time=("$trainings")

@@ -22,7 +22,7 @@ def main() -> None:
     torch.set_num_threads(1)
     report = export_folder(args.model, args.out)
     say(f"largest difference from torch: {report.largest_difference:.2g} nats, {report.snr_db:.1f} dB")
-    say(f"int8 layers: {report.integer_layers}")
+    say(f"layers in codes: {report.integer_layers}")
     if report.sherpa_tokens:
         what = "sherpa-onnx would take tokens.txt for byte-level BPE and drop letters"
         say(f"{what}: give it {SHERPA_TOKENS} instead ({args.out}/README.md)")

@@ -1,47 +1,153 @@
-"""Round the Linear and LSTM weights of a model to int8, one scale per output channel.
+"""Make codes of 8 to 1 bits of the weights of a model: at once, or by training with rounded weights.
 
     python3 -m steps.quantize_model --model exp/an4/student --config conf/quantize.yaml --out exp/an4/student_int8
 
-Writes a model folder with quantization.json in it: every tensor that stays float, with its share of the bytes.
+Methods gptq and qat read data, qat learns from it, taught by --teacher:
+
+    python3 -m steps.quantize_model --model exp/an4/teacher --teacher exp/an4/teacher --data data/an4/train_sp --dev data/an4/dev \\
+        --tokenizer data/an4/tokenizer --features conf/features.yaml --config conf/quantize_2bit.yaml --out exp/an4/teacher_2bit
+
+Writes a model folder with quantization.json in it: what coding cost each layer, and every tensor that stays float, with its
+share of the bytes.
 """
 
+import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from steps.compress.quantizer import FloatTensor, QuantizeConfig, float_tensors, quantize_model
-from steps.core.cli import UserError, add_common, make_parser, run_main, say
-from steps.core.config import load_config, save_config
+from steps.compress import fake_quant, sparsity
+from steps.compress.gptq import gptq_coder
+from steps.compress.quantizer import (
+    FloatTensor,
+    LayerNoise,
+    QuantizeConfig,
+    choose_formats,
+    describe,
+    float_tensors,
+    layer_noise,
+    quantize_model,
+    rounding_coder,
+)
+from steps.core.cli import UserError, run_main, say
+from steps.core.config import ConfigError, load_config, read_yaml, save_config
 from steps.core.outdir import write_json
 from steps.core.provenance import write_run_record
+from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
+from steps.models.codes import is_packed
+from steps.training import distributed
+from steps.training.setup import LearningConfig, Setup, training_parser
 
 STEP = "quantize_model"
+DATA_OPTIONS = ("data", "dev", "tokenizer", "features")
+
+
+@dataclass(kw_only=True)
+class LearntConfig(LearningConfig, QuantizeConfig):
+    """Settings of the methods that read data: those of every quantization and of every training."""
+
+    def __post_init__(self):
+        LearningConfig.__post_init__(self)
+        QuantizeConfig.__post_init__(self)
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    """Round, or train and then round; save."""
+    parser = training_parser(__doc__, required=False)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
-    add_common(parser, config=True, out="model folder to write")
+    parser.add_argument("--teacher", metavar="DIR[,DIR...]", help="model folders that teach, with method qat")
     args = parser.parse_args()
+    method = read_yaml(args.config).get("method", "rtn")
+    check_out(Path(args.out), Path(args.model))
+    if method not in ("gptq", "qat"):
+        quantize_at_once(args)
+        return
+    missing = [f"--{name}" for name in DATA_OPTIONS if getattr(args, name) is None]
+    if missing:
+        why = "a recipe gives it to settings with a section loop:"
+        raise ConfigError(f"{args.config}: method {method} reads data; {', '.join(missing)} missing ({why})")
+    config = load_config(LearntConfig, args.config)
+    setup = Setup(args, config, STEP)
+    if setup.already_done(model=args.model, teacher=args.teacher if method == "qat" else None):
+        return
+    model = setup.load(args.model)
+    if method == "qat":
+        train(setup, model, config)
+    else:
+        calibrate(setup, model, config)
+
+
+def quantize_at_once(args: argparse.Namespace) -> None:
+    """Methods rtn and mse: nothing but the weights is looked at."""
     config = load_config(QuantizeConfig, args.config)
+    given = [f"--{name}" for name in (*DATA_OPTIONS, "teacher") if getattr(args, name) is not None]
+    if given:
+        raise ConfigError(f"{args.config}: method {config.method} reads no data; leave out {', '.join(given)}")
     out, source = Path(args.out), Path(args.model)
-    check_out(out, source)
     model = load_model(source)
     small = quantize_model(model, config)
     small.spec["step"] = STEP
     save_config(out / "conf.yaml", config)
-    rows = float_tensors(small)
-    write_json(out / "quantization.json", {"bits": config.bits, "float": [dataclasses.asdict(row) for row in rows]})
+    report(out, model, small, config)
     write_run_record(out, seed=parent_seed(source), device="cpu", torch=torch.__version__)
     save_model(out, small, {name: source / name for name in CARRIED}, parent=source)
-    report(rows)
-    before, after = ((folder / "model.safetensors").stat().st_size for folder in (source, out))
-    say(f"{len(small.spec['quantization']['layers'])} layers in int8: {before:,} -> {after:,} bytes, {out}")
+    say_sizes(source, out)
+
+
+def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
+    """Method gptq."""
+    if setup.args.teacher:
+        say("--teacher: not used, method gptq learns from the model's own inputs")
+    if distributed.rank() == 0:
+        formats = choose_formats(model, config)
+        packed = is_packed(describe(formats, config))
+        batches, _ = setup.calibration(model, config.calibration_batches)
+        say(f"calibration: {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
+        coder = gptq_coder(model, formats, batches, packed, rounding_coder("mse", packed))
+        float_model = setup.load(setup.args.model)
+        small = quantize_model(float_model, config, coder)
+        setup.claim_out()
+        report(setup.out, float_model, small, config)
+        setup.save(setup.out, small, parent=setup.args.model)
+        say_sizes(Path(setup.args.model), setup.out)
+    distributed.barrier()
+
+
+def train(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
+    """Method qat: train with rounded weights, then make codes of them."""
+    formats = choose_formats(model, config)
+    quantization = describe(formats, config)
+    packed = is_packed(quantization)
+    keep_zeros = None
+    if model.spec["sparsity"]:
+        masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
+        keep_zeros = functools.partial(sparsity.apply_masks_, masks=masks)
+    fake_quant.prepare_(model, formats, packed)
+
+    def convert(trained: AsrModel) -> AsrModel:
+        small = fake_quant.convert(trained, quantization, formats, rounding_coder("mse", packed))
+        if distributed.rank() == 0:
+            report(setup.out, trained, small, config)
+        return small
+
+    def watch(trained: AsrModel) -> None:
+        if distributed.rank() == 0:
+            say(fake_quant.describe_state(trained))
+
+    objective = setup.objective(model, setup.args.teacher)
+    setup.train(
+        model, objective, setup.out, parent=setup.args.model,
+        after_update=keep_zeros, after_epoch=watch, convert=convert,
+    )  # fmt: skip
+    if distributed.rank() == 0:
+        say_sizes(Path(setup.args.model), setup.out)
 
 
 def check_out(out: Path, source: Path) -> None:
@@ -60,7 +166,25 @@ def parent_seed(source: Path) -> int | None:
         return None
 
 
-def report(rows: Sequence[FloatTensor], smallest_share: float = 0.01) -> None:
+def report(out: Path, model: AsrModel, small: AsrModel, config: QuantizeConfig) -> None:
+    """Say what coding cost and what stays float, and write it to quantization.json. Args: model: what `small` was made from."""
+    rows, noise = float_tensors(small), layer_noise(model, small)
+    listed = {"float": [dataclasses.asdict(row) for row in rows], "layers": [dataclasses.asdict(row) for row in noise]}
+    write_json(out / "quantization.json", {"bits": config.bits, "method": config.method} | listed)
+    say_noise(noise)
+    say_float(rows)
+
+
+def say_noise(rows: Sequence[LayerNoise]) -> None:
+    """Print the signal-to-noise ratio of each matrix's weights."""
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        groups = f" groups of {row.group}" if row.group else ""
+        clipped = f"  {row.clipped:.2%} clipped" if row.clipped else ""
+        say(f"  {row.name:{width}}  {row.bits} bits {row.grid}{groups}  {row.snr_db:5.1f} dB{clipped}")
+
+
+def say_float(rows: Sequence[FloatTensor], smallest_share: float = 0.01) -> None:
     """Print what stays float: tensors of at least `smallest_share` of the bytes one by one, the others together."""
     say(f"float: {sum(row.share for row in rows):.1%} of the bytes")
     large = [row for row in rows if row.share >= smallest_share]
@@ -68,6 +192,12 @@ def report(rows: Sequence[FloatTensor], smallest_share: float = 0.01) -> None:
         say(f"  {row.share:6.1%}  {row.size_bytes:9,} bytes  {row.name}")
     rest = rows[len(large) :]
     say(f"  {sum(row.share for row in rest):6.1%}  {sum(row.size_bytes for row in rest):9,} bytes  {len(rest)} others")
+
+
+def say_sizes(source: Path, out: Path) -> None:
+    """Print the last line: how many layers have codes, and the bytes before and after."""
+    before, after = ((folder / "model.safetensors").stat().st_size for folder in (source, out))
+    say(f"{len(read_spec(out)['quantization']['layers'])} layers in codes: {before:,} -> {after:,} bytes, {out}")
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def graph(change):
 def doubles(output):
     """The same output of a graph, of another type and name."""
     shape = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
-    return onnx.helper.make_tensor_value_info("d", onnx.TensorProto.DOUBLE, shape)
+    return onnx.helper.make_tensor_value_info("doubled", onnx.TensorProto.DOUBLE, shape)
 
 
 def anchors(depth):
@@ -473,7 +473,7 @@ CASES = [  # name, harm, program, words of the message
     ("onnx: unknown operator", unsummed(graph(lambda g: setattr(g.node[0], "op_type", "Nonsense"))), recognise, "onnxruntime cannot load"),
     ("onnx: loop", unsummed(graph(lambda g: g.node.add(op_type="Loop").attribute.add(name="body", type=5).g.node.add())),
      recognise, "a graph within the graph, which could run for ever"),
-    ("onnx: doubles out", unsummed(graph(lambda g: (g.node.add(op_type="Cast", input=["log_probs"], output=["d"])
+    ("onnx: doubles out", unsummed(graph(lambda g: (g.node.add(op_type="Cast", input=["log_probs"], output=["doubled"])
      .attribute.add(name="to", type=2, i=11), g.output[0].CopyFrom(doubles(g.output[0]))))), recognise, "not a CTC model"),
     ("onnx: sums cut", cut("model/export/SHA256SUMS"), recognise, "SHA256SUMS"),
     ("onnx: fewer tokens", unsummed(cut("model/export/tokens.txt", 0.7)), recognise, "tokens.txt"),

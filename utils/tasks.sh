@@ -3,13 +3,13 @@
 
 # The steps of a chain. Stage; whether it trains: always, never, or `loop`, when its settings have a `loop:` section; what it
 # takes from earlier lines: nothing, `teachers` (parents teach, several with commas, or - for none), or `model` (one parent is
-# made into another model), `model+teachers` (and the recipe's `teachers` teach it).
+# made into another model), `model+teachers` (and, if it trains, the recipe's `teachers` teach it).
 # step              stage trains parents
 step_table="
 train_teacher       3     always nothing
 distill_student     4     always teachers
 prune_model         5     always model+teachers
-quantize_model      6     never  model
+quantize_model      6     loop   model+teachers
 "
 declare -a known_steps=()
 mapfile -t known_steps < <(awk 'NF { print $1 }' <<<"$step_table")
@@ -180,22 +180,28 @@ read_step() {
   return 1
 }
 
-# Whether the step that was looked up trains with the settings file $1.
+# Whether the step that was looked up trains with the settings file $1, or with what that has as its base.
 trains() {
+  local base
   case $step_trains in
     always) ;;
-    loop) grep -q '^loop:' "$1" ;;
+    loop)
+      grep -q '^loop:' "$1" && return
+      base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$1")
+      [[ -n $base && $base != /* ]] && base=$(dirname "$1")/$base
+      [[ -f $base ]] && grep -q '^loop:' "$base"
+      ;;
     *) false ;;
   esac
 }
 
-# Adds what the step that was looked up takes from its parent $1 to the arrays `options` and `needs`.
+# Adds what the step that was looked up takes from its parent $1, with the settings file $2, to the arrays `options` and `needs`.
 parent_options() {
   local taught_by=
   [[ $step_parents != model* ]] || options+=(--model "$exp/$1")
   case $step_parents in
     teachers) taught_by=$1 ;;
-    model+teachers) taught_by=$teachers ;;
+    model+teachers) if trains "$2"; then taught_by=$teachers; fi ;;
   esac
   [[ -z $taught_by ]] || options+=(--teacher "$(model_dirs "$taught_by")")
   model_files "$1,$taught_by"

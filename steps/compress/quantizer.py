@@ -1,29 +1,91 @@
-"""Post-training quantization: Linear and LSTM weights become int8 codes, everything else stays float."""
+"""Quantization of a model: which layers become codes, of which format, and the model that has them."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
+from steps.compress import rounding
 from steps.core.cli import UserError
 from steps.core.config import check, nearest
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
-from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats
-from steps.models.quant_layers import QuantLinear
+from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats, describe_packed, is_packed
+from steps.models.conformer import ConvolutionModule
+from steps.models.quant_layers import Quantized, QuantLSTM, quantized_layers
+from steps.models.stored import stored_state
+
+METHODS = ("rtn", "mse", "gptq", "qat")
+TERNARY = "ternary"
+# name of a layer and of a matrix in it, the matrix (O, I), its format -> codes
+Coder = Callable[[str, str, torch.Tensor, CodeFormat], Codes]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class QuantizeConfig:
-    """bits: per weight, 8 or 7. Either takes a byte on disk; with 7 the fastest integer kernels of processors without VNNI
-    are exact, and are used.  skip: names of layers, or of modules with all their layers, that stay float."""
+    """How weights become codes.
 
-    bits: int = 8
+    bits: per weight of Linear and LSTM layers, 8 to 1, or ternary. 8 and 7 take a byte on disk, as they are when they run;
+    with 7 the fastest integer kernels of processors without VNNI are exact, and are used. With fewer, codes are packed.
+    method: rtn, round to nearest; mse, clip so that the squared error is least; gptq, mse and then make up for each rounding
+    error in the weights that are not rounded yet, by what the layer hears in training data; qat, train with rounded weights.
+    grid: symmetric, half (no zero, no unused code) or auto: half for 2 bits and 1, symmetric for more.
+    group: neighbours in a row that share a scale; null: the whole row. A layer with groups multiplies in float.
+    layers: other formats, by names of layers or modules: bits, or a mapping of bits, grid and group; the longest name decides.
+    skip: names of layers, or of modules with all their layers, that stay float.
+    convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float.
+    rest: float32 or float16, for what stays float in a packed file.
+    calibration_batches: of training data, for gptq.
+    """
+
+    bits: int | str = 8
+    method: str = "rtn"
+    grid: str = "auto"
+    group: int | None = None
+    layers: dict = field(default_factory=dict)
     skip: list[str] = field(default_factory=list)
+    convolutions: int | None = None
+    rest: str = "float32"
+    calibration_batches: int = 8
 
     def __post_init__(self):
-        check(self.bits in WHOLE_BYTE_BITS, f"bits must be 8 or 7, not {self.bits}")
+        check(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        check(self.rest in ("float32", "float16"), "rest must be float32 or float16")
+        check(self.calibration_batches >= 1, "calibration_batches must be at least 1")
+        self.format()
+        for name, entry in self.layers.items():
+            try:
+                self.format(entry)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"layers: {name}: {error}") from None
+        check(self.convolutions != 1, "convolutions must be 2 to 8 bits")
+        if self.convolutions is not None:
+            CodeFormat(self.convolutions)
+
+    def format(self, entry: Any = None, sparse: bool = False) -> CodeFormat:
+        """The format that the settings, or an entry of `layers`, ask for.
+
+        Args:   sparse: whether the model has zeros to keep, which decides what auto means at few bits.
+        Raises: ValueError, TypeError when there is no such format.
+        """
+        wanted: dict[str, Any] = {"bits": self.bits, "grid": self.grid, "group": self.group}
+        if entry is not None:
+            # another number of bits leaves the grid to auto
+            wanted = wanted | {"grid": "auto"} | (entry if isinstance(entry, dict) else {"bits": entry})
+        unknown = sorted(wanted.keys() - {"bits", "grid", "group"})
+        check(not unknown, f"unknown key {unknown[0] if unknown else ''!r}; known: bits, grid, group")
+        bits, grid = wanted["bits"], wanted["grid"]
+        if bits == TERNARY:
+            check(grid in ("auto", TERNARY), "bits ternary has grid auto")
+            bits, grid = 2, TERNARY
+        check(type(bits) is int and 1 <= bits <= 8, f"bits must be 1 to 8 or ternary, not {bits!r}")
+        check(grid in ("auto", "symmetric", "half", TERNARY), f"grid must be auto, symmetric or half, not {grid!r}")
+        if grid == "auto":
+            grid = "symmetric" if bits > 2 else TERNARY if sparse and bits == 2 else "half"
+        return CodeFormat(bits, grid, wanted["group"])
 
 
 @dataclass(frozen=True)
@@ -35,22 +97,16 @@ class FloatTensor:
     share: float
 
 
-def quantize_weight(weight: torch.Tensor, format: CodeFormat) -> Codes:
-    """Round each row to the levels between minus and plus its largest magnitude.
+@dataclass(frozen=True)
+class LayerNoise:
+    """What coding cost a layer's matrix. bits, grid, group: its format.   snr_db, clipped: see rounding.Noise."""
 
-    Args:    weight: (O, I) float, finite.   format: grid symmetric, one scale per row.
-    Returns: Codes with scales (O,) float32; what they stand for is within scales / 2 of weight.
-    Raises:  ValueError when a weight is not finite.
-    Source:  symmetric per-channel quantization, Krishnamoorthi 2018 (arXiv:1806.08342), section 2.
-    """
-    if not torch.isfinite(weight).all():
-        raise ValueError("a weight is not finite")
-    weight, largest = weight.detach().float(), format.largest
-    scales = weight.abs().amax(dim=1) / largest
-    # rows of zeros, or of numbers so small that the division gave zero
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
-    codes = (weight / scales.unsqueeze(1)).round().clamp(-largest, largest)
-    return Codes(codes.to(torch.int8), scales, format)
+    name: str
+    bits: int
+    grid: str
+    group: int | None
+    snr_db: float
+    clipped: float
 
 
 def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -58,60 +114,162 @@ def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.LSTM))}
 
 
-def quantize_model(model: AsrModel, config: QuantizeConfig) -> AsrModel:
-    """Quantize the weights of Linear and LSTM layers.
+def quantizable_convolutions(model: nn.Module) -> dict[str, nn.Module]:
+    """Every convolution by name but those that a batch norm is folded into at export."""
+    folded = {
+        f"{name}.depthwise"
+        for name, module in model.named_modules()
+        if isinstance(module, ConvolutionModule) and isinstance(module.conv_norm, nn.BatchNorm1d)
+    }
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv1d, nn.Conv2d))}
+    return {name: layer for name, layer in layers.items() if name not in folded}
 
-    Args:    model: not quantized yet.
-    Returns: a new model in eval mode, on the CPU, with `.spec["quantization"]`.
-    Raises:  UserError when `skip` names no layer, nothing is left to quantize, or the model is already quantized.
+
+def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFormat]:
+    """The format of every layer that is to be coded.
+
+    Raises: UserError when a name in the settings is none, nothing is left, or zeros of a sparse model could not be kept.
     """
     if model.spec["quantization"]:
         raise UserError("the model is already quantized; quantize the one it was made from")
-    layers = quantizable_layers(model)
-    names = select_layers(layers, config.skip)
-    format = CodeFormat(config.bits)
-    small = build_model(model.spec | {"quantization": describe_formats(dict.fromkeys(names, format))})
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    for name in names:
-        taken = {key: state.pop(f"{name}.{key}") for key in layers[name].state_dict()}
-        try:
-            codes = quantized_tensors(small.get_submodule(name), taken)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}; train the model again") from None
-        state |= {f"{name}.{key}": tensor for key, tensor in codes.items()}
-    small.load_state_dict(state)
-    return small.eval()
+    dense, sparse = quantizable_layers(model), bool(model.spec["sparsity"])
+    kernels = quantizable_convolutions(model) if config.convolutions is not None else {}
+    every = [*dense, *kernels]
+    check_names(every, config.layers, "layers")
+    formats = {}
+    for name in select_layers(every, config.skip):
+        covering = [entry for entry in config.layers if covers(entry, name)]
+        entry = config.layers[max(covering, key=len)] if covering else config.convolutions if name in kernels else None
+        formats[name] = config.format(entry, sparse)
+    if not dense.keys() & formats.keys():
+        raise UserError("nothing would be quantized: the model has no Linear or LSTM outside `skip`")
+    without_zero = [name for name, format in formats.items() if sparse and format.grid == "half"]
+    if without_zero:
+        raise UserError(
+            f"{without_zero[0]}: the model is sparse, and a code of {formats[without_zero[0]].bits} bits on grid half "
+            "cannot be zero; use bits: ternary, or more"
+        )
+    return formats
+
+
+def describe(formats: dict[str, CodeFormat], config: QuantizeConfig) -> dict[str, Any]:
+    """The entry of model.json: packed unless nothing differs from whole bytes."""
+    plain = all(format in map(CodeFormat, WHOLE_BYTE_BITS) for format in formats.values())
+    if plain and config.rest == "float32" and config.convolutions is None:
+        return describe_formats(formats)
+    return describe_packed(formats, config.rest)
+
+
+def covers(entry: str, name: str) -> bool:
+    """Whether a name in the settings is that of a layer, or of a module around it."""
+    return f"{name}.".startswith(f"{entry}.")
+
+
+def check_names(layers: Iterable[str], entries: Iterable[str], where: str) -> None:
+    """Raise UserError for an entry of the settings that names neither a layer nor a module with layers in it."""
+    parts = {name.rsplit(".", depth)[0] for name in layers for depth in range(name.count(".") + 1)}
+    for entry in entries:
+        if entry not in parts:
+            raise UserError(f"{where}: no quantizable layer is called {entry!r}{nearest(entry, sorted(parts))}")
 
 
 def select_layers(layers: Iterable[str], skip: Sequence[str]) -> list[str]:
     """Names of layers that no entry of `skip` covers. Raises: UserError when an entry covers none or none is left."""
-    parts = {name.rsplit(".", depth)[0] for name in layers for depth in range(name.count(".") + 1)}
-    for entry in skip:
-        if entry not in parts:
-            raise UserError(f"skip: no quantizable layer is called {entry!r}{nearest(entry, sorted(parts))}")
-    names = [name for name in layers if not any(f"{name}.".startswith(f"{entry}.") for entry in skip)]
+    layers = list(layers)
+    check_names(layers, skip, "skip")
+    names = [name for name in layers if not any(covers(entry, name) for entry in skip)]
     if not names:
         raise UserError("nothing would be quantized: the model has no Linear or LSTM outside `skip`")
     return names
 
 
-def quantized_tensors(layer: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def rounding_coder(method: str, packed: bool) -> Coder:
+    """A coder that looks at nothing but the weights. Args: method: rtn or mse.   packed: scales are float16 in the file."""
+    scales_of = rounding.largest_scales if method == "rtn" else rounding.least_squares_scales
+
+    def code(_: str, __: str, weight: torch.Tensor, format: CodeFormat) -> Codes:
+        scales = scales_of(weight, format)
+        return rounding.round_to_codes(weight, rounding.short_scales(scales) if packed else scales, format)
+
+    return code
+
+
+def quantize_model(model: AsrModel, config: QuantizeConfig, coder: Coder | None = None) -> AsrModel:
+    """Replace layers by such with codes.
+
+    Args:    model: not quantized yet.   coder: default: as the settings say, of methods rtn and mse.
+    Returns: a new model in eval mode, on the CPU, with `.spec["quantization"]`.
+    Raises:  UserError when settings do not fit, or the model is already quantized.
+    """
+    formats = choose_formats(model, config)
+    quantization = describe(formats, config)
+    return coded_model(model, quantization, formats, coder or rounding_coder(config.method, is_packed(quantization)))
+
+
+def coded_model(
+    model: AsrModel, quantization: dict[str, Any], formats: Mapping[str, CodeFormat], coder: Coder
+) -> AsrModel:
+    """The model with codes for the weights of some layers. Args: quantization: the entry of model.json for these formats."""
+    small = build_model(model.spec | {"quantization": quantization})
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    for name in formats:
+        layer = small.get_submodule(name)
+        taken = {key: state.pop(f"{name}.{key}") for key in model.get_submodule(name).state_dict()}
+        try:
+            codes = quantized_tensors(name, layer, taken, coder)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}; train the model again") from None
+        state |= {f"{name}.{key}": tensor for key, tensor in codes.items()}
+    if quantization.get("rest") == "float16":
+        state = round_rest(state)
+    small.load_state_dict(state)
+    return small.eval()
+
+
+def quantized_tensors(
+    name: str, layer: Quantized, tensors: dict[str, torch.Tensor], coder: Coder
+) -> dict[str, torch.Tensor]:
     """State of a quantized layer from that of the float one.
 
-    Args: layer: QuantLinear or QuantLSTM.   tensors: state dict of the Linear or LSTM.
+    Args: name: of the layer.   tensors: state dict of the Linear, LSTM or convolution; more in it is left out.
     """
-    # an LSTM's tensors end in the number of its layer
-    suffix = "" if isinstance(layer, QuantLinear) else "_l0"
-    state = {name.removesuffix(suffix): tensor for name, tensor in tensors.items() if name.startswith("bias")}
-    for name in layer.matrices():
-        coded = quantize_weight(tensors[name + suffix], layer.format)
-        state |= {f"{name}_codes": coded.codes, f"{name}_scales": coded.scales}
+    suffix = layer_suffix(layer)
+    state = {key.removesuffix(suffix): tensor for key, tensor in tensors.items() if key.startswith("bias")}
+    for key in layer.matrices():
+        coded = coder(name, key, tensors[key + suffix].flatten(1), layer.format)
+        state |= {f"{key}_codes": coded.codes, f"{key}_scales": coded.scales}
     return state
 
 
+def layer_suffix(layer: nn.Module) -> str:
+    """What an LSTM's tensors end in, the number of its layer; nothing for others."""
+    return "_l0" if isinstance(layer, (QuantLSTM, nn.LSTM)) else ""
+
+
+def round_rest(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Round every float tensor to float16. Raises: UserError when a number is too large for it."""
+    rounded = {name: t.half().float() if t.is_floating_point() else t for name, t in state.items()}
+    for name, tensor in rounded.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name}: a number is too large for float16; set rest: float32")
+    return rounded
+
+
+def layer_noise(model: AsrModel, small: AsrModel) -> list[LayerNoise]:
+    """What coding cost every matrix, in the model's order. Args: model: the float one, on any device.   small: made from it."""
+    rows = []
+    for name, layer in quantized_layers(small).items():
+        tensors = model.get_submodule(name).state_dict()
+        for key, codes in layer.matrices().items():
+            cost = rounding.noise(tensors[key + layer_suffix(layer)].cpu().flatten(1), codes)
+            whole = f"{name}.{key.removeprefix('weight_')}" if isinstance(layer, QuantLSTM) else name
+            rows.append(LayerNoise(whole, **dataclasses.asdict(codes.format), **dataclasses.asdict(cost)))
+    return rows
+
+
 def float_tensors(model: AsrModel) -> list[FloatTensor]:
-    """The tensors of a quantized model that are float, largest first."""
-    state = model.state_dict()
+    """The tensors of a quantized model that are float, largest first, by their bytes in the model's file."""
+    state = stored_state(model, model.spec["quantization"])
     total = sum(tensor.nbytes for tensor in state.values())
     rows = [FloatTensor(name, t.nbytes, t.nbytes / total) for name, t in state.items() if t.is_floating_point()]
     return sorted(rows, key=lambda row: (-row.size_bytes, row.name))

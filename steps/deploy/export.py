@@ -20,6 +20,7 @@ from steps.deploy.integer import MICROSOFT
 from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model
+from steps.models.codes import is_packed
 from steps.models.quant_layers import quantized_layers
 
 BESIDE = ("tokens.txt", "features.yaml")
@@ -47,7 +48,7 @@ sherpa-onnx would take this tokens.txt for byte-level BPE because of its letters
 INTEGER = """\
 
 Activations are quantized with a scale for each tensor, so a batch gives slightly different numbers from its utterances one
-by one, as do other processors and runtime versions. Weights have {bits} bits, stored in a byte each; no integer kernel
+by one, as do other processors and runtime versions. Weights have {bits} bits, {stored}; no integer kernel
 saturates.
 """
 
@@ -110,9 +111,11 @@ def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs
     domains = {node.domain for graph in graphs for node in graph.graph.node}
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
+    packed = is_packed(model.spec["quantization"])
+    stored = "packed, and unpacked by a runtime once, when it opens the file" if packed else "stored in a byte each"
     return README.format(
         head=model.head.name.upper(),
-        quantization=f"{len(quantized)} layers in int8" if quantized else "float32",
+        quantization=f"{len(quantized)} layers in {'codes' if packed else 'int8'}" if quantized else "float32",
         files=graphs_of(model).describe(model, tokens),
         features=describe_features(features),
         oldest=OLDEST_ONNXRUNTIME,
@@ -121,7 +124,7 @@ def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs
         microsoft=", with its com.microsoft operators" if MICROSOFT in domains else "",
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
         sherpa=describe_sherpa(features, tokens) if computes(features) else "",
-        integer=INTEGER.format(bits=" and ".join(map(str, bits))) if quantized else "",
+        integer=INTEGER.format(bits=" and ".join(map(str, bits)), stored=stored) if quantized else "",
     )
 
 

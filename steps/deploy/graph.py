@@ -2,8 +2,11 @@
 
 import copy
 import io
+import itertools
+import string
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -76,7 +80,7 @@ def trace(
     graph = fold_constants(file.getvalue())
     for declared, values in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
         for place, value in zip(declared, values, strict=True):
-            place.CopyFrom(onnx.helper.make_tensor_value_info(value.name, value.element, value.shape))
+            place.CopyFrom(helper.make_tensor_value_info(value.name, value.element, value.shape))
     return graph
 
 
@@ -102,7 +106,7 @@ def fold_constants(content: bytes) -> onnx.ModelProto:
 
 
 def strip_(graph: onnx.ModelProto, name: str) -> None:
-    """Remove names, documentation and metadata, and number what is left: the same model gives the same bytes.
+    """Remove names, documentation, metadata and defaults, and name what is left shortly: the same model gives the same bytes.
 
     The IR version becomes the lowest that knows the graph's opset. Names of inputs and outputs stay, and those that
     `integer_graph_` gives, which end in .codes or .scales.
@@ -116,25 +120,74 @@ def strip_(graph: onnx.ModelProto, name: str) -> None:
     body.name = name
     body.ClearField("doc_string")
     del body.value_info[:], body.metadata_props[:], body.quantization_annotation[:]
+    opset = opset_of(graph)
+    same = same_constants(body.initializer)
     names = {kept: kept for kept in ("", *(value.name for value in (*body.input, *body.output)))}
+    fresh = (name for name in short_names() if name not in names.copy())
     for node in body.node:
         node.ClearField("name")
         node.ClearField("doc_string")
         del node.metadata_props[:]
+        drop_defaults_(node, opset)
+        node.input[:] = [same.get(name, name) for name in node.input]
         for values in (node.input, node.output):
-            values[:] = [names.setdefault(name, name if is_kept(name) else f"v{len(names)}") for name in values]
+            for name in values:
+                if name not in names:
+                    names[name] = name if is_kept(name) else next(fresh)
+            values[:] = [names[name] for name in values]
     constants = {names[tensor.name]: tensor for tensor in body.initializer if tensor.name in names}
     for name, tensor in constants.items():
         tensor.name = name
         tensor.ClearField("doc_string")
+        shorten_integers_(tensor)
     ordered = [constants[name] for name in names.values() if name in constants]
     del body.initializer[:]
     body.initializer.extend(ordered)
-    opset = opset_of(graph)
     used = {node.domain for node in body.node} | {""}
     del graph.opset_import[:]
-    graph.opset_import.extend(onnx.helper.make_opsetid(name, 1 if name else opset) for name in sorted(used))
-    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
+    graph.opset_import.extend(helper.make_opsetid(name, 1 if name else opset) for name in sorted(used))
+    graph.ir_version = helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
+
+
+def short_names() -> Iterator[str]:
+    """Names of one letter, then of two characters, and so on."""
+    letters = string.ascii_letters
+    for length in itertools.count():
+        for first, *rest in itertools.product(letters, *[letters + string.digits] * length):
+            yield "".join((first, *rest))
+
+
+def same_constants(tensors: Iterable[onnx.TensorProto]) -> dict[str, str]:
+    """Name of the first constant with the same content, for every later one whose name is not kept."""
+    first: dict[tuple[Any, ...], str] = {}
+    same = {}
+    for tensor in tensors:
+        content = (tensor.data_type, *tensor.dims, numpy_helper.to_array(tensor).tobytes())
+        if not is_kept(tensor.name) and first.setdefault(content, tensor.name) != tensor.name:
+            same[tensor.name] = first[content]
+    return same
+
+
+def drop_defaults_(node: onnx.NodeProto, opset: int) -> None:
+    """Remove the attributes of an operator of ONNX's own that say what holds without them."""
+    if node.domain:
+        return
+    known = onnx.defs.get_schema(node.op_type, opset, "").attributes
+    for attribute in list(node.attribute):
+        default = known[attribute.name].default_value
+        # of these the schema does not say that they are 1
+        ones = node.op_type == "Conv" and attribute.name in ("strides", "dilations") and set(attribute.ints) == {1}
+        if ones or (default.type and helper.get_attribute_value(default) == helper.get_attribute_value(attribute)):
+            node.attribute.remove(attribute)
+
+
+def shorten_integers_(tensor: onnx.TensorProto) -> None:
+    """Store 64-bit integers as numbers of as many bytes as each needs, where that is less."""
+    if tensor.data_type == onnx.TensorProto.INT64:
+        numbers = numpy_helper.to_array(tensor).ravel().tolist()
+        other = helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, numbers)
+        if other.ByteSize() < tensor.ByteSize():
+            tensor.CopyFrom(other)
 
 
 def opset_of(graph: onnx.ModelProto) -> int:

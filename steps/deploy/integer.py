@@ -1,11 +1,14 @@
-"""Rewrites a traced float graph so that its quantized layers multiply integers, the codes of the model folder.
+"""Rewrites a traced float graph so that its quantized layers hold the codes of the model folder and, where a row has one scale,
+multiply integers.
 
-A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses; an LSTM
-becomes com.microsoft's DynamicQuantizeLSTM. Activations are quantized to 8 bits, one scale for each input tensor.
+A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses into com.microsoft's
+DynamicQuantizeMatMul; with packed codes, which are for small files, it is that one node. An LSTM becomes DynamicQuantizeLSTM,
+also com.microsoft's. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions,
+and layers with a scale for each group, keep their operator; their weights are computed from the codes when the file is loaded.
 
 On processors with AVX2 or AVX-512 but without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits. With codes
-of 8 bits that saturates and costs 10 to 25 dB, so these are stored as `code + 128` in uint8 with zero point 128, whose
-kernels are exact and slower. Two products of 255 and 63 fit into 16 bits, so codes of 7 bits are stored as they are.
+beyond 63 that saturates and costs 10 to 25 dB, so these are stored as `code + 128` in uint8 with zero point 128, whose
+kernels are exact and slower. Two products of 255 and 63 fit into 16 bits, so codes of 7 bits and less are int8.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,67 +19,97 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from steps.core.cli import UserError
-from steps.models.codes import CodeFormat
-from steps.models.quant_layers import QuantLinear, QuantLSTM
+from steps.deploy.packed import Unpacking
+from steps.models.codes import Codes
+from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, QuantLSTM
 
-ZERO_POINT = "zero_point"
 MICROSOFT = "com.microsoft"
+# what onnxruntime makes of the five nodes of a Linear, and of its bias
+FUSED = "DynamicQuantizeMatMul"
+# numbers of a constant that are worth a piece of the one of float16, and with a shape of its own
+WORTH_A_PIECE, WORTH_A_SHAPE = 4, 32
 
-# nodes, and their constants by name
-Rewritten = tuple[list[NodeProto], dict[str, np.ndarray]]
 
-
-def integer_graph_(graph: ModelProto, layers: Mapping[str, QuantLinear | QuantLSTM]) -> None:
+def integer_graph_(graph: ModelProto, layers: Mapping[str, Quantized], packed: bool = False) -> None:
     """Replace the float form of every quantized layer.
 
-    Args:   graph: the float twin, traced.   layers: quantized layers by name.
+    Args:   graph: the float twin, traced.   layers: quantized layers by name.   packed: whether the folder's codes are packed
+            and its scales float16; then those of the graph are, too, and so is what else is exact in float16.
     Raises: UserError naming layers that are not in the graph.
     """
     body = graph.graph
-    bits = {layer.format.bits for layer in layers.values()}
-    if (
-        len(bits) > 1
-        or min(bits) < 7
-        or any(layer.format != CodeFormat(layer.format.bits) for layer in layers.values())
-    ):
-        raise UserError(
-            "export: only codes of 8 or 7 bits, alike in all layers, with a scale for each row have a graph"
-        )
-    zero_point = np.uint8(128) if bits == {8} else np.int8(0)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
     # content of the float weight as it stands in the graph -> names of the layers with such a weight
     waiting: dict[Any, list[str]] = {}
     for name, layer in layers.items():
         waiting.setdefault(_key(float_weight(layer)), []).append(name)
     nodes: list[NodeProto] = []
+    unpacking = Unpacking(packed)
     for node in body.node:
-        weight = constants.get(node.input[1]) if node.op_type in ("MatMul", "LSTM") else None
+        weight = constants.get(node.input[1]) if node.op_type in REWRITES else None
         names = waiting.get(_key(weight)) if weight is not None else None
         if not names:
             nodes.append(node)
             continue
         name = names.pop(0)
-        rewrite: Callable[..., Rewritten] = integer_matmul if node.op_type == "MatMul" else integer_lstm
-        new_nodes, tensors = rewrite(node, name, layers[name], zero_point)
-        nodes += new_nodes
-        body.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(t), key) for key, t in tensors.items())
+        nodes += REWRITES[node.op_type](node, name, layers[name], unpacking)
     missing = [name for names in waiting.values() for name in names]
     if missing:
         raise UserError(f"export: these quantized layers were not found in the graph: {', '.join(missing)}")
-    body.initializer.append(numpy_helper.from_array(np.asarray(zero_point), ZERO_POINT))
+    if packed:
+        nodes = with_biases(nodes, constants)
+        shorten_(body, nodes, unpacking)
+        unpacking.finish()
+    for key, array in unpacking.constants.items():
+        body.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), key))
     del body.node[:]
-    body.node.extend(nodes)
+    body.node.extend(unpacking.nodes + nodes)
+
+
+def with_biases(nodes: list[NodeProto], constants: Mapping[str, np.ndarray]) -> list[NodeProto]:
+    """Let products add the bias that the next node would. Args: constants: of the graph, by name.  Returns: the nodes left."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    merged = []
+    for node in nodes:
+        after = readers.get(node.output[0], []) if node.op_type == FUSED else []
+        if len(after) != 1 or after[0].op_type != "Add":
+            continue
+        (bias,) = [name for name in after[0].input if name != node.output[0]] or [""]
+        if bias in constants and constants[bias].ndim == 1:
+            node.input.append(bias)
+            node.output[0] = after[0].output[0]
+            merged.append(after[0].output[0])
+    return [node for node in nodes if node.op_type != "Add" or node.output[0] not in merged]
+
+
+def shorten_(body: Any, nodes: list[NodeProto], unpacking: Unpacking) -> None:
+    """Store as float16 what loses nothing by it and is worth it. Args: body: the graph; its constants are changed."""
+    used = {name for node in nodes for name in node.input}
+    for tensor in list(body.initializer):
+        array = numpy_helper.to_array(tensor)
+        if tensor.name not in used or array.dtype != np.float32:
+            continue
+        if array.size < (WORTH_A_PIECE if array.ndim == 1 else WORTH_A_SHAPE):
+            continue
+        if np.array_equal(array.astype(np.float16).astype(np.float32), array):
+            body.initializer.remove(tensor)
+            unpacking.floats(tensor.name, array)
 
 
 def _key(array):
     return array.shape, np.ascontiguousarray(array).tobytes()
 
 
-def float_weight(layer: QuantLinear | QuantLSTM) -> np.ndarray:
+def float_weight(layer: Quantized) -> np.ndarray:
     """The dequantized weight in the layout of the graph: (I, O) for a MatMul, (1, 4H, I) for an LSTM."""
     tensors = {name: tensor.detach().numpy() for name, tensor in layer.dequantized().items()}
     if isinstance(layer, QuantLinear):
         return tensors["weight"].T
+    if isinstance(layer, QuantConv):
+        return tensors["weight"]
     return onnx_gates(tensors["weight_ih_l0"])[None]
 
 
@@ -86,40 +119,61 @@ def onnx_gates(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([inputs, output, forget, cell])
 
 
-def stored(codes: torch.Tensor, zero_point: np.integer) -> np.ndarray:
-    """Codes as they stand in the file. Args: codes: int8; zero_point: uint8 or int8.  Returns: array of its type."""
-    return (codes.numpy().astype(np.int16) + zero_point).astype(zero_point.dtype)
-
-
-def integer_matmul(node: NodeProto, name: str, layer: QuantLinear, zero_point: np.integer) -> Rewritten:
+def integer_matmul(node: NodeProto, name: str, layer: QuantLinear, unpacking: Unpacking) -> list[NodeProto]:
     """Nodes in place of a MatMul."""
     weight = layer.matrices()["weight"]
-    tensors = {f"{name}.codes": stored(weight.codes, zero_point).T, f"{name}.scales": weight.scales.numpy()}
+    if weight.format.group is not None:
+        node.input[1] = unpacking.weights(name, weight, (layer.in_features, layer.out_features), by_column=True)
+        return [node]
+    codes = unpacking.codes(name, weight, weight.codes.numpy().T)
+    scales_of_codes = unpacking.scales(name, weight)
     x, y = node.input[0], node.output[0]
+    zero_point = unpacking.constant(np.asarray(unpacking.zero_point(weight.format)))
+    if unpacking.packed:
+        inputs = [x, codes, scales_of_codes, zero_point]
+        return [helper.make_node(FUSED, inputs, [y], domain=MICROSOFT)]
     quantized, scale, zero, total, total_float, scales = (f"{name}/{part}" for part in "qsztfm")
-    nodes = [
+    return [
         helper.make_node("DynamicQuantizeLinear", [x], [quantized, scale, zero]),
-        helper.make_node("MatMulInteger", [quantized, f"{name}.codes", zero, ZERO_POINT], [total]),
+        helper.make_node("MatMulInteger", [quantized, codes, zero, zero_point], [total]),
         helper.make_node("Cast", [total], [total_float], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [scale, f"{name}.scales"], [scales]),
+        helper.make_node("Mul", [scale, scales_of_codes], [scales]),
         helper.make_node("Mul", [total_float, scales], [y]),
     ]
-    return nodes, tensors
 
 
-def integer_lstm(node: NodeProto, name: str, layer: QuantLSTM, zero_point: np.integer) -> Rewritten:
+def integer_lstm(node: NodeProto, name: str, layer: QuantLSTM, unpacking: Unpacking) -> list[NodeProto]:
     """Node in place of an LSTM; inputs and outputs stay."""
-    tensors, extra = {}, []
-    matrices = layer.matrices()
-    for part, weight in (("input", matrices["weight_ih"]), ("hidden", matrices["weight_hh"])):
-        rows = onnx_gates(stored(weight.codes, zero_point))
+    extra, weights = [], []
+    for part, matrix in (("input", layer.matrices()["weight_ih"]), ("hidden", layer.matrices()["weight_hh"])):
+        rows, scales = (onnx_gates(tensor.numpy()) for tensor in (matrix.codes, matrix.scales))
+        own, weight = f"{name}.{part}", Codes(torch.from_numpy(rows), torch.from_numpy(scales), matrix.format)
+        if matrix.format.group is not None:
+            weights.append(unpacking.weights(own, weight, (1, *rows.shape), by_column=False))
+            continue
         # (1, I or H, 4H) and (1, 4H)
-        tensors[f"{name}.{part}.codes"] = rows.T[None]
-        tensors[f"{name}.{part}.scales"] = onnx_gates(weight.scales.numpy())[None]
-        tensors[f"{name}.{part}.zero"] = np.full((1, len(rows)), zero_point)
-        extra += [f"{name}.{part}.scales", f"{name}.{part}.zero"]
-    inputs = [node.input[0], f"{name}.input.codes", f"{name}.hidden.codes", *node.input[3:]]
+        weights.append(unpacking.codes(own, weight, rows.T[None]))
+        zero = unpacking.constant(np.full((1, len(rows)), unpacking.zero_point(weight.format)))
+        extra += [unpacking.scales(own, weight, (1, len(rows))), zero]
+    if not extra:
+        node.input[1:3] = weights
+        return [node]
+    inputs = [node.input[0], *weights, *node.input[3:]]
     inputs += [""] * (8 - len(inputs))
     new = helper.make_node("DynamicQuantizeLSTM", inputs + extra, list(node.output), domain=MICROSOFT)
     new.attribute.extend(attribute for attribute in node.attribute if attribute.name != "layout")
-    return [new], tensors
+    return [new]
+
+
+def float_convolution(node: NodeProto, name: str, layer: QuantConv, unpacking: Unpacking) -> list[NodeProto]:
+    """The same node, its kernels computed from codes."""
+    node.input[1] = unpacking.weights(name, layer.matrices()["weight"], layer.shape, by_column=False)
+    return [node]
+
+
+# operator of the traced graph -> what is put in its place
+REWRITES: dict[str, Callable[..., list[NodeProto]]] = {
+    "MatMul": integer_matmul,
+    "LSTM": integer_lstm,
+    "Conv": float_convolution,
+}

@@ -23,7 +23,8 @@ def rotary_angles(frames: int, head_dim: int, device: torch.device) -> torch.Ten
 def rotate(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Rotate pairs of channels by their frame's angle. Args: heads (N, H, T, head_dim), angles (T, head_dim / 2)."""
     cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
-    left, right = heads.chunk(2, dim=-1)
+    # a number, not a value of the graph: an exported one has a node here instead of nine
+    left, right = heads.split(int(heads.shape[-1]) // 2, dim=-1)
     return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1)
 
 
@@ -85,7 +86,8 @@ class SelfAttention(nn.Module):
         # the length is taken from the context, so that all blocks share one table in a traced graph
         angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device)
         attend = self.attend_in_steps if torch.onnx.is_in_onnx_export() else self.attend
-        return self.out(attend(qkv, angles, context.is_pad).flatten(2))
+        mixed = attend(qkv, angles, context.is_pad)
+        return self.out(mixed.reshape(batch, frames, self.heads * self.head_dim))
 
     def attend(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
         """Mix the values by attention. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""

@@ -22,6 +22,7 @@ from steps.models.heads import DEFAULT, HEADS
 from steps.models.limits import LARGEST_SPEC_BYTES, check_weights
 from steps.models.low_rank import LowRankLinear
 from steps.models.quant_layers import quantized_like
+from steps.models.stored import restored_state, stored_state
 
 FORMAT = 1
 CODES = (torch.int8, torch.uint8)
@@ -133,8 +134,8 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> AsrMod
     check_weights(weights, spec, build_model)
     model = build_model(spec)
     try:
-        model.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
+        model.load_state_dict(restored_state(load_file(weights), model, spec["quantization"]))
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{weights}: tensors do not fit model.json: {' '.join(str(error).split())}") from None
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -159,7 +160,7 @@ def save_model(
     The folder is loaded again and one forward pass compared bit for bit. Raises: UserError when they differ.
     """
     folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in stored_state(model, model.spec["quantization"]).items()}
     with atomic_file(folder / "model.safetensors", "wb") as file:
         file.write(save(tensors))
     for name in CARRIED:

@@ -7,9 +7,11 @@ import torch
 
 from steps.core.config import check
 
-GRIDS = ("symmetric", "half")
+GRIDS = ("symmetric", "half", "ternary")
 # version 0.1 wrote layers of these bit widths, with one number for the whole model
 WHOLE_BYTE_BITS = (8, 7)
+# 3 ** 5 is 243
+TERNARY_IN_A_BYTE = 5
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class CodeFormat:
     """How the weights of one layer are coded.
 
     bits: per code, 1 to 8.   grid: `symmetric`, the integers from -n to n, n = 2 ** (bits - 1) - 1; `half`, odd multiples of
-    0.5 (-1.5, -0.5, 0.5, 1.5 for 2 bits), which leaves no code unused.   group: how many neighbours in a row share a scale;
-    None: the whole row.
+    0.5 (-1.5, -0.5, 0.5, 1.5 for 2 bits), which leaves no code unused; `ternary`, -1, 0 and 1, five of them in a byte, with
+    bits 2, which is what they would take one by one.   group: how many neighbours in a row share a scale; None: the whole row.
     """
 
     bits: int = 8
@@ -29,18 +31,24 @@ class CodeFormat:
         check(type(self.bits) is int and 1 <= self.bits <= 8, f"bits must be 1 to 8, not {self.bits!r}")
         check(self.grid in GRIDS, f"grid must be {' or '.join(GRIDS)}, not {self.grid!r}")
         check(self.grid == "half" or self.bits > 1, "grid symmetric needs 2 bits or more: with one bit it has only 0")
-        check(self.grid == "symmetric" or self.bits < 8, "grid half needs 7 bits or fewer: codes are stored as int8")
+        check(self.grid != "half" or self.bits < 8, "grid half needs 7 bits or fewer: codes are stored as int8")
+        check(self.grid != "ternary" or self.bits == 2, "grid ternary has bits 2")
         check(self.group is None or (type(self.group) is int and self.group >= 1), "group must be 1 or more")
 
     @property
     def largest(self) -> int:
         """The largest code; the smallest is its negative. Codes of grid `half` are odd numbers, twice what they stand for."""
-        return 2 ** (self.bits - 1) - 1 if self.grid == "symmetric" else 2**self.bits - 1
+        return 2**self.bits - 1 if self.grid == "half" else 2 ** (self.bits - 1) - 1
 
     @property
     def code_step(self) -> int:
         """Distance from one code to the next."""
-        return 1 if self.grid == "symmetric" else 2
+        return 2 if self.grid == "half" else 1
+
+    @property
+    def bits_per_code(self) -> float:
+        """Bits that a packed code takes."""
+        return 8 / TERNARY_IN_A_BYTE if self.grid == "ternary" else self.bits
 
     def groups(self, columns: int) -> int:
         """Number of scales for a row of this many weights."""
@@ -48,7 +56,7 @@ class CodeFormat:
 
     def code_bytes(self, rows: int, columns: int) -> int:
         """Bytes of packed codes; every row starts on a byte boundary."""
-        return rows * (-(-columns * self.bits // 8))
+        return rows * (-(-columns // TERNARY_IN_A_BYTE) if self.grid == "ternary" else -(-columns * self.bits // 8))
 
     def to_dict(self) -> dict[str, Any]:
         """The form that model.json holds."""
@@ -76,25 +84,32 @@ class Codes:
         return values * self.scales.repeat_interleave(self.format.group, dim=1)[:, : values.shape[1]]
 
     def pack(self) -> torch.Tensor:
-        """The codes, packed into `bits` bits each. Returns: (O, B) uint8, B = ceil(I * bits / 8), low bits first."""
-        rows, columns = self.codes.shape
-        bits = self.format.bits
+        """The codes in as few bits as their format says, first ones lowest. Returns: (O, format.code_bytes(1, I)) uint8."""
         levels = (self.codes.to(torch.int16) + self.format.largest) // self.format.code_step
+        if self.format.grid == "ternary":
+            return _packed_digits(levels, 3, TERNARY_IN_A_BYTE)
+        rows, bits = len(levels), self.format.bits
         planes = (levels.unsqueeze(-1) >> torch.arange(bits)) & 1
-        stream = planes.view(rows, columns * bits).to(torch.uint8)
-        stream = torch.nn.functional.pad(stream, (0, -columns * bits % 8)).view(rows, -1, 8)
-        return (stream << torch.arange(8, dtype=torch.uint8)).sum(dim=-1, dtype=torch.uint8)
+        return _packed_digits(planes.view(rows, -1), 2, 8)
 
     @classmethod
     def unpack(cls, packed: torch.Tensor, scales: torch.Tensor, format: CodeFormat, columns: int) -> "Codes":
-        """The inverse of `pack`. Args: packed (O, B) uint8; columns: I.   Raises: ValueError when B does not fit."""
+        """The inverse of `pack`.
+
+        Args:   packed: (O, B) uint8.   columns: I.
+        Raises: ValueError when B does not fit, or bytes hold what is no code.
+        """
         rows, bits = len(packed), format.bits
         if packed.numel() != format.code_bytes(rows, columns):
             raise ValueError(f"{packed.numel()} bytes of codes for {rows} x {columns} of {bits} bits")
-        stream = (packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
-        planes = stream.view(rows, -1)[:, : columns * bits].view(rows, columns, bits).to(torch.int16)
-        levels = (planes << torch.arange(bits, dtype=torch.int16)).sum(dim=-1, dtype=torch.int16)
+        if format.grid == "ternary":
+            levels = _digits(packed, 3, TERNARY_IN_A_BYTE)[:, :columns]
+        else:
+            planes = _digits(packed, 2, 8)[:, : columns * bits].view(rows, columns, bits)
+            levels = (planes << torch.arange(bits, dtype=torch.int16)).sum(dim=-1, dtype=torch.int16)
         codes = levels * format.code_step - format.largest
+        if not codes.is_meta and bool((codes > format.largest).any()):
+            raise ValueError(f"a code above {format.largest}")
         return cls(codes.to(torch.int8), scales, format)
 
     def size_bytes(self) -> int:
@@ -109,6 +124,8 @@ def read_formats(quantization: dict[str, Any]) -> dict[str, CodeFormat]:
     Raises: ValueError, KeyError, TypeError when it is neither.
     """
     layers = quantization["layers"]
+    if is_packed(quantization):
+        rest_type(quantization)
     if isinstance(layers, dict):
         return {name: CodeFormat(**fields) for name, fields in layers.items()}
     bits = quantization["bits"]
@@ -119,3 +136,37 @@ def read_formats(quantization: dict[str, Any]) -> dict[str, CodeFormat]:
 def describe_formats(formats: dict[str, CodeFormat]) -> dict[str, Any]:
     """The formats as model.json holds them."""
     return {"layers": {name: format.to_dict() for name, format in formats.items()}}
+
+
+def describe_packed(formats: dict[str, CodeFormat], rest: str) -> dict[str, Any]:
+    """The entry of a model whose file holds packed codes and float16 scales. Args: rest: float16 or float32, all other tensors."""
+    return {"packed": True, "rest": rest} | describe_formats(formats)
+
+
+def is_packed(quantization: dict[str, Any] | None) -> bool:
+    """Whether the file holds packed codes; otherwise a byte for each, and float32 scales. Args: the entry in model.json."""
+    packed = (quantization or {}).get("packed", False)
+    check(type(packed) is bool, "quantization: packed must be true or false")
+    return packed
+
+
+def rest_type(quantization: dict[str, Any]) -> torch.dtype:
+    """Type of the tensors in the file that are neither codes nor scales."""
+    rest = quantization.get("rest", "float32")
+    check(rest in ("float16", "float32"), f"quantization: rest must be float16 or float32, not {rest!r}")
+    return torch.float16 if rest == "float16" else torch.float32
+
+
+def _packed_digits(digits, base, count):
+    """Bytes of `count` digits each, the first one lowest, rows filled up with zeros. Args: digits (O, D).  Returns: (O, B) uint8."""
+    rows, columns = digits.shape
+    digits = torch.nn.functional.pad(digits, (0, -columns % count)).view(rows, -1, count)
+    return (digits * base ** torch.arange(count)).sum(dim=-1).to(torch.uint8)
+
+
+def _digits(packed, base, count):
+    """The inverse; a byte's last digit takes whatever is left. Returns: (O, count B) int16."""
+    powers = base ** torch.arange(count, dtype=torch.int16)
+    digits = packed.to(torch.int16).unsqueeze(-1) // powers
+    digits[..., :-1] %= base
+    return digits.view(len(packed), -1)

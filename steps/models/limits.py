@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from steps.core.cli import UserError
+from steps.models.stored import stored_state
 
 # of model.json
 LARGEST_SPEC_BYTES = 4 << 20
@@ -37,7 +38,7 @@ def check_weights(path: Path, spec: dict, build: Callable[[dict], torch.nn.Modul
     if (blocks := count_blocks(spec)) > len(there):
         raise UserError(f"{path}: tensors do not fit model.json: {len(there)} tensors for {blocks} blocks")
     with torch.device("meta"):
-        state = build(spec).state_dict()
+        state = stored_state(build(spec), spec["quantization"])
     wanted = {name: (DTYPES.get(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()}
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):

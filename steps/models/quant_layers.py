@@ -4,6 +4,8 @@ In torch only the weights are quantized: the forward pass multiplies codes by sc
 graph quantizes the activations too, to 8 bits with a scale chosen for each input, and multiplies in integers.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -78,6 +80,50 @@ class QuantLSTM(nn.Module):
         return output, (hidden, cell)
 
 
+class QuantConv(nn.Module):
+    """A convolution over time, or over time and frequency, whose kernels are codes; it multiplies in float everywhere.
+
+    Args: twin: the nn.Conv1d or nn.Conv2d whose sizes it takes, with zeros around its input, and not transposed.
+    Buffers: weight_codes (O, I) int8, I the numbers in one output channel's kernel; weight_scales (O,) float32, or (O, G)
+    with groups.  bias: (O,) parameter or None.
+    """
+
+    def __init__(self, twin: nn.Conv1d | nn.Conv2d, format: CodeFormat | None = None):
+        super().__init__()
+        # under the names that they have there
+        for name in CONVOLUTION_SIZES:
+            setattr(self, name, getattr(twin, name))
+        self.kind, self.shape = type(twin), tuple(twin.weight.shape)
+        self.format = format or CodeFormat()
+        register_codes(self, "weight", self.shape[0], math.prod(self.shape[1:]))
+        self.bias = nn.Parameter(torch.zeros(self.shape[0])) if twin.bias is not None else None
+
+    def matrices(self) -> dict[str, Codes]:
+        """The layer's one matrix: a kernel a row."""
+        return {"weight": Codes(self.weight_codes, self.weight_scales, self.format)}
+
+    def dequantized(self) -> dict[str, torch.Tensor]:
+        """The convolution's tensors in float. Returns: {"weight": as nn.Conv1d and nn.Conv2d have it, "bias": (O,) or absent}."""
+        tensors = {"weight": self.matrices()["weight"].dequantized().view(self.shape)}
+        return tensors if self.bias is None else tensors | {"bias": self.bias}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Args: x (N, C, T) or (N, C, T, F) float.  Returns: as of the convolution."""
+        convolve = functional.conv1d if self.kind is nn.Conv1d else functional.conv2d
+        weight = self.dequantized()["weight"]
+        return convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def twin(self) -> nn.Module:
+        """A float convolution of the same sizes, with fresh weights."""
+        sizes = {name: getattr(self, name) for name in CONVOLUTION_SIZES}
+        return self.kind(**sizes, bias=self.bias is not None)
+
+
+CONVOLUTION_SIZES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+# layers whose weights are codes
+Quantized = QuantLinear | QuantLSTM | QuantConv
+
+
 def register_codes(layer: nn.Module, name: str, rows: int, columns: int) -> None:
     """Give a layer with a `format` the buffers of one matrix: all codes 0, all scales 1."""
     groups = layer.format.groups(columns)
@@ -87,29 +133,34 @@ def register_codes(layer: nn.Module, name: str, rows: int, columns: int) -> None
     )
 
 
-def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
+def quantized_layers(model: nn.Module) -> dict[str, Quantized]:
     """The quantized layers of a model by name."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, (QuantLinear, QuantLSTM))}
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Quantized)}
 
 
-def quantized_like(layer: nn.Module, format: CodeFormat | None = None) -> nn.Module:
-    """An empty quantized layer of the same sizes as a Linear or LSTM.
+def quantized_like(layer: nn.Module, format: CodeFormat | None = None) -> Quantized:
+    """An empty quantized layer of the same sizes as a Linear, LSTM or convolution.
 
     Raises: TypeError for another layer, ValueError for an LSTM that is not one-layer, one-way, batch-first with biases.
     """
     if isinstance(layer, nn.Linear):
         return QuantLinear(layer.in_features, layer.out_features, layer.bias is not None, format)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.padding_mode == "zeros":
+        return QuantConv(layer, format)
     if not isinstance(layer, nn.LSTM):
-        raise TypeError(f"{type(layer).__name__} cannot be quantized; only Linear and LSTM can")
+        raise TypeError(f"{type(layer).__name__} cannot be quantized; only Linear, LSTM and convolutions can")
     special = layer.num_layers > 1 or layer.bidirectional or layer.proj_size or not layer.batch_first or not layer.bias
     if special:
         raise ValueError(f"{layer}: only one-layer, one-way, batch-first LSTMs with biases can be quantized")
     return QuantLSTM(layer.input_size, layer.hidden_size, format)
 
 
-def float_like(layer: nn.Module) -> nn.Module:
-    """The Linear or LSTM with the weights that a quantized layer stands for."""
-    if isinstance(layer, QuantLinear):
+def float_like(layer: Quantized) -> nn.Module:
+    """The Linear, LSTM or convolution with the weights that a quantized layer stands for."""
+    twin: nn.Module
+    if isinstance(layer, QuantConv):
+        twin = layer.twin()
+    elif isinstance(layer, QuantLinear):
         twin = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
     else:
         twin = nn.LSTM(layer.input_size, layer.hidden_size, batch_first=True)

@@ -47,9 +47,10 @@ def read_settings(exp: str | Path, models: Iterable[str]) -> dict[str, str]:
 
 
 def read_layers(path: Path) -> list[dict[str, Any]]:
-    """Tensors of a model folder by name, from the header of its safetensors file.
+    """Tensors of a model folder by name, from the header of its safetensors file and, for packed codes, model.json beside it.
 
-    Returns: list of {"name", "shape", "parameters", "bits", "bytes"}; empty when there is no such file.
+    Returns: list of {"name", "shape", "parameters", "bits", "bytes"}; empty when there is no such file. Shapes are those in
+             the file: bytes of a row for packed codes. What fills up rows of theirs counts as parameters.
     Raises:  UserError when the file is damaged.
     """
     if not path.is_file():
@@ -63,12 +64,24 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
             head = json.loads(file.read(length))
         except ValueError:
             raise UserError(f"{path}: damaged; make the model again") from None
-    layers = []
+    layers, packed = [], packed_bits(path.parent / "model.json")
     for name, entry in sorted(head.items(), key=lambda item: item[0]):
         if name == "__metadata__":
             continue
         start, end = entry["data_offsets"]
         size, bits = end - start, BITS.get(entry["dtype"], 32)
-        facts = {"shape": entry["shape"], "parameters": size * 8 // bits, "bits": bits, "bytes": size}
+        if name.endswith("_codes"):
+            bits = packed.get(name.rpartition(".")[0], bits)
+        facts = {"shape": entry["shape"], "parameters": int(size * 8 / bits), "bits": bits, "bytes": size}
         layers.append({"name": name, **facts})
     return layers
+
+
+def packed_bits(path: Path) -> dict[str, float]:
+    """Bits of a code in each layer whose codes are packed. Args: path: of model.json.  Returns: {layer: bits}."""
+    quantization = (read_json(path).get("quantization") or {}) if path.is_file() else {}
+    if not quantization.get("packed"):
+        return {}
+    formats = quantization["layers"].items()
+    # five ternary codes in a byte
+    return {name: 8 / 5 if format["grid"] == "ternary" else format["bits"] for name, format in formats}

@@ -11,7 +11,7 @@ from steps.scoring.results import Comparison, NoiseComparison, ResultRow, Result
 from steps.scoring.significance import Interval, few_speakers
 
 HEADER = (
-    "model", "params k", "nonzero k", "size kB", "MMAC/s", "RTF", "RTF+feat",
+    "model", "params k", "nonzero k", "bits", "size kB", "MMAC/s", "RTF", "RTF+feat",
     "greedy WER", "95 %", "lexicon WER", "95 %", "torch", "sherpa",
 )  # fmt: skip
 
@@ -26,6 +26,7 @@ NOTES = """\
 - size: bytes of what ships, the files that the export's SHA256SUMS lists (1 kB = 1000 bytes).
 - params: parameters of the model, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
   make the file smaller.
+- bits: of a weight where most are stored in codes, those of the layers with the fewest.
 - MMAC/s: million multiply-accumulates per second of audio, counted from the graph as onnxruntime ran it. RTF: seconds of
   one CPU thread per second of audio, for the network alone and with the features. A dash, or no such column: not measured.
 """
@@ -65,7 +66,8 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
     table = []
     for row in rows:
         cells = [row.model, number(row.parameters, 1e3, 1)]
-        cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-", number(row.bytes_shipped, 1e3, 1)]
+        cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-", number(row.quantization_bits)]
+        cells.append(number(row.bytes_shipped, 1e3, 1))
         cells += [number(row.macs_per_second, 1e6, 1), number(row.rtf, 1, 4), number(row.rtf_with_features, 1, 4)]
         for kind in ("greedy", "lexicon"):
             score = row.scores.get(kind)

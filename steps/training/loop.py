@@ -74,7 +74,8 @@ class Trainer:
 
     Args: objective: gives the sums of the loss terms.   tokenizer: for word errors on dev.   augment: None: no SpecAugment.
           out: folder for checkpoints/ and tensorboard/.   seed: for all random numbers.   stop: polled once per update.
-          after_update: called with the model after each update, e.g. to keep pruned weights at zero.
+          after_update: called with the model after each update, e.g. to keep pruned weights at zero.   after_epoch: the same,
+          after each epoch.   convert: makes of the trained model the one to ship, e.g. with codes for weights.
     """
 
     def __init__(
@@ -92,13 +93,16 @@ class Trainer:
         device: torch.device,
         stop: StopRequest,
         after_update: Callable[[AsrModel], None] | None = None,
+        after_epoch: Callable[[AsrModel], None] | None = None,
+        convert: Callable[[AsrModel], AsrModel] | None = None,
     ):
         self.model, self.objective = model.to(device), objective.to(device)
         self.train_data, self.dev_data, self.tokenizer = train_data, dev_data, tokenizer
         self.loop, self.optim, self.augment = loop, optim, augment
         self.checkpoints = Path(out) / "checkpoints"
         self.bf16 = loop.bf16_on(device.type)
-        self.seed, self.device, self.stop, self.after_update = seed, device, stop, after_update
+        self.seed, self.device, self.stop = seed, device, stop
+        self.after_update, self.after_epoch, self.convert = after_update, after_epoch, convert
         self.parameters = [*self.model.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(self.model, self.objective.parameters(), optim)
         self.average = WeightAverage()
@@ -195,6 +199,8 @@ class Trainer:
             if self.loop.patience and self.dev["loss"] < self.best["loss"]:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self.best = {"loss": self.dev["loss"], "epoch": self.epoch, "weights": weights}
+        if self.after_epoch:
+            self.after_epoch(self.model)
 
     def out_of_patience(self) -> bool:
         """Whether early stopping is on and dev has not improved for long enough."""
@@ -211,7 +217,8 @@ class Trainer:
         return dev
 
     def finish(self) -> None:
-        """Put the averaged (or, with early stopping, the best) weights into the model and evaluate on dev once more."""
+        """Put the averaged (or, with early stopping, the best) weights into the model, convert it if asked to, and evaluate on dev
+        what will ship."""
         if self.best["weights"]:
             self.model.load_state_dict(self.best["weights"])
             when = f"best epoch {self.best['epoch']}"
@@ -220,6 +227,8 @@ class Trainer:
             when = f"average of the last {self.average.count} epochs"
         if self.after_update:
             self.after_update(self.model)
+        if self.convert:
+            self.model = self.convert(self.model).to(self.device)
         self.dev = self.evaluate_dev(when)
         self.monitor.close()
 

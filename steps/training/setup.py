@@ -83,15 +83,14 @@ class TrainConfig(LearningConfig):
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
 
-def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """Parser with the options of every program that trains."""
+def training_parser(description: str | None, required: bool = True) -> argparse.ArgumentParser:
+    """Parser with the options of every program that trains. Args: required: whether it always does, and so needs data."""
     parser = make_parser(description)
-    parser.add_argument("--data", required=True, metavar="DIR", help="training data folder (also holds cmvn.json)")
-    parser.add_argument("--dev", required=True, metavar="DIR", help="data folder to measure progress on")
-    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder made by steps.train_tokenizer")
-    parser.add_argument(
-        "--features", required=True, metavar="YAML", help="feature settings the data was extracted with"
-    )
+    parser.add_argument("--data", required=required, metavar="DIR", help="training data folder (also holds cmvn.json)")
+    parser.add_argument("--dev", required=required, metavar="DIR", help="data folder to measure progress on")
+    parser.add_argument("--tokenizer", required=required, metavar="DIR", help="folder made by steps.train_tokenizer")
+    text = "feature settings the data was extracted with"
+    parser.add_argument("--features", required=required, metavar="YAML", help=text)
     add_common(parser, config=True, out="model folder to write", seed=True, device=True)
     return parser
 
@@ -247,10 +246,11 @@ class Setup:
     def train(
         self, model: AsrModel, objective: Objective, out: Path | str, parent: Path | str | None = None,
         after_update: Callable[[AsrModel], None] | None = None, epochs: int | None = None,
+        after_epoch: Callable[[AsrModel], None] | None = None, convert: Callable[[AsrModel], AsrModel] | None = None,
     ) -> None:  # fmt: skip
         """Train (or continue training), write the finished folder `out` and remove its checkpoints.
 
-        Args: parent: folder of the model this one was made from.   after_update: see Trainer.   epochs: instead of loop.epochs.
+        Args: parent: folder of the model this one was made from.   epochs: instead of loop.epochs.   others: see Trainer.
         """
         args, config = self.args, self.config
         loop = dataclasses.replace(config.loop, epochs=epochs or config.loop.epochs)
@@ -266,7 +266,7 @@ class Setup:
                 report_labels(train_data, model, self.tokenizer)
         trainer = Trainer(
             model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
-            out, args.seed, self.device, self.stop, after_update,
+            out, args.seed, self.device, self.stop, after_update, after_epoch, convert,
         )  # fmt: skip
         try:
             dev = trainer.train()
@@ -275,9 +275,9 @@ class Setup:
             raise
         if distributed.rank() == 0:
             facts = {"seconds": round(trainer.seconds(), 1), "steps": trainer.step}
-            self.save(out, model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], dev_cer=dev["cer"], **facts)
+            self.save(out, trainer.model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], dev_cer=dev["cer"], **facts)
             if Path(out) == self.out:
-                examine(self.out, model, train_data, dev_data, self.tokenizer, config, fresh=parent is None)
+                examine(self.out, trainer.model, train_data, dev_data, self.tokenizer, config, fresh=parent is None)
             shutil.rmtree(trainer.checkpoints, ignore_errors=True)
             (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()

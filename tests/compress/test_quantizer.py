@@ -11,16 +11,25 @@ from steps.compress.footprint import predict
 from steps.compress.lowrank import factorise
 from steps.compress.quantizer import (
     QuantizeConfig,
+    choose_formats,
     float_tensors,
+    layer_noise,
     quantizable_layers,
     quantize_model,
-    quantize_weight,
     select_layers,
 )
+from steps.compress.rounding import largest_scales, round_to_codes
+from steps.compress.sparsity import sparsify_
 from steps.core.cli import UserError
 from steps.core.provenance import write_run_record
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import CodeFormat
+from steps.models.quant_layers import quantized_layers
+
+
+def quantize_weight(weight, format):
+    """As method rtn does it."""
+    return round_to_codes(weight, largest_scales(weight, format), format)
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (7, 63)])
@@ -101,9 +110,88 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
         quantize_model(quantize_model(model, QuantizeConfig()), QuantizeConfig())
 
 
-def test_only_eight_and_seven_bits():
-    with pytest.raises(ValueError, match="bits must be 8 or 7, not 4"):
-        QuantizeConfig(bits=4)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"bits": 9}, "bits must be 1 to 8 or ternary, not 9"),
+        ({"bits": "two"}, "bits must be 1 to 8 or ternary, not 'two'"),
+        ({"grid": "log"}, "grid must be auto, symmetric or half"),
+        ({"bits": "ternary", "grid": "half"}, "bits ternary has grid auto"),
+        ({"bits": 1, "grid": "symmetric"}, "2 bits or more"),
+        ({"method": "magic"}, "method must be one of rtn, mse, gptq, qat"),
+        ({"layers": {"output": {"bits": 4, "gird": "half"}}}, "layers: output: unknown key 'gird'"),
+        ({"layers": {"output": None}, "bits": 9}, "bits must be 1 to 8"),
+        ({"layers": {"output": [8]}}, "layers: output: bits must be"),
+        ({"rest": "int8"}, "rest must be float32 or float16"),
+        ({"convolutions": 1}, "convolutions must be 2 to 8 bits"),
+        ({"convolutions": 9}, "bits must be 1 to 8"),
+    ],
+)
+def test_settings_that_are_none_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        QuantizeConfig(**settings)
+
+
+def test_each_layer_has_the_format_of_the_longest_name_that_covers_it(make):
+    layers = {"blocks.0": 4, "blocks.0.ff1.up": {"bits": 3, "group": 8}, "output": 8, "blocks.1.ff2": "ternary"}
+    config = QuantizeConfig(bits=2, group=16, layers=layers, skip=["frontend"], convolutions=8)
+    formats = choose_formats(make("conformer", conv_norm="layer"), config)
+    assert formats["blocks.0.ff1.up"] == CodeFormat(3, "symmetric", 8)
+    assert formats["blocks.0.ff1.down"] == formats["blocks.0.attention.qkv"] == CodeFormat(4, "symmetric", 16)
+    assert formats["blocks.1.ff1.down"] == CodeFormat(2, "half", 16)
+    assert formats["blocks.1.ff2.up"] == CodeFormat(2, "ternary", 16)
+    assert formats["output"].bits == formats["blocks.1.convolution.depthwise"].bits == 8
+    assert not [name for name in formats if name.startswith("frontend")]
+
+
+def test_a_convolution_that_a_batch_norm_is_folded_into_stays_float(make):
+    formats = choose_formats(make("conformer"), QuantizeConfig(convolutions=8))
+    assert "frontend.conv1" in formats and "blocks.0.convolution.depthwise" not in formats
+
+
+def test_unknown_names_in_layers_are_errors(make):
+    with pytest.raises(UserError, match="layers: no quantizable layer is called 'blocks.7'"):
+        quantize_model(make("dnn"), QuantizeConfig(layers={"blocks.7": 4}))
+
+
+def test_a_sparse_model_keeps_its_zeros_or_is_refused(make):
+    model = make("dnn")
+    sparsify_(model, 0.6)
+    for settings in ({"bits": 1}, {"bits": 2, "grid": "half"}):
+        with pytest.raises(UserError, match="cannot be zero; use bits: ternary, or more"):
+            quantize_model(model, QuantizeConfig(**settings))
+    small = quantize_model(model, QuantizeConfig(bits=2, method="mse"))
+    assert {layer.format.grid for layer in quantized_layers(small).values()} == {"ternary"}
+    for name, layer in quantized_layers(small).items():
+        assert (layer.weight_codes[model.get_submodule(name).weight == 0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["conformer", "rnn"])
+def test_what_coding_cost_is_told_for_every_matrix(make, kind):
+    model = make(kind)
+    noise = {}
+    for bits in (8, 4, 2):
+        small = quantize_model(model, QuantizeConfig(bits=bits, method="mse", convolutions=8))
+        rows = layer_noise(model, small)
+        noise[bits] = {row.name: row.snr_db for row in rows}
+        matrices = sum(len(layer.matrices()) for layer in quantized_layers(small).values())
+        assert len(noise[bits]) == len(rows) == matrices
+        assert all(row.bits in (bits, 8) for row in rows)
+    # about 6 dB a bit
+    dense = [name for name in noise[8] if "conv1" not in name and "conv2" not in name and "depthwise" not in name]
+    assert all(noise[8][name] > noise[4][name] + 15 > noise[2][name] + 20 for name in dense)
+
+
+def test_the_rest_is_rounded_to_float16_or_refused(make):
+    model = make("dnn")
+    small = quantize_model(model, QuantizeConfig(bits=4, rest="float16"))
+    for name, tensor in small.state_dict().items():
+        assert not tensor.is_floating_point() or torch.equal(tensor.half().float(), tensor), name
+    assert not torch.equal(small.norm.weight, model.norm.weight)
+    with torch.no_grad():
+        model.norm.bias[0] = 1e5
+    with pytest.raises(UserError, match=r"norm.bias: a number is too large for float16; set rest: float32"):
+        quantize_model(model, QuantizeConfig(bits=4, rest="float16"))
 
 
 def test_float_rows_and_codes_are_all_bytes(make):
@@ -145,6 +233,23 @@ def test_program_writes_a_folder_that_loads(make, tmp_path, monkeypatch, capsys)
     listed = json.loads((tmp_path / "q/quantization.json").read_text())
     assert {row["name"] for row in listed["float"]} == {row.name for row in float_tensors(small)}
     assert "frontend.conv2.weight" in capsys.readouterr().out
+
+
+def test_program_tells_what_a_method_needs_and_what_it_does_not_read(make, tmp_path, monkeypatch):
+    save_folder(tmp_path / "m", make("dnn"))
+    for text, options, words in (
+        ("method: qat\n", [], "method qat reads data; --data, --dev, --tokenizer, --features missing"),
+        ("method: gptq\n", ["--data", "d", "--dev", "d"], "method gptq reads data; --tokenizer, --features missing"),
+        ("method: mse\n", ["--data", "d"], "method mse reads no data; leave out --data"),
+        ("method: rtn\n", ["--teacher", "d"], "method rtn reads no data; leave out --teacher"),
+        ("loop: {epochs: 3}\n", [], "unknown key 'loop'"),
+    ):
+        (tmp_path / "q.yaml").write_text(text)
+        args = ["--model", tmp_path / "m", "--config", tmp_path / "q.yaml", "--out", tmp_path / "out", *options]
+        monkeypatch.setattr(sys, "argv", ["quantize_model", *map(str, args)])
+        with pytest.raises(UserError, match=words):
+            program.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_program_replaces_no_model_of_another_step(make, tmp_path, monkeypatch):

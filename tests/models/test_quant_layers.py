@@ -37,6 +37,20 @@ def test_forward_is_that_of_the_float_twin(layer):
     assert got.abs().sum() > 0 and torch.equal(got, expected)
 
 
+CONVOLUTIONS = [nn.Conv1d(6, 6, 5, padding=2, groups=6), nn.Conv2d(2, 5, 3, stride=2, bias=False)]
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=["depthwise", "two-dimensional"])
+def test_a_convolution_of_codes_is_that_of_what_they_stand_for(layer):
+    quantized = fill_(quantized_like(layer))
+    twin = float_like(quantized)
+    assert repr(twin) == repr(layer) and quantized.kernel_size == layer.kernel_size
+    kernel = quantized.weight_codes * quantized.weight_scales.unsqueeze(1)
+    assert torch.equal(twin.weight.flatten(1), kernel)
+    x = torch.randn(3, layer.in_channels, *[11] * (layer.weight.dim() - 2))
+    assert torch.equal(quantized(x), twin(x)) and quantized(x).abs().sum() > 0
+
+
 def test_scales_belong_to_output_channels():
     layer = fill_(QuantLinear(4, 3, bias=False))
     before = layer(torch.ones(4))
@@ -63,7 +77,8 @@ UNFIT = [
     (nn.LSTM(4, 3, batch_first=True, bidirectional=True), ValueError),
     (nn.LSTM(4, 3, num_layers=2, batch_first=True), ValueError),
     (nn.LSTM(4, 3, batch_first=True, bias=False), ValueError),
-    (nn.Conv1d(4, 3, 1), TypeError),
+    (nn.Conv1d(4, 3, 1, padding=1, padding_mode="reflect"), TypeError),
+    (nn.ConvTranspose1d(4, 3, 1), TypeError),
     (QuantLSTM(4, 3), TypeError),
 ]
 

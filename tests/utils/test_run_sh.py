@@ -70,7 +70,7 @@ STEPS = """
     step_table="toy 6 loop model+teachers"
     for settings in "$@"; do
       options=() needs=()
-      read_step toy && parent_options small
+      read_step toy && parent_options small "$settings"
       if trains "$settings"; then what=trains; else what="does not train"; fi
       echo "$step_stage $what: ${options[*]} | ${needs[*]}"
     done
@@ -81,10 +81,15 @@ STEPS = """
 def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
     (tmp_path / "with.yaml").write_text("bits: 2\nloop: {epochs: 3}\n")
     (tmp_path / "without.yaml").write_text("bits: 2\n# loop: none\n")
-    command = ["bash", "-euc", STEPS, "bash", str(tmp_path / "with.yaml"), str(tmp_path / "without.yaml")]
+    (tmp_path / "conf").mkdir()
+    for name in ("with", "without"):
+        (tmp_path / f"conf/{name}_base.yaml").write_text(f"# ours\nbase: ../{name}.yaml  # shared\nbits: 4\n")
+    paths = [tmp_path / name for name in ("with.yaml", "without.yaml", "conf/with_base.yaml", "conf/without_base.yaml")]
+    command = ["bash", "-euc", STEPS, "bash", *map(str, paths)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    rest = "--model exp/small --teacher exp/big | exp/small/model.json exp/big/model.json"
-    assert done.stdout.splitlines() == [f"6 trains: {rest}", f"6 does not train: {rest}", "no other"]
+    taught = "6 trains: --model exp/small --teacher exp/big | exp/small/model.json exp/big/model.json"
+    alone = "6 does not train: --model exp/small | exp/small/model.json"
+    assert done.stdout.splitlines() == [taught, alone, taught, alone, "no other"]
 
 
 class Bench:

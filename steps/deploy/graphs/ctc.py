@@ -16,6 +16,7 @@ from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.ctc import SHORTEST, CtcRecogniser, Network
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.asr_model import AsrModel
+from steps.models.codes import is_packed
 from steps.models.heads.ctc import BLANK_ID
 from steps.models.quant_layers import quantized_layers
 
@@ -68,7 +69,7 @@ class CtcGraphs:
         graph = trace(FilledUp(float_twin(model)), (feats, torch.tensor(EXAMPLE_LENGTHS)), inputs, outputs)
         layers = quantized_layers(model)
         if layers:
-            integer_graph_(graph, layers)
+            integer_graph_(graph, layers, is_packed(model.spec["quantization"]))
         strip_(graph, model.head.name)
         return {FILE: graph}
 

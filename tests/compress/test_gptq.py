@@ -1,0 +1,98 @@
+"""GPTQ: what a layer gives is nearer than with plain rounding, whatever stands in the padding."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steps.compress.gptq import compensated, gptq_coder, second_moments, stages
+from steps.compress.quantizer import QuantizeConfig, choose_formats, quantize_model, rounding_coder
+from steps.compress.rounding import least_squares_scales, round_to_codes, short_scales
+from steps.models.codes import CodeFormat
+
+FORMATS = [
+    CodeFormat(4),
+    CodeFormat(3, group=8),
+    CodeFormat(2, "half"),
+    CodeFormat(2, "ternary"),
+    CodeFormat(1, "half"),
+]
+
+
+def draw():
+    """A matrix, and inputs of few directions."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 32, generator=random)
+    inputs = torch.randn(400, 6, generator=random) @ torch.randn(6, 32, generator=random)
+    return weight, inputs + 0.1 * torch.randn(400, 32, generator=random)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_outputs_are_nearer_than_with_plain_rounding(format):
+    weight, inputs = draw()
+    scales = short_scales(least_squares_scales(weight, format))
+    plain = round_to_codes(weight, scales, format)
+    codes = compensated(weight, (inputs.T @ inputs / 400).double(), format, packed=True)
+    assert torch.equal(codes.scales, scales) and codes.format == format
+    errors = [((found.dequantized() - weight) @ inputs.T).square().sum() for found in (codes, plain)]
+    assert errors[0] < (0.6 if format.bits > 1 else 0.8) * errors[1]
+    assert codes.codes.abs().max() <= format.largest
+
+
+def test_inputs_that_say_nothing_of_each_other_leave_plain_rounding():
+    weight, _ = draw()
+    format = CodeFormat(3)
+    codes = compensated(weight, torch.eye(32, dtype=torch.float64), format, packed=False)
+    assert torch.equal(codes.codes, round_to_codes(weight, least_squares_scales(weight, format), format).codes)
+
+
+def batches(model, padding=0.0):
+    random = torch.Generator().manual_seed(1)
+    feats = torch.randn(2, 90, 20, generator=random)
+    feats[1, 60:] = padding
+    return [SimpleNamespace(feats=feats, lengths=torch.tensor([90, 60]))]
+
+
+@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
+def test_every_matrix_is_listened_to_once_and_without_padding(make, kind):
+    model = make(kind)
+    formats = choose_formats(model, QuantizeConfig(bits=2, convolutions=8))
+    groups = list(stages(model, formats))
+    assert groups[0] == ["frontend.linear"] and groups[-1] == ["output"]
+    names = [name for group in groups for name in group]
+    assert sorted(names) == sorted(name for name in formats if "conv1" not in name and "conv2" not in name)
+    found = second_moments(model, names, batches(model))
+    other = second_moments(model, names, batches(model, padding=30.0))
+    for (name, matrix), moment in found.items():
+        layer = model.get_submodule(name)
+        assert len(moment) == (layer.weight.shape[1] if matrix == "weight" else getattr(layer, f"{matrix}_l0").shape[1])
+        torch.testing.assert_close(moment, other[name, matrix])
+    assert len(found) == sum(len([n for n in model.get_submodule(x).state_dict() if "weight" in n]) for x in names)
+
+
+def test_a_lstms_own_output_is_heard_a_frame_late(make):
+    model = make("rnn")
+    layer = model.blocks[0].forwards.lstm
+    seen = {}
+    layer.register_forward_hook(lambda _, inputs, outputs: seen.update(h=outputs[0].detach()))
+    batch = batches(model)[0]
+    batch.feats, batch.lengths = batch.feats[:1], batch.lengths[:1]
+    moment = second_moments(model, ["blocks.0.forwards.lstm"], [batch])["blocks.0.forwards.lstm", "weight_hh"]
+    hidden = seen["h"][0].double()
+    torch.testing.assert_close(moment, hidden[:-1].T @ hidden[:-1] / len(hidden))
+
+
+@pytest.mark.parametrize("kind", ["conformer", "rnn"])
+def test_a_whole_model_hears_better(make, kind):
+    config = QuantizeConfig(bits=3, method="gptq", convolutions=8, rest="float16")
+    batch = batches(make(kind))[0]
+    batch.feats = batch.feats[..., :4] @ torch.randn(4, 20, generator=torch.Generator().manual_seed(3))
+    model = make(kind)
+    expected = model(batch.feats, batch.lengths)[0][0]
+    fallback = rounding_coder("mse", packed=True)
+    coder = gptq_coder(make(kind), choose_formats(model, config), [batch], True, fallback)
+    errors = [
+        (quantize_model(model, config, code)(batch.feats, batch.lengths)[0][0] - expected).square().mean()
+        for code in (coder, fallback)
+    ]
+    assert errors[0] < 0.8 * errors[1]

@@ -1,0 +1,151 @@
+"""Packed codes in exported files: onnxruntime unpacks them when it opens the file, to the folder's codes, and multiplies integers."""
+
+import collections
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.data.features import compute_features
+from steps.deploy.export import export_folder
+from steps.deploy.graphs.ctc import compare
+from steps.deploy.integer import onnx_gates
+from steps.deploy.packed import Unpacking, pack_digits
+from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.onnx_model import OnnxModel, open_session
+from steps.deploy.runtimes.sherpa import SherpaProcess
+from steps.deploy.screen import screen
+from steps.models.build import load_model
+from steps.models.codes import CodeFormat, Codes
+from steps.models.quant_layers import QuantConv, QuantLinear, quantized_layers
+from steps.search.greedy import greedy_search
+from tests.deploy.test_export import build_graph, operators
+
+SETTINGS = {"method": "mse", "layers": {"output": 8}, "convolutions": 8, "rest": "float16"}
+BITS = [8, 7, 6, 5, 4, 3, 2, "ternary", 1]
+
+
+def small_model(make, kind, bits, **changes):
+    return quantize_model(make(kind), QuantizeConfig(bits=bits, **SETTINGS | changes))
+
+
+def loaded(graph, path):
+    """The graph as onnxruntime runs it, after folding and fusing."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath, options.intra_op_num_threads = str(path), 1
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def matrices(layer):
+    """The codes of a layer in a graph's layout, as (in, out)."""
+    if isinstance(layer, QuantLinear):
+        return [layer.weight_codes.numpy().T]
+    return [onnx_gates(codes.codes.numpy()).T for codes in layer.matrices().values()]
+
+
+@pytest.mark.parametrize(("kind", "bits"), [*(("dnn", bits) for bits in BITS), ("rnn", 3), ("rnn", "ternary")])
+def test_what_runs_are_the_folders_codes_in_integer_kernels(make, tmp_path, kind, bits):
+    model = small_model(make, kind, bits)
+    graph = build_graph(model)
+    screen(graph.SerializeToString())
+    ran = loaded(graph, tmp_path / "loaded.onnx")
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in ran.graph.initializer}
+    found = collections.Counter()
+    for node in ran.graph.node:
+        if node.op_type in ("DynamicQuantizeMatMul", "DynamicQuantizeLSTM"):
+            for name in [node.input[1]] if "MatMul" in node.op_type else node.input[1:3]:
+                array = tensors[name].astype(np.int16) - (128 if tensors[name].dtype == np.uint8 else 0)
+                found[array.reshape(array.shape[-2:]).tobytes()] += 1
+    layers = quantized_layers(model).values()
+    dense = [codes for layer in layers if not isinstance(layer, QuantConv) for codes in matrices(layer)]
+    assert found == collections.Counter(np.ascontiguousarray(codes, np.int16).tobytes() for codes in dense)
+    counts = operators(ran)
+    assert not {"Mod", "MatMulInteger", "DynamicQuantizeLinear", "LSTM"} & set(counts)
+    assert not [name for name, array in tensors.items() if array.dtype == np.float16]
+
+
+@pytest.mark.parametrize("bits", [4, 1])
+def test_a_conformers_graph_follows_it(make, bits):
+    model = small_model(make, "conformer", bits)
+    graph = build_graph(model)
+    _, snr_db = compare(model, OnnxModel(graph.SerializeToString()))
+    assert snr_db > 25
+    counts = operators(graph)
+    assert counts["DynamicQuantizeMatMul"] == sum(isinstance(x, QuantLinear) for x in quantized_layers(model).values())
+
+
+@pytest.mark.parametrize("kind", ["rnn"])
+def test_layers_with_groups_multiply_in_float_what_the_codes_stand_for(make, kind):
+    model = small_model(make, kind, 3, group=7, layers={})
+    difference, _ = compare(model, OnnxModel(build_graph(model).SerializeToString()))
+    assert difference < 1e-5
+    assert model.output.weight_scales.shape[1] == -(-24 // 7)
+
+
+FORMATS = [CodeFormat(bits, "symmetric") for bits in range(2, 9)] + [CodeFormat(bits, "half") for bits in range(1, 8)]
+
+
+@pytest.mark.parametrize("format", [*FORMATS, CodeFormat(2, "ternary")], ids=str)
+def test_every_code_is_unpacked_whatever_the_number_of_them(format):
+    values = np.arange(-format.largest, format.largest + 1, format.code_step, dtype=np.int8)
+    for rows, columns in ((1, len(values)), (3, 7)):
+        order = np.resize(values, (rows, columns))
+        unpacking = Unpacking()
+        codes = Codes(torch.from_numpy(order), torch.ones(rows), format)
+        value = unpacking.codes("w", codes, order.T)
+        unpacking.finish()
+        zero = unpacking.zero_point(format)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
+        constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in unpacking.constants.items()]
+        end = onnx.helper.make_tensor_value_info(value, kind, order.T.shape)
+        nodes = unpacking.nodes or [onnx.helper.make_node("Identity", [value], ["same"])]
+        end.name = nodes[-1].output[0]
+        assert not unpacking.nodes or end.name == value
+        graph = onnx.helper.make_graph(nodes, "g", [], [end], constants)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        (unpacked,) = open_session(model.SerializeToString()).run(None, {})
+        np.testing.assert_array_equal(unpacked.astype(np.int16) - zero, order.T)
+        assert abs(unpacked.astype(np.int16) - zero).max() <= 63 or unpacked.dtype == np.uint8
+        stored = sum(array.nbytes for name, array in unpacking.constants.items() if not name.startswith("c/"))
+        assert stored <= format.bits_per_code * (order.size + 39) / 8
+
+
+def test_digits_by_hand():
+    assert pack_digits(np.array([1, 0, 3, 2, 1]), 4, 4).tolist() == [1 + 3 * 16 + 2 * 64, 1]
+
+
+@pytest.fixture(scope="module")
+def sounds():
+    random = np.random.default_rng(0)
+    return [random.uniform(-0.2, 0.2, int(16000 * seconds)).astype(np.float32) for seconds in (0.5, 1.0, 2.3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
+def test_torch_onnxruntime_and_sherpa_onnx_write_the_same(make, save, tmp_path, sounds, kind, bits):
+    pytest.importorskip("sherpa_onnx")
+    model = make(kind)
+    with torch.no_grad():
+        # letters, not only blanks, and clear ones
+        model.output.bias[:3] = -100.0
+        model.output.weight.mul_(20)
+    folder = save(tmp_path / "m", quantize_model(model, QuantizeConfig(bits=bits, **SETTINGS)))
+    export_folder(folder, folder / "export")
+    recogniser, torch_model = load_recogniser(folder / "export"), load_model(folder)
+    texts = []
+    with SherpaProcess(folder / "export") as process, torch.no_grad():
+        for samples in sounds:
+            feats = compute_features(torch.from_numpy(samples), recogniser.features)
+            ours = recogniser.recognise(feats.numpy(), "u")["greedy"]
+            assert process.recognise(samples, "u")["greedy"] == ours
+            log_probs, lengths = torch_model(feats[None], torch.tensor([len(feats)]))
+            (path,) = greedy_search(log_probs, lengths, 0)
+            texts.append("".join(["<blk>", "<unk>", " ", *"abcdefgh"][token] for token in path).strip() == ours)
+    assert sum(texts) >= 2

@@ -1,0 +1,23 @@
+"""What the page says of a model's tensors."""
+
+import pytest
+
+from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.scoring.history import read_layers
+from tests.deploy.conftest import make_model, save_folder
+
+
+@pytest.mark.parametrize(("bits", "shown", "numbers"), [(8, 8, 24 * 40), (4, 4, 24 * 40), ("ternary", 1.6, 24 * 40)])
+def test_tensors_of_codes_are_counted_by_their_bits(tmp_path, bits, shown, numbers):
+    model = quantize_model(make_model("dnn"), QuantizeConfig(bits=bits, rest="float16", layers={"output": 8}))
+    save_folder(tmp_path / "m", model)
+    layers = {row["name"]: row for row in read_layers(tmp_path / "m/model.safetensors")}
+    found = layers["blocks.0.down.weight_codes"]
+    assert (found["bits"], found["parameters"], found["bytes"]) == (shown, numbers, numbers * shown / 8)
+    assert layers["output.weight_codes"]["bits"] == 8 and layers["norm.weight"]["bits"] == 16
+
+
+def test_codes_of_a_byte_are_as_before(tmp_path):
+    save_folder(tmp_path / "m", make_model("dnn", quantized=True))
+    rows = [row for row in read_layers(tmp_path / "m/model.safetensors") if row["name"].endswith("_codes")]
+    assert {row["bits"] for row in rows} == {8} and all(row["parameters"] == row["bytes"] for row in rows)

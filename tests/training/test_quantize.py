@@ -1,0 +1,115 @@
+"""Training with rounded weights, as the program does it: interrupted anywhere it ships the same bytes; what is shipped is what was
+trained."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steps import quantize_model as program
+from steps.compress.sparsity import measured_sparsity, sparsify_
+from steps.core.cli import Interrupted
+from steps.core.config import load_config, save_config
+from steps.data.cmvn import read_cmvn
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import Tokenizer
+from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
+from steps.models.quant_layers import float_like, quantized_layers
+from steps.training import setup as training_setup
+from tests.training.test_loop import SIZES
+
+QAT = """
+bits: {bits}
+method: qat
+layers: {{output: 8}}
+convolutions: 8
+rest: float16
+loop: {{epochs: 2, max_batch_frames: 700, average_last: 2, dev_every: 1, save_every_s: 1000}}
+optim: {{peak_lr: 2.0e-3, optimizer: {optimizer}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def parents(corpus, tmp_path_factory):
+    """Folder with float models: conformer, and the same with half of its weights zero."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("parents")
+    tokenizer, features = Tokenizer.load(corpus.tokenizer), load_config(FeatureConfig, corpus.features)
+    torch.manual_seed(0)
+    model = build_model(new_spec("conformer", SIZES, features.dim, tokenizer.vocab_size, "test"))
+    cmvn = read_cmvn(corpus.train / "cmvn.json", features.dim)
+    model.set_cmvn_(cmvn["mean"], cmvn["std"])
+    carried = {name: corpus.tokenizer / name for name in ("tokenizer.model", "tokens.txt")}
+    save_config(folder / "features.yaml", features)
+    carried["features.yaml"] = folder / "features.yaml"
+    save_model(folder / "dense", model, carried)
+    sparsify_(model, 0.5)
+    save_model(folder / "sparse", model, carried)
+    return folder
+
+
+@pytest.fixture
+def quantize(corpus, parents, tmp_path, monkeypatch):
+    """Function (name, settings, stop_at=None, parent) -> its folder; stops at that update as if asked to."""
+
+    def run(name, settings, stop_at=None, parent="dense"):
+        (tmp_path / "q.yaml").write_text(settings)
+        polls = iter(range(1, 10_000))
+        stop = SimpleNamespace(poll=lambda: 75 if next(polls) == stop_at else 0)
+        monkeypatch.setattr(training_setup, "StopRequest", lambda: stop)
+        options = {"model": parents / parent, "teacher": parents / "dense", "data": corpus.train, "dev": corpus.dev}
+        options |= {"tokenizer": corpus.tokenizer, "features": corpus.features, "config": tmp_path / "q.yaml"}
+        options |= {"out": tmp_path / name, "device": "cpu", "num-threads": 1}
+        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["quantize_model", *words])
+        program.main()
+        return tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize(("bits", "optimizer"), [(2, "adamw"), (1, "muon")])
+def test_stopped_anywhere_the_same_bytes_ship(quantize, capsys, bits, optimizer):
+    settings = QAT.format(bits=bits, optimizer=optimizer)
+    whole = quantize("whole", settings)
+    said = capsys.readouterr().out
+    for stop in (1, 3, 2):
+        with pytest.raises(Interrupted):
+            quantize("pieces", settings, stop_at=stop)
+    pieces = quantize("pieces", settings)
+    for name in ("model.safetensors", "model.json", "quantization.json"):
+        assert (pieces / name).read_bytes() == (whole / name).read_bytes()
+    assert said.count("\ncodes: ") == 2 and "clipped; worst" in said
+    assert not (whole / "checkpoints").exists()
+    spec = read_spec(whole)
+    assert spec["step"] == "quantize_model" and spec["parent"]["name"] == "dense"
+    assert {row["bits"] for row in json.loads((whole / "quantization.json").read_text())["layers"]} == {bits, 8}
+
+
+def test_training_moves_codes_and_dev_is_measured_on_what_ships(quantize, parents, capsys):
+    trained = load_model(quantize("trained", QAT.format(bits=2, optimizer="adamw")))
+    last = capsys.readouterr().out
+    rounded = quantize("rounded", "bits: 2\nmethod: gptq\nrest: float16\nloop: {max_batch_frames: 700}\n")
+    changed = [
+        (layer.weight_codes != load_model(rounded).get_submodule(name).weight_codes).float().mean()
+        for name, layer in quantized_layers(trained).items()
+        if layer.format.bits == 2
+    ]
+    assert min(changed) > 0
+    run = json.loads((rounded.parent / "trained/run.json").read_text())
+    assert f"loss {run['dev_loss']:.4f}" in last.split("dev average")[1]
+    assert "calibration: " in (said := capsys.readouterr().out) and "--teacher: not used" in said
+    assert read_spec(rounded)["parent"]["name"] == "dense"
+
+
+def test_zeros_of_a_sparse_model_stay(quantize, parents):
+    small = load_model(quantize("sparse", QAT.format(bits="ternary", optimizer="adamw"), parent="sparse"))
+    for name, layer in quantized_layers(small).items():
+        small.set_submodule(name, float_like(layer))
+    parent = load_model(parents / "sparse")
+    for name, tensor in parent.named_parameters():
+        if name.endswith("weight") and tensor.dim() > 1:
+            assert (small.get_parameter(name)[tensor == 0] == 0).all(), name
+    assert measured_sparsity(small) >= measured_sparsity(parent) > 0.49
