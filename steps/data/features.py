@@ -58,13 +58,15 @@ def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tens
     """Compute the features of one stretch of speech.
 
     Args:    samples: (S,) float32 in [-1, 1] at config.sample_rate_hz.
-    Returns: (T, D) float32; T = round(S / shift) unless snip_edges.
+    Returns: (T, D) float32; T = round(S / shift) unless snip_edges; for kind samples S // shift, and the rest is left out.
     Raises:  ValueError when the samples do not fill one frame.
     Source:  Kaldi's feat/feature-fbank.cc and feature-mfcc.cc as torchaudio.compliance.kaldi redoes them.
     """
     if samples.dim() != 1 or len(samples) < config.frame_length_ms / 1000 * config.sample_rate_hz:
         shape = tuple(samples.shape)
         raise ValueError(f"expected (S,) samples filling a frame of {config.frame_length_ms} ms, not {shape}")
+    if config.kind == "samples":
+        return samples[: len(samples) // config.dim * config.dim].view(-1, config.dim)
     options = {
         "sample_frequency": float(config.sample_rate_hz),
         "num_mel_bins": config.num_mel_bins,

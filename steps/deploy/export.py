@@ -25,7 +25,7 @@ BESIDE = ("tokens.txt", "features.yaml")
 README = """\
 A speech recogniser: {head}, {quantization}.
 
-{files}- features.yaml: Kaldi {kind} of {rate} Hz audio with samples in [-1, 1], window {window}, {low:g} Hz to {high}.
+{files}- features.yaml: {features}.
 - SHA256SUMS: checksums of these files, which are all that a runtime needs; `sha256sum -c SHA256SUMS`.
 
 Look-ahead: {look_ahead}.
@@ -106,18 +106,13 @@ def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
 def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto]) -> str:
     """README.md of the exported folder."""
     domains = {node.domain for graph in graphs for node in graph.graph.node}
-    high = features.high_freq_hz
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
     return README.format(
         head=model.head.name.upper(),
         quantization=f"{len(quantized)} layers in int8" if quantized else "float32",
         files=graphs_of(model).describe(model, tokens),
-        kind=features.kind,
-        rate=features.sample_rate_hz,
-        window=features.window,
-        low=features.low_freq_hz,
-        high=f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate",
+        features=describe_features(features),
         oldest=OLDEST_ONNXRUNTIME,
         opset=max(map(opset_of, graphs)),
         ir=max(graph.ir_version for graph in graphs),
@@ -126,6 +121,16 @@ def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs
         sherpa=describe_sherpa(features, tokens) if computes(features) else "",
         integer=INTEGER.format(bits=" and ".join(map(str, bits))) if quantized else "",
     )
+
+
+def describe_features(features: FeatureConfig) -> str:
+    """What the model hears, in a few words."""
+    sound = f"{features.sample_rate_hz} Hz audio with samples in [-1, 1]"
+    if features.kind == "samples":
+        return f"the samples themselves, {features.dim} in a row are a frame, 10 ms of {sound}; what fills no frame is left out"
+    high = features.high_freq_hz
+    top = f"{high:g} Hz" if high > 0 else f"{-high:g} Hz under half that rate"
+    return f"Kaldi {features.kind} of {sound}, window {features.window}, {features.low_freq_hz:g} Hz to {top}"
 
 
 def describe_sherpa(features: FeatureConfig, tokens: list[str]) -> str:
