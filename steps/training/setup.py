@@ -60,15 +60,18 @@ class TrainConfig(LearningConfig):
 
     type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
+    freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
     """
 
     type: str = "conformer"
     model: dict = field(default_factory=dict)
     head: str = DEFAULT
     max_look_ahead_ms: float | None = None
+    freeze: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        check(self.freeze in (None, "frontend", "encoder"), "freeze must be frontend or encoder, or left out")
         limit = self.max_look_ahead_ms
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
@@ -97,11 +100,11 @@ class Setup:
         config.loop.bf16_on(self.device.type)
         self.tokenizer = Tokenizer.load(args.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
-        if config.augment and config.augment.vtlp and self.features.kind != "fbank":
-            raise UserError(
-                f"{args.config}: augment.vtlp warps mel energies; {args.features} makes {self.features.kind}"
-            )
-        self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
+        if config.augment:
+            config.augment.check_kind(self.features.kind, args.config, args.features)
+        # a model from a hub normalises samples itself
+        self.scaled = self.features.kind != "samples"
+        self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim) if self.scaled else None
         self.stop = StopRequest()
 
     def already_done(self, **inputs: str | None) -> bool:
@@ -111,7 +114,8 @@ class Setup:
         Raises: UserError when --out holds a finished or unfinished model made with other settings.
         """
         args = self.args
-        read = {"cmvn": Path(args.data) / "cmvn.json", "text": Path(args.data) / "text"}
+        read = {"cmvn": Path(args.data) / "cmvn.json"} if self.scaled else {}
+        read |= {"text": Path(args.data) / "text"}
         read |= {"dev": Path(args.dev) / "text", "tokens": Path(args.tokenizer) / "tokens.txt"}
         claim = {"step": self.step, "seed": args.seed, "num_threads": args.num_threads} | to_dict(self.config)
         for name, folders in inputs.items():
@@ -163,6 +167,9 @@ class Setup:
         """A model with fresh weights drawn from the seed, and with the corpus mean and deviation."""
         torch.manual_seed(self.args.seed)
         config = cast(TrainConfig, self.config)
+        if self.cmvn is None or config.type == "hub" or config.freeze:
+            what = "type hub, features of kind samples and freeze need a model to start from"
+            raise UserError(f"{self.args.config}: {what}: steps.train_teacher with --init FOLDER")
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
         model = build_model(new_spec(config.type, config.model, *sizes, self.step, where, config.head))
@@ -288,9 +295,11 @@ def report_labels(data: SpeechDataset, model: AsrModel, tokenizer: Tokenizer) ->
 
 
 def _decisive(claim, key):
-    """A value of conf.yaml, without the settings that no result depends on."""
+    """A value of conf.yaml, without the settings that no result depends on; one that is null is as if it were not there."""
     value = claim.get(key)
-    return {k: v for k, v in value.items() if k not in NO_RESULT} if isinstance(value, dict) else value
+    return (
+        {k: v for k, v in value.items() if k not in NO_RESULT and v is not None} if isinstance(value, dict) else value
+    )
 
 
 def summary(folder: Path | str) -> str:
