@@ -22,9 +22,12 @@ def main() -> None:
     text = "start from the weights of this model (same sizes) instead of random ones"
     parser.add_argument("--init", metavar="DIR", help=text)
     args = parser.parse_args()
-    setup = Setup(args, load_config(TrainConfig, args.config), "distill_student")
+    config = load_config(TrainConfig, args.config)
+    setup = Setup(args, config, "distill_student")
     if setup.already_done(teacher=args.teacher, init=args.init):
         return
+    if config.freeze:
+        raise UserError(f"{args.config}: freeze: only steps.train_teacher with --init freezes a part; leave it out")
     model = setup.new_model()
     if args.init:
         start_from_(model, setup.load(args.init), args.init)

@@ -3,7 +3,8 @@
     python3 -m steps.train_teacher --data data/an4/train_sp --dev data/an4/dev --tokenizer data/an4/tokenizer \\
         --features conf/features.yaml --config recipes/an4/conf/teacher.yaml --out exp/an4/teacher
 
-Stopped at any time, the same command continues from the last checkpoint and ends with the same model.
+Stopped at any time, the same command continues from the last checkpoint and ends with the same model. With --init it goes
+on from a finished model, such as steps.import_model makes: its encoder, and a new output layer where the tokenizer differs.
 """
 
 import sys
@@ -12,17 +13,22 @@ from steps.core.cli import run_main, say
 from steps.core.config import load_config, read_yaml
 from steps.training import distributed
 from steps.training.setup import Setup, TrainConfig, training_parser
+from steps.training.start import start_from
 
 
 def main() -> None:
     """Read, build, train, save."""
-    args = training_parser(__doc__).parse_args()
+    parser = training_parser(__doc__)
+    parser.add_argument(
+        "--init", metavar="DIR", help="start from this model folder; its sizes, not those of --config, count"
+    )
+    args = parser.parse_args()
     setup = Setup(args, load_config(TrainConfig, args.config), "train_teacher")
-    if not setup.already_done():
+    if not setup.already_done(init=args.init):
         if read_yaml(args.config).get("distill") and distributed.rank() == 0:
             say(f"warning: {args.config}: distill: does nothing here; steps.distill_student has teachers")
-        model = setup.new_model()
-        setup.train(model, setup.objective(model, None), args.out)
+        model = start_from(setup, args.init) if args.init else setup.new_model()
+        setup.train(model, setup.objective(model, None), args.out, parent=args.init)
 
 
 if __name__ == "__main__":

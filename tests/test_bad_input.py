@@ -21,6 +21,7 @@ import kaldiio
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,6 +33,7 @@ from steps import (
     distill_student,
     export_model,
     extract_features,
+    import_model,
     quantize_model,
     score,
     train_teacher,
@@ -155,6 +157,10 @@ def export(w):
     return [export_model, "--model", w.model, "--out", w.out]
 
 
+def import_hub(w):
+    return [import_model, "--hub", w.root / "hub", "--config", w.conf.quantize, "--out", w.out]
+
+
 def say_what(w):
     return [transcribe, w.export, w.wav]
 
@@ -171,6 +177,25 @@ def put(name, content):
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return harm
+
+
+def hub(**changes):
+    """Harm: a Hugging Face folder with these changes to its config.json and, by name, to its files; None: without it."""
+    settings = {"model_type": "wav2vec2", "vocab_size": 4, "pad_token_id": 0, "num_hidden_layers": 1, "hidden_size": 16}
+    settings |= {"num_attention_heads": 2, "intermediate_size": 16, "conv_dim": [8] * 7}
+    vocabulary = json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3})
+    files = {"preprocessor_config": '{"feature_extractor_type": "Wav2Vec2FeatureExtractor"}', "vocab": vocabulary}
+    files |= {name: changes.pop(name) for name in ("config", "tokenizer", *files) if name in changes}
+    others = changes.pop("files", {"model.safetensors": safetensors.torch.save({"lm_head.bias": torch.zeros(4)})})
+
+    def harm(w):
+        (w.root / "hub").mkdir()
+        content = {"config.json": json.dumps(settings | changes)}
+        content |= {f"{name}.json": text for name, text in files.items() if text is not None} | others
+        for name, text in content.items():
+            put(f"hub/{name}", text)(w)
 
     return harm
 
@@ -441,6 +466,39 @@ CASES = [  # name, harm, program, words of the message
     ("tokenizer: gone", gone("tokenizer/tokenizer.model"), train, "no such tokenizer; stage 2"),
     ("tokenizer: teacher knows other letters", other_tokenizer, distill, "train both with one tokenizer"),
     # model folders
+    # models from a hub
+    ("hub: another folder", lambda w: (w.root / "hub").mkdir(), import_hub, "hub/config.json: no such file; name the folder"),
+    ("hub: no JSON", hub(config="{"), import_hub, "config.json: not valid JSON"),
+    ("hub: a list", hub(config="[1]"), import_hub, "config.json: expected a JSON object"),
+    ("hub: deep JSON", hub(config="[" * 200_000), import_hub, "config.json: not valid JSON"),
+    ("hub: 5 MB of JSON", hub(config=" " * 5_000_000), import_hub, "more than 4,194,304 bytes"),
+    ("hub: no CTC", hub(model_type="bert"), import_hub, "model_type 'bert' cannot be imported; known: wav2vec2, hubert"),
+    ("hub: code of its own", hub(auto_map={"AutoModelForCTC": "evil.Evil"}), import_hub, "code of its own, which is never run"),
+    ("hub: code to hear with", hub(preprocessor_config='{"auto_map": {}}'), import_hub, "preprocessor_config.json: auto_map"),
+    ("hub: no weights", hub(files={}), import_hub, "model.safetensors: no such file; copy the weights"),
+    ("hub: pickled weights", hub(files={"pytorch_model.bin": b"\x80\x02cos\nmkdir\n."}), import_hub,
+     r"pytorch_model.bin: pickled weights can hold programs and are not read; .*save_pretrained\(NEW\)"),
+    ("hub: parts elsewhere", hub(files={"model.safetensors.index.json": '{"weight_map": {"a": "../model/model.safetensors"}}'}),
+     import_hub, "its weight_map names no files in this folder"),
+    ("hub: a part less", hub(files={"model.safetensors.index.json": '{"weight_map": {"a": "a-1.safetensors"}}'}),
+     import_hub, "a-1.safetensors: no such file"),
+    ("hub: cut weights", hub(files={"model.safetensors": b"\x08"}), import_hub, "hub/model.safetensors: "),
+    ("hub: a billion layers", hub(num_hidden_layers=10**9), import_hub, "num_hidden_layers 1000000000 does not fit 1 tensors"),
+    ("hub: huge layers", hub(hidden_size=2**20), import_hub, "describes [0-9,]+ parameters, the weights hold 4"),
+    ("hub: layers without end", hub(conv_dim=[8] * 100_000), import_hub, "layers is incorrect"),
+    ("hub: weights of another model", hub(), import_hub, "lacks .*; copy the weights|do not fit"),
+    ("hub: nothing to hear with", hub(preprocessor_config=None), import_hub, "transformers cannot read its settings"),
+    ("hub: no tokenizer", hub(vocab=None), import_hub, "no tokenizer.json, vocab.json, tokenizer.model; copy the tokenizer"),
+    ("hub: more units than outputs", hub(vocab='{"<pad>": 0, "b": 4}'), import_hub, "vocab.json: has a unit 4, but the model 4"),
+    ("hub: another blank", hub(pad_token_id=3), import_hub, "vocab.json: unit 3, the blank by config.json, is 'a'"),
+    ("hub: no blank", hub(pad_token_id=9), import_hub, "the blank, is 9, but the model has 4 outputs"),
+    ("hub: a unit twice", hub(vocab='{"<pad>": 0, "|": 1, " ": 2}'), import_hub, "'\u2581' is there twice"),
+    ("hub: a unit with a line end", hub(vocab='{"<pad>": 0, "a\\n": 1}'), import_hub, "white space or control characters"),
+    ("hub: numbers that are none", hub(vocab='{"<pad>": 0, "a": 1.5}'), import_hub, "expected a text and its number"),
+    ("hub: bytes as units", hub(tokenizer='{"model": {"type": "BPE"}, "decoder": {"type": "ByteLevel"}}'), import_hub,
+     "byte-level BPE cannot be imported"),
+    ("hub: merges of one", hub(tokenizer='{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}}'), import_hub,
+     "is no merge of two pieces"),
     ("model: no model.json", gone("model/model.json"), quantize, "not a .finished. model folder"),
     ("model: cut weights", cut("model/model.safetensors"), quantize, "does not match model.json"),
     ("model: nan weights", weights(lambda t: t["output.bias"].fill_(NAN)), quantize, "output.bias: contains values that are not finite"),
@@ -523,7 +581,7 @@ def test_bad_input_is_told(world, monkeypatch, harm, program, words):
 
 def test_every_kind_of_input_is_in_the_catalogue():
     kinds = {case[0].split(":")[0] for case in CASES}
-    wanted = "data audio text yaml ark scp cmvn tokenizer model checkpoint onnx tar option"
+    wanted = "data audio text yaml ark scp cmvn tokenizer hub model checkpoint onnx tar option"
     assert kinds == set(wanted.split()) and len(CASES) > 100
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steps.core.cli import UserError
 from steps.core.config import check
 from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
 
@@ -30,6 +31,15 @@ class SpecAugmentConfig:
         )
         check(0 <= self.time_share <= 1, "time_share must be in [0, 1]")
         check(0 <= self.vtlp < 0.5, "vtlp must be in [0, 0.5)")
+
+    def check_kind(self, kind: str, where: str, features: str) -> None:
+        """Raise UserError when a change needs a frequency axis that features of this kind lack. Args: where, features: files."""
+        if self.vtlp and kind != "fbank":
+            raise UserError(f"{where}: augment.vtlp warps mel energies; {features} makes {kind}")
+        if self.freq_masks and kind == "samples":
+            raise UserError(
+                f"{where}: augment.freq_masks hide mel bins; {features} makes samples, so set freq_masks: 0"
+            )
 
 
 def utterance_rng(seed: int, epoch: int, utt_id: str) -> np.random.Generator:

@@ -186,6 +186,8 @@ def count_frames(duration_s: np.ndarray, config: FeatureConfig) -> np.ndarray:
     """
     rate = config.sample_rate_hz
     samples = np.rint(np.asarray(duration_s) * rate).astype(np.int64)
+    if config.kind == "samples":
+        return np.maximum(1, samples // config.dim).astype(np.int32)
     shift, window = (int(rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
     frames = 1 + (samples - window) // shift if config.snip_edges else (samples + shift // 2) // shift
     return np.maximum(1, frames).astype(np.int32)

@@ -1,7 +1,7 @@
-"""What filterbank features are: the settings that go into every model and travel with every exported one."""
+"""What a model hears: the settings of its features, which go into every model and travel with every exported one."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -14,9 +14,10 @@ FRAME_SHIFT_MS = 10.0
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Kaldi's fbank or MFCC, of samples in [-1, 1], without dither."""
+    """Kaldi's fbank or MFCC, of samples in [-1, 1], without dither; or the samples themselves, 10 ms of them a frame."""
 
-    # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these.
+    # fbank: log mel energies, num_mel_bins of them; mfcc: num_ceps cepstra of these; samples: for models from a hub, whole
+    # frames only, and the other settings keep their defaults.
     kind: str = "fbank"
     # 8000 to 192000; sound files of another rate are resampled.
     sample_rate_hz: int = 16000
@@ -40,7 +41,7 @@ class FeatureConfig:
     level_dbfs: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
-        check(self.kind in ("fbank", "mfcc"), f"kind must be fbank or mfcc, not {self.kind!r}")
+        check(self.kind in ("fbank", "mfcc", "samples"), f"kind must be fbank, mfcc or samples, not {self.kind!r}")
         check(self.sample_rate_hz >= 8000, f"sample_rate_hz must be 8000 or more, not {self.sample_rate_hz}")
         check(self.sample_rate_hz <= 192000, f"sample_rate_hz must be 192000 or less, not {self.sample_rate_hz}")
         check(self.num_mel_bins >= 4, f"num_mel_bins must be 4 or more, not {self.num_mel_bins}")
@@ -53,6 +54,12 @@ class FeatureConfig:
         fixed = self.frame_shift_ms == FRAME_SHIFT_MS
         check(fixed, f"frame_shift_ms must be {FRAME_SHIFT_MS}, not {self.frame_shift_ms}: {why}")
         check(self.window in WINDOWS, f"window must be one of {', '.join(WINDOWS)}, not {self.window!r}")
+        if self.kind == "samples":
+            whole = self.sample_rate_hz % 100 == 0
+            check(whole, f"sample_rate_hz must be a multiple of 100 for samples, not {self.sample_rate_hz}")
+            changed = {own.name for own in fields(self) if getattr(self, own.name) != own.default}
+            unused = sorted(changed - {"kind", "sample_rate_hz"})
+            check(not unused, f"kind samples has no {', '.join(unused)}; leave it out")
         high, nyquist = self.highest_hz, self.sample_rate_hz / 2
         inside = 0 <= self.low_freq_hz < high <= nyquist
         check(inside, f"low_freq_hz and high_freq_hz must satisfy 0 <= {self.low_freq_hz} < {high} <= {nyquist}")
@@ -73,4 +80,6 @@ class FeatureConfig:
     @property
     def dim(self) -> int:
         """Numbers per frame, D."""
+        if self.kind == "samples":
+            return round(self.sample_rate_hz * self.frame_shift_ms / 1000)
         return self.num_mel_bins if self.kind == "fbank" else self.num_ceps

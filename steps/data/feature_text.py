@@ -9,6 +9,10 @@ WINDOWS = {
     "blackman": "0.42 - 0.5 cos(2 pi n / (N - 1)) + 0.08 cos(4 pi n / (N - 1)), n from 0, N = {length} (`blackman`)",
     "rectangular": "none (`rectangular`)",
 }
+SAMPLES = """\
+Features, as features.yaml says: the samples themselves, one channel, {rate} Hz (resample what has another rate), floats within
+[-1, 1], not 16-bit integers. {dim} in a row are a frame, {shift_ms:g} ms; what fills no frame is left out.
+"""
 TEXT = """\
 Features, as features.yaml says: Kaldi's {kind}, {dim} numbers every {shift_ms:g} ms.
 1. Samples: one channel, {rate} Hz (resample what has another rate), floats within [-1, 1], not 16-bit integers; no dither.
@@ -29,10 +33,12 @@ CEPSTRA = """\
 
 
 def describe_features(config: FeatureConfig) -> str:
-    """All of the feature definition, in numbered steps that end with a line end.
+    """All of the feature definition, in lines that end with a line end.
 
     Source: Kaldi's feat/feature-window.cc, feature-fbank.cc, feature-mfcc.cc, mel-computations.cc.
     """
+    if config.kind == "samples":
+        return SAMPLES.format(rate=config.sample_rate_hz, dim=config.dim, shift_ms=config.frame_shift_ms)
     length, shift = (int(config.sample_rate_hz * ms / 1000) for ms in (config.frame_length_ms, config.frame_shift_ms))
     if config.snip_edges:
         edges = "Only frames that fit whole: the first starts at sample 0."

@@ -67,7 +67,7 @@ def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tens
     """Compute the features of one stretch of speech, scaled to config.level_dbfs first where that is set.
 
     Args:    samples: (S,) float32 in [-1, 1] at config.sample_rate_hz.
-    Returns: (T, D) float32; T = round(S / shift) unless snip_edges.
+    Returns: (T, D) float32; T = round(S / shift) unless snip_edges; for kind samples S // shift, and the rest is left out.
     Raises:  ValueError when the samples do not fill one frame.
     Source:  Kaldi's feat/feature-fbank.cc and feature-mfcc.cc as torchaudio.compliance.kaldi redoes them.
     """
@@ -76,6 +76,8 @@ def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tens
         raise ValueError(f"expected (S,) samples filling a frame of {config.frame_length_ms} ms, not {shape}")
     if config.level_dbfs is not None:
         samples = set_level(samples, config.level_dbfs)
+    if config.kind == "samples":
+        return samples[: len(samples) // config.dim * config.dim].view(-1, config.dim)
     options = {
         "sample_frequency": float(config.sample_rate_hz),
         "num_mel_bins": config.num_mel_bins,

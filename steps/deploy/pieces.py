@@ -51,6 +51,9 @@ def cut_features(feats: np.ndarray, features: FeatureConfig) -> list[np.ndarray]
     longest, pause = (int(1000 * seconds / features.frame_shift_ms) for seconds in (PIECE_S, PAUSE_S))
     if len(feats) * features.frame_shift_ms <= 1000 * LONGEST_S:
         return [feats]
-    # the mean of log-mel energies, or the first cepstral coefficient, which is that up to a factor
-    levels = feats.mean(axis=1) if features.kind == "fbank" else feats[:, 0]
+    if features.kind == "samples":
+        levels = np.log(np.square(feats).mean(axis=1) + 1e-10)
+    else:
+        # the mean of log-mel energies, or the first cepstral coefficient, which is that up to a factor
+        levels = feats.mean(axis=1) if features.kind == "fbank" else feats[:, 0]
     return np.split(feats, cut_points(levels, longest, max(1, pause)))

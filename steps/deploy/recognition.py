@@ -43,11 +43,13 @@ def open_inputs(
 ) -> Callable[[Utterance], Iterator[np.ndarray]]:
     """What the recogniser hears of each utterance of a data folder, in pieces: features from feats.scp, or from the audio.
 
+    Samples always come from the audio, so that feats.scp may hold what other models of the chain hear.
+
     Args:   model_dir: the folder the recogniser was opened from, for messages.
     Raises: UserError for features made with other settings, or listing utterances that feats.scp lacks.
     """
     config, scp = recogniser.features, Path(data_dir) / "feats.scp"
-    if recogniser.hears == "audio" or not scp.is_file():
+    if recogniser.hears == "audio" or config.kind == "samples" or not scp.is_file():
         return lambda utt: hear(recogniser, utt)
     check_feature_settings(data_dir, config, Path(model_dir) / "features.yaml")
     table = read_feats_scp(scp)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from steps.models.axes import AxisGroup
 from steps.models.encoder import GLOBAL, Encoder
@@ -24,6 +25,9 @@ class AsrModel(Encoder):
         super().__init__(kind, config, feature_dim, normalisation)
         self.head = HEADS[head]
         layers = self.head.layers(config.d_model, vocab_size)
+        if not getattr(config, "end_norm", True):
+            # what the blocks give is normalised already
+            layers["norm"] = nn.Identity()
         self.head_layers = tuple(layers)
         for name, layer in layers.items():
             self.add_module(name, layer)

@@ -13,6 +13,7 @@ from steps.models.conformer import ConformerBlock, ConformerConfig
 from steps.models.context import Context
 from steps.models.dnn import DnnBlock, DnnConfig
 from steps.models.dropout import Dropout
+from steps.models.hub import HubConfig, hub_block, hub_frontend
 from steps.models.low_rank import LowRankLinear
 from steps.models.rnn import RnnBlock, RnnConfig
 from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
@@ -22,13 +23,13 @@ from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
 class Kind:
     """An architecture.
 
-    config: its config class, with `d_model`, `dropout` and `blocks`.   block: module class (config, block config), whose
-    forward takes (x, Context) and which has `look_ahead` and `axis_groups`.   frontend: (config, feature_dim) -> module with
-    `output_lengths`, `look_ahead`, `stride` and `axis_groups`.
+    config: its config class, with `d_model`, `dropout` and `blocks`.   block: (config, block config) -> module whose forward
+    takes (x, Context) and which has `look_ahead` and `axis_groups`.   frontend: (config, feature_dim) -> module whose forward
+    takes (features, lengths) and which has `output_lengths`, `look_ahead`, `stride` and `axis_groups`.
     """
 
     config: type
-    block: type[nn.Module]
+    block: Callable[[Any, Any], nn.Module]
     frontend: Callable[[Any, int], nn.Module]
 
 
@@ -44,6 +45,7 @@ KINDS = {
     "conformer": Kind(ConformerConfig, ConformerBlock, _convolutions),
     "rnn": Kind(RnnConfig, RnnBlock, _convolutions),
     "dnn": Kind(DnnConfig, DnnBlock, _splices),
+    "hub": Kind(HubConfig, hub_block, hub_frontend),
 }
 
 
@@ -104,7 +106,7 @@ class Encoder(nn.Module):
         Args:    feats (N, T, D) float, log-mel or MFCC as extracted; lengths (N,) int64 feature frames.
         Returns: the front end's and each block's output, a list of (N, T', d_model), and (N,) int64 encoder frames.
         """
-        x = self.dropout(self.frontend(self.normalise(feats, lengths)))
+        x = self.dropout(self.frontend(self.normalise(feats, lengths), lengths))
         context = Context.of(self.output_lengths(lengths), x.shape[1])
         hidden = [x]
         for block in self.blocks:

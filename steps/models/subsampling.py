@@ -39,8 +39,8 @@ class Conv2dSubsampling(nn.Module):
         """Output frames for input frames. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return _halve(_halve(lengths))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Args: features (N, T, D).  Returns: (N, T', out_dim) with T' = ((T-1)//2 - 1)//2."""
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Args: features (N, T, D); lengths: not needed.  Returns: (N, T', out_dim) with T' = ((T-1)//2 - 1)//2."""
         maps = functional.relu(self.conv1(features.unsqueeze(1)))
         maps = functional.relu(self.conv2(maps))
         return self.linear(maps.transpose(1, 2).flatten(2))
@@ -81,8 +81,11 @@ class SpliceSubsampling(nn.Module):
         """Output frames for input frames. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return _halve(_halve(lengths))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Args: features (N, T, D), zeros beyond each utterance's end.  Returns: (N, T', out_dim), T' as in Conv2dSubsampling."""
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Args: features (N, T, D), zeros beyond each utterance's end; lengths: not needed.
+
+        Returns: (N, T', out_dim), T' as in Conv2dSubsampling.
+        """
         width = 2 * self.context + 1
         padded = functional.pad(features, (0, 0, self.context, self.context))
         frames = _halve(_halve(features.shape[1]))

@@ -67,6 +67,7 @@ class TrainConfig(LearningConfig):
     normalisation: what features are centred and scaled by: `global`, mean and deviation of the corpus; `utterance`, the mean of
     the utterance instead; `utterance_variance`, its deviation, too.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
+    freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
     """
 
     type: str = "conformer"
@@ -74,11 +75,13 @@ class TrainConfig(LearningConfig):
     head: str = DEFAULT
     normalisation: str = field(default=GLOBAL, metadata=LATER)
     max_look_ahead_ms: float | None = None
+    freeze: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         super().__post_init__()
         known = ", ".join(NORMALISATIONS)
         check(self.normalisation in NORMALISATIONS, f"normalisation must be one of {known}, not {self.normalisation!r}")
+        check(self.freeze in (None, "frontend", "encoder"), "freeze must be frontend or encoder, or left out")
         limit = self.max_look_ahead_ms
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
@@ -108,11 +111,11 @@ class Setup:
         if config.end_spaces:
             end_tokens(self.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
-        if config.augment and config.augment.vtlp and self.features.kind != "fbank":
-            raise UserError(
-                f"{args.config}: augment.vtlp warps mel energies; {args.features} makes {self.features.kind}"
-            )
-        self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim)
+        if config.augment:
+            config.augment.check_kind(self.features.kind, args.config, args.features)
+        # a model from a hub normalises samples itself
+        self.scaled = self.features.kind != "samples"
+        self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim) if self.scaled else None
         self.stop = StopRequest()
 
     def already_done(self, **inputs: str | None) -> bool:
@@ -122,7 +125,8 @@ class Setup:
         Raises: UserError when --out holds a finished or unfinished model made with other settings.
         """
         args = self.args
-        read = {"cmvn": Path(args.data) / "cmvn.json", "text": Path(args.data) / "text"}
+        read = {"cmvn": Path(args.data) / "cmvn.json"} if self.scaled else {}
+        read |= {"text": Path(args.data) / "text"}
         read |= {"dev": Path(args.dev) / "text", "tokens": Path(args.tokenizer) / "tokens.txt"}
         claim = {"step": self.step, "seed": args.seed, "num_threads": args.num_threads} | to_dict(self.config)
         for name, folders in inputs.items():
@@ -174,6 +178,9 @@ class Setup:
         """A model with fresh weights drawn from the seed, and with the corpus mean and deviation."""
         torch.manual_seed(self.args.seed)
         config = cast(TrainConfig, self.config)
+        if self.cmvn is None or config.type == "hub" or config.freeze:
+            what = "type hub, features of kind samples and freeze need a model to start from"
+            raise UserError(f"{self.args.config}: {what}: steps.train_teacher with --init FOLDER")
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
         how = (where, config.head, config.normalisation)
@@ -303,9 +310,11 @@ def report_labels(data: SpeechDataset, model: AsrModel, tokenizer: Tokenizer) ->
 
 
 def _decisive(claim, key):
-    """A value of conf.yaml, without the settings that no result depends on."""
+    """A value of conf.yaml, without the settings that no result depends on; one that is null is as if it were not there."""
     value = claim.get(key)
-    return {k: v for k, v in value.items() if k not in NO_RESULT} if isinstance(value, dict) else value
+    return (
+        {k: v for k, v in value.items() if k not in NO_RESULT and v is not None} if isinstance(value, dict) else value
+    )
 
 
 def summary(folder: Path | str) -> str:

@@ -1,0 +1,54 @@
+"""Where a training starts that goes on from a finished model: its encoder, and its output layer where the units are the same."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from steps.core.cli import UserError
+from steps.core.config import load_config
+from steps.data.feature_config import FeatureConfig
+from steps.models.asr_model import AsrModel
+from steps.models.build import build_model, load_model
+from steps.training.setup import Setup, TrainConfig
+
+# of model.json, true of the saved file only
+OF_A_FILE = ("parameters", "nonzero_parameters", "weights_sha256", "files_sha256", "origin")
+
+
+def start_from(setup: Setup, folder: str | Path) -> AsrModel:
+    """The model of a folder, to be trained further.
+
+    Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ...}` and `freeze` count. With
+    another tokenizer than its own the output layer is new, drawn from the seed.
+
+    Returns: AsrModel whose frozen part takes no gradient.   Raises: MissingInput, UserError.
+    """
+    config = cast(TrainConfig, setup.config)
+    initial, where = load_model(folder), setup.args.config
+    if initial.kind != config.type or initial.head.name != config.head:
+        raise UserError(
+            f"{where}: type {config.type} with head {config.head}, but {folder} is {initial.kind}, {initial.head.name}"
+        )
+    if initial.spec["quantization"]:
+        raise UserError(f"{folder}: is quantized; start from its float parent")
+    if unused := sorted(config.model.keys() - {"dropout"}):
+        raise UserError(
+            f"{where}: model: {', '.join(unused)}: with --init the sizes are those of {folder}; leave it out"
+        )
+    if load_config(FeatureConfig, Path(folder) / "features.yaml") != setup.features:
+        raise UserError(f"{folder}/features.yaml differs from --features {setup.args.features}; use the same for both")
+    spec = {name: value for name, value in initial.spec.items() if name not in OF_A_FILE}
+    spec |= {"vocab_size": setup.tokenizer.vocab_size, "model": spec["model"] | config.model, "sparsity": None}
+    torch.manual_seed(setup.args.seed)
+    model = build_model(spec)
+    state = initial.state_dict()
+    own_units = (Path(folder) / "tokens.txt").read_bytes() == (Path(setup.args.tokenizer) / "tokens.txt").read_bytes()
+    if not own_units:
+        of_head = tuple(f"{name}." for name in model.head_layers)
+        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(of_head)}
+    model.load_state_dict(state)
+    setup.check_look_ahead(model)
+    model.frontend.requires_grad_(config.freeze is None)
+    model.blocks.requires_grad_(config.freeze != "encoder")
+    return model

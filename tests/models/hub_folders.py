@@ -1,0 +1,88 @@
+"""Hugging Face folders of small random CTC models, written by transformers itself."""
+
+import json
+
+import torch
+
+CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghij'"]
+PIECES = ["<unk>", "\u2581a", "\u2581b", "a", "b", "c", "ab", "\u2581ab", "\u2581c", "abc", "\u2581"]
+WAVE = {
+    "vocab_size": len(CHARACTERS), "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "intermediate_size": 48, "conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LARGE = WAVE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+CONFORMER = {"conv_depthwise_kernel_size": 7, "num_hidden_layers": 2}
+PARAKEET = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "subsampling_conv_channels": 8,
+}  # fmt: skip
+# name -> (configuration class, model class, settings)
+MODELS = {
+    "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForCTC", WAVE),
+    "wav2vec2-large": ("Wav2Vec2Config", "Wav2Vec2ForCTC", LARGE),
+    "mms": ("Wav2Vec2Config", "Wav2Vec2ForCTC", LARGE | {"adapter_attn_dim": 8}),
+    "hubert": ("HubertConfig", "HubertForCTC", WAVE),
+    "wavlm": ("WavLMConfig", "WavLMForCTC", WAVE),
+    "wavlm-large": ("WavLMConfig", "WavLMForCTC", LARGE),
+    "data2vec": ("Data2VecAudioConfig", "Data2VecAudioForCTC", WAVE | {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}),
+    "unispeech": ("UniSpeechConfig", "UniSpeechForCTC", WAVE),
+    "unispeech-sat": ("UniSpeechSatConfig", "UniSpeechSatForCTC", WAVE),
+    "conformer": ("Wav2Vec2ConformerConfig", "Wav2Vec2ConformerForCTC", WAVE | CONFORMER),
+    "conformer-rotary": (
+        "Wav2Vec2ConformerConfig", "Wav2Vec2ConformerForCTC", LARGE | CONFORMER | {"position_embeddings_type": "rotary"}
+    ),
+    "wav2vec2-bert": ("Wav2Vec2BertConfig", "Wav2Vec2BertForCTC", {**WAVE, **CONFORMER, "left_max_position_embeddings": 9}),
+    "parakeet": ("ParakeetCTCConfig", "ParakeetForCTC", {"vocab_size": len(PIECES) + 1, "pad_token_id": len(PIECES)}),
+}  # fmt: skip
+
+
+def make_folder(folder, name, seed=0):
+    """Write the folder of one of MODELS with lively random weights. Returns: folder."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config_class, model_class, settings = MODELS[name]
+    if name == "parakeet":
+        settings = settings | {"encoder_config": transformers.ParakeetEncoderConfig(**PARAKEET)}
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**settings)).eval()
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith("inv_freq"):
+                continue
+            if key.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif tensor.is_floating_point() and tensor.dim() <= 1:
+                tensor.add_(0.2 * torch.randn_like(tensor))
+            elif "original" not in key and tensor.is_floating_point():
+                tensor.copy_(torch.randn_like(tensor) * (tensor[0].numel() ** -0.5))
+    model.save_pretrained(folder)
+    extractor(transformers, name).save_pretrained(folder)
+    write_tokenizer(folder, name)
+    return folder
+
+
+def extractor(transformers, name):
+    """The feature extractor that such models come with."""
+    if name == "parakeet":
+        return transformers.ParakeetFeatureExtractor(feature_size=80)
+    if name == "wav2vec2-bert":
+        return transformers.SeamlessM4TFeatureExtractor()
+    return transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask="large" in name)
+
+
+def write_tokenizer(folder, name):
+    """Characters in vocab.json, or BPE pieces in tokenizer.json."""
+    if name != "parakeet":
+        (folder / "vocab.json").write_text(json.dumps({text: i for i, text in enumerate(CHARACTERS)}))
+        names = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(names))
+        return
+    merges = [["\u2581", "a"], ["\u2581", "b"], ["a", "b"], ["\u2581a", "b"], ["\u2581", "c"], ["ab", "c"]]
+    model = {"type": "BPE", "unk_token": "<unk>", "vocab": {text: i for i, text in enumerate(PIECES)}, "merges": merges}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    added = [{"id": 0, "content": "<unk>"} | plain, {"id": len(PIECES), "content": "<pad>"} | plain]
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    whole = {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": space, "decoder": space}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", "unk_token": "<unk>"}))

@@ -1,0 +1,211 @@
+"""Models from a hub: what transformers computes, alone and in a batch, cut, rounded, exported and trained further."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from steps import import_model
+from steps.compress.footprint import predict
+from steps.compress.importance import magnitude, taylor
+from steps.compress.lowrank import LowRankConfig, factorise, plan_ranks
+from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.surgery import drop_blocks, shrink
+from steps.core.cli import UserError
+from steps.core.config import save_config
+from steps.data.tokenizer import Tokenizer
+from steps.deploy.export import export_folder
+from steps.deploy.runtimes import load_recogniser
+from steps.models.build import CARRIED, load_model, save_model
+from steps.models.hub_convert import FAMILIES
+from steps.models.hub_folder import HubFolder
+from tests.models.hub_folders import MODELS, make_folder
+
+pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
+# in the gate: one of each family, and the group norm whose batches differ from single utterances in transformers
+GATE = ("wav2vec2", "parakeet")
+# the others that are imported, pruned, rounded and exported in a slow test
+SLOW = ("wav2vec2-large", "hubert", "wavlm", "wav2vec2-bert")
+LENGTHS = (117, 64, 31)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Function name -> (Hugging Face folder, our model folder), each made once."""
+    root, done = tmp_path_factory.mktemp("hub"), {}
+
+    def folders(name):
+        if name not in done:
+            source = make_folder(root / name / "hub", name)
+            model, tokenizer, features, _ = import_model.import_folder(HubFolder(source), import_model.ImportConfig())
+            done[name] = source, save(root / name / "ours", model, tokenizer, features)
+        return done[name]
+
+    return folders
+
+
+def save(out, model, tokenizer, features):
+    tokenizer.save(out)
+    save_config(out / "features.yaml", features)
+    save_model(out, model, {name: out / name for name in CARRIED})
+    return out
+
+
+def noise(*shape, seed=3):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def theirs(source, samples):
+    """Log-probabilities of transformers for one utterance, in its own order of units. Args: samples (S,)."""
+    import transformers
+
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(source, local_files_only=True)
+    model = transformers.AutoModelForCTC.from_pretrained(
+        source, local_files_only=True, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        heard = extractor(samples.numpy(), sampling_rate=16000, return_tensors="pt")
+        return model(**heard).logits[0].log_softmax(dim=-1)
+
+
+def check_like_transformers(source, ours):
+    """Single utterances as transformers computes them, a batch as its single utterances."""
+    model, feats = load_model(ours), noise(len(LENGTHS), max(LENGTHS), 160)
+    order = model.spec["origin"]["outputs"]
+    with torch.no_grad():
+        batch, lengths = model(feats, torch.tensor(LENGTHS))
+        for row, frames in enumerate(LENGTHS):
+            single, _ = model(feats[row : row + 1, :frames], torch.tensor([frames]))
+            expected = theirs(source, feats[row, :frames].flatten())[: lengths[row], order]
+            assert single.shape[1:] == expected.shape
+            torch.testing.assert_close(single[0], expected, rtol=0, atol=1e-4)
+            torch.testing.assert_close(batch[row, : lengths[row]], single[0], rtol=0, atol=1e-4)
+
+
+def check_text(folder):
+    """The exported file says what torch says."""
+    export_folder(folder, folder / "export")
+    ours, shipped = (load_recogniser(place) for place in (folder, folder / "export"))
+    for seed, frames in enumerate((150, 61)):
+        heard = noise(frames, 160, seed=seed).numpy()
+        text = ours.recognise(heard, "u")["greedy"]
+        assert text and shipped.recognise(heard, "u")["greedy"] == text
+
+
+def check_smaller(ours, tmp_path):
+    """Cut by index, without a layer, in two factors, in int8: each is saved, loaded, exported, and says what it says in torch."""
+    model, carried = load_model(ours), {name: ours / name for name in CARRIED}
+    halved = {group.name: list(range(0, group.size, 2)) for group in model.axis_groups()}
+    ranks, _ = plan_ranks(model, LowRankConfig(keep=0.9, layers=["blocks.*"]))
+    variants = {"cut": shrink(model, halved), "short": drop_blocks(model, [1]), "thin": factorise(model, ranks)}
+    for name, small in variants.items():
+        save_model(tmp_path / name, small, carried, parent=ours)
+        assert load_model(tmp_path / name).spec["parameters"] < model.spec["parameters"]
+        check_text(tmp_path / name)
+    small = quantize_model(variants["cut"], QuantizeConfig())
+    save_model(tmp_path / "int8", small, carried, parent=ours)
+    report = export_folder(tmp_path / "int8", tmp_path / "int8/export")
+    assert report.integer_layers == len(small.spec["quantization"]["layers"]) and report.snr_db > 20
+
+
+@pytest.mark.parametrize("name", GATE)
+def test_what_transformers_computes(made, name):
+    source, ours = made(name)
+    check_like_transformers(source, ours)
+    check_text(ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in GATE])
+def test_what_transformers_computes_for_all(made, name):
+    source, ours = made(name)
+    check_like_transformers(source, ours)
+    check_text(ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GATE + SLOW)
+def test_everything_smaller(made, name, tmp_path):
+    check_smaller(made(name)[1], tmp_path)
+
+
+def test_every_family_has_a_test():
+    import transformers
+
+    kinds = {getattr(transformers, config)().model_type for config, _, _ in MODELS.values()}
+    assert kinds == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", GATE)
+def test_a_removed_part_is_a_part_that_says_nothing(made, name):
+    """What reads the part is zeroed in the whole model; only norms over channels see that it is gone."""
+    model = load_model(made(name)[1])
+    groups = [g for g in model.axis_groups() if g.kind in ("heads", "ff") or (g.kind == "conv" and name == "parakeet")]
+    kept = {group.name: [i for i in range(group.size) if i % 3] for group in groups}
+    small = shrink(model, kept)
+    with torch.no_grad():
+        for group in groups:
+            gone = [i for i in range(group.size) if i not in kept[group.name]]
+            for member in group.members:
+                if member.axis == 1:
+                    model.get_parameter(member.parameter)[:, member.rows(gone, group.size)] = 0.0
+        heard = noise(1, 90, 160), torch.tensor([90])
+        torch.testing.assert_close(small(*heard)[0], model(*heard)[0], rtol=0, atol=1e-4)
+    assert predict(small.spec, macs=False).parameters < model.spec["parameters"]
+
+
+def test_importance_and_cost_know_such_models(made):
+    model = load_model(made("wav2vec2")[1])
+    groups = {group.name: group.size for group in model.axis_groups()}
+    feats, lengths = noise(1, 60, 160), torch.tensor([60])
+    scores = taylor(model, [None], lambda net, _: net(feats, lengths)[0][0, :, 3].mean())
+    for found in (scores, magnitude(model)):
+        assert {name: len(score) for name, score in found.items()} == groups
+        assert all((score > 0).any() for score in found.values())
+    assert predict(model.spec).macs_per_second > 1e5
+
+
+def test_units_are_spelt_as_the_model_spells_them(made):
+    source, ours = made("wav2vec2")
+    tokenizer, vocabulary = Tokenizer.load(ours), json.loads((source / "vocab.json").read_text())
+    order = load_model(ours).spec["origin"]["outputs"]
+    assert [order[i] for i in tokenizer.encode("abc d'")] == [vocabulary[c] for c in "abc|d'"]
+    assert tokenizer.decode(tokenizer.encode("abc d'")) == "abc d'" and tokenizer.pieces[:2] == ["<blk>", "<unk>"]
+    tokenizers = pytest.importorskip("tokenizers")
+    source, ours = made("parakeet")
+    whole, tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json")), Tokenizer.load(ours)
+    order = load_model(ours).spec["origin"]["outputs"]
+    for text in ("abc ab c", "a b ba", "cab"):
+        assert [order[i] for i in tokenizer.encode(text)] == whole.encode(text).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_an_encoder_without_output_layer_says_nothing_yet(made, tmp_path):
+    """Pretrained encoders have no output layer and no tokenizer; the encoder is compared, and ours, all the same."""
+    import transformers
+
+    source, ours = made("wav2vec2")
+    transformers.Wav2Vec2Model.from_pretrained(source).save_pretrained(tmp_path / "bare", max_shard_size="40KB")
+    shutil.copy(source / "preprocessor_config.json", tmp_path / "bare")
+    model, tokenizer, features, _ = import_model.import_folder(
+        HubFolder(tmp_path / "bare"), import_model.ImportConfig()
+    )
+    save(tmp_path / "ours", model, tokenizer, features)
+    assert tokenizer.pieces == ["<blk>", "<unk>"] and len(list((tmp_path / "bare").glob("model-*.safetensors"))) > 1
+    assert load_recogniser(tmp_path / "ours").recognise(noise(80, 160).numpy(), "u") == {"greedy": ""}
+    heard = noise(1, 80, 160), torch.tensor([80])
+    assert torch.equal(load_model(tmp_path / "ours").encode(*heard)[0][-1], load_model(ours).encode(*heard)[0][-1])
+
+
+def test_a_model_that_computes_something_else_is_refused(made, monkeypatch, tmp_path):
+    source, _ = made("wav2vec2")
+    real = import_model.hub_state
+
+    def other(*args):
+        state = real(*args)
+        return state | {"blocks.2.ff.up.bias": state["blocks.2.ff.up.bias"] + 0.5}
+
+    monkeypatch.setattr(import_model, "hub_state", other)
+    with pytest.raises(UserError, match="nats from what transformers computes"):
+        import_model.import_folder(HubFolder(source), import_model.ImportConfig())

@@ -1,0 +1,115 @@
+"""A training that goes on from a finished model: its encoder, its units or new ones, a part of it frozen."""
+
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from steps import decode, import_model, train_teacher, train_tokenizer
+from steps.core.cli import UserError
+from steps.core.datadir import Utterance, write_data_dir
+from steps.models.build import load_model
+from steps.training import distributed
+from tests.models.hub_folders import make_folder
+
+pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
+TEXTS = ["ab ba", "ba b", "a", "abba"]
+SETTINGS = "type: hub\nsource: on_the_fly\naugment: {freq_masks: 0, time_masks: 1, time_width: 5}\n"
+SETTINGS += "loop: {epochs: 2, max_batch_frames: 500, dev_every: 1, average_last: 1}\noptim: {peak_lr: 1.0e-2}\n"
+
+
+def run(program, *words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["program", *map(str, words)])
+        program.main()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Data of four sounds, a tokenizer of its own, and an imported model. Returns: folder."""
+    root = tmp_path_factory.mktemp("start")
+    for number in range(len(TEXTS)):
+        soundfile.write(
+            root / f"{number}.wav", np.random.default_rng(number).normal(size=32000).clip(-3, 3) * 0.1, 16000
+        )
+    rows = [Utterance(f"s-{n}", "s", text, str(root / f"{n}.wav"), duration_s=2.0) for n, text in enumerate(TEXTS)]
+    write_data_dir(root / "data", rows)
+    (root / "char.yaml").write_text("kind: char\n")
+    (root / "features.yaml").write_text("kind: samples\n")
+    (root / "train.yaml").write_text(SETTINGS)
+    run(train_tokenizer, "--data", root / "data", "--config", root / "char.yaml", "--out", root / "tokenizer")
+    run(import_model, "--hub", make_folder(root / "hub", "wav2vec2"), "--out", root / "big")
+    return root
+
+
+def train(world, out, settings="", tokenizer="tokenizer", init="big"):
+    (world / f"{out}.yaml").write_text(SETTINGS + settings)
+    words = [
+        "--data",
+        world / "data",
+        "--dev",
+        world / "data",
+        "--tokenizer",
+        world / tokenizer,
+        "--features",
+        world / "features.yaml",
+    ]
+    words += ["--config", world / f"{out}.yaml", "--out", world / out, "--device", "cpu", "--num-threads", "1"]
+    run(train_teacher, *words, *(["--init", world / init] if init else []))
+    return load_model(world / out)
+
+
+def moved(model, before, prefix):
+    """Whether any tensor whose name starts so differs."""
+    old = before.state_dict()
+    return any(
+        not torch.equal(tensor, old[name]) for name, tensor in model.state_dict().items() if name.startswith(prefix)
+    )
+
+
+def test_a_new_output_layer_on_a_frozen_front_end(world, capsys):
+    before, model = load_model(world / "big"), train(world, "tuned", "freeze: frontend\n")
+    assert model.spec["vocab_size"] == 5 and model.spec["parent"]["name"] == "big" and "origin" not in model.spec
+    assert not moved(model, before, "frontend.") and moved(model, before, "blocks.")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "dev" in line and "loss " in line]
+    losses = [float(line.split("loss ")[1].split()[0].rstrip(",")) for line in lines]
+    assert losses[-1] < losses[0]
+    # samples always come from the sound: these would be what other models of a chain hear
+    (world / "data/feats.scp").write_text("".join(f"s-{n} nowhere.ark:5\n" for n in range(len(TEXTS))))
+    run(decode, "--model", world / "tuned", "--data", world / "data", "--out", world / "said", "--device", "cpu")
+    assert len((world / "said/greedy.txt").read_text().splitlines()) == len(TEXTS)
+
+
+def test_its_own_units_keep_its_output_layer(world):
+    before, model = (
+        load_model(world / "big"),
+        train(world, "head", "freeze: encoder\nmodel: {dropout: 0.0}\n", tokenizer="big"),
+    )
+    assert not moved(model, before, ("frontend.", "blocks.")) and moved(model, before, "output.")
+    assert model.spec["vocab_size"] == before.spec["vocab_size"] and model.config.dropout == 0.0
+    # moved by two epochs, not drawn anew
+    assert (model.output.weight - before.output.weight).abs().max() < 0.1
+
+
+def test_a_frozen_part_gets_no_gradient_from_other_processes(monkeypatch):
+    """Not even zeros: weight decay would shrink it."""
+    frozen, free = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    frozen.requires_grad_(False)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(1.0))
+    distributed.sum_gradients_([frozen, free])
+    assert frozen.grad is None and free.grad.tolist() == [1.0, 1.0]
+
+
+def test_what_has_no_effect_is_refused(world):
+    cases = [
+        ("model: {d_model: 32}\n", "big", "model: d_model: with --init the sizes are those of"),
+        ("", None, "need a model to start from: steps.train_teacher with --init FOLDER"),
+        ("max_look_ahead_ms: 100\n", "big", "blocks.0, .* hear the whole utterance"),
+    ]
+    for number, (settings, init, words) in enumerate(cases):
+        with pytest.raises(UserError, match=words):
+            train(world, f"refused{number}", settings, init=init)
+        assert not (world / f"refused{number}/model.json").exists()
