@@ -135,8 +135,7 @@ class Trainer:
         of_corpus = self.model.normalisation == GLOBAL
         fill = self.model.feature_mean.cpu().numpy() if of_corpus else None
         objective = self.objective
-        # no longer once the teachers have labelled every utterance
-        clean = objective.needs_clean_features and len(objective.labels) < len(self.train_data)
+        clean = objective.wants_clean(len(self.train_data))
         rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 
