@@ -7,7 +7,7 @@
 set -euo pipefail
 called_from=$PWD && cd "$(dirname "${BASH_SOURCE[0]}")"
 . utils/env.sh
-. utils/parse_options.sh && . utils/tasks.sh
+. utils/parse_options.sh && . utils/tasks.sh && . utils/chain.sh
 
 # Settings. Every one is an option; recipe.sh may set them too; the command line wins.
 stage=0                  # first stage to look at
@@ -33,11 +33,11 @@ prepare=                 # command that writes the data sets; `--out data/<recip
 train_set=train          # its sets
 dev_set=dev              # held-out training speakers: settings are chosen on it
 test_sets="test"         # one or more; only scored
-unlabelled_sets=         # sets that prepare writes without transcripts: label_with writes them, and they join the training set
-label_with=              # folder of the recogniser that transcribes them: whatever steps.transcribe_data runs
-label_check=             # of a second one, for `readings` and `max_disagreement`
-label_language=          # what is spoken, for recognisers that would guess it
-labels=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
+unlabelled_sets=         # sets that prepare writes without transcripts: transcribe_with writes them, and they join the training set
+transcribe_with=              # folder of the recogniser that transcribes them: whatever steps.transcribe_data runs
+transcribe_check=             # of a second one, for `readings` and `max_disagreement`
+transcribe_language=          # what is spoken, for recognisers that would guess it
+transcripts=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
 speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
 lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
 compress=false           # true: features take a quarter of the space and lose a little precision
@@ -63,8 +63,7 @@ read_recipe
 apply_options && read_chain
 [[ -n $workdir || $recipe_dir != /* ]] || workdir=$recipe_dir
 data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
-features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
-label=$(conf_file "$label")
+features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode") label=$(conf_file "$label")
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
@@ -81,7 +80,7 @@ task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" --lists
   "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}" \
   ${unlabelled:+:then: python3 utils/validate_data_dir.py --audio true --text false "${unlabelled[@]}"}
 extra_task 0 after_prepare "${sets[@]/%//text}"
-label_tasks
+transcript_tasks
 
 # 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation
 features() { # NAME DIR SOURCE, commands that come before
@@ -104,7 +103,7 @@ extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
 # 3 teacher     labelled data -> teacher
 # 4 student     the same small net twice: alone, and with the teacher
 # 5 prune       structured, low rank, sparse; then recovery
-# 6 quantize    8 to 1 bits (which step belongs to which stage, and which of them train: the table in utils/tasks.sh)
+# 6 quantize    8 to 1 bits (which step belongs to which stage, and which of them train: the table in utils/chain.sh)
 make_model() { # INDEX
   local dir=$exp/${models[$1]} parent=${parents[$1]#-} needs=() settings=("${confs[$1]}") options=() at_a_time=() gpus=
   read_step "${steps[$1]}"
@@ -129,15 +128,7 @@ for model in "${models[@]}"; do
 done
 
 # 8 score       every model folder and every exported file, on every test set, and in noise
-for model in "${models[@]}"; do
-  for set in "${tests[@]}"; do
-    score "decode_${model}_$set" "$exp/$model" model.json "$set" "$exp/$model/decode_$set"
-    score "decode_${model}_${set}_onnx" "$exp/$model/export" SHA256SUMS "$set" "$exp/$model/decode_${set}_onnx"
-    [[ $sherpa == false ]] || score "decode_${model}_${set}_sherpa" "$exp/$model/export" SHA256SUMS "$set" \
-      "$exp/$model/decode_${set}_sherpa" --runtime sherpa-onnx
-    [[ -z ${stress// /} ]] || stress_task "$model" "$set"
-  done
-done
+for model in "${models[@]}"; do score_model "$model"; done
 extra_task 8 after_score "${scores[@]}"
 
 # 9 report      speed of every exported file; one page

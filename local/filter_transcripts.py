@@ -7,7 +7,7 @@
 `max_disagreement` what the two hear differently is dropped, and utterances that it lacks are. --words: a word list; what has
 other words is dropped. --truth: a data folder with the true transcripts, to see how good these are: their errors are counted,
 of all and of those that stay. Everything dropped is counted by reason and listed in dropped.tsv: utterance, reason, text. The
-numbers are kept in labels.json.
+numbers are kept in transcripts.json.
 """
 
 import itertools
@@ -184,7 +184,7 @@ def main():
 
 
 def write_out(args, kept, dropped):
-    """Write the folder, dropped.tsv and, last, labels.json; say what came out. Raises: UserError when nothing stays."""
+    """Write the folder, dropped.tsv and, last, transcripts.json; say what came out. Raises: UserError when nothing stays."""
     out, total = Path(args.out), len(kept) + len(dropped)
     counts = Counter(reason.partition(":")[0] for _, reason, _ in dropped)
     shown = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
@@ -199,7 +199,7 @@ def write_out(args, kept, dropped):
             say(f"{args.data}: {name}: {numbers}, {counted(found['utterances'], 'utterance')}")
     write_data_dir(out, kept)
     write_text(out / "dropped.tsv", "".join("\t".join(row) + "\n" for row in dropped))
-    write_json(out / "labels.json", facts)
+    write_json(out / "transcripts.json", facts)
     hours = sum(utt.duration_s or 0.0 for utt in kept) / 3600
     say(f"{out}: kept {len(kept)} of {total} transcripts, {hours:.2f} h" + (f"; dropped {shown}" if shown else ""))
 

@@ -235,9 +235,9 @@ def test_a_compression_step(tmp_path):
     (tree / "run.sh").write_bytes((ROOT / "run.sh").read_bytes())
     (tree / "run.sh").chmod(0o755)
     (tree / "steps/halve_model.py").write_text(PROGRAM)
-    table = (ROOT / "utils/tasks.sh").read_text()
-    (tree / "utils/tasks.sh").unlink()
-    (tree / "utils/tasks.sh").write_text(
+    table = (ROOT / "utils/chain.sh").read_text()
+    (tree / "utils/chain.sh").unlink()
+    (tree / "utils/chain.sh").write_text(
         table.replace("\nquantize_model", "\nhalve_model 6 never model\nquantize_model")
     )
     recipe = tree / "recipes/toy"

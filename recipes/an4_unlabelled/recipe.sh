@@ -8,7 +8,7 @@ test_sets="test"
 speeds="0.9 1.0 1.1"
 lexicon=true
 stress=""
-labels=labels.yaml
+transcripts=transcripts.yaml
 extra_requirements=requirements-whisper.txt
 # Without transcripts of the others: a student, and a teacher that can write some. name parent step conf
 teachers="teacher"
@@ -16,7 +16,7 @@ chain="
 teacher  -  train_teacher    five_teacher.yaml
 student  -  distill_student  five_student.yaml
 "
-# AN4_LABELS=heard ./run.sh ... --label-with FOLDER: a student of all speakers, by what was heard of 62 of them.
+# AN4_LABELS=heard ./run.sh ... --transcribe-with FOLDER: a student of all speakers, by what was heard of 62 of them.
 if [[ ${AN4_LABELS:-five} == heard ]]; then
   unlabelled_sets="extra"
   teachers=""

@@ -137,7 +137,7 @@ def test_what_is_dropped_is_listed_with_its_reason_and_the_errors_are_counted(mo
         "s-6\tempty transcript\t",
     ]
     assert "kept 1 of 6 transcripts" in capsys.readouterr().out
-    labels = json.loads((folder / "out/labels.json").read_text())
+    labels = json.loads((folder / "out/transcripts.json").read_text())
     assert (labels["set"], labels["transcripts"], labels["kept"]) == ("out", 6, 1)
     assert labels["dropped"] == {
         "two recognisers disagree": 2, "words over and over": 1, "word outside the list": 1, "empty transcript": 1

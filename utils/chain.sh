@@ -1,0 +1,133 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# The chain of a recipe: its lines, the steps they name, and what each takes from earlier lines. Behind utils/tasks.sh.
+
+# The steps of a chain. Stage; whether it trains: always, never, or `loop`, when its settings have a `loop:` section; what it
+# takes from earlier lines: `hub` (nothing; it reads the folder hub_model), `init` (one parent, where it starts, or - for none),
+# `teachers` (parents teach, several with commas, or - for none), `model` (one parent is made into another model), or
+# `model+teachers` (and, if it trains, the recipe's `teachers` teach it).
+# step              stage trains parents
+step_table="
+import_model        3     never  hub
+train_teacher       3     always init
+distill_student     4     always teachers
+prune_model         5     always model+teachers
+quantize_model      6     loop   model+teachers
+"
+declare -a known_steps=()
+mapfile -t known_steps < <(awk 'NF { print $1 }' <<<"$step_table")
+declare -a models=() parents=() steps=() confs=()
+
+# Reads the recipe's chain into models, parents, steps and confs; every line is checked.
+read_chain() {
+  local model parent step conf rest one seen=' - ' where=$recipe_dir/recipe.sh
+  while read -r model parent step conf rest; do
+    [[ -z $model || $model == \#* ]] && continue
+    [[ $model =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ && -n $conf && -z $rest ]] ||
+      usage_error "$where: a line of chain is 'name parent step conf', not '$model $parent $step $conf $rest'"
+    read_step "$step" ||
+      usage_error "$where: $model: unknown step $step$(nearest_name "$step" "${known_steps[@]}")"
+    case "$step_parents $parent" in
+      hub\ -) [[ -n $hub_model || $dry_run == true ]] || usage_error "$where: $model: $step needs hub_model, a folder of a model from a hub" ;;
+      init\ *,*) usage_error "$where: $model: $step takes one parent" ;;
+      teachers\ * | init\ *) ;;
+      hub*) usage_error "$where: $model: the parent of $step is -" ;;
+      model*\ -) usage_error "$where: $model: $step needs a parent" ;;
+      *,*) usage_error "$where: $model: $step takes one parent" ;;
+    esac
+    [[ $seen != *" $model "* ]] || usage_error "$where: the chain names $model twice"
+    for one in ${parent//,/ }; do
+      [[ $seen == *" $one "* ]] || usage_error "$where: $model: parent $one stands on no earlier line"
+    done
+    seen+="$model "
+    models+=("$model") parents+=("$parent") steps+=("$step") confs+=("$(conf_file "$conf")")
+  done <<<"$chain"
+  ((${#models[@]})) || usage_error "$where: chain is empty"
+  for one in ${teachers//,/ }; do
+    [[ $seen == *" $one "* ]] || usage_error "$where: teachers: $one is not in the chain"
+  done
+}
+
+# Looks a step up in the table: sets step_stage, step_trains and step_parents. Fails for a step that is not there.
+read_step() {
+  local name
+  while read -r name step_stage step_trains step_parents; do
+    [[ $name != "$1" ]] || return 0
+  done <<<"$step_table"
+  return 1
+}
+
+# Whether the step that was looked up trains with the settings file $1, or with what that has as its base.
+trains() {
+  local base
+  case $step_trains in
+    always) ;;
+    loop)
+      grep -q '^loop:' "$1" && return
+      base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$1")
+      [[ -n $base && $base != /* ]] && base=$(dirname "$1")/$base
+      [[ -f $base ]] && grep -q '^loop:' "$base"
+      ;;
+    *) false ;;
+  esac
+}
+
+# Adds what the step that was looked up takes from its parent $1, with the settings file $2, to the arrays `options` and `needs`.
+parent_options() {
+  local taught_by='' file
+  [[ $step_parents != model* ]] || options+=(--model "$exp/$1")
+  case $step_parents in
+    hub)
+      options+=(--hub "$hub_model")
+      [[ -z $hub_model ]] || needs+=("$hub_model/config.json")
+      for file in "$hub_model"/*.safetensors; do [[ ! -f $file ]] || needs+=("$file"); done
+      ;;
+    init) [[ -z $1 ]] || options+=(--init "$exp/$1") ;;
+    teachers) taught_by=$1 ;;
+    model+teachers) if trains "$2"; then taught_by=$teachers; fi ;;
+  esac
+  [[ $step_parents != model* ]] || model_files "$1" model.json
+  [[ -n ${taught_by//[-,]/} ]] || return 0
+  if [[ $store_teaching == false ]]; then
+    options+=(--teacher "$(model_dirs "$taught_by")") && model_files "$taught_by" model.json
+  else
+    options+=(--teacher "$(model_dirs "$taught_by" /labels)") && model_files "$taught_by" labels/labels.json
+  fi
+}
+
+# Whether the model $1 teaches one of the chain.
+is_teacher() {
+  local i
+  for i in "${!models[@]}"; do
+    read_step "${steps[$i]}"
+    case $step_parents in
+      teachers) [[ ",${parents[$i]}," != *,"$1",* ]] || return 0 ;;
+      model+teachers) [[ " ${teachers//,/ } " != *" $1 "* ]] || return 0 ;;
+    esac
+  done
+  return 1
+}
+
+# Declares the labelling of the training set by the model $2, behind it in stage $1.
+label_task() {
+  local dir=$exp/$2
+  task "$1" "label_$2" --needs "$dir/model.json" "$train/feats.scp" --conf "$label" --makes "$dir/labels/labels.json" \
+    --runner "--mem 4G --gpu $((ngpu > 0))" -- \
+    "JOB=1:{nj}" python3 -m steps.label_data --teacher "$dir" --data "$train" --config "$label" --out "$dir/labels" \
+    --shard JOB --num-shards "{nj}" --device "$device" --num-threads 1 :then: \
+    python3 -m steps.combine_labels --data "$train" --labels "$dir/labels" --num-shards "{nj}"
+}
+
+# Prints the folders of the models $1 (separated by commas or blanks), $2 put behind each, with commas.
+model_dirs() {
+  local one dirs=
+  for one in ${1//,/ }; do dirs+=${dirs:+,}$exp/$one${2:-}; done
+  printf '%s' "$dirs"
+}
+
+# Adds the file $2 of the models $1 to the array `needs`, each once.
+model_files() {
+  local one
+  for one in ${1//,/ }; do
+    [[ " ${needs[*]} " == *" $exp/$one/$2 "* ]] || needs+=("$exp/$one/$2")
+  done
+}
