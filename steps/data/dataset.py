@@ -1,5 +1,6 @@
 """Training examples and batches, from extracted features or straight from audio, the same numbers either way."""
 
+import copy
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ class SpeechDataset:
           source: `ark` (stage 1's files) or `on_the_fly` (computed from wav.scp when read; needs utt2dur).
           output_lengths, frames_needed: encoder frames for feature frames, and those that a transcript needs (of its tokens
           and of how many of these repeat the one before), to drop utterances too short to be learnt; None: keep all.
+          end_spaces: a space before and behind every transcript, for a tokenizer that has one.
     Attributes: num_frames ((N,) int array, feature frames of each), dropped (ids too short for their transcript),
           unknown (characters the tokenizer lacks, counted); utterance, tokens, features by number.
     """
@@ -73,8 +75,10 @@ class SpeechDataset:
         source: str = "ark",
         output_lengths: Callable[[torch.Tensor], torch.Tensor] | None = None,
         frames_needed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        end_spaces: bool = False,
     ):
         self.folder, self.feature_config, self.tokenizer = Path(data_dir), feature_config, tokenizer
+        self.ends = end_tokens(tokenizer) if end_spaces else []
         self.index = open_index(data_dir, check_audio=source != "ark")
         self.stored = source == "ark"
         if self.stored:
@@ -87,7 +91,7 @@ class SpeechDataset:
         tokens, repeats, self.unknown = count_tokens(self.index, tokenizer)
         if output_lengths is not None:
             assert frames_needed is not None
-            self._drop_short(tokens, frames_needed(tokens, repeats), output_lengths)
+            self._drop_short(tokens, frames_needed(tokens + 2 * len(self.ends), repeats), output_lengths)
 
     def _count_frames(self):
         if self.stored:
@@ -118,6 +122,13 @@ class SpeechDataset:
             self.rows = np.flatnonzero(fits).astype(np.int32)
             self.num_frames = self.num_frames[self.rows]
 
+    def sample(self, count: int) -> "SpeechDataset":
+        """A data set of at most `count` of its utterances, evenly spaced."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int32)
+        part = copy.copy(self)
+        part.rows, part.num_frames = (chosen if self.rows is None else self.rows[chosen]), self.num_frames[chosen]
+        return part
+
     def _row(self, index):
         return int(index if self.rows is None else self.rows[index])
 
@@ -135,7 +146,7 @@ class SpeechDataset:
 
     def tokens(self, index: int) -> list[int]:
         """Token ids of its transcript. Returns: list of int."""
-        return self.tokenizer.encode(self.text(index))
+        return [*self.ends, *self.tokenizer.encode(self.text(index)), *self.ends]
 
     def __len__(self):
         return len(self.num_frames)
@@ -157,6 +168,15 @@ class SpeechDataset:
                 f"({self.num_frames[index]}, {self.feature_config.dim}); run stage 1 again"
             )
         return feats
+
+
+def end_tokens(tokenizer: "Tokenizer") -> list[int]:
+    """The space that stands before and behind a transcript. Raises: UserError for a tokenizer without one."""
+    if tokenizer.space_id is None:
+        raise UserError(
+            "end_spaces: true needs a tokenizer with a space of its own: kind char, and transcripts of several words"
+        )
+    return [tokenizer.space_id]
 
 
 def count_frames(duration_s: np.ndarray, config: FeatureConfig) -> np.ndarray:
@@ -278,5 +298,6 @@ class BatchLoader:
         if self.augment.vtlp:
             factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
             feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)
+        assert feats is not None
         fill = feats.mean(axis=0) if self.fill is None else self.fill
         return spec_augment(feats, self.augment, fill, rng)

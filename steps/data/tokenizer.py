@@ -88,6 +88,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.pieces)
 
+    @property
+    def space_id(self) -> int | None:
+        """The id of a space that is a token of its own between words (kind char); None where there is no such token."""
+        own = self.pieces[_SHIFT + 1 :]
+        return self.pieces.index(SPACE) if SPACE in own and all(len(piece) == 1 for piece in own) else None
+
     def tokens_text(self) -> str:
         """The content of tokens.txt, `symbol id` lines, as sherpa-onnx reads it."""
         return "".join(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))

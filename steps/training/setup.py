@@ -18,7 +18,7 @@ from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
 from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
-from steps.data.dataset import Batch, BatchLoader, SpeechDataset, plan_batches, report_dataset
+from steps.data.dataset import Batch, BatchLoader, SpeechDataset, end_tokens, plan_batches, report_dataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
@@ -40,7 +40,9 @@ NO_RESULT = ("loader_workers", "save_every_s")
 @dataclass(kw_only=True)
 class LearningConfig:
     """Settings of every program that trains. source: `ark` (features of stage 1) or `on_the_fly`.
-    augment: null switches SpecAugment off.  ctc: additions to plain CTC.  distill: used where there is a teacher."""
+    augment: null switches SpecAugment off.  ctc: additions to plain CTC.  distill: used where there is a teacher.
+    end_spaces: transcripts of characters begin and end with a space, so that silence at the ends of a recording is the same
+    token as between words; without, a small corpus can teach to write its usual first word there."""
 
     source: str = "ark"
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -48,6 +50,7 @@ class LearningConfig:
     augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     ctc: CtcConfig = field(default_factory=CtcConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    end_spaces: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self):
         check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
@@ -102,6 +105,8 @@ class Setup:
         # refused before anything is read
         config.loop.bf16_on(self.device.type)
         self.tokenizer = Tokenizer.load(args.tokenizer)
+        if config.end_spaces:
+            end_tokens(self.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
         if config.augment and config.augment.vtlp and self.features.kind != "fbank":
             raise UserError(
@@ -221,7 +226,7 @@ class Setup:
     def dataset(self, folder: Path | str, model: AsrModel) -> SpeechDataset:
         """A data folder without the utterances that are too short for their transcript."""
         fit = (model.output_lengths, model.head.frames_needed)
-        return SpeechDataset(folder, self.tokenizer, self.features, self.config.source, *fit)
+        return SpeechDataset(folder, self.tokenizer, self.features, self.config.source, *fit, self.config.end_spaces)
 
     def calibration(self, model: AsrModel, count: int) -> tuple[list[Batch], Callable[[AsrModel, Batch], torch.Tensor]]:
         """The first `count` batches of training data in a fixed order, and the model's loss on them.

@@ -1,11 +1,16 @@
 """Batch plans: everything once, within the limit, reproducible."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from steps.data.dataset import plan_batches
+from steps.core.cli import UserError
+from steps.core.datadir import Utterance, write_data_dir
+from steps.data.dataset import SpeechDataset, plan_batches
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import train_tokenizer
 
 _random = random.Random(1)
 FRAMES = [_random.randint(20, 900) for _ in range(300)]
@@ -31,3 +36,43 @@ def test_utterances_of_like_length_share_a_batch():
     shuffled = np.random.default_rng(0).permutation(300)
     unsorted = sum(len(part) * max(FRAMES[index] for index in part) for part in np.array_split(shuffled, 30))
     assert padded < 1.2 * sum(FRAMES) < unsorted
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """A data folder of four utterances, on the fly; the last is too short for more than three tokens."""
+    texts = ["ab ba", "a b a", "b", "ab"]
+    utts = [Utterance(f"s-{i}", "s", text, f"{i}.wav", duration_s=1.0) for i, text in enumerate(texts)]
+    utts[-1] = Utterance("s-3", "s", "ab", "3.wav", duration_s=0.12)
+    for utt in utts:
+        # only their durations count
+        (tmp_path / utt.audio).touch()
+    write_data_dir(tmp_path, [replace(utt, audio=str(tmp_path / utt.audio)) for utt in utts])
+    return tmp_path, train_tokenizer(texts)
+
+
+def test_silence_at_the_ends_of_a_recording_has_the_token_of_silence_between_words(spoken):
+    folder, tokenizer = spoken
+    fit = (lambda lengths: lengths // 4, lambda tokens, repeats: tokens + repeats)
+    plain = SpeechDataset(folder, tokenizer, FeatureConfig(), "on_the_fly", *fit)
+    ended = SpeechDataset(folder, tokenizer, FeatureConfig(), "on_the_fly", *fit, end_spaces=True)
+    space = tokenizer.pieces.index("\u2581")
+    assert len(plain) == 4 and len(ended) == 3 and ended.dropped == ["s-3"]
+    for index in range(3):
+        assert ended.tokens(index) == [space, *plain.tokens(index), space]
+        assert tokenizer.decode(ended.tokens(index)) == plain.text(index)
+
+
+@pytest.mark.parametrize("texts", [["a", "b"], ["ab ba"]])
+def test_a_tokenizer_without_a_space_of_its_own_is_refused(spoken, texts):
+    tokenizer = train_tokenizer(texts) if len(texts) == 2 else train_tokenizer(texts, "word")
+    assert tokenizer.space_id is None
+    with pytest.raises(UserError, match="end_spaces: true needs a tokenizer with a space of its own"):
+        SpeechDataset(spoken[0], tokenizer, FeatureConfig(), "on_the_fly", end_spaces=True)
+
+
+def test_a_sample_is_spread_over_the_whole_set(spoken):
+    data = SpeechDataset(spoken[0], spoken[1], FeatureConfig(), "on_the_fly")
+    part = data.sample(2)
+    assert [part.utt_id(i) for i in range(len(part))] == ["s-0", "s-3"] and part.num_frames.tolist() == [100, 12]
+    assert [data.sample(9).text(i) for i in range(4)] == [data.text(i) for i in range(4)] and len(data) == 4

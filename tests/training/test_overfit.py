@@ -1,0 +1,42 @@
+"""The first check of any recogniser: a fresh model of each architecture learns a few utterances without an error."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steps.core.config import load_config
+from steps.data.cmvn import read_cmvn
+from steps.data.dataset import SpeechDataset
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import Tokenizer
+from steps.models.build import build_model, new_spec
+from steps.models.heads.ctc import CtcConfig
+from steps.training.loop import LoopConfig, Trainer
+from steps.training.objectives import TranscriptObjective
+from steps.training.optim import OptimConfig
+
+CONVOLUTIONS = {"subsampling_channels": [4, 8], "num_blocks": 1, "d_model": 32, "dropout": 0.0}
+SIZES = {
+    "conformer": CONVOLUTIONS
+    | {"head_dim": 8, "kernel_size": 5, "block": {"heads": 4, "ff1": 48, "ff2": 48, "conv_channels": 32}},
+    "rnn": CONVOLUTIONS | {"block": {"cells_forward": 24, "cells_backward": 24}},
+    "dnn": {"d_model": 48, "dropout": 0.0, "context": 5, "num_blocks": 2, "block": {"units": 64, "splice": 1}},
+}
+
+
+@pytest.mark.parametrize(("kind", "end_spaces"), [("conformer", False), ("rnn", False), ("dnn", True)])
+def test_a_fresh_model_learns_eight_utterances_by_heart(corpus, tmp_path, kind, end_spaces):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer, features = Tokenizer.load(corpus.tokenizer), load_config(FeatureConfig, corpus.features)
+    data = SpeechDataset(corpus.train, tokenizer, features, end_spaces=end_spaces).sample(8)
+    model = build_model(new_spec(kind, SIZES[kind], features.dim, tokenizer.vocab_size, "test"))
+    cmvn = read_cmvn(corpus.train / "cmvn.json", features.dim)
+    model.set_cmvn_(cmvn["mean"], cmvn["std"])
+    loop = LoopConfig(epochs=60, max_batch_frames=300, average_last=5, dev_every=1000, save_every_s=1000.0)
+    optim, never = OptimConfig(peak_lr=6e-3), SimpleNamespace(poll=lambda: 0)
+    trainer = Trainer(model, TranscriptObjective(CtcConfig(), model), data, data, tokenizer, loop, optim, None,
+                      tmp_path, 0, torch.device("cpu"), never)  # fmt: skip
+    dev = trainer.train()
+    assert len(data) == 8 and dev["wer"] == 0.0, dev["example"]
