@@ -32,6 +32,7 @@ from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.results import Results, shorten
 from steps.scoring.sources import read_json
 from steps.scoring.summary import model_card
+from steps.scoring.warnings import find_warnings
 
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
@@ -45,6 +46,7 @@ def main() -> None:
     comparisons = compare(args.exp, pairs, args.sets, args.seed)
     parents = parent_pairs(rows)
     found = ledgers(args.exp, parents, args.sets)
+    sets = [describe_set(args.exp, name, rows, comparisons, args.seed) for name in args.sets]
     results = Results(
         recipe=args.recipe or Path(args.exp).resolve().name,
         commit=git_commit(),
@@ -53,13 +55,14 @@ def main() -> None:
         seed=args.seed,
         device=describe_host(benchmark),
         versions=versions(),
-        sets=[describe_set(args.exp, name, rows, comparisons, args.seed) for name in args.sets],
+        sets=sets,
         rows=rows,
         comparisons=comparisons,
         noise_comparisons=compare_in_noise(args.exp, parents, args.sets, args.seed),
         ledgers=[shorten(ledger) for ledger in found],
         stages=read_stages(args.exp),
         benchmark={key: benchmark[key] for key in ("host", "settings") if key in benchmark},
+        warnings=find_warnings(args.exp, rows, comparisons, sets),
     )
     out = Path(args.out)
     for ledger in found:
@@ -68,6 +71,8 @@ def main() -> None:
     history = read_curves(args.exp, args.models), read_settings(args.exp, args.models), layers
     write_text(out / "report.html", html_page(results, args.sets, *history))
     write_report(out, results, args.models, args.sets)
+    for one in results.warnings:
+        say(f"{one['level']}: {one['text']}")
     for set_name in args.sets:
         print_set(results, set_name)
     say(f"{counted(len(args.models), 'model')}, {counted(len(args.sets), 'test set')} -> {args.out}/report.html")

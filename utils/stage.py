@@ -292,13 +292,13 @@ class Experiment:
 
 
 def show_report(path):
-    """Print the path of a Markdown report and the first two tables of each of its test sets."""
+    """Print the path of a Markdown report, its warnings, and the first two tables of each of its test sets."""
     shown, tables, inside = [], 0, False
     with open(path, encoding="utf-8") as file:
         for line in file:
             tables = 0 if line.startswith("## ") else tables + (line.startswith("|") and not inside)
             inside = line.startswith("|")
-            shown += [line] if inside and tables <= 2 else []
+            shown += [line] if (inside and tables <= 2) or line.startswith("> ") else []
     say(f"report: {path}\n\n" + "".join(shown).rstrip())
 
 

@@ -275,17 +275,22 @@ def set_section(results: Results, set_name: str, plot: str | None = None) -> str
     return "\n".join(parts)
 
 
+def warning_lines(results: Results) -> str:
+    """What to know before the numbers, a quoted paragraph each; empty where nothing is wrong."""
+    return "".join(f"> **{one['level'].capitalize()}**: {markdown(one['text'])}\n\n" for one in results.warnings)
+
+
 def report_page(results: Results, sets: Sequence[str], plots: Mapping[str, str]) -> str:
     """Content of report.md. Args: plots: {set: file name}."""
     made = markdown(f"{results.date}, commit {results.commit or 'unknown'}")
-    head = f"# {markdown(results.recipe)}\n\n{made}\n\n{code_block(results.command)}"
+    head = f"# {markdown(results.recipe)}\n\n{warning_lines(results)}{made}\n\n{code_block(results.command)}"
     return "\n".join([head, *(set_section(results, name, plots.get(name)) for name in sets)])
 
 
 def results_page(results: Results, sets: Sequence[str]) -> str:
     """Content of RESULTS.md: the tables, and where every row comes from."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    head = f"# Results of {markdown(results.recipe)}\n"
+    head = f"# Results of {markdown(results.recipe)}\n\n{warning_lines(results)}".rstrip("\n") + "\n"
     origins = [row for row in results.rows if row.set == sets[0]]
     tail = f"## Where the rows come from\n\n{markdown_table(*origin_cells(origins), text_columns=(0, 1, 3, 5, 6))}\n{ORIGIN_NOTE}"
     made = markdown(

@@ -36,6 +36,8 @@ body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--ink); backg
 h1 { font-size: 1.6rem; margin: .5rem 0 } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 h3 { margin-top: 1.6rem; font-size: 1.05rem }
 .summary { font-size: 1.1rem; background: var(--soft); padding: .8rem 1rem; border-left: 4px solid var(--mark) }
+.warning { padding: .6rem 1rem; background: var(--soft); border-left: 4px solid #c0392b } .warning::before {
+  content: "Warning: "; font-weight: bold; color: #c0392b }
 .wide { overflow-x: auto; overflow-wrap: normal }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
@@ -75,6 +77,7 @@ def html_page(
     """
     title = f"{results.recipe}: results"
     parts = [HEAD.format(title=escape(title), style=STYLE), f"<h1>{escape(title)}</h1>"]
+    parts += [f'<p class="{one["level"]}">{escape(one["text"])}</p>' for one in results.warnings]
     made = f"{results.date}, commit {results.commit or 'unknown'}, timed on {results.device or 'nothing'}"
     parts.append(f'<p class="note">{escape(made)}</p>')
     parts += [f'<p class="summary">{escape(" ".join(summary_sentences(results, name)))}</p>' for name in sets]

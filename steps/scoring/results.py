@@ -175,6 +175,8 @@ class Results:
     stages: list[dict[str, Any]]
     # host and settings of steps.benchmark
     benchmark: dict[str, Any]
+    # [{"level": "warning" or "note", "text"}]: what to know before the numbers, see steps/scoring/warnings.py
+    warnings: list[dict[str, str]] = dataclasses.field(default_factory=list)
     format: int = FORMAT
 
 

@@ -148,14 +148,10 @@ class Monitor:
 
 
 @torch.no_grad()
-def score_dev(
+def recognise_set(
     model: AsrModel, dataset: SpeechDataset, tokenizer: Tokenizer, max_frames: int, device: torch.device
-) -> dict[str, Any]:
-    """Loss and greedy error rates on a data set.
-
-    Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
-             hypothesis of one utterance}.
-    """
+) -> tuple[float, dict[str, str], dict[str, str]]:
+    """Loss, and what is said and recognised, greedily. Returns: nats per encoder frame; transcripts and texts by utterance id."""
     model.eval()
     frame_counts = dataset.num_frames.tolist()
     order = sorted(range(len(dataset)), key=lambda index: (frame_counts[index], index))
@@ -178,7 +174,23 @@ def score_dev(
         paths = model.head.best_tokens(outputs, lengths)
         hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
     refs = {dataset.utt_id(index): dataset.text(index) for index in range(len(dataset))}
+    return loss / max(frames, 1), refs, hyps
+
+
+def error_rates(refs: dict[str, str], hyps: dict[str, str]) -> dict[str, float]:
+    """Percent of words and characters. Returns: {"wer", "cer"}."""
     counts = {rate: count_errors(refs, hyps, unit) for rate, unit in (("wer", "word"), ("cer", "char"))}
-    rates = {rate: 100.0 * count.errors / max(count.reference_length, 1) for rate, count in counts.items()}
+    return {rate: 100.0 * count.errors / max(count.reference_length, 1) for rate, count in counts.items()}
+
+
+def score_dev(
+    model: AsrModel, dataset: SpeechDataset, tokenizer: Tokenizer, max_frames: int, device: torch.device
+) -> dict[str, Any]:
+    """Loss and greedy error rates on a data set.
+
+    Returns: {"loss": nats per encoder frame, "wer", "cer": percent of words and characters, "example": reference and
+             hypothesis of one utterance}.
+    """
+    loss, refs, hyps = recognise_set(model, dataset, tokenizer, max_frames, device)
     first = min(refs)
-    return {"loss": loss / max(frames, 1), **rates, "example": f"ref: {refs[first]} | hyp: {hyps[first]}"}
+    return {"loss": loss, **error_rates(refs, hyps), "example": f"ref: {refs[first]} | hyp: {hyps[first]}"}

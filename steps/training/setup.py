@@ -27,6 +27,7 @@ from steps.models.encoder import GLOBAL, NORMALISATIONS
 from steps.models.heads import DEFAULT
 from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
+from steps.training.examine import examine
 from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import DistillConfig, DistillObjective, Objective, TranscriptObjective
@@ -275,6 +276,8 @@ class Setup:
         if distributed.rank() == 0:
             facts = {"seconds": round(trainer.seconds(), 1), "steps": trainer.step}
             self.save(out, model, parent, dev_loss=dev["loss"], dev_wer=dev["wer"], dev_cer=dev["cer"], **facts)
+            if Path(out) == self.out:
+                examine(self.out, model, train_data, dev_data, self.tokenizer, config, fresh=parent is None)
             shutil.rmtree(trainer.checkpoints, ignore_errors=True)
             (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()

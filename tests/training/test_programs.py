@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.core.outdir import sha256_file
 from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
+from steps.diagnose import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = """
@@ -66,6 +68,28 @@ def test_a_finished_model_is_left_alone_and_other_settings_are_refused(call, mad
     assert other.returncode == 1
     assert "started with other settings (seed)" in other.stderr and "Traceback" not in other.stderr
     assert (made / "student/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_training_ends_with_a_diagnosis_that_can_be_repeated(made, corpus):
+    path = made / "student/diagnosis.json"
+    before = path.read_text()
+    found = json.loads(before)
+    # one epoch: it knows nothing yet, and there were few updates
+    assert {"underfit", "updates"} <= {one["kind"] for one in found["findings"]} and found["train_error"] > 50
+    path.unlink()
+    words = [sys.executable, "-m", "steps.diagnose", "--model", made / "student"]
+    words += ["--data", corpus.train, "--dev", corpus.dev]
+    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text()) == found
+    for one in found["findings"]:
+        assert f"{'warning' if one['serious'] else 'note'}: {one['text']}" in done.stdout
+
+
+def test_what_was_not_trained_is_not_diagnosed(tmp_path):
+    (tmp_path / "conf.yaml").write_text("bits: 8\n")
+    with pytest.raises(UserError, match="conf.yaml: this model was not trained; diagnose the one"):
+        read_settings(tmp_path)
 
 
 def test_a_teacher_with_settings_for_distillation_is_told_that_they_do_nothing(call, made, tmp_path):

@@ -1,0 +1,85 @@
+"""What a reader must know before the numbers: faults that the doctor found in trainings, teaching that hurt, one speaker."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steps.core.config import read_yaml
+from steps.scoring.results import Comparison, ResultRow, TestSet
+from steps.scoring.sources import read_json
+
+DIAGNOSIS = "diagnosis.json"
+
+
+def find_warnings(
+    exp: str | Path, rows: Sequence[ResultRow], comparisons: Sequence[Comparison], sets: Sequence[TestSet]
+) -> list[dict[str, str]]:
+    """Warnings of a report, the gravest first.
+
+    Returns: list of {"level": "warning" or "note", "text": a sentence or two}; empty when nothing is wrong.
+    """
+    models = list(dict.fromkeys(row.model for row in rows))
+    found = [{"level": "warning", "text": text} for text in teaching(rows, comparisons, read_teachers(exp, models))]
+    findings = read_findings(exp, models)
+    for level in ("warning", "note"):
+        found += [
+            {"level": level, "text": f"{', '.join(names)}: {text}"}
+            for (of, text), names in findings.items()
+            if of == level
+        ]
+    for one in sets:
+        if one.speakers == 1:
+            text = f"{one.name} has one speaker: its error rates say nothing about anybody else."
+            found.append({"level": "note", "text": text})
+    return found
+
+
+def read_findings(exp: str | Path, models: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+    """What the doctor wrote into the model folders. Returns: {(level, text): models}; those without a diagnosis are left out."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for model in models:
+        path = Path(exp) / model / DIAGNOSIS
+        for one in read_json(path).get("findings", []) if path.is_file() else []:
+            level = "warning" if one.get("serious", True) else "note"
+            found.setdefault((level, str(one.get("text"))), []).append(model)
+    return found
+
+
+def read_teachers(exp: str | Path, models: Sequence[str]) -> dict[str, list[str]]:
+    """The reported models that taught each student. Returns: {model: names}, empty lists for those trained alone."""
+    hashes = {read_json(Path(exp) / model / "model.json").get("weights_sha256"): model for model in models}
+    teachers = {}
+    for model in models:
+        path = Path(exp) / model / "conf.yaml"
+        settings: Mapping[str, Any] = read_yaml(path) if path.is_file() else {}
+        if settings.get("step") == "distill_student":
+            taught_by = settings.get("teacher")
+            known = taught_by if isinstance(taught_by, list) else []
+            teachers[model] = [hashes[one] for one in known if isinstance(one, str) and one in hashes]
+    return teachers
+
+
+def teaching(
+    rows: Sequence[ResultRow], comparisons: Sequence[Comparison], teachers: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Teachers that are worse than those they teach, and teaching that costs errors beyond chance, greedy."""
+    scores = {(row.model, row.set): row.scores["greedy"] for row in rows}
+    lines = []
+    for (model, name), score in scores.items():
+        for teacher in teachers.get(model, []):
+            rivals = [model, *(b for b, names in teachers.items() if not names)]
+            beaten = [r for r in rivals if scores[teacher, name].interval.low > scores[r, name].wer_percent]
+            if beaten:
+                rates = " and ".join(f"{r} ({scores[r, name].wer_percent:.1f} %)" for r in beaten)
+                lines.append(
+                    f"{teacher} makes more errors on {name} ({scores[teacher, name].wer_percent:.1f} % {score.rate}) than "
+                    f"{rates}: it has nothing to teach. Mend its training first."
+                )
+    for item in comparisons:
+        d = item.difference
+        if item.kind == "greedy" and teachers.get(item.a) and teachers.get(item.b) == [] and d.low > 0:
+            lines.append(
+                f"Teaching hurt: {item.a} makes {d.percent:.1f} points more errors on {item.set} [{d.low:.1f}, {d.high:.1f}] "
+                f"than {item.b}, which had no teacher."
+            )
+    return list(dict.fromkeys(lines))

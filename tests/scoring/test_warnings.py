@@ -1,0 +1,85 @@
+"""Warnings of a report: what the doctor found, teachers that are worse, teaching that hurts; before any number."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from scoring.test_results import UTTERANCES, make_model
+
+from steps import report
+from steps.scoring.collect import collect_rows
+from steps.scoring.compare import compare
+from steps.scoring.warnings import find_warnings, read_teachers
+from steps.training.doctor import SetFacts, TrainingFacts, diagnose
+
+BEFORE = Path(__file__).resolve().parents[1] / "training/yesno_before.json"
+
+
+def make_chain(exp, teacher, student, taught, utts=UTTERANCES):
+    """A teacher, and the same student alone and taught, each with so many utterances wrong."""
+    make_model(exp, "teacher", wrong=teacher, utts=utts, weights_sha256="t")
+    make_model(exp, "student", wrong=student, utts=utts, weights_sha256="s")
+    make_model(exp, "student_kd", wrong=taught, utts=utts, weights_sha256="k")
+    (exp / "teacher/conf.yaml").write_text("step: train_teacher\n")
+    (exp / "student/conf.yaml").write_text("step: distill_student\nteacher: null\n")
+    (exp / "student_kd/conf.yaml").write_text("step: distill_student\nteacher: [t]\n")
+    return ["teacher", "student", "student_kd"]
+
+
+def warnings_of(exp, models, sets=()):
+    rows = collect_rows(exp, models, ["test"])
+    return [one["text"] for one in find_warnings(exp, rows, compare(exp, [("student_kd", "student")], ["test"]), sets)]
+
+
+def test_a_teacher_worse_than_its_student_and_teaching_that_hurt_are_warned_of(tmp_path):
+    models = make_chain(tmp_path, 22, 1, 20)
+    worse, hurt = warnings_of(tmp_path, models)
+    assert worse.startswith("teacher makes more errors on test (") and "than student (" in worse
+    assert hurt.startswith("Teaching hurt: student_kd makes ") and hurt.endswith("than student, which had no teacher.")
+    assert read_teachers(tmp_path, models) == {"student": [], "student_kd": ["teacher"]}
+
+
+@pytest.mark.parametrize("wrong", [(2, 9, 5), (4, 4, 4), (5, 4, 4), (3, 8, 9)])
+def test_differences_within_chance_and_good_teaching_are_no_warning(tmp_path, wrong):
+    assert warnings_of(tmp_path, make_chain(tmp_path, *wrong)) == []
+
+
+def test_the_report_of_yesno_as_it_was_warns_in_its_first_lines(tmp_path, monkeypatch, capsys):
+    one_man = [dataclasses.replace(utt, speaker="one") for utt in UTTERANCES]
+    models = make_chain(tmp_path / "exp", 14, 10, 13, one_man)
+    recorded = json.loads(BEFORE.read_text())
+    recorded["rates_hz"] = {int(rate): count for rate, count in recorded["rates_hz"].items()}
+    recorded["train"], recorded["dev"] = SetFacts(**recorded["train"]), SetFacts(**recorded["dev"])
+    findings = [dataclasses.asdict(one) for one in diagnose(TrainingFacts(**recorded))]
+    for model in ("teacher", "student"):
+        (tmp_path / "exp" / model / "diagnosis.json").write_text(json.dumps({"findings": findings}))
+    words = ["report", "--exp", tmp_path / "exp", "--models", *models, "--sets", "test", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--compare", "student_kd:student"])
+    report.main()
+    for name in ("report.md", "RESULTS.md"):
+        lines = [line for line in (tmp_path / "out" / name).read_text().splitlines() if line][1:]
+        quoted = [line for line in lines if line.startswith("> ")]
+        assert lines[: len(quoted)] == quoted
+        assert quoted[0].startswith("> **Warning**: teacher, student: 44 % WER on dev, 23 % on its own training set")
+        assert "begin with the same word" in quoted[1] and "Only 824 updates" in quoted[2]
+        assert quoted[3].startswith("> **Note**: teacher, student: train and dev have one speaker")
+        assert quoted[4].startswith("> **Note**: test has one speaker")
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count('<p class="warning">') == 3
+    assert page.index('<p class="warning">teacher, student: 44 %') < page.index('class="summary"')
+    assert "warning: teacher, student: 44 % WER on dev" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "out/results.json").read_text())["warnings"]
+    assert [one["level"] for one in kept] == ["warning"] * 3 + ["note"] * 2
+
+
+def test_texts_of_a_diagnosis_are_escaped(tmp_path, monkeypatch):
+    models = make_chain(tmp_path / "exp", 2, 9, 5)
+    evil = {"findings": [{"text": "<img src=x>[y](z)"}]}
+    (tmp_path / "exp/student/diagnosis.json").write_text(json.dumps(evil))
+    words = ["report", "--exp", tmp_path / "exp", "--models", *models, "--sets", "test", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    report.main()
+    assert "<img" not in (tmp_path / "out/report.html").read_text()
+    assert "<img" not in (tmp_path / "out/report.md").read_text()
