@@ -86,12 +86,13 @@ class Encoder(nn.Module):
         Args:    feats (N, T, D); lengths (N,) int64, of which 0 is accepted.   Returns: (N, T, D).
         """
         time = torch.arange(feats.shape[1], device=feats.device)
-        is_pad = (time.unsqueeze(0) >= lengths.unsqueeze(1)).unsqueeze(-1)
-        normed = ((feats - self.feature_mean) * self.feature_scale).masked_fill(is_pad, 0.0)
+        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)
+        normed = (feats - self.feature_mean) * self.feature_scale
+        normed = normed.masked_fill(is_pad.unsqueeze(-1), 0.0)
         if self.normalisation == GLOBAL:
             return normed
         frames = lengths.clamp(min=1).to(normed.dtype).view(-1, 1, 1)
-        normed = (normed - normed.sum(dim=1, keepdim=True) / frames).masked_fill(is_pad, 0.0)
+        normed = (normed - normed.sum(dim=1, keepdim=True) / frames).masked_fill(is_pad.unsqueeze(-1), 0.0)
         if self.normalisation == "utterance":
             return normed
         variance = normed.square().sum(dim=1, keepdim=True) / frames
