@@ -10,7 +10,6 @@ features take a quarter of the space and lose a little precision.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from steps.core.tables import Problem, raise_problems
 from steps.data.archives import PartSettings
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
+from steps.data.progress import Progress
 
-REPORT_EVERY_S = 5.0
 # Kaldi's compression method for speech features: one byte per number, scaled per column
 SPEECH_FEATURE = 2
 
@@ -41,7 +40,7 @@ def write_shard(
     """
     ark = Path(out) / f"feats.{shard}.ark"
     places, frames, problems = [], [], []
-    progress = Progress(len(utterances), config)
+    progress = Progress(len(utterances), config.frame_shift_ms)
     with atomic_file(ark, "wb") as file:
         for utt in utterances:
             try:
@@ -60,26 +59,6 @@ def write_shard(
     write_text(ark.with_suffix(".scp"), "".join(places))
     write_text(ark.with_name(f"utt2num_frames.{shard}"), "".join(frames))
     return progress.frames
-
-
-class Progress:
-    """Reports progress every few seconds."""
-
-    def __init__(self, total: int, config: FeatureConfig):
-        self.total, self.done, self.frames = total, 0, 0
-        self.shift_s = config.frame_shift_ms / 1000
-        self.start_s = self.reported_s = time.monotonic()
-
-    def add(self, frames: int) -> None:
-        """Count one utterance."""
-        self.done += 1
-        self.frames += frames
-        now_s = time.monotonic()
-        if now_s - self.reported_s >= REPORT_EVERY_S or self.done == self.total:
-            self.reported_s = now_s
-            hours = self.frames * self.shift_s / 3600
-            rate = hours * 3600 / max(now_s - self.start_s, 1e-6)
-            say(f"utterance {self.done}/{self.total} {hours:.2f} h, {rate:.0f} x real time")
 
 
 def main() -> None:

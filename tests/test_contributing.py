@@ -30,7 +30,8 @@ from steps.models.subsampling import Conv2dSubsampling
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
 from steps.training.optim import OptimConfig
-from steps.training.teachers import Taught, check_fit
+from steps.training.teachers import check_fit
+from steps.training.teaching import Taught
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = ["<blk>", "<unk>", "\u2581", *"abcd"]
@@ -181,7 +182,7 @@ def test_a_teacher(batch, tmp_path):
             return Taught(log_probs.log_softmax(dim=-1), student.output_lengths(lengths), [])
 
     student = make()
-    check_fit(Oracle(), student, TOKENS, FEATURES)
+    check_fit(Oracle(), TOKENS, FEATURES)
     objective = DistillObjective(DistillConfig(kl_weight=1.0), student, [Oracle()], CtcConfig())
     train(student, objective, batch, tmp_path / "t", updates=40)
     log_probs, lengths = student.eval()(batch.feats, batch.lengths)

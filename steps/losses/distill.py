@@ -1,7 +1,5 @@
 """Distillation losses: sums over frames, so that batches of any size can be added up before dividing."""
 
-from collections.abc import Sequence
-
 import torch
 from torch.nn import functional
 
@@ -9,12 +7,6 @@ from torch.nn import functional
 def soften(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-softmax at a temperature. Args: log_probs (..., V), normalised; temperature > 0.  Returns: (..., V), normalised."""
     return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(dim=-1)
-
-
-def mean_teacher(teachers: Sequence[torch.Tensor], temperature: float) -> torch.Tensor:
-    """Average several teachers' softened posteriors. Args: teachers: (N, T, V) log-probs each.  Returns: (N, T, V) log-probs."""
-    softened = torch.stack([soften(log_probs, temperature) for log_probs in teachers])
-    return softened.logsumexp(dim=0) - torch.log(torch.tensor(float(len(teachers))))
 
 
 def select_frames(teacher_log_probs: torch.Tensor, is_pad: torch.Tensor, mode: str, window: int) -> torch.Tensor:
@@ -61,3 +53,19 @@ def hidden_match_sum(projected: torch.Tensor, target: torch.Tensor, is_pad: torc
     distance = (projected - target).abs().mean(dim=-1)
     cosine = functional.cosine_similarity(projected, target, dim=-1)
     return (distance - functional.logsigmoid(cosine)).masked_fill(is_pad, 0.0).sum()
+
+
+def stretch(states: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, frames: int) -> torch.Tensor:
+    """Hidden states at another frame rate, linearly interpolated; first and last frames stand for what lies beyond them.
+
+    Args:    states (N, T, C); lengths (N,) int64 of them; wanted (N,) int64 lengths to stretch to; frames: T', padding included.
+    Returns: (N, T', C).
+    """
+    ratio = lengths.clamp(min=1) / wanted.clamp(min=1)
+    # (N, T')
+    middles = (torch.arange(frames, device=states.device) + 0.5).unsqueeze(0) * ratio.unsqueeze(1) - 0.5
+    middles = torch.minimum(middles.clamp(min=0), (lengths.clamp(min=1) - 1).unsqueeze(1))
+    before = middles.floor().long()
+    after = torch.minimum(before + 1, (lengths.clamp(min=1) - 1).unsqueeze(1))
+    left, right = (states.gather(1, at.unsqueeze(-1).expand(-1, -1, states.shape[2])) for at in (before, after))
+    return torch.lerp(left, right, (middles - before).unsqueeze(-1).to(states.dtype))

@@ -129,8 +129,7 @@ class Trainer:
         # what masked features are set to
         fill = self.model.feature_mean.cpu().numpy()
         objective = self.objective
-        # no longer once the teachers have labelled every utterance
-        clean = objective.needs_clean_features and len(objective.labels) < len(self.train_data)
+        clean = objective.wants_clean(len(self.train_data))
         rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 

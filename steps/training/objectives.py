@@ -1,5 +1,6 @@
 """What the training loop minimises: the head's own loss, alone or mixed with distillation from one or several teachers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,14 @@ from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check
-from steps.data.dataset import Batch
-from steps.losses.distill import frame_kl_sum, hidden_match_sum, mean_teacher, select_frames
+from steps.data.dataset import Batch, SpeechDataset
+from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, soften, stretch
 from steps.models.asr_model import AsrModel
 from steps.models.context import Context
 from steps.models.heads.ctc import inner_places
-from steps.training.teachers import Teacher
+from steps.training.stored import StoredTeacher
+from steps.training.teachers import Teacher, frame_ratio
+from steps.training.teaching import CleanLabels, Taught, follow, memory_line, on_frames, padded
 
 
 @dataclass
@@ -24,7 +27,10 @@ class DistillConfig:
     frames: `all`, `spikes` (teacher not blank) or `window` (spikes and `window` frames around them); the mean is over the
     chosen frames of each batch.
     teacher_view: `augmented`, the same features as the student, or `clean`: the teachers label each utterance once, as it is,
-    and the labels stay in memory (25 frames a second x vocabulary x 2 bytes): much faster on small corpora.
+    and the labels stay in memory (25 frames a second x vocabulary x 2 bytes): much faster on small corpora. Labels stored by
+    steps.label_data are clean ones either way.
+    weighting: of several teachers, `equal`, or `error`: by 1 / word error rate on dev. The first one sets the frames: the
+    others' peaks are laid on its peaks.
     intermediate_weight: share of the KL given to the student's middle block, through its own output layer, 0..1; 0: off.
     hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
     from 0 (last: -1); default: the last of each; with several teachers, the first is matched.
@@ -35,6 +41,7 @@ class DistillConfig:
     frames: str = "all"
     window: int = 2
     teacher_view: str = "augmented"
+    weighting: str = "equal"
     intermediate_weight: float = 0.0
     hidden_weight: float = 0.0
     hidden_layers: list[list[int]] | None = None
@@ -45,7 +52,7 @@ class DistillConfig:
         check(self.frames in ("all", "spikes", "window"), "frames must be all, spikes or window")
         check(self.window >= 0, "window must be >= 0")
         check(self.teacher_view in ("augmented", "clean"), "teacher_view must be augmented or clean")
-        check(self.teacher_view != "clean" or not self.hidden_weight, "hidden_weight needs teacher_view: augmented")
+        check(self.weighting in ("equal", "error"), "weighting must be equal or error")
         check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
         check(self.kl_weight or not self.intermediate_weight, "intermediate_weight needs a kl_weight above 0")
         check(self.hidden_weight >= 0, "hidden_weight must be >= 0")
@@ -61,13 +68,13 @@ class DistillConfig:
 class Lesson:
     """What the student is taught on a batch.
 
-    target: (N, T', V) mean softened log posteriors.   hidden: states of the first teacher, (N, T', C) for each pair of layers.
-    selected: (N, T') bool, the frames that are taught.
+    targets: softened log posteriors of each teacher, (N, T', V).   selected: of each, (N, T') bool, the frames that it teaches.
+    hidden: states of the first teacher, (N, T', C) for each pair of layers.
     """
 
-    target: torch.Tensor
+    targets: list[torch.Tensor]
+    selected: list[torch.Tensor]
     hidden: list[torch.Tensor]
-    selected: torch.Tensor
 
 
 class TranscriptObjective(nn.Module):
@@ -77,12 +84,18 @@ class TranscriptObjective(nn.Module):
     Raises: UserError when the settings do not fit the model.
     """
 
-    needs_clean_features = False
-
     def __init__(self, settings: Any, model: AsrModel):
         super().__init__()
         self.settings = settings
         model.head.check_settings(model, settings)
+
+    def wants_clean(self, count: int) -> bool:
+        """See DistillObjective."""
+        return False
+
+    def check_data(self, data: SpeechDataset) -> list[str]:
+        """See DistillObjective."""
+        return []
 
     def prepare(self, model: AsrModel, batches: list[Batch]) -> tuple[list[Lesson | None], float]:
         """See DistillObjective."""
@@ -98,13 +111,20 @@ class TranscriptObjective(nn.Module):
 
 
 class DistillObjective(nn.Module):
-    """The head's loss mixed with frame-wise KL from the teachers' mean posterior and, if configured, hidden-layer matching.
+    """The head's loss mixed with frame-wise KL from each teacher and, if configured, hidden-layer matching.
+
+    The KL from several teachers is the weighted sum of the KL from each. Its gradient is that from their mean posterior, so
+    what matters is that they speak of the same frames: the peaks of all but the first are laid on the first one's.
 
     Args: teachers: accepted by `check_fit`.   settings: the head's section of the training settings, such as CtcConfig.
+          weights: of the teachers, above 0, sum 1; None: equal.
     Raises: UserError when settings and models do not fit together.
     """
 
-    def __init__(self, config: DistillConfig, student: AsrModel, teachers: list[Teacher], settings: Any):
+    def __init__(
+        self, config: DistillConfig, student: AsrModel, teachers: Sequence[Teacher | StoredTeacher], settings: Any,
+        weights: list[float] | None = None,
+    ):  # fmt: skip
         super().__init__()
         head = student.head
         if not head.frame_posteriors:
@@ -115,18 +135,27 @@ class DistillObjective(nn.Module):
                 f"distill.kl_weight: 1 leaves nothing of the {head.name} loss, so the section {head.name}: "
                 "has no effect; remove it"
             )
-        self.settings = settings
-        self.config, self.needs_clean_features = config, config.teacher_view == "clean"
-        self.labels: dict[str, torch.Tensor] = {}
+        self.settings, self.config = settings, config
         # a tuple, so that they are not saved with this module
         self.teachers = tuple(teachers)
+        self.weights = weights or [1 / len(teachers)] * len(teachers)
         self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
         self.pairs = self._layer_pairs(student) if config.hidden_weight else []
+        self.ratios = [frame_ratio(teacher, student) for teacher in teachers]
+        places = [place for _, place in self.pairs]
+        # of each teacher, where it labels clean speech as it goes
+        self.clean = [
+            CleanLabels(teacher.teach, [] if number else places)
+            if config.teacher_view == "clean" and not isinstance(teacher, StoredTeacher)
+            else None
+            for number, teacher in enumerate(teachers)
+        ]
         width = student.config.d_model
         self.projections = nn.ModuleList(nn.Linear(width, self.teachers[0].width) for _ in self.pairs)
 
     def _layer_pairs(self, student: AsrModel) -> list[list[int]]:
-        counts = len(student.blocks), self.teachers[0].depth
+        first = self.teachers[0]
+        counts = len(student.blocks), first.depth
         pairs = []
         for pair in self.config.hidden_layers or [[-1, -1]]:
             for block, count in zip(pair, counts, strict=True):
@@ -136,39 +165,76 @@ class DistillObjective(nn.Module):
                     )
             # 0 is the front end
             pairs.append([block % count + 1 for block, count in zip(pair, counts, strict=True)])
+        for _, place in pairs:
+            if isinstance(first, StoredTeacher) and place not in first.places:
+                raise UserError(
+                    f"{first.name}: holds no states of block {place - 1}; store them (steps.label_data, hidden_layers)"
+                )
         return pairs
 
-    def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """What the teachers say. Returns: (N, T', V) mean softened log posteriors; the first one's hidden states, one per pair."""
-        lessons = [teacher.teach(feats, lengths) for teacher in self.teachers]
-        target = mean_teacher([taught.log_probs for taught in lessons], self.config.temperature)
-        return target, [lessons[0].hidden[place] for _, place in self.pairs]
+    def wants_clean(self, count: int) -> bool:
+        """Whether batches must hold clean features: not once the teachers have labelled all `count` utterances."""
+        return any(labels is not None and len(labels.kept) < count for labels in self.clean)
 
-    def clean_target(self, batch: Batch, frames: int) -> torch.Tensor:
-        """What the teachers say about the clean features, computed once per utterance and always for it alone, so that the
-        numbers do not depend on its neighbours and a resumed run repeats them. Returns: (N, T', V) float32.
+    def check_data(self, data: SpeechDataset) -> list[str]:
+        """Refuse training data that stored labels are not of, or whose labels need too much memory.
+
+        Returns: lines to say.   Raises: UserError.
         """
-        for index, utt_id in enumerate(batch.utt_ids):
-            if utt_id not in self.labels:
-                # left out by the loader only when every utterance has its label
-                assert batch.clean is not None
-                length = batch.lengths[index : index + 1]
-                target, _ = self.teach(batch.clean[index : index + 1, : int(length)], length)
-                self.labels[utt_id] = target[0].half()
-        rows = [self.labels[utt_id].float() for utt_id in batch.utt_ids]
-        return torch.stack([nn.functional.pad(row, (0, 0, 0, frames - len(row))) for row in rows])
+        lines = []
+        size = 0.0
+        for teacher, labels in zip(self.teachers, self.clean, strict=True):
+            if isinstance(teacher, StoredTeacher):
+                lines.append(teacher.check_data(data))
+            elif labels is not None:
+                frames_an_hour = 3.6e6 / teacher.frame_shift_ms
+                size += 2 * data.hours * frames_an_hour * (len(teacher.vocabulary) + len(labels.places) * teacher.width)
+        return [*lines, memory_line(size)] if size else lines
+
+    def teach(self, number: int, batch: Batch) -> Taught:
+        """What one teacher says about a batch, at its own frames."""
+        teacher, labels = self.teachers[number], self.clean[number]
+        if isinstance(teacher, StoredTeacher):
+            return teacher.look_up(batch.utt_ids, batch.feats.device)
+        return labels.taught(batch) if labels is not None else teacher.teach(batch.feats, batch.lengths)
+
+    def lay(self, said: list[Taught], lengths: torch.Tensor, frames: int) -> list[Taught]:
+        """Lay what the teachers say on the student's frames. Args: lengths (N,) int64, frames of the student."""
+        laid: list[Taught] = []
+        for taught, ratio in zip(said, self.ratios, strict=True):
+            if laid:
+                taught_frames = torch.where(taught.lengths > 0, laid[0].lengths, 0)
+                laid.append(Taught(follow(taught, laid[0]), taught_frames, []))
+            elif ratio is None:
+                laid.append(Taught(padded(taught.log_probs, frames), taught.lengths, taught.hidden))
+            else:
+                laid.append(on_frames(taught, lengths, frames, ratio))
+        return laid
 
     @torch.no_grad()
     def lesson(self, model: AsrModel, batch: Batch) -> Lesson:
         """Ask the teachers about a batch. Args: model: the student, for its number of frames."""
+        config = self.config
         frames = int(model.output_lengths(torch.tensor([batch.feats.shape[1]])))
-        is_pad = Context.of(model.output_lengths(batch.lengths), frames).is_pad
-        hidden: list[torch.Tensor] = []
-        if self.needs_clean_features:
-            target = self.clean_target(batch, frames)
+        lengths = model.output_lengths(batch.lengths)
+        said = [self.teach(number, batch) for number in range(len(self.teachers))]
+        hidden = [said[0].hidden[place] for _, place in self.pairs]
+        if self.ratios[0] is None:
+            hidden = [padded(states, frames) for states in hidden]
         else:
-            target, hidden = self.teach(batch.feats, batch.lengths)
-        return Lesson(target, hidden, select_frames(target, is_pad, self.config.frames, self.config.window))
+            hidden = [stretch(states, said[0].lengths, lengths, frames) for states in hidden]
+        targets, selected = [], []
+        # nobody's units need to be the student's where only states are matched
+        for taught in self.lay(said, lengths, frames) if config.kl_weight else []:
+            targets.append(soften(taught.log_probs, config.temperature))
+            is_pad = Context.of(torch.minimum(lengths, taught.lengths), frames).is_pad
+            selected.append(select_frames(targets[-1], is_pad, config.frames, config.window))
+        return Lesson(targets, selected, hidden)
+
+    def taught_frames(self, lesson: Lesson) -> torch.Tensor:
+        """Frames that are taught, those of each teacher with its weight. Returns: scalar."""
+        counts = [weight * chosen.sum() for weight, chosen in zip(self.weights, lesson.selected, strict=False)]
+        return torch.stack(counts).sum() if counts else torch.tensor(0.0)
 
     def prepare(self, model: AsrModel, batches: list[Batch]) -> tuple[list[Lesson | None], float]:
         """Look at all batches of an update before training on the first, if the loss needs to know how many of their frames
@@ -179,17 +245,21 @@ class DistillObjective(nn.Module):
         if self.config.frames == "all":
             return [None] * len(batches), 0.0
         lessons = [self.lesson(model, batch) for batch in batches]
-        return lessons, sum(b.weight * int(les.selected.sum()) for b, les in zip(batches, lessons, strict=True))
+        return lessons, sum(b.weight * float(self.taught_frames(les)) for b, les in zip(batches, lessons, strict=True))
 
     def kl_sum(
         self, model: AsrModel, hidden: list[torch.Tensor], log_probs: torch.Tensor, lesson: Lesson
     ) -> torch.Tensor:
-        """Frame-wise KL of the last output and, with its share, of the middle block's. Returns: scalar, nats."""
+        """Frame-wise KL of the last output and, with its share, of the middle block's, from each teacher with its weight.
+
+        Returns: scalar, nats.
+        """
         share, temperature = self.config.intermediate_weight, self.config.temperature
-        total = (1 - share) * frame_kl_sum(log_probs, lesson.target, lesson.selected, temperature)
-        for place in self.inner:
-            inner = model.classify(hidden[place])
-            total = total + share * frame_kl_sum(inner, lesson.target, lesson.selected, temperature)
+        outputs = [(1 - share, log_probs), *((share, model.classify(hidden[place])) for place in self.inner)]
+        total = log_probs.new_zeros(())
+        for weight, target, selected in zip(self.weights, lesson.targets, lesson.selected, strict=True):
+            for part, output in outputs:
+                total = total + weight * part * frame_kl_sum(output, target, selected, temperature)
         return total
 
     def forward(
@@ -207,7 +277,7 @@ class DistillObjective(nn.Module):
         is_pad = Context.of(lengths, log_probs.shape[1]).is_pad
         lesson = lesson or self.lesson(model, batch)
         if share is None:
-            share = float((~is_pad).sum() / lesson.selected.sum().clamp(min=1))
+            share = float((~is_pad).sum() / self.taught_frames(lesson).clamp(min=1))
         terms = {}
         if config.kl_weight < 1:
             labelled = model.head.loss_terms(model, hidden, log_probs, lengths, batch, self.settings)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import DistillConfig, DistillObjective, Objective, TranscriptObjective
 from steps.training.optim import OptimConfig
-from steps.training.teachers import check_fit, identity, open_teacher
+from steps.training.teachers import check_fit, identity, open_teachers, weigh
 
 # may change between an interruption and the next run
 NO_RESULT = ("loader_workers", "save_every_s")
@@ -205,11 +204,12 @@ class Setup:
         settings, distill = getattr(self.config, model.head.name), self.config.distill
         if not teachers:
             return TranscriptObjective(settings, model)
-        opened = [open_teacher(folder, self.device, self.args.num_threads) for folder in teachers.split(",")]
+        opened = open_teachers(teachers.split(","), self.device, self.args.num_threads)
         for number, teacher in enumerate(opened):
-            match_hidden = distill.hidden_weight > 0 and number == 0
-            check_fit(teacher, model.to(self.device), self.tokenizer.pieces, self.features, match_hidden)
-        return DistillObjective(distill, model, opened, settings)
+            match = {"match_units": distill.kl_weight > 0, "match_hidden": distill.hidden_weight > 0 and number == 0}
+            check_fit(teacher, self.tokenizer.pieces, self.features, **match)
+        weights = weigh(opened, distill.weighting)
+        return DistillObjective(distill, model.to(self.device), opened, settings, weights)
 
     def dataset(self, folder: Path | str, model: AsrModel) -> SpeechDataset:
         """A data folder without the utterances that are too short for their transcript."""
@@ -244,13 +244,14 @@ class Setup:
         # so that the index of a large folder is built only once
         with distributed.first_process_first():
             train_data, dev_data = self.dataset(args.data, model), self.dataset(args.dev, model)
+        lines = objective.check_data(train_data)
         self.claim_out()
         if distributed.rank() == 0:
             report_dataset("train", train_data)
             report_dataset("dev", dev_data)
             say(f"model: {model.kind}, {sum(p.numel() for p in model.parameters()):,} parameters, on {self.device}")
-            if objective.needs_clean_features:
-                report_labels(train_data, model, self.tokenizer)
+            for line in lines:
+                say(line)
         trainer = Trainer(
             model, objective, train_data, dev_data, self.tokenizer, loop, config.optim, config.augment,
             out, args.seed, self.device, self.stop, after_update,
@@ -277,14 +278,6 @@ class Setup:
         write_run_record(out, seed=self.args.seed, device=str(self.device), torch=torch.__version__, **facts)
         save_model(out, model, carried | {"features.yaml": out / "features.yaml"}, parent)
         say(summary(out))
-
-
-def report_labels(data: SpeechDataset, model: AsrModel, tokenizer: Tokenizer) -> None:
-    """Report how much memory the teachers' labels will take. Raises: UserError when the machine has less than twice as much."""
-    size = 2 * tokenizer.vocab_size * int(model.output_lengths(torch.tensor(data.num_frames)).sum())
-    say(f"teacher labels: made once per utterance and kept in memory, {size / 1e6:,.0f} MB")
-    if 2 * size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        raise UserError(f"distill: teacher_view: clean would keep {size / 1e9:,.0f} GB in memory; use augmented")
 
 
 def _decisive(claim, key):

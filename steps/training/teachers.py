@@ -1,6 +1,7 @@
 """Teachers: whatever gives posteriors frame by frame. Distillation and recovery after pruning know only this interface."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,29 +11,24 @@ import torch
 from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.core.exports import SUMS, is_exported
+from steps.core.limits import read_limited
 from steps.core.outdir import sha256_file
-from steps.data.feature_config import FeatureConfig
+from steps.data.feature_config import FRAME_SHIFT_MS, FeatureConfig
+from steps.data.labels import is_stored
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes import load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
+from steps.training.stored import StoredTeacher, open_stored, stored_identity
+from steps.training.teaching import Taught
 
 # lengths in feature frames at which two frame rates are compared
 LENGTHS = (8, 9, 10, 11, 64, 157, 500)
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What a teacher says about a batch.
-
-    log_probs: (N, T', V) normalised.   lengths: (N,) int64, frames of each.
-    hidden: outputs of its front end and of each block, (N, T', width) each; empty if it exposes none.
-    """
-
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    hidden: list[torch.Tensor]
+# of run.json, in bytes
+LARGEST_RECORD = 1 << 20
+# percent; a teacher without errors on a small dev set is not right for ever
+LEAST_WER = 0.5
 
 
 class Teacher(Protocol):
@@ -105,34 +101,84 @@ def open_teacher(folder: str | Path, device: torch.device | str = "cpu", num_thr
     return ExportTeacher(folder, num_threads) if is_exported(folder) else ModelTeacher.load(folder, device)
 
 
+def open_teachers(
+    folders: Sequence[str | Path], device: torch.device | str = "cpu", num_threads: int = 1
+) -> list[Teacher | StoredTeacher]:
+    """Open teachers; a folder of stored labels may hold several. Raises: MissingInput, UserError."""
+    teachers: list[Teacher | StoredTeacher] = []
+    for folder in folders:
+        teachers += open_stored(folder) if is_stored(folder) else [open_teacher(folder, device, num_threads)]
+    return teachers
+
+
 def identity(folder: str | Path) -> str:
     """What a training records about a folder it learns from: a hash that changes with its content."""
+    if is_stored(folder):
+        return stored_identity(folder)
     return sha256_file(Path(folder) / SUMS) if is_exported(folder) else read_spec(folder)["weights_sha256"]
 
 
+def dev_wer(folder: str | Path) -> float | None:
+    """Word error rate on dev in percent that a training recorded beside its model; None where there is none."""
+    try:
+        value = json.loads(read_limited(Path(folder) / "run.json", LARGEST_RECORD, "run record"))["dev_wer"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < float("inf") else None
+
+
+def weigh(teachers: Sequence[Teacher | StoredTeacher], weighting: str) -> list[float]:
+    """Weights of teachers, sum 1: all equal, or by 1 / word error rate on dev (at least half a percent).
+
+    Raises: UserError naming a teacher whose error rate is not known.
+    """
+    if weighting == "equal":
+        return [1 / len(teachers)] * len(teachers)
+    rates = []
+    for teacher in teachers:
+        rate = teacher.dev_wer if isinstance(teacher, StoredTeacher) else dev_wer(teacher.name)
+        if rate is None:
+            raise UserError(f"{teacher.name}: no dev_wer in a run.json here; set distill.weighting to equal")
+        rates.append(1 / max(rate, LEAST_WER))
+    return [rate / sum(rates) for rate in rates]
+
+
+def frame_ratio(teacher: Teacher | StoredTeacher, student: AsrModel) -> float | None:
+    """Length of a student's frame / a teacher's; None where both have the same frames and nothing is to be moved."""
+    own_ms = FRAME_SHIFT_MS * student.frontend.stride
+    ratio = own_ms / teacher.frame_shift_ms
+    if isinstance(teacher, StoredTeacher) or ratio != 1 or teacher.features.dim != student.feature_mean.numel():
+        return ratio
+    feats = torch.zeros(len(LENGTHS), max(LENGTHS), teacher.features.dim, device=student.feature_mean.device)
+    lengths = torch.tensor(LENGTHS, device=feats.device)
+    same = teacher.teach(feats, lengths).lengths.tolist() == student.output_lengths(lengths).tolist()
+    return None if same else ratio
+
+
 def check_fit(
-    teacher: Teacher, student: AsrModel, vocabulary: list[str], features: FeatureConfig, match_hidden: bool = False
+    teacher: Teacher | StoredTeacher,
+    vocabulary: list[str],
+    features: FeatureConfig,
+    match_units: bool = True,
+    match_hidden: bool = False,
 ) -> None:
-    """Refuse a teacher that cannot teach this student frame by frame.
+    """Refuse a teacher that cannot teach this student.
 
     Args:   vocabulary: text of each unit of the student.   features: the student's input.
-            match_hidden: whether the teacher's hidden states will be matched.
+            match_units: whether its posteriors will be.   match_hidden: whether its hidden states will be.
     Raises: UserError that names the remedy.
     """
     name = teacher.name
-    if teacher.vocabulary != vocabulary:
-        raise UserError(f"{name}/tokens.txt: differs from the student's units; train both with one tokenizer")
-    if teacher.features != features:
-        raise UserError(f"{name}/features.yaml: differs from the student's --features; use the same for both")
-    own_ms = features.frame_shift_ms * student.frontend.stride
-    if teacher.frame_shift_ms != own_ms:
+    if match_units and teacher.vocabulary != vocabulary:
         raise UserError(
-            f"{name}: emits a frame every {teacher.frame_shift_ms:g} ms, the student every {own_ms:g}; "
-            "frame-wise distillation needs equal frame rates"
+            f"{name}: its units differ from the student's; take them over (steps.train_tokenizer --from {name}), or teach by "
+            "its text: train on what it hears (steps.decode)"
         )
-    feats = torch.zeros(len(LENGTHS), max(LENGTHS), features.dim, device=student.feature_mean.device)
-    lengths = torch.tensor(LENGTHS, device=feats.device)
-    if teacher.teach(feats, lengths).lengths.tolist() != student.output_lengths(lengths).tolist():
-        raise UserError(f"{name}: has other frame counts than the student; frame-wise distillation needs equal ones")
+    if not isinstance(teacher, StoredTeacher) and teacher.features != features:
+        raise UserError(
+            f"{name}: hears other features than --features; store what it says (steps.label_data --teacher {name}) and name "
+            "that folder"
+        )
     if match_hidden and not teacher.depth:
-        raise UserError(f"{name}: exposes no hidden states; name its model folder, or set distill.hidden_weight to 0")
+        what = "label again with hidden_layers" if isinstance(teacher, StoredTeacher) else "name its model folder"
+        raise UserError(f"{name}: exposes no hidden states; {what}, or set distill.hidden_weight to 0")

@@ -1,10 +1,12 @@
 """Properties of the criteria."""
 
+import math
+
 import pytest
 import torch
 
 from steps.losses.ctc import ctc_loss_sum
-from steps.losses.distill import frame_kl_sum, hidden_match_sum, mean_teacher, select_frames, soften
+from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, soften, stretch
 
 
 def posteriors(seed, shape=(2, 9, 5)):
@@ -62,10 +64,30 @@ def test_kl_refuses_other_shapes():
         frame_kl_sum(posteriors(0), posteriors(0, (2, 8, 5)), torch.ones(2, 9, dtype=torch.bool), 1.0)
 
 
-def test_mean_teacher_is_the_mean_of_probabilities():
-    first, second = posteriors(6), posteriors(7)
-    torch.testing.assert_close(mean_teacher([first, second], 1.0).exp(), (first.exp() + second.exp()) / 2)
-    torch.testing.assert_close(mean_teacher([first], 2.0), soften(first, 2.0))
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_teachers_one_by_one_pull_as_their_mean_does(temperature):
+    """So a mean of posteriors is as good or bad as they are: what counts is that their peaks lie on the same frames."""
+    first, second, real = posteriors(6), posteriors(7), torch.ones(2, 9, dtype=torch.bool)
+    softened = [soften(log_probs, temperature) for log_probs in (first, second)]
+    mean = torch.logaddexp(softened[0] + math.log(0.3), softened[1] + math.log(0.7))
+    pulls = []
+    for targets in ([(0.3, softened[0]), (0.7, softened[1])], [(1.0, mean)]):
+        student = posteriors(8).requires_grad_()
+        sum(weight * frame_kl_sum(student, target, real, temperature) for weight, target in targets).backward()
+        pulls.append(student.grad)
+    torch.testing.assert_close(pulls[0], pulls[1])
+
+
+def test_states_are_stretched_along_time():
+    line = torch.arange(6.0).view(1, 6, 1).repeat(2, 1, 2)
+    longer = stretch(line, torch.tensor([6, 3]), torch.tensor([12, 6]), 12)
+    assert longer.shape == (2, 12, 2)
+    ends = torch.arange(12) / 2 - 0.25
+    torch.testing.assert_close(longer[0, :, 0], ends.clamp(0, 5))
+    torch.testing.assert_close(longer[1, :6, 0], ends[:6].clamp(0, 2))
+    shorter = stretch(line, torch.tensor([6, 6]), torch.tensor([3, 3]), 3)
+    torch.testing.assert_close(shorter[0, :, 1], torch.tensor([0.5, 2.5, 4.5]))
+    assert torch.equal(stretch(line, torch.tensor([6, 5]), torch.tensor([6, 5]), 6)[:, :5], line[:, :5])
 
 
 def test_frame_selection():

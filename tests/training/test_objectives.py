@@ -117,7 +117,7 @@ def test_the_middle_block_can_be_taught_too(batch):
     student, teacher = make(1), make(2)
     objective = taught_by(DistillConfig(kl_weight=1.0, intermediate_weight=0.25), student, [teacher])
     hidden, lengths = student.encode(batch.feats, batch.lengths)
-    target, _ = objective.teach(batch.feats, batch.lengths)
+    target = objective.teach(0, batch).log_probs
     real = torch.arange(target.shape[1]) < lengths.unsqueeze(1)
     inner, last = (frame_kl_sum(student.classify(hidden[place]), target, real, 1.0) for place in (1, 2))
     torch.testing.assert_close(objective(student, batch)["kl"], 0.75 * last + 0.25 * inner)
@@ -151,8 +151,8 @@ def test_a_teacher_that_looks_at_clean_speech_is_asked_once_and_says_the_same(ba
     assert torch.equal(objective(student, clean)["kl"], first) and len(asked) == 2
     plain = taught_by(dataclasses.replace(config, teacher_view="augmented"), student, [make(2)])
     same = dataclasses.replace(clean, feats=clean.clean)
-    target, _ = plain.teach(same.feats, same.lengths)
-    kept = objective.clean_target(clean, target.shape[1])
+    target = plain.teach(0, same).log_probs
+    kept = objective.teach(0, clean).log_probs
     torch.testing.assert_close(kept[0], target[0], atol=5e-3, rtol=1e-3)
     own = int(teacher.output_lengths(clean.lengths)[1])
     torch.testing.assert_close(kept[1, :own], target[1, :own], atol=5e-3, rtol=1e-3)

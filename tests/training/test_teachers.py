@@ -5,11 +5,12 @@ import torch
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import save_config
+from steps.data.dataset import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import export_folder
 from steps.models.build import build_model, new_spec, save_model
 from steps.training.objectives import DistillConfig, DistillObjective
-from steps.training.teachers import ExportTeacher, ModelTeacher, check_fit, identity, open_teacher
+from steps.training.teachers import ExportTeacher, ModelTeacher, check_fit, identity, open_teacher, weigh
 
 FEATURES = FeatureConfig(num_mel_bins=20)
 VOCABULARY = ["<blk>", "<unk>", *"abcd"]
@@ -57,10 +58,11 @@ def test_a_model_folder_and_its_export_teach_the_same(folder):
 def test_an_export_teaches_a_student(folder):
     student = make(1)
     teacher = open_teacher(folder / "export")
-    check_fit(teacher, student, VOCABULARY, FEATURES)
+    check_fit(teacher, VOCABULARY, FEATURES)
     objective = DistillObjective(DistillConfig(kl_weight=1.0), student, [teacher], student_settings(student))
-    target, hidden = objective.teach(torch.randn(1, 50, 20), torch.tensor([50]))
-    assert target.shape == (1, 11, len(VOCABULARY)) and hidden == []
+    batch = Batch(["a"], torch.randn(1, 50, 20), torch.tensor([50]), torch.tensor([[2, 3]]), torch.tensor([2]))
+    lesson = objective.lesson(student, batch)
+    assert lesson.targets[0].shape == (1, 11, len(VOCABULARY)) and lesson.hidden == []
 
 
 def student_settings(student):
@@ -86,34 +88,38 @@ def teacher_of(model, features=FEATURES, vocabulary=VOCABULARY):
 
 
 def test_other_units_are_refused():
-    with pytest.raises(UserError, match="exp/t/tokens.txt: differs.*one tokenizer"):
-        check_fit(teacher_of(make(0), vocabulary=[*VOCABULARY[:-1], "e"]), make(0), VOCABULARY, FEATURES)
+    other = teacher_of(make(0), vocabulary=[*VOCABULARY[:-1], "e"])
+    with pytest.raises(UserError, match="exp/t: its units differ.*train_tokenizer --from exp/t.*its text"):
+        check_fit(other, VOCABULARY, FEATURES)
+    check_fit(other, VOCABULARY, FEATURES, match_units=False, match_hidden=True)
 
 
 def test_other_features_are_refused():
-    with pytest.raises(UserError, match="exp/t/features.yaml: differs.*--features"):
-        check_fit(teacher_of(make(0), FeatureConfig(num_mel_bins=20, low_freq_hz=60)), make(0), VOCABULARY, FEATURES)
-
-
-def test_another_frame_rate_is_refused():
-    teacher = teacher_of(make(0))
-    teacher.frame_shift_ms = 80
-    with pytest.raises(UserError, match="every 80 ms, the student every 40; .* equal frame rates"):
-        check_fit(teacher, make(0), VOCABULARY, FEATURES)
-
-
-def test_other_numbers_of_frames_are_refused():
-    model = make(0)
-    model.frontend.output_lengths = lambda lengths: lengths // 4
-    with pytest.raises(UserError, match="other frame counts"):
-        check_fit(teacher_of(model), make(0), VOCABULARY, FEATURES)
+    with pytest.raises(UserError, match="exp/t: hears other features.*steps.label_data --teacher exp/t"):
+        check_fit(teacher_of(make(0), FeatureConfig(num_mel_bins=20, low_freq_hz=60)), VOCABULARY, FEATURES)
 
 
 def test_hidden_states_that_a_teacher_does_not_show_are_refused(folder):
     teacher = open_teacher(folder / "export")
     with pytest.raises(UserError, match="no hidden states; name its model folder, or set distill.hidden_weight to 0"):
-        check_fit(teacher, make(0), VOCABULARY, FEATURES, match_hidden=True)
-    check_fit(open_teacher(folder), make(0), VOCABULARY, FEATURES, match_hidden=True)
+        check_fit(teacher, VOCABULARY, FEATURES, match_hidden=True)
+    check_fit(open_teacher(folder), VOCABULARY, FEATURES, match_hidden=True)
+
+
+def test_teachers_weigh_alike_or_by_their_errors_on_dev(tmp_path):
+    teachers = []
+    for name, rate in (("a", 10), ("b", 30), ("c", 0.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(f'{{"dev_wer": {rate}}}')
+        teachers.append(ModelTeacher(make(0), FEATURES, VOCABULARY, str(tmp_path / name)))
+    assert weigh(teachers, "equal") == [1 / 3] * 3
+    assert weigh(teachers[:2], "error") == pytest.approx([0.75, 0.25])
+    # as if it had half a percent
+    assert weigh(teachers[::2], "error") == pytest.approx([1 / 21, 20 / 21])
+    for harm in ("{}", "no JSON", '{"dev_wer": "10"}', "[]", '{"dev_wer": NaN}'):
+        (tmp_path / "b" / "run.json").write_text(harm)
+        with pytest.raises(UserError, match="b: no dev_wer in a run.json here; set distill.weighting to equal"):
+            weigh(teachers, "error")
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path):

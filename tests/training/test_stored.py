@@ -1,0 +1,223 @@
+"""Labels made once by steps.label_data teach as the teacher itself does, and are refused where they do not fit."""
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from steps import combine_labels, label_data
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import load_config, save_config
+from steps.data.cmvn import read_cmvn
+from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.feature_config import FeatureConfig
+from steps.data.labels import LabelConfig, Labels, read_facts
+from steps.data.tokenizer import Tokenizer
+from steps.deploy.export import export_folder
+from steps.models.build import CARRIED, build_model, new_spec, save_model
+from steps.models.heads.ctc import CtcConfig
+from steps.training.objectives import DistillConfig, DistillObjective
+from steps.training.teachers import check_fit, identity, open_teachers, weigh
+
+SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4], "num_blocks": 2}
+SIZES["block"] = {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}
+
+
+def make(features, vocab_size, seed):
+    torch.manual_seed(seed)
+    model = build_model(new_spec("conformer", SIZES, features.dim, vocab_size, "test"))
+    with torch.no_grad():
+        model.state_dict()["output.weight"].mul_(8.0)
+    return model.eval()
+
+
+def save_teacher(folder, corpus, features, seed):
+    """A model folder of random weights, with the corpus's own normalisation."""
+    tokenizer = Tokenizer.load(corpus.tokenizer)
+    model = make(features, tokenizer.vocab_size, seed)
+    model.set_cmvn_(
+        *(torch.tensor(read_cmvn(corpus.train / "cmvn.json", features.dim)[name]) for name in ("mean", "std"))
+    )
+    folder.mkdir()
+    tokenizer.save(folder)
+    save_config(folder / "features.yaml", features)
+    save_model(folder, model, {name: folder / name for name in CARRIED})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled") / "teacher"
+    return save_teacher(folder, corpus, load_config(FeatureConfig, corpus.features), 3)
+
+
+@pytest.fixture
+def label(corpus, tmp_path, monkeypatch):
+    """Run steps.label_data in this process. Returns: function (out, teachers, settings, more words)."""
+
+    def run(out, teachers, settings=LabelConfig(), *words, program=label_data):  # noqa: B008
+        save_config(tmp_path / "label.yaml", settings)
+        command = ["--teacher", ",".join(map(str, teachers)), "--config", tmp_path / "label.yaml", "--out", out]
+        command += ["--device", "cpu", "--num-threads", 1]
+        if program is combine_labels:
+            command = ["--labels", out]
+        monkeypatch.setattr(sys, "argv", list(map(str, ["x", "--data", corpus.train, *command, *words])))
+        program.main()
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(corpus):
+    features = load_config(FeatureConfig, corpus.features)
+    return SpeechDataset(corpus.train, Tokenizer.load(corpus.tokenizer), features)
+
+
+def objective_of(folders, student, config):
+    teachers = open_teachers(folders)
+    # the same projections each time
+    torch.manual_seed(5)
+    return DistillObjective(config, student, teachers, CtcConfig())
+
+
+def first_batch(data, count=5, clean=True):
+    return BatchLoader(data, [(list(range(count)), 1.0)], None, None, 0, 0, clean)[0]
+
+
+ALL = LabelConfig(keep=None, threshold=0.0)
+
+
+def test_all_stored_is_to_the_bit_what_the_teacher_says_of_clean_speech(label, data, teacher, tmp_path, capsys):
+    everything = label(tmp_path / "all", [teacher], dataclasses.replace(ALL, hidden_layers=[-1]))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("24 utterances, 0.01 h, ")
+    student = make(data.feature_config, data.tokenizer.vocab_size, 1)
+    config = DistillConfig(kl_weight=0.5, hidden_weight=0.5, teacher_view="clean", frames="window")
+    batch = first_batch(data)
+    live, stored = (objective_of([folder], student, config) for folder in (teacher, everything))
+    assert live.wants_clean(len(data)) and not stored.wants_clean(len(data))
+    assert "of clean speech" in stored.check_data(data)[0] and "kept in memory" in live.check_data(data)[0]
+    terms = [objective(student, batch) for objective in (live, stored)]
+    assert terms[0].keys() == terms[1].keys() == {"ctc", "kl", "hidden"}
+    for name, value in terms[0].items():
+        assert torch.equal(value, terms[1][name]), name
+    few = objective_of([label(tmp_path / "few", [teacher])], student, dataclasses.replace(config, hidden_weight=0.0))
+    assert few(student, batch)["kl"].item() == pytest.approx(terms[0]["kl"].item(), rel=0.02)
+    assert identity(everything) != identity(tmp_path / "few") and identity(teacher) != identity(everything)
+
+
+def test_parts_are_made_apart_kept_and_put_together(label, data, teacher, tmp_path, capsys):
+    whole = label(tmp_path / "whole", [teacher])
+    parts = tmp_path / "parts"
+    for part in (2, 1):
+        label(parts, [teacher], LabelConfig(), "--num-shards", 2, "--shard", part)
+    with pytest.raises(MissingInput, match="labels.json: no such file.*steps.combine_labels"):
+        read_facts(parts)
+    capsys.readouterr()
+    before = (parts / "labels.1.1.bin").stat().st_mtime_ns
+    label(parts, [teacher], LabelConfig(), "--num-shards", 2, "--shard", 1)
+    assert "labels.1.1.bin: is there" in capsys.readouterr().out
+    assert (parts / "labels.1.1.bin").stat().st_mtime_ns == before
+    label(parts, [teacher], LabelConfig(), "--num-shards", 2, program=combine_labels)
+    one, two = Labels(whole, 1, 1), Labels(parts, 1, 2)
+    ids = [data.utt_id(index) for index in range(len(data))]
+    assert len(one) == len(two) == len(ids) == 24
+    for utt_id, first, second in zip(ids, one.find(ids), two.find(ids), strict=True):
+        assert np.array_equal(one.read(int(first))[0].expand(), two.read(int(second))[0].expand()), utt_id
+    # other settings: the part is made anew, and the list is no longer there
+    label(parts, [teacher], LabelConfig(keep=2), "--num-shards", 2, "--shard", 1)
+    assert (parts / "labels.1.1.bin").stat().st_mtime_ns != before and not (parts / "labels.json").exists()
+    with pytest.raises(UserError, match="labels.1.2.bin: made with other settings"):
+        label(parts, [teacher], LabelConfig(keep=2), "--num-shards", 2, program=combine_labels)
+    # one part again: the files of the second go
+    label(parts, [teacher])
+    assert sorted(path.name for path in parts.iterdir()) == ["labels.1.1.bin", "labels.json"]
+    assert (parts / "labels.1.1.bin").read_bytes() == (whole / "labels.1.1.bin").read_bytes()
+
+
+def test_several_teachers_are_stored_apart_and_weigh_as_they_are(label, corpus, data, teacher, tmp_path):
+    other = save_teacher(tmp_path / "other", corpus, data.feature_config, 4)
+    export_folder(other, other / "export")
+    (other / "export" / "run.json").write_text('{"dev_wer": 5}')
+    (tmp_path / "copy").mkdir()
+    for path in teacher.iterdir():
+        shutil.copy(path, tmp_path / "copy" / path.name)
+    (tmp_path / "copy" / "run.json").write_text('{"dev_wer": 15}')
+    stored = label(tmp_path / "both", [tmp_path / "copy", other / "export"], ALL)
+    opened = open_teachers([stored])
+    assert [face.labels.description.teacher for face in opened] == ["copy", "export"]
+    assert weigh(opened, "error") == pytest.approx([0.25, 0.75])
+    student, config = make(data.feature_config, data.tokenizer.vocab_size, 1), DistillConfig(teacher_view="clean")
+    pair = [
+        objective_of(folders, student, config)(student, first_batch(data))["kl"]
+        for folders in ([stored], [teacher, other])
+    ]
+    torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-3)
+
+
+def test_a_teacher_of_other_features_hears_them_from_the_sound(label, corpus, data, tmp_path, capsys):
+    own = FeatureConfig(
+        sample_rate_hz=data.feature_config.sample_rate_hz, num_mel_bins=data.feature_config.dim, low_freq_hz=60
+    )
+    teacher = save_teacher(tmp_path / "teacher", corpus, own, 3)
+    stored = label(tmp_path / "t", [teacher], ALL)
+    assert "hears the sound" in capsys.readouterr().out
+    with pytest.raises(UserError, match="teacher: hears other features.*steps.label_data --teacher"):
+        check_fit(open_teachers([teacher])[0], data.tokenizer.pieces, data.feature_config)
+    (face,) = open_teachers([stored])
+    check_fit(face, data.tokenizer.pieces, data.feature_config)
+    heard = SpeechDataset(corpus.train, data.tokenizer, own, source="on_the_fly")
+    feats = torch.from_numpy(heard.features(2))[None]
+    said = open_teachers([teacher])[0].teach(feats, torch.tensor([feats.shape[1]])).log_probs
+    found = face.look_up([data.utt_id(2)], torch.device("cpu"))
+    torch.testing.assert_close(found.log_probs, said.half().float())
+
+
+def test_what_does_not_fit_is_refused(label, data, teacher, tmp_path):
+    stored = label(tmp_path / "t", [teacher])
+    (face,) = open_teachers([stored])
+    with pytest.raises(UserError, match="t: its units differ"):
+        check_fit(face, [*data.tokenizer.pieces[:-1], "?"], data.feature_config)
+    with pytest.raises(UserError, match="t: exposes no hidden states; label again with hidden_layers"):
+        check_fit(face, data.tokenizer.pieces, data.feature_config, match_hidden=True)
+    with pytest.raises(UserError, match="hidden_layers: there is no block 2; it shows 2"):
+        label(tmp_path / "x", [teacher], LabelConfig(hidden_layers=[2]))
+    student = make(data.feature_config, data.tokenizer.vocab_size, 1)
+    first = label(tmp_path / "first", [teacher], LabelConfig(hidden_layers=[0]))
+    with pytest.raises(UserError, match="first: holds no states of block 1; store them"):
+        objective_of([first], student, DistillConfig(hidden_weight=1.0))
+    others = dataclasses_replace(data, num_frames=data.num_frames + 60)
+    with pytest.raises(UserError, match=r"t: \S+ has .* s, its labels are of .* s; label .* again"):
+        face.check_data(others)
+    others.utt_id = lambda index: "nobody"
+    with pytest.raises(UserError, match="t: has no labels of nobody and 23 more; label"):
+        face.check_data(others)
+    facts = json.loads((stored / "labels.json").read_text())
+    facts["files"]["labels.1.1.bin"]["bytes"] += 1
+    (stored / "labels.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="labels.1.1.bin: not the file that labels.json names"):
+        open_teachers([stored])
+
+
+def dataclasses_replace(data, **changes):
+    """A copy of a dataset with other attributes."""
+    copy = object.__new__(SpeechDataset)
+    copy.__dict__ = data.__dict__ | changes
+    return copy
+
+
+def test_labels_at_half_the_rate_teach_every_peak(label, data, teacher, tmp_path):
+    """Said to be of 20 ms: twice the sound, so that they belong to a folder of twice the length."""
+    (face,) = open_teachers([label(tmp_path / "t", [teacher], ALL)])
+    student = make(data.feature_config, data.tokenizer.vocab_size, 1)
+    face.frame_shift_ms = 20.0
+    objective = DistillObjective(DistillConfig(), student, [face], CtcConfig())
+    batch = first_batch(data, 3, clean=False)
+    lengths = student.output_lengths(batch.lengths)
+    lesson = objective.lesson(student, batch)
+    assert lesson.targets[0].shape[1] == int(lengths.max()) and np.isfinite(lesson.targets[0].numpy()).all()
+    assert (lesson.selected[0].sum(dim=1) <= lengths).all()
