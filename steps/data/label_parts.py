@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def combine(out: str | Path, data: str | Path, num_parts: int) -> str:
     if not teachers:
         raise MissingInput(f"{out / part_name(1, 1)}: no such file; {REMEDY}")
     utt_ids = [utt.utt_id for utt in read_data_dir(data, check_audio=False, need_text=False)]
-    files, hours = {}, 0.0
+    files: dict[str, dict[str, Any]] = {}
+    hours = 0.0
     for teacher in range(1, teachers + 1):
         labels = Labels(out, teacher, num_parts)
         own = labels.description
