@@ -21,13 +21,14 @@ import numpy as np
 import torch
 
 from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
-from steps.core.config import load_config
+from steps.core.config import load_config, to_dict
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import atomic_file
 from steps.core.shards import add_shard_options, own_part
 from steps.data.archives import load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
+from steps.data.foreign_features import ForeignFeatures, heard_features
 from steps.data.label_parts import combine
 from steps.data.labels import FILE, Description, LabelConfig, LabelPart, LabelWriter, part_name
 from steps.data.progress import Progress
@@ -53,7 +54,12 @@ class Hearing:
         """Features, (T, D) float32. Raises: UserError."""
         if self.places:
             return torch.from_numpy(load_feature_matrix(self._place(utt)).copy())
-        return utterance_features(utt, self.config)
+        if not isinstance(self.config, ForeignFeatures):
+            return utterance_features(utt, self.config)
+        try:
+            return heard_features(utt, self.config)
+        except ValueError as error:
+            raise UserError(f"{utt.audio}: utterance {utt.utt_id}: {error}") from None
 
     def _place(self, utt):
         if utt.utt_id not in self.places:
@@ -89,7 +95,7 @@ def describe(
             raise UserError(f"{folder}: hidden_layers: there is no block {block}; it shows {teacher.depth}")
     places = sorted({block % teacher.depth + 1 for block in settings.hidden_layers})
     return Description(
-        teacher=Path(folder).resolve().name, identity=identity(folder), features=teacher.features,
+        teacher=Path(folder).resolve().name, identity=identity(folder), features=to_dict(teacher.features),
         vocabulary=teacher.vocabulary, frame_shift_ms=teacher.frame_shift_ms, depth=teacher.depth, width=teacher.width,
         dev_wer=dev_wer(folder), settings=settings, places=places, part=part, num_parts=num_parts, inputs=inputs,
     )  # fmt: skip

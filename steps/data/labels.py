@@ -31,7 +31,6 @@ import numpy as np
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import check, from_dict, to_dict
 from steps.core.limits import read_limited
-from steps.data.feature_config import FeatureConfig
 from steps.data.sparse_posteriors import SparsePosteriors, unit_type
 
 FILE = "labels.json"
@@ -67,13 +66,14 @@ class LabelConfig:
 class Description:
     """Who said it, and what was kept.
 
-    teacher: folder name.   identity: hash of its content.   dev_wer: percent, where it is known.   places: of the stored outputs
-    among those of front end (0) and blocks.   inputs: hash of the utterances and the files they were read from.
+    teacher: folder name.   identity: hash of its content.   features: what it hears.   dev_wer: percent, where it is known.
+    places: of the stored outputs among those of front end (0) and blocks.   inputs: hash of the utterances and the files they
+    were read from.
     """
 
     teacher: str
     identity: str
-    features: FeatureConfig
+    features: dict
     vocabulary: list[str]
     frame_shift_ms: float
     depth: int

@@ -5,6 +5,8 @@ that a file defines. Exported models have none of these, nor weights in other fi
 nodes once. The file is walked field by field (protobuf's wire format) and tensors are skipped: no copy, no memory, a few
 milliseconds.
 
+Models of others may have If, whose branches run at most once each; exported ones of ours have none.
+
 Source: onnx.proto of ONNX 1.23 for the field numbers; protobuf's documentation of its encoding.
 """
 
@@ -25,40 +27,49 @@ MESSAGES = {
     "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
     "TensorProto": {13: "!numbers in another file"},
 }  # fmt: skip
+# attributes of an If, where these are allowed
+BRANCHES = MESSAGES["AttributeProto"] | {6: "GraphProto"}
 REMEDY = "export the model again"
 
 
-def screen(model: str | Path | bytes) -> None:
+def screen(model: str | Path | bytes, branches: bool = False) -> None:
     """Refuse a graph that no exported model would contain.
 
-    Args:   model: path of an ONNX file, or its content.
+    Args:   model: path of an ONNX file, or its content.   branches: whether it may have If.
     Raises: UserError when it is not an ONNX file, or has loops, functions, or references to other files; OSError.
     """
     if isinstance(model, bytes):
-        return _walk(model, "the graph")
+        return _walk(model, "the graph", branches)
     with open(model, "rb") as file:
         if not file.seek(0, 2):
             raise UserError(f"{model}: the file is empty; {REMEDY}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _walk(content, model)
+            return _walk(content, model, branches)
 
 
-def _walk(data, name):
+def _walk(data, name, branches):
     waiting, seen = [("ModelProto", 0, len(data))], 0
     try:
         while waiting:
             message, start, end = waiting.pop()
+            is_if = branches and message == "NodeProto" and _operator(data, start, end) == b"If"
             for number, first, last in fields(data, start, end):
-                inner = MESSAGES[message].get(number, "")
+                inner = (BRANCHES if message == "Branches" else MESSAGES[message]).get(number, "")
                 if inner.startswith("!"):
                     raise UserError(f"{name}: holds {inner[1:]}; exported models do not, so it is not opened")
                 if inner:
-                    waiting.append((inner, first, last))
+                    waiting.append(("Branches" if is_if and inner == "AttributeProto" else inner, first, last))
                     seen += inner == "NodeProto"
     except ValueError:
         seen = 0
     if not seen:
         raise UserError(f"{name}: no ONNX graph, or damaged; {REMEDY}")
+
+
+def _operator(data, start, end):
+    """Operator of a node, where it is one of ONNX's own; the last one counts, as for any reader."""
+    found = {number: data[first:last] for number, first, last in fields(data, start, end) if number in (4, 7)}
+    return found.get(4) if found.get(7, b"") in (b"", b"ai.onnx") else None
 
 
 def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -18,14 +18,14 @@ CHUNK = 10_000
 
 
 class StoredTeacher:
-    """The labels of one teacher; the fields of Teacher, and `look_up` instead of `teach`.
+    """The labels of one teacher; the fields of Teacher but `features`, and `look_up` instead of `teach`.
 
     Args: labels: opened.   name: folder, for messages.
     """
 
     def __init__(self, labels: Labels, name: str):
         own = labels.description
-        self.labels, self.name, self.features, self.vocabulary = labels, name, own.features, own.vocabulary
+        self.labels, self.name, self.vocabulary = labels, name, own.vocabulary
         self.frame_shift_ms, self.depth, self.width = own.frame_shift_ms, own.depth if own.places else 0, own.width
         self.places, self.dev_wer = own.places, own.dev_wer
 

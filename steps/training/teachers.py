@@ -1,5 +1,6 @@
 """Teachers: whatever gives posteriors frame by frame. Distillation and recovery after pruning know only this interface."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import SUMS, is_exported
+from steps.core.exports import SUMS, is_exported, model_hashes
 from steps.core.limits import read_limited
 from steps.core.outdir import sha256_file
 from steps.data.feature_config import FRAME_SHIFT_MS, FeatureConfig
 from steps.data.labels import is_stored
 from steps.data.tokenizer import read_tokens
+from steps.deploy.foreign import ForeignCtc
 from steps.deploy.runtimes import load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.models.asr_model import AsrModel
@@ -96,9 +98,32 @@ class ExportTeacher:
         return Taught(torch.from_numpy(log_probs).to(feats.device), torch.from_numpy(out_lengths).to(feats.device), [])
 
 
+class ForeignTeacher:
+    """A CTC model that others exported, run by onnxruntime on the CPU: posteriors only."""
+
+    depth = width = 0
+
+    def __init__(self, folder: str | Path, num_threads: int = 1):
+        self.name, self.model = str(folder), ForeignCtc(folder, num_threads)
+        self.features, self.vocabulary = self.model.features, self.model.vocabulary
+        self.frame_shift_ms = self.features.frame_shift_ms * self.model.stride
+
+    def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> Taught:
+        """See Teacher."""
+        rows = []
+        for row, length in zip(feats.cpu().numpy(), lengths.tolist(), strict=True):
+            rows.append(torch.from_numpy(self.model.log_probs(row[:length])))
+        said = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(feats.device)
+        return Taught(said, torch.tensor([len(row) for row in rows], device=feats.device), [])
+
+
 def open_teacher(folder: str | Path, device: torch.device | str = "cpu", num_threads: int = 1) -> Teacher:
-    """Open a model folder or an exported folder as a teacher. Raises: MissingInput, UserError."""
-    return ExportTeacher(folder, num_threads) if is_exported(folder) else ModelTeacher.load(folder, device)
+    """Open a model folder, an exported folder, or one with others' ONNX file as a teacher. Raises: MissingInput, UserError."""
+    if not is_exported(folder):
+        return ModelTeacher.load(folder, device)
+    return (
+        ExportTeacher(folder, num_threads) if (Path(folder) / SUMS).is_file() else ForeignTeacher(folder, num_threads)
+    )
 
 
 def open_teachers(
@@ -115,7 +140,11 @@ def identity(folder: str | Path) -> str:
     """What a training records about a folder it learns from: a hash that changes with its content."""
     if is_stored(folder):
         return stored_identity(folder)
-    return sha256_file(Path(folder) / SUMS) if is_exported(folder) else read_spec(folder)["weights_sha256"]
+    if not is_exported(folder):
+        return read_spec(folder)["weights_sha256"]
+    if (Path(folder) / SUMS).is_file():
+        return sha256_file(Path(folder) / SUMS)
+    return hashlib.sha256(json.dumps(model_hashes(folder)).encode()).hexdigest()
 
 
 def dev_wer(folder: str | Path) -> float | None:

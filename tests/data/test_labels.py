@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.config import to_dict
 from steps.core.outdir import atomic_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.labels import (
@@ -70,7 +71,7 @@ def describe(vocabulary=V, **changes):
     facts = {
         "teacher": "t",
         "identity": "x",
-        "features": FeatureConfig(),
+        "features": to_dict(FeatureConfig()),
         "frame_shift_ms": 40.0,
         "depth": 2,
         "width": 3,

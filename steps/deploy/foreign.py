@@ -1,0 +1,128 @@
+"""CTC models that others exported: one ONNX file with its tokens.txt and, where its kind is not known, a features.yaml.
+
+Known by `model_type` in the file's metadata, as sherpa-onnx knows them: icefall's zipformer2_ctc, wenet_ctc, NeMo's EncDecCTCModel
+and its kin. Others are read by their inputs and outputs: features (N, T, D) or (N, D, T) float and, if it wants them, lengths
+(N,); logits or log-probabilities (N, T', V), and perhaps their lengths.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.config import from_dict, load_config
+from steps.data.feature_config import FeatureConfig
+from steps.data.foreign_features import ForeignFeatures
+from steps.data.tokenizer import read_tokens
+from steps.data.units import Units
+from steps.deploy.runtimes.onnx_model import ORT_ERRORS, open_session
+from steps.deploy.screen import screen
+
+NEMO: dict[str, Any] = {"mel": "slaney", "window": "hanning", "low_freq_hz": 0.0, "high_freq_hz": 0.0}
+KINDS: dict[str, dict[str, Any]] = {
+    "zipformer2_ctc": {},
+    "wenet_ctc": {"sample_scale": 32768.0},
+    "EncDecCTCModel": NEMO,
+    "EncDecCTCModelBPE": NEMO,
+    "EncDecHybridRNNTCTCBPEModel": NEMO,
+}
+INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+# feature frames of the trial by which sizes and rate are found
+TRIAL = 400
+# slowest and fastest: a frame every so many feature frames
+RATES = range(1, 17)
+
+
+class ForeignCtc:
+    """A foreign model, opened and tried.
+
+    Args:   folder: with one .onnx file and tokens.txt.   num_threads: CPU threads.
+    Attributes: features: what it hears.   vocabulary: text of its units in our order (steps.data.units).   stride: feature frames
+            from one of its frames to the next.
+    Raises: MissingInput; UserError for a file that is no such model.
+    """
+
+    def __init__(self, folder: str | Path, num_threads: int = 1):
+        self.folder = Path(folder)
+        files = sorted(self.folder.glob("*.onnx"))
+        if len(files) != 1:
+            names = ", ".join(path.name for path in files) or "none"
+            raise UserError(
+                f"{folder}: expected one .onnx file, found {names}; put one, its tokens.txt and features.yaml apart"
+            )
+        screen(files[0], branches=True)
+        self.session = open_session(files[0], num_threads)
+        self.meta = self.session.get_modelmeta().custom_metadata_map
+        self.features = self._features()
+        self._find_inputs(files[0])
+        tokens = read_tokens(self.folder / "tokens.txt")
+        trial = np.zeros((TRIAL, self.features.dim), np.float32)
+        outputs = self._run(trial)
+        # icefall's lists end with symbols that only graphs use
+        while len(tokens) > outputs.shape[1] and tokens[-1].startswith("#"):
+            tokens.pop()
+        if len(tokens) != outputs.shape[1]:
+            raise UserError(f"{folder}: the model has {outputs.shape[1]} outputs, tokens.txt {len(tokens)} tokens")
+        self.units = Units(tokens, self.folder / "tokens.txt")
+        self.vocabulary = self.units.vocabulary
+        self.stride = round(TRIAL / max(1, len(outputs)))
+        if self.stride not in RATES:
+            raise UserError(
+                f"{folder}: {len(outputs)} frames of {TRIAL}: no CTC model of {RATES[0]} to {RATES[-1]} frames a step"
+            )
+
+    def _features(self) -> FeatureConfig:
+        path, kind = self.folder / "features.yaml", self.meta.get("model_type", "")
+        if path.is_file():
+            return load_config(ForeignFeatures, path).plain()
+        if kind not in KINDS:
+            raise MissingInput(
+                f"{path}: no such file, and model_type {kind[:40]!r} is none of {', '.join(KINDS)}; describe its features there "
+                "(keys: steps/data/foreign_features.py)"
+            )
+        normalise = self.meta.get("normalize_type") or "none"
+        if normalise not in ("none", "per_feature", "all_features"):
+            raise UserError(f"{self.folder}: normalize_type {normalise[:40]!r} is not known; say it in {path}")
+        bins = [size for size in self.session.get_inputs()[0].shape[1:] if isinstance(size, int)]
+        sizes = {"num_mel_bins": bins[0]} if bins else {}
+        facts = {"normalise": normalise, **KINDS[kind], **sizes}
+        features: ForeignFeatures = from_dict(ForeignFeatures, facts, f"{self.folder}: {kind}")
+        return features.plain()
+
+    def _find_inputs(self, path: Path) -> None:
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        kinds = [(value.type, len(value.shape)) for value in inputs]
+        lengths = [kind for kind in kinds[1:] if kind[0] in INTEGERS and kind[1] == 1]
+        sound = kinds[:1] == [("tensor(float)", 3)] and len(kinds) == 1 + len(lengths) <= 2
+        if not sound or not outputs or (outputs[0].type, len(outputs[0].shape)) != ("tensor(float)", 3):
+            shown = ", ".join(f"{value.name} {value.type} {value.shape}" for value in (*inputs, *outputs))
+            raise UserError(
+                f"{path}: not an offline CTC model of whole utterances, by its inputs and outputs ({shown[:300]})"
+            )
+        self.names = [value.name for value in inputs]
+        self.integers = [INTEGERS[kind] for kind, _ in lengths]
+        dim, shape = self.features.dim, inputs[0].shape
+        if shape[2] != dim and shape[1] != dim and isinstance(shape[2], int):
+            raise UserError(f"{path}: wants {shape[2]} features, features.yaml gives {dim}")
+        # (N, D, T)
+        self.turned = shape[2] != dim and (shape[1] == dim or self.meta.get("model_type", "").startswith("EncDec"))
+
+    def _run(self, feats: np.ndarray) -> np.ndarray:
+        """Outputs of one utterance, as the model gives them. Args: feats (T, D).  Returns: (T', outputs)."""
+        given = [np.ascontiguousarray(feats.T if self.turned else feats, np.float32)[None]]
+        given += [np.array([len(feats)], kind) for kind in self.integers]
+        try:
+            log_probs, *rest = self.session.run(None, dict(zip(self.names, given, strict=True)))
+        except ORT_ERRORS as error:
+            raise UserError(
+                f"{self.folder}: does not run on features {feats.shape} ({' '.join(str(error).split())[:200]})"
+            ) from None
+        frames = int(rest[0][0]) if rest and np.asarray(rest[0]).shape == (1,) else log_probs.shape[1]
+        if not 0 <= frames <= log_probs.shape[1] or not np.isfinite(log_probs).all():
+            raise UserError(f"{self.folder}: its outputs are not finite, or of fewer frames than it says")
+        return log_probs[0, :frames]
+
+    def log_probs(self, feats: np.ndarray) -> np.ndarray:
+        """Posteriors of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32, normalised, units in our order."""
+        return self.units.pick(self._run(feats))
