@@ -17,7 +17,7 @@ from steps.training.setup import Setup, TrainConfig, training_parser
 def main() -> None:
     """Read, build, teach, save."""
     parser = training_parser(__doc__)
-    text = "model folders; the posteriors of several are averaged frame by frame, which spoils CTC models trained separately"
+    text = "model folders, exported ones, or stored labels (steps.label_data); of several the first one sets the frames"
     parser.add_argument("--teacher", metavar="DIR[,DIR...]", help=text)
     text = "start from the weights of this model (same sizes) instead of random ones"
     parser.add_argument("--init", metavar="DIR", help=text)

@@ -102,7 +102,7 @@ check_settings() {
   done
   [[ $data$corpus_dir != *$'\n'* ]] || usage_error "a folder with a line end in its name cannot be used: ${data@Q}"
   [[ $exp != *,* ]] || usage_error "$exp: commas separate models, so no folder on the way may have one in its name"
-  for name in classes sherpa; do
+  for name in classes sherpa store_teaching; do
     [[ ${!name} =~ ^(true|false)$ ]] || usage_error "--$name is true or false, not '${!name}'"
   done
   for word in $stress; do
@@ -197,22 +197,50 @@ parent_options() {
     teachers) taught_by=$1 ;;
     model+teachers) taught_by=$teachers ;;
   esac
-  [[ -z $taught_by ]] || options+=(--teacher "$(model_dirs "$taught_by")")
-  model_files "$1,$taught_by"
+  [[ $step_parents != model* ]] || model_files "$1" model.json
+  [[ -n ${taught_by//[-,]/} ]] || return 0
+  if [[ $store_teaching == false ]]; then
+    options+=(--teacher "$(model_dirs "$taught_by")") && model_files "$taught_by" model.json
+  else
+    options+=(--teacher "$(model_dirs "$taught_by" /labels)") && model_files "$taught_by" labels/labels.json
+  fi
 }
 
-# Prints the folders of the models $1 (separated by commas or blanks), with commas.
+# Whether the model $1 teaches one of the chain.
+is_teacher() {
+  local i
+  for i in "${!models[@]}"; do
+    read_step "${steps[$i]}"
+    case $step_parents in
+      teachers) [[ ",${parents[$i]}," != *,"$1",* ]] || return 0 ;;
+      model+teachers) [[ " ${teachers//,/ } " != *" $1 "* ]] || return 0 ;;
+    esac
+  done
+  return 1
+}
+
+# Declares the labelling of the training set by the model $2, behind it in stage $1.
+label_task() {
+  local dir=$exp/$2
+  task "$1" "label_$2" --needs "$dir/model.json" "$train/feats.scp" --conf "$label" --makes "$dir/labels/labels.json" \
+    --runner "--mem 4G --gpu $((ngpu > 0))" -- \
+    "JOB=1:{nj}" python3 -m steps.label_data --teacher "$dir" --data "$train" --config "$label" --out "$dir/labels" \
+    --shard JOB --num-shards "{nj}" --device "$device" --num-threads 1 :then: \
+    python3 -m steps.combine_labels --data "$train" --labels "$dir/labels" --num-shards "{nj}"
+}
+
+# Prints the folders of the models $1 (separated by commas or blanks), $2 put behind each, with commas.
 model_dirs() {
   local one dirs=
-  for one in ${1//,/ }; do dirs+=${dirs:+,}$exp/$one; done
+  for one in ${1//,/ }; do dirs+=${dirs:+,}$exp/$one${2:-}; done
   printf '%s' "$dirs"
 }
 
-# Adds the files of the models $1 to the array `needs`, each once.
+# Adds the file $2 of the models $1 to the array `needs`, each once.
 model_files() {
   local one
   for one in ${1//,/ }; do
-    [[ " ${needs[*]} " == *" $exp/$one/model.json "* ]] || needs+=("$exp/$one/model.json")
+    [[ " ${needs[*]} " == *" $exp/$one/$2 "* ]] || needs+=("$exp/$one/$2")
   done
 }
 

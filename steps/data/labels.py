@@ -9,9 +9,9 @@ labels.<i>.<j>.bin. All numbers are little-endian:
     index        28 bytes for each utterance, by rising digest: uint64 digest of its id, uint64 where its record begins, uint32
                  bytes, uint32 frames, uint32 crc32 of the record
     description  JSON: who the teacher is, its units, what was kept, which part this is
-    record       uint32 rows R, entries E, runs B; R counts, E units, E values, B runs (see SparsePosteriors: counts and units
-                 are uint8, uint16 or uint32 as the vocabulary needs, values float16, runs uint16); then for each stored
-                 layer frames x width float16
+    record       uint32 entries E, runs B; E units, E values, B runs (see SparsePosteriors: values float16, runs uint16; units
+                 uint8, uint16 or uint32 as the vocabulary needs, the highest bit set where a row begins); then for each
+                 stored layer frames x width float16
 
 A file is looked at no further than its header says, and read only where an utterance is asked for. Nothing in it is run.
 """
@@ -31,13 +31,13 @@ import numpy as np
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import check, from_dict, to_dict
 from steps.core.limits import read_limited
-from steps.data.sparse_posteriors import SparsePosteriors, unit_type
+from steps.data.sparse_posteriors import SparsePosteriors
 
 FILE = "labels.json"
 MAGIC = b"SLIMLAB1"
 HEADER = struct.Struct("<8sIIQI16s")
 INDEX = np.dtype([("key", "<u8"), ("at", "<u8"), ("size", "<u4"), ("frames", "<u4"), ("crc", "<u4")])
-SIZES = struct.Struct("<III")
+SIZES = struct.Struct("<II")
 # of labels.json and of a description
 LARGEST_BYTES = 16 << 20
 # of one utterance
@@ -86,7 +86,7 @@ class Description:
     inputs: str
 
     def __post_init__(self) -> None:
-        check(2 <= len(self.vocabulary) < 1 << 32, "vocabulary must hold a blank and a unit")
+        check(2 <= len(self.vocabulary) <= 1 << 18, "vocabulary must hold 2 to 262144 units")
         check(0 < self.frame_shift_ms <= 1000, "frame_shift_ms must be above 0 and at most 1000")
         check(1 <= self.part <= self.num_parts, "part must be 1 to num_parts")
         check(
@@ -119,10 +119,10 @@ class LabelWriter:
     def add(self, utt_id: str, posteriors: SparsePosteriors, hidden: list[np.ndarray]) -> int:
         """Append an utterance. Args: hidden: (T, width) for each stored layer.  Returns: bytes."""
         own = posteriors
-        small = unit_type(own.vocabulary)
-        arrays = [own.counts.astype(small), own.units.astype(small), own.values.astype("<f2")]
-        arrays += [own.runs.astype("<u2"), *(layer.astype("<f2") for layer in hidden)]
-        sizes = SIZES.pack(len(own.counts), len(own.units), len(own.runs))
+        units = own.units.astype(unit_type(own.vocabulary))
+        units[np.cumsum(own.counts) - own.counts] |= first_bit(units.dtype)
+        arrays = [units, own.values.astype("<f2"), own.runs.astype("<u2"), *(layer.astype("<f2") for layer in hidden)]
+        sizes = SIZES.pack(len(units), len(own.runs))
         record = sizes + b"".join(array.tobytes() for array in arrays)
         self.rows.append((self.file.tell(), len(record), int(own.lengths().sum()), zlib.crc32(record)))
         self.utt_ids.append(utt_id)
@@ -187,9 +187,9 @@ class LabelPart:
         frames, record = int(entry["frames"]), os.pread(self._handle, int(entry["size"]), int(entry["at"]))
         if len(record) != entry["size"] or len(record) < SIZES.size or zlib.crc32(record) != entry["crc"]:
             raise self._damaged("a record is damaged")
-        rows, entries, runs = SIZES.unpack_from(record)
+        entries, runs = SIZES.unpack_from(record)
         small, half = unit_type(len(own.vocabulary)), np.dtype("<f2")
-        kinds = [(small, rows), (small, entries), (half, entries), (np.dtype("<u2"), runs)]
+        kinds = [(small, entries), (half, entries), (np.dtype("<u2"), runs)]
         kinds += [(half, frames * own.width)] * len(own.places)
         if frames > MOST_FRAMES or SIZES.size + sum(kind.itemsize * count for kind, count in kinds) != len(record):
             raise self._damaged("a record is not as long as it says")
@@ -197,16 +197,30 @@ class LabelPart:
         for kind, count in kinds:
             arrays.append(np.frombuffer(record, kind, count, at))
             at += kind.itemsize * count
-        posteriors = SparsePosteriors(len(own.vocabulary), *arrays[:4])
+        begins = np.flatnonzero(arrays[0] & first_bit(small))
+        if not begins.size or begins[0]:
+            raise self._damaged("a record holds no rows")
+        counts, units = np.diff(np.r_[begins, entries]), arrays[0] & ~first_bit(small)
+        posteriors = SparsePosteriors(len(own.vocabulary), counts, units, *arrays[1:3])
         if what := posteriors.problem(frames):
             raise self._damaged(f"a record holds {what}")
-        hidden = [array.reshape(frames, own.width) for array in arrays[4:]]
+        hidden = [array.reshape(frames, own.width) for array in arrays[3:]]
         if not all(np.isfinite(layer).all() for layer in hidden):
             raise self._damaged("a record holds states that are not finite")
         return posteriors, hidden
 
     def _damaged(self, what):
         return UserError(f"{self.path}: {what}; {REMEDY}")
+
+
+def unit_type(vocabulary: int) -> np.dtype:
+    """The smallest type that counts to V and has a bit left."""
+    return np.dtype("<u1" if vocabulary < 1 << 7 else "<u2" if vocabulary < 1 << 15 else "<u4")
+
+
+def first_bit(kind: np.dtype) -> np.integer:
+    """The highest bit of an unsigned type, as a number of that type."""
+    return kind.type(1 << 8 * kind.itemsize - 1)
 
 
 def is_stored(folder: str | Path) -> bool:

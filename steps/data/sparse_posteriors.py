@@ -52,10 +52,9 @@ class SparsePosteriors:
         averaged = quiet[starts[rows]] & (lengths[rows] > 1)
         blank = np.add.reduceat(probs[:, 0], starts) / lengths
         values[averaged] = np.log(blank[rows[averaged]])
-        small = unit_type(vocabulary)
         halves = values.clip(-60_000.0, 0.0).astype(np.float16)
-        counts, runs = kept[starts].sum(axis=1).astype(small), lengths[quiet[starts]].astype(np.uint16)
-        return cls(vocabulary, counts, units.astype(small), halves, runs)
+        counts, runs = kept[starts].sum(axis=1), lengths[quiet[starts]].astype(np.uint16)
+        return cls(vocabulary, counts, units, halves, runs)
 
     def lengths(self) -> np.ndarray:
         """Frames of each row, (R,) int64."""
@@ -64,7 +63,7 @@ class SparsePosteriors:
         return lengths
 
     def _quiet(self):
-        first = np.cumsum(self.counts.astype(np.int64)) - self.counts
+        first = np.cumsum(self.counts) - self.counts
         return (self.counts == 1) & (self.units[first] == 0)
 
     def expand(self) -> np.ndarray:
@@ -72,7 +71,7 @@ class SparsePosteriors:
 
         Returns: (T, V) float32 log-probabilities.
         """
-        counts, others = self.counts.astype(np.int64), self.vocabulary - self.counts.astype(np.int64)
+        counts, others = self.counts, self.vocabulary - self.counts
         tails = 1 - np.add.reduceat(np.exp(self.values.astype(np.float64)), np.cumsum(counts) - counts)
         rest = np.log((tails / others.clip(1)).clip(np.exp(FLOOR))).astype(np.float32)
         dense = np.repeat(rest[:, None], self.vocabulary, axis=1)
@@ -81,22 +80,9 @@ class SparsePosteriors:
 
     def problem(self, frames: int) -> str | None:
         """What is wrong with numbers out of a file that say they are of so many frames; None: nothing."""
-        counts = self.counts.astype(np.int64)
-        if (
-            len(counts) == 0
-            or counts.min() < 1
-            or counts.sum() != len(self.units)
-            or len(self.units) != len(self.values)
-        ):
-            return "its numbers of units do not add up"
         if int(self.units.max()) >= self.vocabulary:
             return f"unit {self.units.max()} of {self.vocabulary}"
         if self._quiet().sum() != len(self.runs) or int(self.lengths().sum()) != frames:
             return f"its rows are not of {frames} frames"
         sound = np.isfinite(self.values).all() and (self.values <= 0).all()
         return None if sound else "numbers that are no log-probabilities"
-
-
-def unit_type(vocabulary: int) -> np.dtype:
-    """The smallest type that counts to V."""
-    return np.dtype("<u1" if vocabulary < 1 << 8 else "<u2" if vocabulary < 1 << 16 else "<u4")

@@ -20,8 +20,9 @@ from steps.data.labels import (
     LabelWriter,
     part_name,
     read_facts,
+    unit_type,
 )
-from steps.data.sparse_posteriors import SparsePosteriors, unit_type
+from steps.data.sparse_posteriors import SparsePosteriors
 
 V = 6
 
@@ -110,7 +111,7 @@ def test_what_was_written_is_read(tmp_path, vocabulary):
 
 
 def test_units_are_as_wide_as_the_vocabulary_needs():
-    assert [unit_type(units).itemsize for units in (255, 256, 65_535, 65_536)] == [1, 2, 2, 4]
+    assert [unit_type(units).itemsize for units in (127, 128, 32_767, 32_768)] == [1, 2, 2, 4]
 
 
 def test_an_empty_part_is_one(tmp_path):
@@ -164,11 +165,11 @@ def test_numbers_that_no_writer_wrote_are_refused(tmp_path):
     whole = path.read_bytes()
     entry = LabelPart(path).index[0]
     record = bytearray(whole[int(entry["at"]) : int(entry["at"]) + int(entry["size"])])
-    rows, entries, _ = struct.unpack_from("<III", record)
+    entries, _ = struct.unpack_from("<II", record)
     harms = {
-        "do not add up": (12, b"\xff"),
-        "unit 255 of 6": (12 + rows, b"\xff"),
-        "no log-probabilities": (12 + rows + entries, np.float16("nan").tobytes()),
+        "no rows": (8, b"\x01"),
+        "unit 127 of 6": (8, b"\xff"),
+        "no log-probabilities": (8 + entries, np.float16("nan").tobytes()),
         "rows are not of 40 frames": (len(record) - 2, b"\xff\xff"),
         "not as long as it says": (0, b"\xff\xff\xff\xff"),
     }

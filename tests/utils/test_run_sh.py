@@ -49,6 +49,8 @@ elif program == "steps.train_tokenizer":
     make(option("--out"), "tokenizer.model", "tokens.txt")
 elif program in ("steps.train_teacher", "steps.distill_student", "steps.prune_model", "steps.quantize_model"):
     make(option("--out"), "model.json", "model.safetensors")
+elif program == "steps.combine_labels":
+    make(option("--labels"), "labels.json")
 elif program == "steps.export_model":
     make(option("--out"), "SHA256SUMS", "model.onnx", "tokens.txt", "features.yaml")
 elif program == "steps.decode":
@@ -175,6 +177,41 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)
     assert any("local/filter_transcripts.py" in line for line in ran)
+
+
+def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
+    bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
+    data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
+    ran, printed = bench.run("--dry-run", "--stop-stage", "6")
+    assert ran == [] and "label_big" in printed
+    ran, _ = bench.run("--stop-stage", "6", "--nj", "3")
+    programs = [next(word for word in line.split() if word.startswith("steps.")) for line in ran if "steps." in line]
+    after = programs[programs.index("steps.train_teacher") :]
+    taught = ["steps.label_data", "steps.combine_labels"]
+    assert after == [
+        "steps.train_teacher",
+        *taught,
+        "steps.distill_student",
+        *taught,
+        "steps.prune_model",
+        "steps.quantize_model",
+    ]
+    (first, _) = [line for line in ran if "steps.label_data" in line]
+    assert (
+        f"--teacher {exp}/big --data {data}/train_sp --config conf/label.yaml --out {exp}/big/labels --shard JOB"
+        in first
+    )
+    (student,), (cut,) = (
+        [line for line in ran if f"steps.{verb}" in line] for verb in ("distill_student", "prune_model")
+    )
+    assert f"--teacher {exp}/big/labels --data" in student
+    assert f"--model {exp}/big --teacher {exp}/big/labels,{exp}/small/labels --data" in cut
+    assert bench.run("--stop-stage", "6")[0] == []
+    (bench.recipe / "conf/label.yaml").write_text("keep: 4\n")
+    printed = bench.run("--dry-run", "--stop-stage", "6")[1]
+    assert "label_big" in printed and "keep: 4" in printed
+    bench.write_recipe(RECIPE + "store_teaching=yes\n")
+    assert "--store_teaching is true or false, not 'yes'" in bench.run(status=2)[1]
 
 
 def test_a_changed_setting_redoes_that_model_and_what_follows(bench):
