@@ -48,7 +48,7 @@ for file in conf/*.yaml; do
   settings=${file##*/}
   if [[ ! -e $new/conf/$settings ]]; then
     case $settings in
-      features.yaml | tokenizer.yaml | decode.yaml) cp "$file" "$new/conf/" ;;
+      features.yaml | tokenizer.yaml | decode.yaml | label.yaml) cp "$file" "$new/conf/" ;;
       *) ! grep -qwF "$settings" "$recipe_dir/recipe.sh" || cp "$file" "$new/conf/" ;;
     esac
   fi
