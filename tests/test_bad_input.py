@@ -32,6 +32,7 @@ from steps import (
     distill_student,
     export_model,
     extract_features,
+    label_data,
     quantize_model,
     score,
     train_teacher,
@@ -68,8 +69,12 @@ def run(program, *words):
 def places(root):
     """The files of a world, by name."""
     names = {"data": "data", "tokens": "tokenizer", "model": "model", "export": "model/export", "out": "out"}
+    names["labels"] = "labels"
     paths = {name: root / path for name, path in names.items()}
-    conf = {name: root / "conf" / f"{name}.yaml" for name in ("features", "tokenizer", "train", "quantize", "decode")}
+    conf = {
+        name: root / "conf" / f"{name}.yaml"
+        for name in ("features", "tokenizer", "train", "quantize", "decode", "label")
+    }
     return SimpleNamespace(root=root, wav=root / "wav/0.wav", conf=SimpleNamespace(**conf), **paths)
 
 
@@ -85,6 +90,7 @@ def sound(tmp_path_factory):
         "train": TRAIN,
         "quantize": "",
         "decode": "",
+        "label": "",
     }
     for name, text in texts.items():
         (w.root / "conf" / f"{name}.yaml").write_text(text)
@@ -101,8 +107,9 @@ def sound(tmp_path_factory):
     model = build_model(new_spec("dnn", sizes, 16, Tokenizer.load(w.tokens).vocab_size, "test"))
     carried = {name: w.tokens / name for name in ("tokenizer.model", "tokens.txt")}
     save_model(w.model, model, carried | {"features.yaml": w.conf.features})
-    status, told = run(export_model, "--model", w.model, "--out", w.export)
-    assert status == 0, told
+    for words in ([export_model, "--model", w.model, "--out", w.export], label(w)):
+        status, told = run(*words)
+        assert status == 0, told
     return w
 
 
@@ -136,6 +143,19 @@ def train(w, program=train_teacher, **more):
 
 def distill(w):
     return train(w, distill_student, teacher=w.model)
+
+
+def distill_export(w):
+    return train(w, distill_student, teacher=w.export)
+
+
+def distill_stored(w):
+    return train(w, distill_student, teacher=w.labels)
+
+
+def label(w):
+    words = [label_data, "--teacher", w.model, "--data", w.data, "--config", w.conf.label, "--out", w.labels]
+    return [*words, "--device", "cpu", "--num-threads", "1"]
 
 
 def recognise(w, folder="export"):
@@ -439,7 +459,7 @@ CASES = [  # name, harm, program, words of the message
     ("tokenizer: random", put("tokenizer/tokenizer.model", b"\xff\x00" * 50), train, "not a SentencePiece model"),
     ("tokenizer: other tokens", line("tokenizer/tokens.txt", 2, "z 2"), train, "does not belong to tokenizer.model"),
     ("tokenizer: gone", gone("tokenizer/tokenizer.model"), train, "no such tokenizer; stage 2"),
-    ("tokenizer: teacher knows other letters", other_tokenizer, distill, "train both with one tokenizer"),
+    ("tokenizer: teacher knows other letters", other_tokenizer, distill, "its units differ from the student.s; take them over"),
     # model folders
     ("model: no model.json", gone("model/model.json"), quantize, "not a .finished. model folder"),
     ("model: cut weights", cut("model/model.safetensors"), quantize, "does not match model.json"),
@@ -450,7 +470,7 @@ CASES = [  # name, harm, program, words of the message
      spec(weights_sha256=sha256_file(w.model / "model.safetensors"))(w)), export, "tensors do not fit"),
     ("model: cut features", cut("model/features.yaml"), recognise_torch, "features.yaml: content does not match"),
     ("model: other tokens", line("model/tokens.txt", 2, "z 2"), recognise_torch, "tokens.txt: content does not match"),
-    ("model: other features", put("conf/features.yaml", "num_mel_bins: 16\nwindow: hanning\n"), distill, "differ"),
+    ("model: other features", put("conf/features.yaml", "num_mel_bins: 16\nwindow: hanning\n"), distill, "hears other features than --features"),
     ("model: huge", spec(vocab_size=10**12), export, r"output.bias is F32 \[5\], not F32 \[1000000000000\]"),
     ("model: beyond numbers", spec(vocab_size=10**30), export, "does not describe a model"),
     ("model: 5e6 units", blocks([{"units": 5_000_000}]), export, r"not F32 \[16, 5000000\]"),
@@ -478,6 +498,21 @@ CASES = [  # name, harm, program, words of the message
     ("onnx: sums cut", cut("model/export/SHA256SUMS"), recognise, "SHA256SUMS"),
     ("onnx: fewer tokens", unsummed(cut("model/export/tokens.txt", 0.7)), recognise, "tokens.txt"),
     ("onnx: other features", unsummed(put("model/export/features.yaml", "num_mel_bins: 8\n")), recognise, "features"),
+    # stored labels, and others' models
+    ("labels: cut", cut("labels/labels.1.1.bin"), distill_stored, "labels.1.1.bin: not the file that labels.json names; run"),
+    ("labels: no list", put("labels/labels.json", "[]"), distill_stored, "labels.json: not a list of labels of format 1"),
+    ("labels: no JSON", put("labels/labels.json", "{"), distill_stored, "labels.json: not valid JSON"),
+    ("labels: not there", gone("labels/labels.1.1.bin"), distill_stored, "labels.1.1.bin: not the file that labels.json names"),
+    ("labels: of other lengths", line("data/utt2num_frames", 1, "s-1 900"), distill_stored, "s-1 has 9.00 s, its labels are of"),
+    ("labels: keep nothing", put("conf/label.yaml", "keep: 0\n"), label, "keep must be at least 1"),
+    ("labels: no such layer", put("conf/label.yaml", "hidden_layers: [1]\n"), label, "hidden_layers: there is no block 1"),
+    ("teacher: no such folder", gone("model/model.json"), label, "neither model.json nor SHA256SUMS"),
+    ("teacher: tokens of another", lambda w: (gone("model/export/SHA256SUMS")(w), put("model/export/tokens.txt",
+     "<blk> 0\na 1\n")(w)), distill_export, r"the model has \d outputs, tokens.txt 2 tokens"),
+    ("teacher: two models", lambda w: (gone("model/export/SHA256SUMS")(w), put("model/export/b.onnx", "")(w)), distill_export,
+     "expected one .onnx file, found b.onnx, model.onnx"),
+    ("teacher: units of nobody", put("tokenizer/tokens.txt", "a 0\n"),
+     lambda w: [train_tokenizer, "--data", w.data, "--from", w.tokens, "--out", w.out], "tokens.txt: "),
     # archives
     ("tar: cut", put("an4.tar.gz", b"\x1f\x8b\x08\x00cut"), unpack, "an4.tar.gz"),
     ("tar: text", put("an4.tar.gz", "hello"), unpack, "an4.tar.gz"),
@@ -523,7 +558,7 @@ def test_bad_input_is_told(world, monkeypatch, harm, program, words):
 
 def test_every_kind_of_input_is_in_the_catalogue():
     kinds = {case[0].split(":")[0] for case in CASES}
-    wanted = "data audio text yaml ark scp cmvn tokenizer model checkpoint onnx tar option"
+    wanted = "data audio text yaml ark scp cmvn tokenizer model checkpoint onnx labels teacher tar option"
     assert kinds == set(wanted.split()) and len(CASES) > 100
 
 

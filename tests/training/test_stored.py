@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from steps.models.heads.ctc import CtcConfig
 from steps.training.objectives import DistillConfig, DistillObjective
 from steps.training.teachers import check_fit, identity, open_teachers, weigh
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4], "num_blocks": 2}
 SIZES["block"] = {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}
 
@@ -221,3 +224,35 @@ def test_labels_at_half_the_rate_teach_every_peak(label, data, teacher, tmp_path
     lesson = objective.lesson(student, batch)
     assert lesson.targets[0].shape[1] == int(lengths.max()) and np.isfinite(lesson.targets[0].numpy()).all()
     assert (lesson.selected[0].sum(dim=1) <= lengths).all()
+
+
+TAUGHT = """
+loop: {epochs: 2, max_batch_frames: 1200, average_last: 1, dev_every: 2}
+distill: {kl_weight: 0.5, teacher_view: clean}
+model: {d_model: 32, head_dim: 16, kernel_size: 7, subsampling_channels: [4, 8], num_blocks: 1,
+        block: {heads: 2, ff1: 32, ff2: 32, conv_channels: 32}}
+"""
+
+
+@pytest.mark.slow
+def test_a_student_of_the_labels_has_the_bytes_of_a_student_of_the_teacher(label, corpus, teacher, tmp_path):
+    stored = label(tmp_path / "stored", [teacher], ALL)
+    (tmp_path / "student.yaml").write_text(TAUGHT)
+    for name, folder in (("live", teacher), ("looked up", stored)):
+        words = [
+            "--data",
+            corpus.train,
+            "--dev",
+            corpus.dev,
+            "--tokenizer",
+            corpus.tokenizer,
+            "--features",
+            corpus.features,
+        ]
+        words += ["--teacher", folder, "--config", tmp_path / "student.yaml", "--out", tmp_path / name]
+        command = [sys.executable, "-m", "steps.distill_student", *words, "--device", "cpu", "--num-threads", 1]
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "stored in" in done.stdout
+    live, looked_up = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("live", "looked up"))
+    assert live == looked_up
