@@ -470,7 +470,7 @@ CASES = [  # name, harm, program, words of the message
      spec(weights_sha256=sha256_file(w.model / "model.safetensors"))(w)), export, "tensors do not fit"),
     ("model: cut features", cut("model/features.yaml"), recognise_torch, "features.yaml: content does not match"),
     ("model: other tokens", line("model/tokens.txt", 2, "z 2"), recognise_torch, "tokens.txt: content does not match"),
-    ("model: other features", put("conf/features.yaml", "num_mel_bins: 16\nwindow: hanning\n"), distill, "hears other features than --features"),
+    ("model: other features", put("conf/features.yaml", "num_mel_bins: 16\nwindow: hanning\n"), distill, "hears other features"),
     ("model: huge", spec(vocab_size=10**12), export, r"output.bias is F32 \[5\], not F32 \[1000000000000\]"),
     ("model: beyond numbers", spec(vocab_size=10**30), export, "does not describe a model"),
     ("model: 5e6 units", blocks([{"units": 5_000_000}]), export, r"not F32 \[16, 5000000\]"),

@@ -2,12 +2,13 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.config import to_dict
+from steps.core.config import load_config, to_dict
 from steps.core.outdir import atomic_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.labels import (
@@ -33,6 +34,10 @@ def posteriors(frames=40, units=V, seed=0):
     logits[10:30] = 0
     logits[10:30, 0] = 12
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def test_the_settings_file_holds_the_defaults():
+    assert load_config(LabelConfig, Path(__file__).resolve().parents[2] / "conf/label.yaml") == LabelConfig()
 
 
 def test_all_kept_is_what_half_precision_keeps():
