@@ -48,8 +48,7 @@ classes=false            # true: transcripts are commands; accuracy, precision, 
 stress="20 10 5 0"       # test sets with noise this many dB below the speech, too; empty: none
 sherpa=false             # true: exported files are decoded by sherpa-onnx, too, and the texts compared
 teachers=teacher         # models that teach pruned ones while they recover; of several the first one sets the frames
-store_teaching=false     # true: a teacher labels the training set once, and students learn from the labels
-label=label.yaml         # what is stored of them, in the same places
+store_teaching=false     # true: a teacher labels the training set once, as label.yaml says, and students learn from the labels
 chain=                   # lines `name parent step conf`: the models, each made from earlier ones
 compare=                 # more differences in the report: A:B,C:D
 after_prepare=           # commands run like stages, behind stage 0
@@ -63,7 +62,7 @@ read_recipe
 apply_options && read_chain
 [[ -n $workdir || $recipe_dir != /* ]] || workdir=$recipe_dir
 data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
-features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode") label=$(conf_file "$label")
+features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
@@ -117,9 +116,8 @@ make_model() { # INDEX
   task "$step_stage" "${models[$1]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
     --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" --runner "$heavy $gpus" -- \
     python3 -m "steps.${steps[$1]}" "${options[@]}" --config "${confs[$1]}" --out "$dir"
-  [[ $store_teaching == false ]] || ! is_teacher "${models[$1]}" || label_task "$step_stage" "${models[$1]}"
 }
-for i in "${!models[@]}"; do make_model "$i"; done
+for i in "${!models[@]}"; do make_model "$i" && store_labels "$i"; done
 
 # 7 export      every model folder -> ONNX and its tokens, compared with the model; SHA256SUMS lists what ships
 for model in "${models[@]}"; do

@@ -107,10 +107,12 @@ is_teacher() {
   return 1
 }
 
-# Declares the labelling of the training set by the model $2, behind it in stage $1.
-label_task() {
-  local dir=$exp/$2
-  task "$1" "label_$2" --needs "$dir/model.json" "$train/feats.scp" --conf "$label" --makes "$dir/labels/labels.json" \
+# Declares the labelling of the training set by the model at place $1 of the chain, if it teaches and that is asked for.
+store_labels() {
+  local model=${models[$1]} dir=$exp/${models[$1]} label
+  [[ $store_teaching == true ]] && is_teacher "$model" || return 0
+  label=$(conf_file label.yaml) && read_step "${steps[$1]}"
+  task "$step_stage" "store_$model" --needs "$dir/model.json" "$train/feats.scp" --conf "$label" --makes "$dir/labels/labels.json" \
     --runner "--mem 4G --gpu $((ngpu > 0))" -- \
     "JOB=1:{nj}" python3 -m steps.label_data --teacher "$dir" --data "$train" --config "$label" --out "$dir/labels" \
     --shard JOB --num-shards "{nj}" --device "$device" --num-threads 1 :then: \

@@ -201,7 +201,7 @@ def check_fit(
     if match_units and teacher.vocabulary != vocabulary:
         raise UserError(
             f"{name}: its units differ from the student's; take them over (steps.train_tokenizer --from {name}), or teach by "
-            "its text: train on what it hears (steps.decode)"
+            "its text: train on what it hears (steps.transcribe_data)"
         )
     if not isinstance(teacher, StoredTeacher) and teacher.features != features:
         raise UserError(

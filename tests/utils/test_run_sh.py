@@ -195,7 +195,7 @@ def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
     data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
     ran, printed = bench.run("--dry-run", "--stop-stage", "6")
-    assert ran == [] and "label_big" in printed
+    assert ran == [] and "store_big" in printed
     ran, _ = bench.run("--stop-stage", "6", "--nj", "3")
     programs = [next(word for word in line.split() if word.startswith("steps.")) for line in ran if "steps." in line]
     after = programs[programs.index("steps.train_teacher") :]
@@ -221,7 +221,7 @@ def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     assert bench.run("--stop-stage", "6")[0] == []
     (bench.recipe / "conf/label.yaml").write_text("keep: 4\n")
     printed = bench.run("--dry-run", "--stop-stage", "6")[1]
-    assert "label_big" in printed and "keep: 4" in printed
+    assert "store_big" in printed and "keep: 4" in printed
     bench.write_recipe(RECIPE + "store_teaching=yes\n")
     assert "--store_teaching is true or false, not 'yes'" in bench.run(status=2)[1]
 
