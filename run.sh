@@ -117,7 +117,7 @@ make_model() { # INDEX
     --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" --runner "$heavy $gpus" -- \
     python3 -m "steps.${steps[$1]}" "${options[@]}" --config "${confs[$1]}" --out "$dir"
 }
-for i in "${!models[@]}"; do make_model "$i" && store_labels "$i"; done
+for i in "${!models[@]}"; do make_model "$i"; store_labels "$i"; done
 
 # 7 export      every model folder -> ONNX and its tokens, compared with the model; SHA256SUMS lists what ships
 for model in "${models[@]}"; do
