@@ -102,7 +102,7 @@ class Unpacking:
         parts, zero = _digits(format), self.zero_point(format)
         own, kind = f"{format.grid}{format.bits}", helper.np_dtype_to_tensor_dtype(zero.dtype)
         levels = np.pad(levels, (0, -len(levels) % FILLED_TO))
-        values = []
+        values: list[str] = []
         for base, count, low in parts:
             digits = levels if base == 3 else (levels >> low) & (base - 1)
             self.constants[f"{own}.{low}"] = pack_digits(digits, base, count)

@@ -69,7 +69,8 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
         if name == "__metadata__":
             continue
         start, end = entry["data_offsets"]
-        size, bits = end - start, BITS.get(entry["dtype"], 32)
+        size = end - start
+        bits: float = BITS.get(entry["dtype"], 32)
         if name.endswith("_codes"):
             bits = packed.get(name.rpartition(".")[0], bits)
         facts = {"shape": entry["shape"], "parameters": int(size * 8 / bits), "bits": bits, "bytes": size}
