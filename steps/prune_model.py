@@ -96,7 +96,8 @@ def cut_structure(setup: Setup, model: AsrModel, structured: plan.StructuredConf
     original = read_spec(setup.args.model)
     keep = structured.keep**progress * plan.cost(original, structured.target) / plan.cost(model.spec, structured.target)
     blocks = structured.drop_blocks if len(model.spec["model"]["blocks"]) == len(original["model"]["blocks"]) else 0
-    wanted = dataclasses.replace(structured, keep=min(keep, 1.0), drop_blocks=blocks)
+    order = structured.drop_order if blocks else None
+    wanted = dataclasses.replace(structured, keep=min(keep, 1.0), drop_blocks=blocks, drop_order=order)
     batches, loss_fn = setup.calibration(model, structured.batches) if wanted.needs_batches else ((), None)
     small, record = plan.prune_structured(model, wanted, batches, loss_fn)
     if record["dropped_blocks"]:

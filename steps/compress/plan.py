@@ -29,8 +29,9 @@ class StructuredConfig:
     keep: share of the target that stays, 0..1.
     scope: `local` (the same share of every axis) or `global` (parts compete across axes).
     importance: `magnitude` or `taylor`.   kinds: axis kinds that may shrink.
-    min_fraction: least share of an axis that stays.   drop_blocks: number of whole blocks removed first, least important first.
-    batches: training batches used for taylor and drop_blocks.
+    min_fraction: least share of an axis that stays.   drop_blocks: number of whole blocks removed first.
+    drop_order: `spread`: those that stay lie evenly between first and last; null: the least important go, one by one.
+    batches: training batches used for taylor and the importance of blocks.
     """
 
     target: str = "macs"
@@ -40,6 +41,7 @@ class StructuredConfig:
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
     min_fraction: float = 0.1
     drop_blocks: int = 0
+    drop_order: str | None = None
     batches: int = 20
 
     def __post_init__(self):
@@ -50,12 +52,14 @@ class StructuredConfig:
         check(self.kinds and set(self.kinds) <= set(KINDS), f"kinds must be some of {', '.join(KINDS)}")
         check(0 < self.min_fraction <= 1, "min_fraction must be in (0, 1]")
         check(self.drop_blocks >= 0, "drop_blocks must be 0 or more")
+        check(self.drop_order in (None, "spread"), "drop_order must be spread, or left out")
+        check(self.drop_blocks or not self.drop_order, "drop_order needs drop_blocks above 0")
         check(self.batches >= 1, "batches must be at least 1")
 
     @property
     def needs_batches(self) -> bool:
         """Whether scores need data."""
-        return self.importance == "taylor" or self.drop_blocks > 0
+        return self.importance == "taylor" or (self.drop_blocks > 0 and not self.drop_order)
 
 
 def cost(spec: dict[str, Any], target: str) -> float:
@@ -194,7 +198,11 @@ def prune_structured(
     if config.needs_batches and not (batches and loss_fn):
         raise ValueError("these settings need batches and a loss")
     before = predict(model.spec)
-    smaller, dropped = _without_weakest_blocks(model, config.drop_blocks, batches, loss_fn)
+    if config.drop_order:
+        dropped = blocks_between(len(model.blocks), config.drop_blocks)
+        smaller = drop_blocks(model, dropped)
+    else:
+        smaller, dropped = _without_weakest_blocks(model, config.drop_blocks, batches, loss_fn)
     if config.importance == "taylor" and loss_fn:
         scores = importance.taylor(smaller, batches, loss_fn)
     else:
@@ -209,6 +217,19 @@ def prune_structured(
         "parameters": [before.parameters, after.parameters],
         "macs_per_second": [before.macs_per_second, after.macs_per_second],
     }
+
+
+def blocks_between(total: int, count: int) -> list[int]:
+    """Blocks to drop so that those that stay lie evenly, first and last among them.
+
+    Args:   total: blocks there are.   count: to drop.   Returns: rising indices.   Raises: UserError when none would stay.
+    Source: Shen et al. 2020 (arXiv:2004.03844) drop alternate layers; Gandhi et al. 2023 (arXiv:2311.00430), section 3.1.
+    """
+    stays = total - count
+    if stays < 1:
+        raise UserError(f"drop_blocks: {count} of {total} blocks; at least one must stay")
+    kept = {round(place * (total - 1) / max(1, stays - 1)) for place in range(stays)}
+    return [index for index in range(total) if index not in kept]
 
 
 def _without_weakest_blocks(model, count, batches, loss_fn):

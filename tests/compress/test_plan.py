@@ -5,7 +5,15 @@ import torch
 
 from steps.compress.footprint import predict
 from steps.compress.importance import magnitude
-from steps.compress.plan import StructuredConfig, allowed_size, cost, local_sizes, plan_kept, prune_structured
+from steps.compress.plan import (
+    StructuredConfig,
+    allowed_size,
+    blocks_between,
+    cost,
+    local_sizes,
+    plan_kept,
+    prune_structured,
+)
 from steps.compress.surgery import shrink, shrunk_spec
 from steps.core.cli import UserError
 
@@ -194,3 +202,17 @@ def test_dropping_too_many_blocks_is_refused(make, batches, loss_fn):
 def test_settings_are_checked(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         StructuredConfig(**bad)
+
+
+def test_blocks_that_stay_lie_evenly():
+    assert blocks_between(12, 6) == [1, 3, 5, 6, 8, 10] and blocks_between(12, 10) == [*range(1, 11)]
+    assert blocks_between(3, 2) == [1, 2] and blocks_between(4, 0) == []
+    for total in range(1, 30):
+        for count in range(total):
+            gone = blocks_between(total, count)
+            kept = [i for i in range(total) if i not in gone]
+            steps = [b - a for a, b in zip(kept, kept[1:], strict=False)]
+            assert len(gone) == count and kept[0] == 0 and (not steps or max(steps) - min(steps) <= 1)
+            assert len(kept) == 1 or kept[-1] == total - 1
+    with pytest.raises(UserError, match="3 of 3 blocks"):
+        blocks_between(3, 3)
