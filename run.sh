@@ -14,6 +14,7 @@ stage=0                  # first stage to look at
 stop_stage=9             # last stage to look at
 recipe=home              # a name in recipes/, or a folder that holds recipe.sh
 corpus_dir=              # where the corpus is, for recipes that read one
+hub_model=               # folder of a model from a hub, for recipes that import one
 workdir=                 # data/ and exp/ go below it; empty: here, or in the recipe's folder when that lies elsewhere
 force=false              # redo the stages looked at; finished models are moved to <name>.old-1, never deleted
 dry_run=false            # only print what would run, and why

@@ -2,11 +2,13 @@
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
 # The steps of a chain. Stage; whether it trains: always, never, or `loop`, when its settings have a `loop:` section; what it
-# takes from earlier lines: nothing, `teachers` (parents teach, several with commas, or - for none), or `model` (one parent is
-# made into another model), `model+teachers` (and the recipe's `teachers` teach it).
+# takes from earlier lines: `hub` (nothing; it reads the folder hub_model), `init` (one parent, where it starts, or - for none),
+# `teachers` (parents teach, several with commas, or - for none), `model` (one parent is made into another model), or
+# `model+teachers` (and the recipe's `teachers` teach it).
 # step              stage trains parents
 step_table="
-train_teacher       3     always nothing
+import_model        3     never  hub
+train_teacher       3     always init
 distill_student     4     always teachers
 prune_model         5     always model+teachers
 quantize_model      6     never  model
@@ -124,6 +126,7 @@ check_settings() {
 install_requirements() {
   local file files=(requirements.txt)
   [[ $sherpa == false ]] || files+=(requirements-sherpa.txt)
+  [[ " ${steps[*]} " != *" import_model "* ]] || files+=(requirements-hub.txt)
   for file in $extra_requirements; do
     [[ -f $recipe_dir/$file ]] && file=$recipe_dir/$file
     files+=("$file")
@@ -153,8 +156,10 @@ read_chain() {
     read_step "$step" ||
       usage_error "$where: $model: unknown step $step$(nearest_name "$step" "${known_steps[@]}")"
     case "$step_parents $parent" in
-      'nothing -' | teachers\ *) ;;
-      nothing*) usage_error "$where: $model: the parent of $step is -" ;;
+      hub\ -) [[ -n $hub_model || $dry_run == true ]] || usage_error "$where: $model: $step needs hub_model, a folder of a model from a hub" ;;
+      init\ *,*) usage_error "$where: $model: $step takes one parent" ;;
+      teachers\ * | init\ *) ;;
+      hub*) usage_error "$where: $model: the parent of $step is -" ;;
       model*\ -) usage_error "$where: $model: $step needs a parent" ;;
       *,*) usage_error "$where: $model: $step takes one parent" ;;
     esac
@@ -191,9 +196,15 @@ trains() {
 
 # Adds what the step that was looked up takes from its parent $1 to the arrays `options` and `needs`.
 parent_options() {
-  local taught_by=
+  local taught_by='' file
   [[ $step_parents != model* ]] || options+=(--model "$exp/$1")
   case $step_parents in
+    hub)
+      options+=(--hub "$hub_model")
+      [[ -z $hub_model ]] || needs+=("$hub_model/config.json")
+      for file in "$hub_model"/*.safetensors; do [[ ! -f $file ]] || needs+=("$file"); done
+      ;;
+    init) [[ -z $1 ]] || options+=(--init "$exp/$1") ;;
     teachers) taught_by=$1 ;;
     model+teachers) taught_by=$teachers ;;
   esac

@@ -19,7 +19,8 @@ def test_recipe(recipe, tmp_path):
 
 def test_every_recipe_that_reads_a_corpus_is_run():
     recipes = {path.parent.name for path in ROOT.glob("recipes/*/recipe.sh")}
-    assert recipes - {"home", "an4", "an4_noise"} == {*PUBLIC, *OTHERS}
+    # hub: what it reads is kaldi's, and it needs a model (test_hub.py)
+    assert recipes - {"home", "an4", "an4_noise", "an4_unlabelled", "hub"} == {*PUBLIC, *OTHERS}
 
 
 @pytest.mark.parametrize("recipe", [*PUBLIC, *OTHERS])
