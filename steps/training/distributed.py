@@ -72,9 +72,11 @@ def sum_over_processes(values: Sequence[float], device: torch.device) -> list[fl
 
 
 def sum_gradients_(parameters: Sequence[nn.Parameter]) -> None:
-    """Add up gradients over all processes, in place; a parameter without one counts as zero."""
+    """Add up gradients over all processes, in place; a parameter without one counts as zero, a frozen one stays without."""
     if world_size() == 1:
         return
+    # an optimizer decays whatever has a gradient, zeros too
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -11,6 +11,7 @@ from steps import decode, import_model, train_teacher, train_tokenizer
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance, write_data_dir
 from steps.models.build import load_model
+from steps.training import distributed
 from tests.models.hub_folders import make_folder
 
 pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
@@ -90,6 +91,16 @@ def test_its_own_units_keep_its_output_layer(world):
     assert model.spec["vocab_size"] == before.spec["vocab_size"] and model.config.dropout == 0.0
     # moved by two epochs, not drawn anew
     assert (model.output.weight - before.output.weight).abs().max() < 0.1
+
+
+def test_a_frozen_part_gets_no_gradient_from_other_processes(monkeypatch):
+    """Not even zeros: weight decay would shrink it."""
+    frozen, free = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    frozen.requires_grad_(False)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(1.0))
+    distributed.sum_gradients_([frozen, free])
+    assert frozen.grad is None and free.grad.tolist() == [1.0, 1.0]
 
 
 def test_what_has_no_effect_is_refused(world):
