@@ -85,7 +85,7 @@ parent_options() {
     teachers) taught_by=$1 ;;
     model+teachers) if trains "$2"; then taught_by=$teachers; fi ;;
   esac
-  [[ $step_parents != model* ]] || model_files "$1" model.json
+  [[ ! $step_parents =~ ^(init|model) ]] || model_files "$1" model.json
   [[ -n ${taught_by//[-,]/} ]] || return 0
   if [[ $store_teaching == false ]]; then
     options+=(--teacher "$(model_dirs "$taught_by")") && model_files "$taught_by" model.json
