@@ -77,6 +77,9 @@ STEPS = """
       echo "$step_stage $what: ${options[*]} | ${needs[*]}"
     done
     read_step other || echo "no other"
+    step_table="tune 3 always init"
+    options=() needs=()
+    read_step tune && parent_options small "$1" && echo "${options[*]} | ${needs[*]}"
 """
 
 
@@ -91,7 +94,8 @@ def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     taught = "6 trains: --model exp/small --teacher exp/big | exp/small/model.json exp/big/model.json"
     alone = "6 does not train: --model exp/small | exp/small/model.json"
-    assert done.stdout.splitlines() == [taught, alone, taught, alone, "no other"]
+    start = "--init exp/small | exp/small/model.json"
+    assert done.stdout.splitlines() == [taught, alone, taught, alone, "no other", start]
 
 
 class Bench:
