@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 BAD_RATE = 30.0
 # Fewer rarely suffice from fresh weights; and the error rate on the training set from which on that matters, %.
 FEW_UPDATES, UNFINISHED = 1000, 15.0
+# Feature frames; smaller batches are not proposed.
+SMALL_BATCH = 500
 # Dev may be this much worse than the training set, points, or this many times.
 GAP, RATIO = 15.0, 1.8
 # Share of utterances with the same first word from which on it can be written without listening.
@@ -188,11 +190,12 @@ def first_word(facts: TrainingFacts) -> Iterator[Finding]:
 def few_updates(facts: TrainingFacts) -> Iterator[Finding]:
     """Too short a training."""
     if facts.fresh and facts.updates < FEW_UPDATES and facts.train.error >= UNFINISHED:
-        frames = max(1, round(facts.max_batch_frames * facts.updates / (3 * FEW_UPDATES)))
+        frames = round(facts.max_batch_frames * facts.updates / (3 * FEW_UPDATES))
+        smaller = f", or take smaller batches (loop.max_batch_frames: {frames} instead of {facts.max_batch_frames})"
         yield Finding(
             "updates",
-            f"Only {facts.updates:,} updates; a fresh model rarely does with fewer than a few thousand. Raise loop.epochs, or "
-            f"take smaller batches (loop.max_batch_frames: {frames} instead of {facts.max_batch_frames}).",
+            f"Only {facts.updates:,} updates; a fresh model rarely does with fewer than a few thousand. Raise loop.epochs"
+            f"{smaller if frames >= SMALL_BATCH else ''}.",
         )
 
 
