@@ -133,10 +133,10 @@ extra_task 8 after_score "${scores[@]}"
 exports=("${models[@]/#/$exp/}") && exports=("${exports[@]/%//export}")
 task 9 benchmark --needs "${exports[@]/%//SHA256SUMS}" "$data/${tests[0]}/feats.scp" --makes "$exp/benchmark.json" -- \
   python3 -m steps.benchmark --models "${exports[@]}" --data "$data/${tests[0]}" --out "$exp/benchmark.json"
-task 9 report --needs "${scores[@]}" "$exp/benchmark.json" ${after_score:+@after_score} \
+task 9 report --needs "${scores[@]}" "${heard[@]}" "$exp/benchmark.json" ${after_score:+@after_score} \
   --makes "$exp/report"/{report.html,report.md,RESULTS.md,results.json} -- \
   python3 -m steps.report --exp "$exp" --models "${models[@]}" --sets "${tests[@]}" --benchmark "$exp/benchmark.json" \
-  ${compare:+--compare "$compare"} --recipe "$name" --seed "$seed" --out "$exp/report"
+  ${compare:+--compare "$compare"} "${heard[@]/#/--transcripts=}" --recipe "$name" --seed "$seed" --out "$exp/report"
 
 exec python3 -I -S utils/stage.py --exp "$exp" --workdir "$workdir" --cmd "$cmd" --nj "$nj" --stage "$stage" \
   --stop-stage "$stop_stage" --force "$force" --dry-run "$dry_run" --show "$exp/report/report.md" "${plan[@]}"

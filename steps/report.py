@@ -32,7 +32,7 @@ from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.results import Results, shorten
 from steps.scoring.sources import read_json
 from steps.scoring.summary import model_card
-from steps.scoring.warnings import find_warnings
+from steps.scoring.warnings import find_warnings, transcript_notes
 
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
@@ -62,7 +62,7 @@ def main() -> None:
         ledgers=[shorten(ledger) for ledger in found],
         stages=read_stages(args.exp),
         benchmark={key: benchmark[key] for key in ("host", "settings") if key in benchmark},
-        warnings=find_warnings(args.exp, rows, comparisons, sets),
+        warnings=find_warnings(args.exp, rows, comparisons, sets) + transcript_notes(args.transcripts),
     )
     out = Path(args.out)
     for ledger in found:
@@ -85,6 +85,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sets", required=True, nargs="+", metavar="NAME", help="test sets, one table each")
     parser.add_argument("--benchmark", metavar="JSON", help="what steps.benchmark wrote (default: none, and no speeds)")
     parser.add_argument("--compare", default="", metavar="A:B[,C:D]", help="more differences in WER, A minus B")
+    text = (
+        "counts of transcripts that a recogniser wrote: transcripts.json of local/filter_transcripts.py; may come again"
+    )
+    parser.add_argument("--transcripts", action="append", default=[], metavar="JSON", help=text)
     parser.add_argument("--recipe", metavar="NAME", help="title (default: name of the --exp folder)")
     add_common(parser, out="folder of the report", seed=True)
     return parser.parse_args()

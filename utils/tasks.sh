@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
-declare -a plan=() words=() yamls=()
+declare -a plan=() words=() yamls=() heard=()
 
 # Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
 find_recipe() {
@@ -184,7 +184,8 @@ transcript_tasks() {
       needs+=("$data/transcripts/$set.$by/text")
     done
     if [[ $set == "$dev_set" ]]; then options+=(--truth "$dev"); else joined+=("$data/transcripts/$set"); fi
-    task 0 "filter_$set" --needs "${needs[@]}" --conf "$transcripts" --makes "$data/transcripts/$set/text" -- \
+    heard+=("$data/transcripts/$set/transcripts.json")
+    task 0 "filter_$set" --needs "${needs[@]}" --conf "$transcripts" --makes "$data/transcripts/$set"/{text,transcripts.json} -- \
       python3 local/filter_transcripts.py --data "$data/transcripts/$set.with" --options "$transcripts" "${options[@]}" --out "$data/transcripts/$set"
   done
   sets[0]=$data/${train_set}_all train=$data/${train_set}_all_sp

@@ -34,6 +34,21 @@ def find_warnings(
     return found
 
 
+def transcript_notes(paths: Sequence[str | Path]) -> list[dict[str, str]]:
+    """What is known of transcripts that a recogniser wrote for the training. Args: paths: of local/filter_transcripts.py."""
+    found = []
+    for path in paths:
+        facts = read_json(path)
+        text = (
+            f"{facts['set']}: {facts['kept']} of {facts['transcripts']} transcripts of a recogniser passed the filter"
+        )
+        if "errors" in facts:
+            every, kept = facts["errors"]["all"], facts["errors"]["kept"]
+            text += f"; as measured here, they have {every['wer']:.2f} % WER, those that passed {kept['wer']:.2f} %"
+        found.append({"level": "note", "text": f"{text}."})
+    return found
+
+
 def read_findings(exp: str | Path, models: Sequence[str]) -> dict[tuple[str, str], list[str]]:
     """What the doctor wrote into the model folders. Returns: {(level, text): models}; those without a diagnosis are left out."""
     found: dict[tuple[str, str], list[str]] = {}

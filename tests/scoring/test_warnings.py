@@ -11,7 +11,7 @@ from scoring.test_results import UTTERANCES, make_model
 from steps import report
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare
-from steps.scoring.warnings import find_warnings, read_teachers
+from steps.scoring.warnings import find_warnings, read_teachers, transcript_notes
 from steps.training.doctor import SetFacts, TrainingFacts, diagnose
 
 BEFORE = Path(__file__).resolve().parents[1] / "training/yesno_before.json"
@@ -83,3 +83,15 @@ def test_texts_of_a_diagnosis_are_escaped(tmp_path, monkeypatch):
     report.main()
     assert "<img" not in (tmp_path / "out/report.html").read_text()
     assert "<img" not in (tmp_path / "out/report.md").read_text()
+
+
+def test_what_is_known_of_a_recognisers_transcripts_is_noted(tmp_path):
+    extra, dev = tmp_path / "extra.json", tmp_path / "dev.json"
+    extra.write_text(json.dumps({"set": "extra", "transcripts": 9, "kept": 7, "dropped": {"too long": 2}}))
+    errors = {
+        name: {"utterances": 3, "words": 8, "errors": 1, "wer": wer} for name, wer in (("all", 12.5), ("kept", 4.0))
+    }
+    dev.write_text(json.dumps({"set": "dev", "transcripts": 3, "kept": 2, "dropped": {}, "errors": errors}))
+    first, second = transcript_notes([extra, dev])
+    assert first["level"] == "note" and first["text"].startswith("extra: 7 of 9 transcripts")
+    assert "12.50 % WER, those that passed 4.00 %" in second["text"] and "WER" not in first["text"]

@@ -113,7 +113,9 @@ def test_bad_trainings_are_named_and_nothing_else_is_said(name):
 def test_the_texts_name_the_numbers_and_a_remedy():
     (updates,) = [one for one in diagnose(BAD["two epochs"][0]) if one.kind == "updates"]
     assert "Only 24 updates" in updates.text and updates.text.endswith("Raise loop.epochs.")
-    (updates,) = [one for one in diagnose(dataclasses.replace(BAD["two epochs"][0], updates=700)) if one.kind == "updates"]
+    (updates,) = [
+        one for one in diagnose(dataclasses.replace(BAD["two epochs"][0], updates=700)) if one.kind == "updates"
+    ]
     assert updates.text.endswith("or take smaller batches (loop.max_batch_frames: 560 instead of 2400).")
     (rate,) = diagnose(BAD["sound of 8 kHz, features of 16"][0])
     assert "8000 Hz" in rate.text and "sample_rate_hz: 8000" in rate.text

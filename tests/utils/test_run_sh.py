@@ -40,7 +40,7 @@ if program == "prepare_it":
     names = [f"{s}/{f}" for s in ("train", "dev", "test", "other", "more") for f in ("wav.scp", "text")]
     make(option("--out"), "words.txt", *names)
 elif program == "local/filter_transcripts.py":
-    make(option("--out"), "text")
+    make(option("--out"), "text", "transcripts.json")
 elif program == "utils/combine_data_dir.py":
     make(words[words.index(program) + 1], "text", "wav.scp")
 elif program == "steps.combine_features":
@@ -189,6 +189,8 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     trained = [line for line in ran if "steps.train_teacher" in line or "steps.distill_student" in line]
     assert len(trained) == 2 and all("/train_all_sp --dev" in line for line in trained)
     assert bench.run(*options, "--stop-stage", "4")[0] == []
+    reported = [line for line in bench.run(*options)[0] if "steps.report" in line][-1]
+    assert reported.count("--transcripts=") == 2 and "/transcripts/dev/transcripts.json" in reported
     (bench.recipe / "conf/transcripts.yaml").write_text("spell: false\n")
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)
