@@ -30,6 +30,16 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin")
 SPARE = 1 << 20
 
 
+def check_code(folder: Path) -> None:
+    """Refuse a folder whose settings ask for code of its own. Raises: UserError, also for what is no JSON."""
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file() and "auto_map" in read_json(path, LARGEST_SPEC_BYTES):
+            raise UserError(
+                f"{path}: auto_map asks for code of its own, which is never run; only the library's own models"
+            )
+
+
 class HubFolder:
     """A folder whose config.json and weights have been looked at.
 
@@ -46,7 +56,7 @@ class HubFolder:
                 f"{path}: no such file; name the folder of a model from a hub, as save_pretrained writes it"
             )
         self.settings = read_json(path, LARGEST_SPEC_BYTES)
-        self._check_code()
+        check_code(self.folder)
         kind = self.settings.get("model_type")
         if kind not in FAMILIES:
             raise UserError(f"{path}: model_type {show(kind)} cannot be imported; known: {', '.join(FAMILIES)}")
@@ -61,14 +71,6 @@ class HubFolder:
             raise UserError(
                 f"{path}: num_hidden_layers {show(layers)} does not fit {self.tensors} tensors of the weights"
             )
-
-    def _check_code(self) -> None:
-        for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
-            path = self.folder / name
-            if path.is_file() and "auto_map" in read_json(path, LARGEST_SPEC_BYTES):
-                raise UserError(
-                    f"{path}: auto_map asks for code of its own, which is never run; only the library's own models"
-                )
 
     def _weight_files(self) -> list[Path]:
         single, index = self.folder / "model.safetensors", self.folder / INDEX

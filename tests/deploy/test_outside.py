@@ -92,7 +92,7 @@ def _no_recogniser(folder):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_code, "wants code of its own to be run"),
+        (_code, "auto_map asks for code of its own"),
         (_pickle, "pickled weights are not opened; save it with save_pretrained"),
         (_not_json, "config.json: not valid JSON"),
         (_no_tokenizer, "does not read it as a speech recogniser"),

@@ -5,18 +5,14 @@ optional (requirements-hub.txt, requirements-whisper.txt), read local files only
 """
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from steps.core.cli import UserError
-from steps.core.limits import read_limited
 from steps.data.feature_config import FeatureConfig
 
-# what real config.json files are far below
-LARGEST_CONFIG_BYTES = 1 << 20
 # text of one piece of at most LONGEST_S of audio; a decoder that never ends is stopped here
 MOST_TOKENS = 400
 WHISPER_RATE_HZ = 16000
@@ -140,13 +136,10 @@ class CTranslateWriter(_Writer):
 
 def check_hub_folder(folder: Path) -> None:
     """Refuse a folder of `transformers` that would run code or unpickle. Raises: UserError."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(read_limited(path, LARGEST_CONFIG_BYTES, "config.json"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); copy the folder again") from None
-    if not isinstance(config, dict) or "auto_map" in config:
-        raise UserError(f"{path}: wants code of its own to be run, which is not done here")
+    # here, because it loads torch
+    from steps.models.hub_folder import check_code
+
+    check_code(folder)
     if not any(folder.glob("*.safetensors")):
         remedy = "save it with save_pretrained(..., safe_serialization=True)"
         raise UserError(f"{folder}: no *.safetensors here, and pickled weights are not opened; {remedy}")
