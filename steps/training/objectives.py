@@ -1,14 +1,14 @@
 """What the training loop minimises: the head's own loss, alone or mixed with distillation from one or several teachers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from steps.core.cli import UserError
-from steps.core.config import check
+from steps.core.config import LATER, check
 from steps.data.dataset import Batch, SpeechDataset
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, soften, stretch
 from steps.models.asr_model import AsrModel
@@ -41,7 +41,7 @@ class DistillConfig:
     frames: str = "all"
     window: int = 2
     teacher_view: str = "augmented"
-    weighting: str = "equal"
+    weighting: str = field(default="equal", metadata=LATER)
     intermediate_weight: float = 0.0
     hidden_weight: float = 0.0
     hidden_layers: list[list[int]] | None = None

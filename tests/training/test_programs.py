@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from steps.core.cli import UserError
-from steps.core.config import load_config
+from steps.core.config import from_dict, load_config, read_yaml, to_dict
 from steps.core.outdir import sha256_file
 from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.diagnose import read_settings
+from steps.training import setup
+from steps.training.setup import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = """
@@ -153,3 +155,9 @@ def test_features_on_the_fly_are_those_of_the_archives(corpus):
     fresh = SpeechDataset(corpus.dev, tokenizer, config, source="on_the_fly")
     assert stored.num_frames.tolist() == fresh.num_frames.tolist()
     assert all(np.array_equal(stored.features(i), fresh.features(i)) for i in range(len(stored)))
+
+
+def test_a_training_begun_with_an_earlier_version_has_the_same_settings():
+    there = read_yaml(Path(__file__).with_name("settings_0_2.yaml"))
+    now = to_dict(from_dict(TrainConfig, there, "settings_0_2.yaml"))
+    assert [key for key in now if setup._decisive(now, key) != setup._decisive(there, key)] == []
