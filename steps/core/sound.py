@@ -95,19 +95,28 @@ def read_sound(
         pick = _picker(path, source.channels, channel)
         first = round(start_s * source.rate_hz)
         wanted = None if end_s is None else max(0, round(end_s * source.rate_hz) - first)
-        pieces = [pick(block) for block in _blocks(path, source, first, wanted, damaged)]
-        got, rate_hz, total = sum(map(len, pieces)), source.rate_hz, source.position
+        samples = _join(pick(block) for block in _blocks(path, source, first, wanted, damaged))
+        got, rate_hz, total = len(samples), source.rate_hz, source.position
     if not got or (wanted is not None and got + OVERSHOOT_S * rate_hz < wanted):
         limits = "" if end_s is None and not start_s else f"; {start_s} s to {end_s} s was asked for"
         raise OutOfRange(f"{path}: the sound file has {total / rate_hz:.2f} s{limits}")
-    samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    # the sound may be hours long: no copies of it are kept or made
-    del pieces
     loudest = float(max(samples.max(), -samples.min()))
     if not loudest <= LOUDEST:  # also true for NaN
         what = "not scaled to [-1, 1]" if np.isfinite(samples).all() else "not finite"
         raise UserError(f"{path}: samples are {what} (largest: {loudest:g})")
-    return np.ascontiguousarray(samples), rate_hz
+    return samples, rate_hz
+
+
+def _join(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """One array of float32 blocks (B,) or (B, C) that fit each other. The sound may be hours long: at no time are there two
+    copies of it, as there would be with np.concatenate."""
+    import numpy as np
+
+    joined, shape = bytearray(), (0,)
+    for block in blocks:
+        joined += np.ascontiguousarray(block).data.cast("B")
+        shape = block.shape
+    return np.frombuffer(joined, np.float32).reshape(-1, *shape[1:])
 
 
 def _picker(path: PathLike, channels: int, channel: int | str | None) -> Callable[[np.ndarray], np.ndarray]:
