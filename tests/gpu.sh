@@ -84,8 +84,8 @@ measure() { # PLAN LIMIT_S
 }
 
 all_sections() {
-  local size=(--utterances 16000 --recordings 1500) kills
-  [[ -z $quick ]] || size=(--utterances 400 --recordings 40 --longest 2)
+  local size=(--utterances 16000 --recordings 1500) times=4 kills
+  [[ -z $quick ]] || size=(--utterances 400 --recordings 40 --longest 2) times=2
   section corpus 75 python3 -m tests.gpu.corpus --out "$work/corpus" "${size[@]}" --sound || status=1
   measure small_conformer 70
   measure large_conformer 70
@@ -97,8 +97,8 @@ all_sections() {
   # Side by side, since neither measures time.
   {
     stoppable
-    section kills 120 python3 -m tests.gpu.kills --device "$device" --workdir "$work/kills" --out "$work/kills.json" \
-      ${quick:+--quick --kills 2}
+    section kills 150 python3 -m tests.gpu.kills --device "$device" --workdir "$work/kills" --out "$work/kills.json" \
+      --kills "$times" $quick
   } &
   kills=$!
   section tests 120 python3 -m pytest -q -m gpu -p no:cacheprovider --durations 5 tests/training || status=1
