@@ -128,16 +128,24 @@ def test_a_recogniser_gets_what_it_is_asked_for(monkeypatch, data, parrot, optio
     assert [utt.text for utt in read_data_dir(data.parent / "heard")] == ["ml 3", "ml 5", "ml 5"]
 
 
-def test_parts_are_put_together_and_a_missing_one_is_named(monkeypatch, data):
-    def combine():
-        monkeypatch.setattr(sys, "argv", ["combine", str(data.parent / "heard"), "--parts", "3"])
-        return run_main(runpy.run_path(str(ROOT / "utils/combine_data_dir.py"))["main"])
+def combine(monkeypatch, data, parts):
+    monkeypatch.setattr(sys, "argv", ["combine", str(data.parent / "heard"), "--parts", str(parts)])
+    return run_main(runpy.run_path(str(ROOT / "utils/combine_data_dir.py"))["main"])
 
+
+def test_a_single_part_is_whole(monkeypatch, data):
+    assert combine(monkeypatch, data, 1) == MissingInput.status
+    run(monkeypatch, data, "--shard", "1", "--num-shards", "1", *by_command(data))
+    assert combine(monkeypatch, data, 1) == 0
+    assert [utt.utt_id for utt in read_data_dir(data.parent / "heard")] == ["a-1", "a-2"]
+
+
+def test_parts_are_put_together_and_a_missing_one_is_named(monkeypatch, data):
     for part in ("1", "3"):
         run(monkeypatch, data, "--shard", part, "--num-shards", "3", *by_command(data))
-    assert combine() == MissingInput.status
+    assert combine(monkeypatch, data, 3) == MissingInput.status
     run(monkeypatch, data, "--shard", "2", "--num-shards", "3", *by_command(data))
-    assert combine() == 0
+    assert combine(monkeypatch, data, 3) == 0
     assert [utt.utt_id for utt in read_data_dir(data.parent / "heard")] == ["a-1", "a-2"]
 
 

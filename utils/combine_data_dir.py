@@ -5,6 +5,7 @@
     python3 utils/combine_data_dir.py data/mine/heard --parts 4
 
 --parts N: the folders are part.1 to part.N in DEST, as steps.transcribe_data writes them; parts without an utterance are skipped.
+A single part it writes to DEST itself, and there is nothing left to do.
 A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Folders with and without
 segments do not mix.
 """
@@ -46,7 +47,7 @@ def combine(folders):
 
 def parts_of(folder, number):
     """Those of part.1 to part.N in a folder that have utterances. Raises: MissingInput for one that was not finished."""
-    parts = [folder / f"part.{part}" for part in range(1, number + 1)]
+    parts = [folder / f"part.{part}" for part in range(1, number + 1)] if number > 1 else [folder]
     for part in parts:
         if not (part / "dropped.tsv").is_file():
             raise MissingInput(f"{part}: not a finished part; run steps.transcribe_data for it again")
@@ -65,6 +66,9 @@ def main():
     if bool(args.sources) == bool(args.parts):
         parser.error("give either data folders or --parts")
     args.sources = args.sources or parts_of(Path(args.dest), args.parts)
+    if args.parts == 1:
+        say(f"{args.dest}: written in one part")
+        return
     if Path(args.dest).resolve() in [Path(source).resolve() for source in args.sources]:
         parser.error("DEST is one of the folders to combine")
     folders = [validate_data_dir(path, allow_pipes=True, need_text=False, spk_sort=False) for path in args.sources]
