@@ -38,20 +38,24 @@ def main() -> None:
             continue
         found = summarise(args, kind, models)
         kinds[kind] = plain(found)
-        page.append(f"## {kind}\n\n{seed_tables(found) if seeds else fold_tables(found)}")
+        rate = read_score(decode_folder(args.runs[0], models[0], args.set), kind).get("rate", "WER")
+        tables = seed_tables(found, rate) if seeds else fold_tables(found, rate)
+        page.append(f"## {kind}\n\n{tables}")
     if not kinds:
         raise UserError(f"no model has scores on {args.set} in all of {', '.join(args.runs)}")
-    text = "\n".join([*page, NOTES[args.how]])
+    over = next(iter(next(iter(kinds.values()))["models"].values()))["interval"]["over"]
+    text = "\n".join([*page, NOTES[args.how].format(over=over)])
     write_text(Path(args.out) / "summary.md", text)
     facts = {"runs": args.runs, "as": args.how, "set": args.set, "command": command_line()}
     write_json(Path(args.out) / "summary.json", facts | {"kinds": kinds})
     say(f"{text}\n{len(args.runs)} {args.how} -> {args.out}/summary.md")
 
 
+# over: speakers, or utterances where there are too few speakers
 NOTES = {
-    "seeds": "Over seeds: t interval of the mean, what chance in training makes of it. Over speakers: interval of the mean over"
-    " the\nspeakers of this test set, paired for differences. *: it leaves out 0. Below 0: the first has fewer errors.\n",
-    "folds": "Intervals are over the speakers of all folds, paired for differences. *: it leaves out 0.\n",
+    "seeds": "Over seeds: t interval of the mean, what chance in training makes of it. Over {over}: interval of the mean over"
+    " the\n{over} of this test set, paired for differences. *: it leaves out 0. Below 0: the first has fewer errors.\n",
+    "folds": "Intervals are over the {over} of all folds, paired for differences. *: it leaves out 0.\n",
 }
 
 
@@ -106,14 +110,15 @@ def plain(value: Any) -> Any:
     return [plain(part) for part in value] if isinstance(value, list) else value
 
 
-def seed_tables(found: Mapping[str, Any]) -> str:
-    """Both tables over seeds, as Markdown."""
+def seed_tables(found: Mapping[str, Any], rate: str = "WER") -> str:
+    """Both tables over seeds, as Markdown. Args: rate: WER, CER or PER."""
+    over = next(iter(found["models"].values()))["interval"].over
     rows = [
         [name, *spread_cells(value["spread"], ""), f"{value['interval'].low:.1f} - {value['interval'].high:.1f}"]
         for name, value in found["models"].items()
     ]
     head = ["mean", "runs", "sd", "95 % over seeds"]
-    tables = markdown_table(["WER", *head, "95 % over speakers"], rows)
+    tables = markdown_table([rate, *head, f"95 % over {over}"], rows)
     more = []
     for item in found["differences"]:
         share = "-" if item["relative_percent"] is None else f"{item['relative_percent']:+.1f}"
@@ -121,7 +126,7 @@ def seed_tables(found: Mapping[str, Any]) -> str:
         more.append([f"{item['a']} - {item['b']}", *cells])
     if not more:
         return tables
-    return f"{tables}\n{markdown_table(['difference, points', *head, 'over speakers [95 %]', '% of it'], more)}"
+    return f"{tables}\n{markdown_table(['difference, points', *head, f'over {over} [95 %]', '% of it'], more)}"
 
 
 def spread_cells(value: Spread, sign: str) -> list[str]:
@@ -130,11 +135,11 @@ def spread_cells(value: Spread, sign: str) -> list[str]:
     return [f"{value.mean:{sign}.2f}", runs, f"{value.sd:.2f}", f"{value.low:{sign}.2f} - {value.high:{sign}.2f}"]
 
 
-def fold_tables(found: Mapping[str, Any]) -> str:
-    """Both tables over folds, as Markdown."""
+def fold_tables(found: Mapping[str, Any], rate: str = "WER") -> str:
+    """Both tables over folds, as Markdown. Args: rate: WER, CER or PER."""
     values = {name: value["interval"] for name, value in found["models"].items()}
-    rows = [[name, f"{v.percent:.2f}", f"{v.low:.1f} - {v.high:.1f}", v.groups] for name, v in values.items()]
-    tables = markdown_table(["WER", "pooled", "95 %", "speakers"], rows)
+    rows = [[name, f"{v.percent:.2f}", f"{v.low:.1f} - {v.high:.1f}", v.units] for name, v in values.items()]
+    tables = markdown_table([rate, "pooled", "95 %", "over"], rows)
     more = [[f"{item['a']} - {item['b']}", interval_text(item["interval"])] for item in found["differences"]]
     return tables + "\n" + markdown_table(["difference, points", "pooled [95 %]"], more) if more else tables
 

@@ -11,9 +11,9 @@ from steps.core.datadir import Utterance
 from steps.score import score
 
 
-def make_run(root, name, wrong, prefix="s"):
-    """A run with a parent and its child: `wrong` errors and twice as many, in 6 speakers of 4 one-word utterances."""
-    utterances = [Utterance(f"{prefix}{s}-{u}", f"{prefix}{s}", "yes", "x") for s in range(6) for u in range(4)]
+def make_run(root, name, wrong, prefix="s", speakers=6):
+    """A run with a parent and its child: `wrong` errors and twice as many, in speakers of 4 one-word utterances each."""
+    utterances = [Utterance(f"{prefix}{s}-{u}", f"{prefix}{s}", "yes", "x") for s in range(speakers) for u in range(4)]
     for model, count in (("parent", wrong), ("child", 2 * wrong)):
         folder = root / name / model / "decode_test_onnx"
         folder.mkdir(parents=True)
@@ -52,6 +52,15 @@ def test_folds_are_pooled(tmp_path, monkeypatch):
     assert found["differences"][0]["interval"]["percent"] == pytest.approx(100 * 9 / 72)
     with pytest.raises(UserError, match="not scored on the same utterances"):
         run(monkeypatch, tmp_path / "out", "seeds", *runs)
+
+
+@pytest.mark.parametrize(("speakers", "over"), [(1, "12 utterances"), (2, "6 speakers")])
+def test_what_intervals_are_over_is_named(tmp_path, monkeypatch, speakers, over):
+    runs = [make_run(tmp_path, f"f{i}", 1, prefix=f"f{i}-s", speakers=speakers) for i in range(3)]
+    run(monkeypatch, tmp_path / "out", "folds", *runs)
+    page = (tmp_path / "out" / "summary.md").read_text()
+    assert page.count(f"| {over} |") == 2 and f"Intervals are over the {over.split()[1]} of all folds" in page
+    assert "yes" not in page and ("speakers" in page) == ("speakers" in over)
 
 
 def test_runs_without_a_common_model_are_refused(tmp_path, monkeypatch):

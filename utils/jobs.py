@@ -2,7 +2,8 @@
 
 utils/run.py [options] [JOB=1:n] LOG COMMAND [ARGS...]
 
-JOB may have another name (PART=1:n), where a path has JOB in it that means itself.
+JOB may have any other name (LMWT=7:9, part=1:n), where a path has JOB in it that means itself. As with Kaldi's run.pl, options
+may stand before and behind it, and `-tc N` is --max-jobs-run N.
 """
 
 import glob
@@ -19,7 +20,9 @@ NUMBERS = {"--num-threads": 1, "--gpu": 0, "--max-jobs-run": 0, "--nodes": 1}
 NUMBERS.update({"--processes": 1, "--max-restarts": 20, "--deadline-margin": 180})
 FLAGS = ("--fail-fast", "--dry-run")
 TRY_AGAIN = 75
-ARRAY = re.compile(r"([A-Z][A-Z0-9_]*)=(\d+)(?::(\d+))?")
+ARRAY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(\d+)(?::(\d+))?")
+# no log is called like this: the range of an array, mistyped
+LIKE_AN_ARRAY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^/.]*")
 
 
 def job_pattern(name="JOB"):
@@ -35,25 +38,26 @@ class Work:
     """A parsed command line.
 
     Attributes: options (name -> value), other (options of the cluster, name -> value), indexes (list of job numbers),
-    is_array, job (pattern of JOB, or of what else the array calls its number), log (path, with JOB in an array), words (the
-    command), given (the whole command line).
+    is_array, job_name (JOB, or what else the array calls its number), job (pattern that finds it), log (path, with JOB in an
+    array), words (the command), given (the whole command line).
     """
 
     def __init__(self, words):
         self.given, words = list(words), list(words)
         self.options = {**NUMBERS, **dict.fromkeys(FLAGS, False), "--pick": "all", "--mark": ""}
         self.other = {}
-        while words and words[0].startswith("--"):
-            self._take_option(words)
+        self._take_options(words)
         match = ARRAY.fullmatch(words[0]) if words else None
-        self.is_array, self.job = bool(match), job_pattern(match[1] if match else "JOB")
-        if words and words[0].startswith("JOB=") and not match:
-            raise UsageError(f"expected JOB=first:last, not {words[0]!r}")
+        self.is_array, self.job_name = bool(match), match[1] if match else "JOB"
+        self.job = job_pattern(self.job_name)
+        if words and not match and LIKE_AN_ARRAY.fullmatch(words[0]):
+            raise UsageError(f"expected {words[0].partition('=')[0]}=first:last, not {words[0]!r}")
         first, last = (int(match[2]), int(match[3] or match[2])) if match else (1, 1)
         if last < first:
             raise UsageError(f"{words[0]}: the range is empty")
         if match:
             words.pop(0)
+            self._take_options(words)
         if len(words) < 2:
             raise UsageError("usage: [options] [JOB=1:n] LOG COMMAND [ARGS...]")
         self.indexes, self.log, self.words = list(range(first, last + 1)), words[0], words[1:]
@@ -61,8 +65,17 @@ class Work:
             raise UsageError(f"the log of an array needs {match[1]} in its name: {self.log!r}")
         self.launcher = self._launcher()
 
+    def _take_options(self, words):
+        while words and words[0].startswith("-"):
+            self._take_option(words)
+
     def _take_option(self, words):
         name, equals, value = words.pop(0).partition("=")
+        name = "--max-jobs-run" if name == "-tc" else name
+        if not name.startswith("--"):
+            raise UsageError(
+                f"{name}: options are --name value, and -tc N; those of other queues have names here, too (--help)"
+            )
         if name in FLAGS:
             self.options[name] = True
             return
@@ -135,7 +148,7 @@ class Work:
             return None
 
     def name_of(self, index):
-        return f"JOB {index}" if self.is_array else "job"
+        return f"{self.job_name} {index}" if self.is_array else "job"
 
 
 def shell_command(work, index):

@@ -66,12 +66,22 @@ def test_job_is_replaced_only_where_no_letter_or_digit_touches_it(run, tmp_path)
     assert body(tmp_path / "x.log") == ["JOB"]
 
 
+@pytest.mark.parametrize("limit", [["JOB=1:4", "-tc", "1"], ["-tc", "1", "JOB=1:4"], ["JOB=1:4", "--max-jobs-run=1"]])
+def test_run_pl_takes_its_limit_and_other_options_on_both_sides_of_the_range(run, tmp_path, limit):
+    script = "mkdir on && sleep 0.02 && rmdir on"
+    assert run(*limit, "--mem", "1G", "x.JOB.log", "bash", "-c", script).returncode == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["JOB=1:2", "x.log", "true"],
         ["JOB=3:2", "x.JOB.log", "true"],
         ["JOB=a", "x.JOB.log", "true"],
+        ["LMWT=7:", "x.LMWT.log", "true"],
+        ["lmwt=3:2", "x.lmwt.log", "true"],
+        ["-tc", "x.log", "true"],
+        ["-pe", "smp", "x.log", "true"],
         ["x.log"],
         ["--num-threads", "two", "x.log", "true"],
         ["--pick", "some", "x.log", "true"],
@@ -135,6 +145,13 @@ def test_a_good_status_counts_only_for_the_last_work_under_this_log_and_mark(run
 def test_the_number_may_have_another_name(run, tmp_path):
     assert run("PART=2:2", "log/PART.log", "echo", "PART", "JOB", "PARTS").returncode == 0
     assert body(tmp_path / "log/2.log") == ["2 JOB PARTS"]
+    assert run("lmwt=7:8", "score_lmwt.log", "echo", "lmwt", "LMWT").returncode == 0
+    assert [body(tmp_path / f"score_{n}.log") for n in (7, 8)] == [["7 LMWT"], ["8 LMWT"]]
+    assert (
+        "1 of 2 jobs failed: LMWT 8: status 1 (x.8.log)"
+        in run("LMWT=7:8", "x.LMWT.log", "test", "LMWT", "=", "7").stderr
+    )
+    assert run("a=b.log", "true").returncode == 0 and (tmp_path / "a=b.log").exists(), "a log with a dot is a log"
 
 
 def test_fail_fast_starts_nothing_more(run, tmp_path):
