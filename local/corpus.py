@@ -9,6 +9,7 @@ import functools
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -256,6 +257,7 @@ def finish(sets, problems, args, published=None, words=None):
         check_counts(sets, published, args)
     refuse_leaks(sets, config.shared_speakers)
     audio = {utt.audio for utterances in sets.values() for utt in utterances}
+    say(f"sound: {rates_of(audio, config.sound)}; features are computed at the sample_rate_hz of features.yaml")
     sets = prepare_sets(sets, config, Path(args.out), args.nj)
     for name, utterances in sets.items():
         write_data_dir(Path(args.out) / name, utterances)
@@ -268,6 +270,15 @@ def finish(sets, problems, args, published=None, words=None):
     write_used_files(Path(args.out), args.corpus_dir, audio)
     for name, utterances in sets.items():
         say(describe(name, utterances, set(words)))
+
+
+def rates_of(audio: Iterable[str], sound: SoundConfig) -> str:
+    """Rates of sound files that were looked into: `16000 Hz`, or `8000 Hz (12 files), 16000 Hz (9 files)`."""
+    infos = [look_into(path, sound.damaged == "accept") for path in audio]
+    rates = Counter(info.rate_hz for info in infos if not isinstance(info, str))
+    if len(rates) == 1:
+        return f"{min(rates)} Hz"
+    return ", ".join(f"{rate} Hz ({counted(count, 'file')})" for rate, count in sorted(rates.items()))
 
 
 def describe(name, utterances, words):

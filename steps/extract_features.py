@@ -9,6 +9,7 @@ settings. The folder's feats.scp, if there is one, is removed first, because it 
 features take a quarter of the space and lose a little precision.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,15 @@ from steps.core.config import load_config, save_config
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import atomic_file, write_text
 from steps.core.shards import add_shard_options, own_part
+from steps.core.sound import sound_info
 from steps.core.tables import Problem, raise_problems
 from steps.data.archives import PartSettings
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.progress import Progress
 
+# files whose rate is looked up
+LOOKED_AT = 50
 # Kaldi's compression method for speech features: one byte per number, scaled per column
 SPEECH_FEATURE = 2
 
@@ -61,6 +65,21 @@ def write_shard(
     return progress.frames
 
 
+def tell_rates(utterances: Sequence[Utterance], config: FeatureConfig) -> None:
+    """Name the rate of the sound where it is not that of the features, judged by a sample of the files."""
+    rates = set()
+    for utt in utterances[:: max(1, len(utterances) // LOOKED_AT)]:
+        # what cannot be read is reported with its reason when its turn comes
+        with contextlib.suppress(UserError):
+            rates.add(sound_info(utt.audio, guess=True).rate_hz)
+    others = sorted(rates - {config.sample_rate_hz})
+    if others:
+        shown = f"{' and '.join(map(str, others))} Hz"
+        remedy = f"set sample_rate_hz: {others[0]} in features.yaml" if rates == {others[0]} else "mixed rates"
+        lost = "; above half that rate there is nothing to hear" if others[0] < config.sample_rate_hz else ""
+        say(f"note: sound of {shown} is resampled to the {config.sample_rate_hz} Hz of the features{lost} ({remedy})")
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
@@ -76,6 +95,7 @@ def main() -> None:
     utterances = read_data_dir(args.data, need_text=False)
     own = own_part(parser, args, utterances)
     say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
+    tell_rates(own, config)
     settings = Path(args.out) / f"settings.{args.shard}.yaml"
     for path in (Path(args.data) / "feats.scp", Path(args.data) / "utt2num_frames", settings):
         path.unlink(missing_ok=True)

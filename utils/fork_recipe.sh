@@ -34,22 +34,28 @@ to=${to%/}
 new=$to.new.$$
 trap 'rm -rf "$new"' EXIT
 mkdir -p "$new/conf"
+copy() { # FROM TO: a copy that can be changed, also of a checkout without write bits
+  cp -R "$1" "$2"
+  chmod -R u+w "$new"
+}
 for file in "$recipe_dir"/*; do
   case ${file##*/} in
     conf | data | exp | README.md | RESULTS.md | results.json | __pycache__ | FORKED_FROM) ;;
-    *) cp -R "$file" "$new/" ;;
+    *) copy "$file" "$new/" ;;
   esac
 done
 
 # Settings files of the recipe, then those here that its recipe.sh names or that are the defaults of run.sh.
-cp "$recipe_dir"/conf/*.yaml "$new/conf/" 2>/dev/null || true
-[[ ! -d $recipe_dir/conf/base ]] || cp -R "$recipe_dir/conf/base" "$new/conf/"
+for file in "$recipe_dir"/conf/*.yaml; do
+  [[ ! -f $file ]] || copy "$file" "$new/conf/"
+done
+[[ ! -d $recipe_dir/conf/base ]] || copy "$recipe_dir/conf/base" "$new/conf/"
 for file in conf/*.yaml; do
   settings=${file##*/}
   if [[ ! -e $new/conf/$settings ]]; then
     case $settings in
-      features.yaml | tokenizer.yaml | decode.yaml | label.yaml) cp "$file" "$new/conf/" ;;
-      *) ! grep -qwF "$settings" "$recipe_dir/recipe.sh" || cp "$file" "$new/conf/" ;;
+      features.yaml | tokenizer.yaml | decode.yaml | label.yaml) copy "$file" "$new/conf/" ;;
+      *) ! grep -qwF "$settings" "$recipe_dir/recipe.sh" || copy "$file" "$new/conf/" ;;
     esac
   fi
 done
@@ -63,11 +69,11 @@ for file in "$new"/conf/*.yaml; do
   base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^\"'#]*[^\"'#[:space:]]).*/\1/p" "$file")
   if [[ $base == */* && $base != base/* ]]; then
     mkdir -p "$new/conf/base"
-    cp "$recipe_dir/conf/$base" "$new/conf/base/"
+    copy "$recipe_dir/conf/$base" "$new/conf/base/"
     sed -i -E "s|^base:.*|base: base/$(as_replacement "${base##*/}")|" "$file"
   elif [[ -n $base && ! -e $new/conf/$base ]]; then # its neighbour in conf/
     mkdir -p "$new/conf/base"
-    cp "conf/$base" "$new/conf/base/"
+    copy "conf/$base" "$new/conf/base/"
     sed -i -E "s|^base:.*|base: base/$(as_replacement "$base")|" "$file"
   fi
 done
@@ -88,7 +94,7 @@ elif [[ $2 != */* ]]; then
 else
   reader="its reader:     $to/local/prepare.py, and corpus_dir= in $to/recipe.sh"
   mkdir -p "$new/local"
-  cp utils/prepare_template.py "$new/local/prepare.py"
+  copy utils/prepare_template.py "$new/local/prepare.py"
   sed -i -E '/^(prepare|extra_requirements|corpus_dir)=/d' "$new/recipe.sh"
   cat >>"$new/recipe.sh" <<'LINES'
 
@@ -104,7 +110,7 @@ mv "$new" "$to"
 cat <<TEXT
 $to is made from $recipe_dir. Next, in this order (README.md, Your own corpus):
   $reader
-  what is read:   ./run.sh --recipe ${2} --stop-stage 0
+  what is read:   ./run.sh --recipe ${2} --stop-stage 0 (the log tells sets, speakers, hours and the rate of the sound)
   by hand:        . .venv/bin/activate, once a terminal, if the set-up made .venv
   how it sounds:  python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
   its settings:   $to/conf/: prepare, tokenizer, teacher, student; then the chain in $to/recipe.sh

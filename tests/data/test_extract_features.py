@@ -93,6 +93,21 @@ def test_more_parts_than_utterances_and_compression(tmp_path):
     assert size < 0.4 * 4 * 80 * sum(map(int, read_table(data / "utt2num_frames").values()))
 
 
+def test_sound_of_another_rate_is_named(tmp_path, capsys):
+    data = make_data(tmp_path)
+    extract(data, 1)
+    assert "is resampled" not in capsys.readouterr().out
+    soundfile.write(tmp_path / "0.wav", np.zeros(8000) + 0.01, 8000)
+    utterances = [Utterance(f"s-{n}", "s", "A", str(tmp_path / f"{n}.wav")) for n in range(2)]
+    extract_features.tell_rates(utterances, CONFIG)
+    extract_features.tell_rates(utterances[:1], CONFIG)
+    extract_features.tell_rates(utterances, FeatureConfig(sample_rate_hz=8000))
+    mixed, low, high = capsys.readouterr().out.splitlines()
+    assert mixed.startswith("note: sound of 8000 Hz is resampled to the 16000 Hz") and "mixed rates" in mixed
+    assert "set sample_rate_hz: 8000 in features.yaml" in low and "nothing to hear" in low
+    assert "sound of 16000 Hz is resampled to the 8000 Hz" in high and "nothing to hear" not in high
+
+
 def test_a_missing_part_is_noticed_and_old_features_do_not_stay(tmp_path):
     data = make_data(tmp_path)
     assert extract(data, 2)[-1][0] == 0

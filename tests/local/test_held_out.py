@@ -51,6 +51,7 @@ def test_labelled_folder_holds_out_the_speakers_named(tmp_path):
     chosen = ["--dev-speakers", "emma,adam", "--test-speakers", "fay", "bert"]
     sets, said = good("labelled_folder", tmp_path / "a", *options, *chosen)
     assert voices_of(sets) == {"train": ["carl", "dora"], "dev": ["adam", "emma"], "test": ["bert", "fay"]}
+    assert "\nsound: 16000 Hz; features are computed at" in said
     assert "2 labels: go, stop\n" in said and "6 speakers: adam, bert, carl, dora, emma, fay\n" in said
     assert "dev: 4 utterances, 2 speakers, " in said and "not in words.txt; speakers adam, emma\n" in said
     (tmp_path / "in/testing_list.txt").write_text("carl/stop_00.wav\ncarl/go_00.wav\n")

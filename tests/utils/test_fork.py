@@ -1,5 +1,6 @@
 """utils/fork_recipe.sh: a fork needs nothing of the recipe it came from, and runs at once."""
 
+import shutil
 import subprocess
 import wave
 from pathlib import Path
@@ -31,6 +32,24 @@ def test_a_fork_is_self_contained(forked):
             if line.startswith("base:"):
                 base = path.parent / line.split()[1]
                 assert base.is_file() and forked in base.resolve().parents
+
+
+def test_a_fork_of_a_checkout_without_write_bits_can_be_changed(tmp_path):
+    checkout = tmp_path / "checkout"
+    for name in ("utils", "conf", "recipes/home"):
+        shutil.copytree(ROOT / name, checkout / name)
+    # a base of its own, and a folder beside it
+    (checkout / "recipes/home/conf/base").mkdir()
+    (checkout / "recipes/home/conf/base/own.yaml").touch()
+    (checkout / "recipes/home/local").mkdir(exist_ok=True)
+    paths = [*checkout.rglob("*")]
+    for path in paths:
+        path.chmod(path.stat().st_mode & ~0o222)
+    subprocess.run([checkout / "utils/fork_recipe.sh", "home", tmp_path / "mine"], check=True, capture_output=True)
+    for path in paths:
+        path.chmod(path.stat().st_mode | 0o200)
+    made = [tmp_path / "mine", *(tmp_path / "mine").rglob("*")]
+    assert len(made) > 10 and all(path.stat().st_mode & 0o200 for path in made)
 
 
 def test_settings_of_a_fork_are_those_of_the_recipe(forked):
