@@ -51,6 +51,7 @@ teachers=teacher         # models that teach pruned ones while they recover; of 
 store_teaching=false     # true: a teacher labels the training set once, as label.yaml says, and students learn from the labels
 chain=                   # lines `name parent step conf`: the models, each made from earlier ones
 compare=                 # more differences in the report: A:B,C:D
+ships=                   # the model that the report begins with; empty: the last of the chain
 after_prepare=           # commands run like stages, behind stage 0
 after_tokenizer=         # behind stage 2
 after_score=             # behind stage 8
@@ -136,7 +137,7 @@ task 9 benchmark --needs "${exports[@]/%//SHA256SUMS}" "$data/${tests[0]}/feats.
 task 9 report --needs "${scores[@]}" "${heard[@]}" "$exp/benchmark.json" ${after_score:+@after_score} \
   --makes "$exp/report"/{report.html,report.md,RESULTS.md,results.json} -- \
   python3 -m steps.report --exp "$exp" --models "${models[@]}" --sets "${tests[@]}" --benchmark "$exp/benchmark.json" \
-  ${compare:+--compare "$compare"} "${heard[@]/#/--transcripts=}" --recipe "$name" --seed "$seed" --out "$exp/report"
+  --train "${sets[0]}" ${ships:+--ships "$ships"} ${compare:+--compare "$compare"} "${heard[@]/#/--transcripts=}" --recipe "$name" --seed "$seed" --out "$exp/report"
 
 exec python3 -I -S utils/stage.py --exp "$exp" --workdir "$workdir" --cmd "$cmd" --nj "$nj" --stage "$stage" \
   --stop-stage "$stop_stage" --force "$force" --dry-run "$dry_run" --show "$exp/report/report.md" "${plan[@]}"

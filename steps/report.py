@@ -5,7 +5,8 @@
 
 Writes report.html (self-contained), report.md, RESULTS.md, wer_bytes_SET.svg and .png, cards/MODEL.md,
 regressions/MODEL_SET_KIND.txt and, last, results.json (its fields: steps/scoring/results.py). Every model is compared with
-its parent when that is reported too; --compare adds pairs. Error rates are those of the exported files.
+its parent when that is reported too, what ships with what it was made of in the end; --compare adds pairs. Error rates are
+those of the exported files.
 """
 
 import argparse
@@ -31,8 +32,10 @@ from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes
 from steps.scoring.results import Results, shorten
 from steps.scoring.sources import read_json
+from steps.scoring.speakers import speaker_scores
+from steps.scoring.story import describe_training, reference_of, story
 from steps.scoring.summary import model_card
-from steps.scoring.warnings import find_warnings, transcript_notes
+from steps.scoring.warnings import find_warnings, read_teachers, transcript_notes
 
 PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
@@ -42,7 +45,10 @@ def main() -> None:
     extra = parse_pairs(args.compare, args.models)
     benchmark = read_json(args.benchmark) if args.benchmark else {}
     rows = collect_rows(args.exp, args.models, args.sets, benchmark)
-    pairs = list(dict.fromkeys(parent_pairs(rows) + extra))
+    ships = args.ships or args.models[-1]
+    reference = reference_of(ships, rows, read_teachers(args.exp, args.models))
+    whole = [(ships, reference)] if reference else []
+    pairs = list(dict.fromkeys(parent_pairs(rows) + extra + whole))
     comparisons = compare(args.exp, pairs, args.sets, args.seed)
     parents = parent_pairs(rows)
     found = ledgers(args.exp, parents, args.sets)
@@ -63,6 +69,10 @@ def main() -> None:
         stages=read_stages(args.exp),
         benchmark={key: benchmark[key] for key in ("host", "settings") if key in benchmark},
         warnings=find_warnings(args.exp, rows, comparisons, sets) + transcript_notes(args.transcripts),
+        ships=ships,
+        reference=reference,
+        training=describe_training(args.train) if args.train else None,
+        speakers=[one for name in args.sets for one in speaker_scores(args.exp, args.models, name, ships)],
     )
     out = Path(args.out)
     for ledger in found:
@@ -71,6 +81,7 @@ def main() -> None:
     history = read_curves(args.exp, args.models), read_settings(args.exp, args.models), layers
     write_text(out / "report.html", html_page(results, args.sets, *history))
     write_report(out, results, args.models, args.sets)
+    say("\n".join(story(results, args.sets)))
     for one in results.warnings:
         say(f"{one['level']}: {one['text']}")
     for set_name in args.sets:
@@ -83,6 +94,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exp", required=True, metavar="DIR", help="experiment folder, with one folder per model")
     parser.add_argument("--models", required=True, nargs="+", metavar="NAME", help="models, in the order of the table")
     parser.add_argument("--sets", required=True, nargs="+", metavar="NAME", help="test sets, one table each")
+    text = "model that the sentences on top are about (default: the last of --models)"
+    parser.add_argument("--ships", metavar="NAME", help=text)
+    parser.add_argument(
+        "--train", metavar="DIR", help="data folder of the training set, to tell its hours and speakers"
+    )
     parser.add_argument("--benchmark", metavar="JSON", help="what steps.benchmark wrote (default: none, and no speeds)")
     parser.add_argument("--compare", default="", metavar="A:B[,C:D]", help="more differences in WER, A minus B")
     text = (
@@ -91,7 +107,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--transcripts", action="append", default=[], metavar="JSON", help=text)
     parser.add_argument("--recipe", metavar="NAME", help="title (default: name of the --exp folder)")
     add_common(parser, out="folder of the report", seed=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.ships and args.ships not in args.models:
+        parser.error(f"--ships: {args.ships} is not one of --models {' '.join(args.models)}")
+    return args
 
 
 def describe_host(benchmark: Mapping[str, Any]) -> str | None:

@@ -100,8 +100,8 @@ check_settings() {
   for word in $speeds; do
     [[ $word =~ ^[0-9]+([.][0-9]+)?$ ]] || usage_error "speeds: '$word' is not a number"
   done
-  for word in ${compare//[:,]/ }; do
-    [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
+  for word in ${compare//[:,]/ } $ships; do
+    [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare, ships: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done
   plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
   word=${cmd%% *}

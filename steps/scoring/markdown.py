@@ -1,22 +1,34 @@
 """Results as Markdown tables that can also be read in a terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from steps.core.tables import counted
+from steps.scoring.details import (
+    AGREEMENT_NOTE,
+    FASTER_NOTE,
+    NOISE_COST_NOTE,
+    NOISE_NOTE,
+    SPEED_NOTE,
+    Cells,
+    agreement_cells,
+    faster_cells,
+    noise_cells,
+    noise_cost_cells,
+    number,
+    speed_cells,
+)
 from steps.scoring.escape import code_block, markdown, markdown_table
 from steps.scoring.ledger import Ledger
-from steps.scoring.results import Comparison, NoiseComparison, ResultRow, Results, TestSet
-from steps.scoring.significance import Interval, few_speakers
+from steps.scoring.results import KINDS, Comparison, ResultRow, Results, TestSet
+from steps.scoring.significance import few_speakers
+from steps.scoring.speakers import speaker_cells, speaker_note
+from steps.scoring.story import about, story
 
 HEADER = (
     "model", "params k", "nonzero k", "bits", "size kB", "MMAC/s", "RTF", "RTF+feat",
-    "greedy WER", "95 %", "lexicon WER", "95 %", "torch", "sherpa",
+    *(title for kind in KINDS for title in (f"{kind} WER", "95 %")), "torch", "sherpa",
 )  # fmt: skip
-
-# header and rows
-Cells: TypeAlias = tuple[list[str], list[list[Any]]]
 
 NOTES = """\
 - WER: word errors in percent (errors / words), of the exported file run by onnxruntime. Greedy: the model alone.
@@ -35,15 +47,6 @@ Below 0: the first has fewer errors. *: the paired bootstrap interval leaves out
 sc_stats, which takes segments as independent, not speakers. Can show: the smallest difference such a comparison finds
 with 80 % probability (greedy).
 """
-SPEED_NOTE = """\
-p50, p90, p99: milliseconds from samples to log-probabilities, one thread, over utterances and repeats. Peak: the process
-that ran the model, Python and onnxruntime included. All threads: real-time factor by the clock. Faster than: CPU time
-against other models, median and quartiles of paired repeats.
-"""
-NOISE_NOTE = """\
-Pink noise at this signal-to-noise ratio. Cost: the difference from the parent in this noise minus that without noise,
-points [95 %]; above 0, compression costs more in noise.
-"""
 DEV_NOTE = """\
 By torch, before export, when training ended; words between blanks. Dev serves to choose settings, so it is no test.
 """
@@ -56,11 +59,6 @@ Minutes: of training by the clock, stops left out; where pruning went in rounds,
 """
 
 
-def number(value: float | None, scale: float = 1.0, digits: int = 0) -> str:
-    """A number divided by `scale`, or a dash for None."""
-    return "-" if value is None else f"{value / scale:,.{digits}f}"
-
-
 def result_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the main table of one test set. Columns without any number are left out."""
     table = []
@@ -69,7 +67,7 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
         cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-", number(row.quantization_bits)]
         cells.append(number(row.bytes_shipped, 1e3, 1))
         cells += [number(row.macs_per_second, 1e6, 1), number(row.rtf, 1, 4), number(row.rtf_with_features, 1, 4)]
-        for kind in ("greedy", "lexicon"):
+        for kind in KINDS:
             score = row.scores.get(kind)
             cells.append("-" if score is None else f"{score.wer_percent:.2f} ({score.errors}/{score.words})")
             cells.append("-" if score is None else f"{score.interval.low:.1f} - {score.interval.high:.1f}")
@@ -104,15 +102,10 @@ def comparison_cells(comparisons: Sequence[Comparison], rate: str = "WER") -> Ce
         d, p = item.difference, p_text(item.matched_pairs.p)
         shown = f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {p}{' *' if d.excludes_zero else '  '}"
         cells.setdefault((item.a, item.b), {})[item.kind] = shown
-    kinds = [kind for kind in ("greedy", "lexicon") if any(kind in found for found in cells.values())]
+    kinds = [kind for kind in KINDS if any(kind in found for found in cells.values())]
     power = {(c.a, c.b): number(c.detectable, 1, 2) for c in comparisons if c.kind == kinds[0]}
     header = [f"difference in {rate}, points [95 %]", *kinds, "can show"]
     return header, [[f"{a} - {b}", *(found.get(k, "-") for k in kinds), power[a, b]] for (a, b), found in cells.items()]
-
-
-def interval_text(d: Interval) -> str:
-    """`+1.20 [+0.40, +2.00] *`: a star where the interval leaves out zero."""
-    return f"{d.percent:+.2f} [{d.low:+.2f}, {d.high:+.2f}]{' *' if d.excludes_zero else '  '}"
 
 
 def p_text(p: float) -> str:
@@ -123,48 +116,6 @@ def p_text(p: float) -> str:
 def comparison_table(comparisons: Sequence[Comparison], rate: str = "WER") -> str:
     """The differences as Markdown."""
     return markdown_table(*comparison_cells(comparisons, rate))
-
-
-def noise_cells(rows: Sequence[ResultRow], comparisons: Sequence[NoiseComparison]) -> Cells:
-    """Header and rows of greedy WER in noise of one test set, and of what noise adds to the difference from the parent."""
-    levels = list(dict.fromkeys(score.snr_db for row in rows for score in row.noise))
-    extra = {(c.a, c.snr_db): c for c in comparisons}
-    table = []
-    for row in rows:
-        if row.noise:
-            by_level = {score.snr_db: score for score in row.noise}
-            shown = [f"{by_level[x].interval.percent:.2f}" if x in by_level else "-" for x in levels]
-            more = [interval_text(extra[row.model, x].extra) if (row.model, x) in extra else "-" for x in levels]
-            table.append([row.model, f"{row.scores['greedy'].wer_percent:.2f}", *shown, *more])
-    header = ["greedy WER", "clean", *(f"{x} dB" for x in levels), *(f"cost at {x} dB" for x in levels)]
-    return header, table
-
-
-def speed_cells(rows: Sequence[ResultRow]) -> Cells:
-    """Header and rows of the measurements that the main table has no room for; (.., []) when there is none."""
-    header = ["model", "p50 ms", "p90 ms", "p99 ms", "load s", "peak MB", "of it model MB", "RTF spread",
-              "all threads", "faster than"]  # fmt: skip
-    table = []
-    for row in rows:
-        found = row.benchmark
-        if found and "latency_ms" in found:
-            ratios = found["ratios"].items()
-            faster = ", ".join(
-                f"{base} {r['times_faster']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for base, r in ratios
-            )
-            memory = [number(found[key], 1e6, 1) for key in ("peak_memory_bytes", "model_memory_bytes")]
-            table.append([
-                row.model, *(f"{value:.1f}" for value in found["latency_ms"].values()), f"{found['load_s']:.3f}", *memory,
-                f"{found['rtf_spread']:.5f}", f"{found['all_threads_wall_rtf']:.4f}", faster or "-",
-            ])  # fmt: skip
-    return header, table
-
-
-def agreement_cells(rows: Sequence[ResultRow]) -> Cells:
-    """Header and rows: how many utterances' texts two runtimes disagree on."""
-    table = [[row.model, f"{a.a} - {a.b}", a.kind, f"{len(a.differences)} of {a.utterances}"]
-             for row in rows for a in row.agreement]  # fmt: skip
-    return ["model", "runtimes", "kind", "texts that differ"], table
 
 
 def classification_cells(rows: Sequence[ResultRow]) -> Cells:
@@ -248,12 +199,15 @@ def set_tables(results: Results, set_name: str) -> list[tuple[str, str, Cells]]:
     rows = [row for row in results.rows if row.set == set_name]
     noise = [item for item in results.noise_comparisons if item.set == set_name]
     tables = [
+        ("Speakers", speaker_note(results, set_name), speaker_cells(results, set_name)),
+        ("In noise", NOISE_NOTE, noise_cells(rows)),
+        ("What compression costs in noise", NOISE_COST_NOTE, noise_cost_cells(noise)),
+        ("Classification", "", classification_cells(rows)),
         ("Other rates", "", accuracy_cells(rows)),
         ("Dev, greedy", DEV_NOTE, dev_cells(rows)),
-        ("Classification", "", classification_cells(rows)),
         ("Speed and memory", SPEED_NOTE, speed_cells(rows)),
-        ("In noise", NOISE_NOTE, noise_cells(rows, noise)),
-        ("Texts of the runtimes", "", agreement_cells(rows)),
+        ("CPU time against other models", FASTER_NOTE, faster_cells(rows)),
+        ("Texts of the runtimes", AGREEMENT_NOTE, agreement_cells(rows)),
         ("Regressions", LEDGER_NOTE, ledger_cells([item for item in results.ledgers if item.set == set_name])),
     ]
     return [(title, note, cells) for title, note, cells in tables if cells[1]]
@@ -270,29 +224,39 @@ def set_section(results: Results, set_name: str, plot: str | None = None) -> str
     parts += [f"{markdown(line)}\n" for line in set_lines(results, set_name)]
     parts.append(result_notes(rows))
     for title, note, (header, table) in set_tables(results, set_name):
-        texts = (0, *(i for i, name in enumerate(header) if name in ("kind", "runtimes", "faster than")))
+        texts = (0, *(i for i, name in enumerate(header) if name in ("kind", "faster than")))
         parts += [f"### {title}\n", markdown_table(header, table, texts), *([note] if note else [])]
     if plot:
         parts.append(f"![WER against bytes on {markdown(set_name)}]({quote(plot)})\n")
     return "\n".join(parts)
 
 
-def warning_lines(results: Results) -> str:
-    """What to know before the numbers, a quoted paragraph each; empty where nothing is wrong."""
-    return "".join(f"> **{one['level'].capitalize()}**: {markdown(one['text'])}\n\n" for one in results.warnings)
+def first_lines(results: Results, sets: Sequence[str]) -> str:
+    """The result in three sentences, then what to know before the numbers; a quoted paragraph each."""
+    told = [("Result", " ".join(story(results, sets)))] if results.ships else []
+    told += [(one["level"].capitalize(), one["text"]) for one in results.warnings]
+    return "".join(f"> **{what}**: {markdown(text)}\n\n" for what, text in told)
+
+
+def about_lines(results: Results) -> str:
+    """What the models learnt from, are meant for, and what was not measured, as a list."""
+    return "".join(f"- {title}: {markdown(text)}\n" for title, text in about(results))
 
 
 def report_page(results: Results, sets: Sequence[str], plots: Mapping[str, str]) -> str:
     """Content of report.md. Args: plots: {set: file name}."""
     made = markdown(f"{results.date}, commit {results.commit or 'unknown'}")
-    head = f"# {markdown(results.recipe)}\n\n{warning_lines(results)}{made}\n\n{code_block(results.command)}"
-    return "\n".join([head, *(set_section(results, name, plots.get(name)) for name in sets)])
+    head = f"# {markdown(results.recipe)}\n\n{first_lines(results, sets)}{made}\n\n{code_block(results.command)}"
+    return "\n".join([head, about_lines(results), *(set_section(results, name, plots.get(name)) for name in sets)])
 
 
 def results_page(results: Results, sets: Sequence[str]) -> str:
     """Content of RESULTS.md: the tables, and where every row comes from."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    head = f"# Results of {markdown(results.recipe)}\n\n{warning_lines(results)}".rstrip("\n") + "\n"
+    head = (
+        f"# Results of {markdown(results.recipe)}\n\n{first_lines(results, sets)}{about_lines(results)}".rstrip("\n")
+        + "\n"
+    )
     origins = [row for row in results.rows if row.set == sets[0]]
     tail = f"## Where the rows come from\n\n{markdown_table(*origin_cells(origins), text_columns=(0, 1, 3, 5, 6))}\n{ORIGIN_NOTE}"
     made = markdown(

@@ -64,7 +64,7 @@ def plot_wer_bytes(rows: Sequence[ResultRow], title: str, svg_path: str | Path, 
 
 def wer_figure(rows: Sequence[ResultRow], axis: Axis, title: str) -> Figure:
     """WER with intervals against `axis`; a thin line joins the models that no other beats in both."""
-    figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     boxed = _draw_points(axes, rows, axis)
@@ -76,7 +76,7 @@ def wer_figure(rows: Sequence[ResultRow], axis: Axis, title: str) -> Figure:
 
 def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], title: str, label: str) -> Figure:
     """Lines over training steps. Args: curves: {name: [(step, value)]}."""
-    figure = Figure(figsize=(7.5, 3.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 3.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index, (name, points) in enumerate(curves.items()):
@@ -92,11 +92,11 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], title: st
 
 def bars_figure(values: Mapping[str, float], title: str, label: str) -> Figure:
     """Horizontal bars, the first on top. Args: values: {name: number}."""
-    figure = Figure(figsize=(7.5, 0.6 + 0.22 * len(values)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 0.9 + 0.22 * len(values)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.barh(list(values), list(values.values()), color=COLORS[0])
-    axes.invert_yaxis()
+    axes.set_ylim(len(values) - 0.4, -0.6)
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(alpha=0.3, lw=0.5, axis="x")
     axes.set_xlabel(label)

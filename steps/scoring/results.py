@@ -154,8 +154,34 @@ class TestSet:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpeakerScore:
+    """One speaker of a test set. errors: {model: {kind: word errors}} of the exported files.   words: of the references."""
+
+    set: str
+    speaker: str
+    utterances: int
+    words: int
+    errors: dict[str, dict[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """The speech that the models learnt from, copies at other speeds left out. hours: None where lengths are not known."""
+
+    name: str
+    utterances: int
+    speakers: int
+    hours: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
-    """What results.json contains."""
+    """What results.json contains.
+
+    ships: the model that the sentences on top are about.   reference: the one it is compared with there: what it was made
+    of and taught by in the end; None: nothing that was reported.   speakers: those with the most errors of `ships`, the
+    worst first, at most MOST_SPEAKERS of each set.
+    """
 
     recipe: str
     commit: str | None
@@ -177,10 +203,15 @@ class Results:
     benchmark: dict[str, Any]
     # [{"level": "warning" or "note", "text"}]: what to know before the numbers, see steps/scoring/warnings.py
     warnings: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    ships: str = ""
+    reference: str | None = None
+    training: TrainingSet | None = None
+    speakers: list[SpeakerScore] = dataclasses.field(default_factory=list)
     format: int = FORMAT
 
 
 LEDGER_CHANGES = 20
+MOST_SPEAKERS = 30
 
 
 def shorten(ledger: Ledger) -> Ledger:

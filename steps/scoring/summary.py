@@ -1,9 +1,11 @@
 """The result in words: the sentences on top of the report, and a card for every model that ships."""
 
+from steps.scoring.details import interval_text, number
 from steps.scoring.escape import code_block, markdown
-from steps.scoring.markdown import interval_text, number, speaker_lines
+from steps.scoring.markdown import speaker_lines
 from steps.scoring.plot import pareto_front
 from steps.scoring.results import ResultRow, Results
+from steps.scoring.story import about, size
 
 
 def summary_sentences(results: Results, set_name: str) -> list[str]:
@@ -19,9 +21,12 @@ def summary_sentences(results: Results, set_name: str) -> list[str]:
     if small.model != best.model:
         times = best.bytes_shipped / small.bytes_shipped
         faster = ""
-        if best.rtf and small.rtf:
-            faster = f" and takes {100 * small.rtf / best.rtf:.0f} % of its computing time"
-        sentences.append(f"{small.model} ships {size(small)}, {times:.0f} times less{faster}, with {rate(small)}.")
+        if best.rtf_with_features and small.rtf_with_features:
+            share = 100 * small.rtf_with_features / best.rtf_with_features
+            faster = f" and takes {share:.0f} % of its computing time, features included"
+        sentences.append(
+            f"{small.model} ships {size(small)}, {times:{'.0f' if times >= 10 else '.1f'}} times less{faster}, with {rate(small)}."
+        )
     sentences.append(f"No other model beats these in both errors and size: {', '.join(names)}.")
     found = [item for item in results.comparisons if item.set == set_name and item.kind == "greedy"]
     parents = {(row.model, row.parent) for row in rows}
@@ -42,11 +47,6 @@ def rate(row: ResultRow) -> str:
     """`17.6 % WER [13.1, 22.6]`, greedy."""
     score = row.scores["greedy"]
     return f"{score.wer_percent:.1f} % {score.rate} [{score.interval.low:.1f}, {score.interval.high:.1f}]"
-
-
-def size(row: ResultRow) -> str:
-    """`301 kB`."""
-    return f"{row.bytes_shipped / 1000:,.0f} kB"
 
 
 def model_card(results: Results, model: str) -> str:
@@ -91,10 +91,13 @@ def model_card(results: Results, model: str) -> str:
             f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in one.agreement
         ]
         lines.append("")
+    facts = [("commit", row.commit), ("seed", row.seed), ("on", row.device)]
+    made = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
     lines += [
-        "## Made by\n",
-        code_block(row.command),
-        markdown(f"Commit {row.commit}, seed {row.seed}, on {row.device}. Measured {results.date}.") + "\n",
-        "Error rates are of the test sets named, nothing else: speech of another kind, language or room has other ones.",
+        "## Use and limits\n",
+        *(f"- {title}: {markdown(text)}" for title, text in about(results) if title != "In noise"),
+        "",
     ]
+    lines += ["## Made by\n", code_block(row.command or "(not recorded)")]
+    lines.append(markdown(f"{made[:1].upper()}{made[1:]}{'. ' if made else ''}Measured {results.date}."))
     return "\n".join(lines) + "\n"

@@ -62,13 +62,18 @@ def test_the_report_of_yesno_as_it_was_warns_in_its_first_lines(tmp_path, monkey
         lines = [line for line in (tmp_path / "out" / name).read_text().splitlines() if line][1:]
         quoted = [line for line in lines if line.startswith("> ")]
         assert lines[: len(quoted)] == quoted
+        assert quoted.pop(0).startswith("> **Result**: student_kd ships in ")
         assert quoted[0].startswith("> **Warning**: teacher, student: 44 % WER on dev, 23 % on its own training set")
         assert "begin with the same word" in quoted[1] and "Only 824 updates" in quoted[2]
         assert quoted[3].startswith("> **Note**: teacher, student: train and dev have one speaker")
         assert quoted[4].startswith("> **Note**: test has one speaker")
     page = (tmp_path / "out/report.html").read_text()
     assert page.count('<p class="warning">') == 3
-    assert page.index('<p class="warning">teacher, student: 44 %') < page.index('class="summary"')
+    assert page.count('<p class="hint">') == 2
+    first = [
+        page.index(text) for text in ('class="story"', '<p class="warning">teacher, student: 44 %', "<dl>", "<h2>")
+    ]
+    assert first == sorted(first)
     assert "warning: teacher, student: 44 % WER on dev" in capsys.readouterr().out
     kept = json.loads((tmp_path / "out/results.json").read_text())["warnings"]
     assert [one["level"] for one in kept] == ["warning"] * 3 + ["note"] * 2
