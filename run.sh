@@ -40,6 +40,7 @@ transcribe_language=          # what is spoken, for recognisers that would guess
 transcripts=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
 speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
 lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
+one_of=false             # true: prepare writes labels.txt, and decoding has a column in which each recording is one of these
 compress=false           # true: features take a quarter of the space and lose a little precision
 features=features.yaml   # settings files: in the recipe's conf/, else in conf/
 tokenizer=tokenizer.yaml # units of text, looked for in the same places
@@ -68,6 +69,7 @@ read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
 word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
+label_list=() && [[ $one_of == false ]] || label_list=("$data/labels.txt")
 check_settings
 heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # of a cluster; others get the defaults in conf/slurm.conf
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
@@ -76,7 +78,7 @@ common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 # 0 prepare     corpus -> data/<recipe>/<set>/{wav.scp,text,utt2spk,...}, checked
 expand "$prepare"
 task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" --lists "$data/corpus_files.tsv" \
-  --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${unlabelled[@]/%//wav.scp}" "${word_list[@]}" -- \
+  --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${unlabelled[@]/%//wav.scp}" "${word_list[@]}" "${label_list[@]}" -- \
   "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}" \
   ${unlabelled:+:then: python3 utils/validate_data_dir.py --audio true --text false "${unlabelled[@]}"}
 extra_task 0 after_prepare "${sets[@]/%//text}"

@@ -239,12 +239,12 @@ def options_of(args: argparse.Namespace) -> PreparationConfig:
     return load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
 
 
-def finish(sets, problems, args, published=None, words=None):
+def finish(sets, problems, args, published=None, words=None, labels=False):
     """Measure, check, prepare and write the sets; nothing is written when anything is wrong.
 
     Args:   sets: name -> list of Utterance.   problems: list of Problem found so far.   args: of `reader_parser`.
             published: see check_counts.   words: list for words.txt; None: the words of all sets but the test sets; "all":
-            of these, too.
+            of these, too.   labels: whether the transcripts are a closed list, to be written to labels.txt.
     Raises: UserError.
     """
     config = options_of(args)
@@ -265,6 +265,9 @@ def finish(sets, problems, args, published=None, words=None):
         names = [name for name in sets if words == "all" or not name.startswith("test")]
         words = sorted({word for name in names for utt in sets[name] for word in utt.text.split()})
     write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
+    if labels:
+        texts = sorted({utt.text for utterances in sets.values() for utt in utterances})
+        write_text(Path(args.out) / "labels.txt", "".join(f"{text}\n" for text in texts))
     if getattr(args, "check_counts", True):
         record_all(Path(args.out) / "download")
     write_used_files(Path(args.out), args.corpus_dir, audio)

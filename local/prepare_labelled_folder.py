@@ -8,7 +8,7 @@ names start with _ or . are left out.
 
 Sets: folders train, dev and test, if there are all three. Otherwise dev and test are, each, what --dev-speakers and
 --test-speakers say, else the files listed in validation_list.txt and testing_list.txt in --corpus-dir, else a tenth of
-the rest, whole speakers, one at least.
+the rest, whole speakers, one at least. Beside the sets: words.txt, the words of all labels, and labels.txt, the labels.
 """
 
 import re
@@ -97,7 +97,7 @@ def main():
         sets = {name: list(read_folder(root / name, pattern).values()) for name in ("train", "dev", "test")}
     else:
         sets = split(root, read_folder(root, pattern), speakers)
-    finish(sets, [], args, words="all")
+    finish(sets, [], args, words="all", labels=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
         --out exp/an4/student/decode_test_onnx
 
 --model is a model folder (run by torch) or an exported folder (run by onnxruntime). Writes greedy.txt and, with
---words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. --config: the recipe's own decode.yaml
+--words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. With --labels each recording is one label of
+that list: one_of.txt has the one with the largest CTC probability. --config: the recipe's own decode.yaml
 where it has one, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported folder from
 the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a separate process. With --shard J --num-shards N it
 decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
@@ -37,6 +38,7 @@ def main() -> None:
         words = None
         if args.words and config.lexicon:
             words = recogniser.use_words(args.words, args.model, config.word_score)
+        labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
         inputs = open_inputs(recogniser, args.data, utterances, args.model)
         say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by {runtime} on {device}")
         hyps, seconds = decode_all(recogniser, utterances, inputs)
@@ -49,6 +51,7 @@ def main() -> None:
         "num_threads": args.num_threads,
         "settings": to_dict(config),
         "words": words,
+        "labels": labels,
     }
     write_hypotheses(folder_of_part(args), hyps, facts)
     say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
@@ -60,6 +63,8 @@ def make_decode_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder or exported folder")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     parser.add_argument("--words", metavar="FILE", help="word list, one per line, for the lexicon column")
+    text = "list of labels, one per line: each recording is one of them (the one_of column)"
+    parser.add_argument("--labels", metavar="FILE", help=text)
     text = "what runs the model (default: torch a model folder, onnxruntime an exported one)"
     parser.add_argument("--runtime", choices=("own", *RUNTIMES), default="own", help=text)
     add_common(parser, config="conf/decode.yaml", out="folder of the hypotheses", device=True)

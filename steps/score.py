@@ -2,7 +2,7 @@
 
     python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
 
-For each of greedy.txt and lexicon.txt that exists, writes beside it wer_KIND (the rates), errors_KIND.txt (alignments),
+For each of greedy.txt, lexicon.txt and one_of.txt that exists, writes beside it wer_KIND (the rates), errors_KIND.txt (alignments),
 per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). `unit` and `fold` in the decoding settings
 say what counts as a word: for unit char, each character does. With --classes true each transcript is also a class:
 classes_KIND has accuracy, precision, recall, F1 and the confusions.
@@ -20,6 +20,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.classes import classification, format_classes
 from steps.scoring.errors import format_errors, format_speakers
+from steps.scoring.results import KINDS
 from steps.scoring.significance import Interval, few_speakers, wer_interval
 from steps.scoring.sources import read_units
 from steps.scoring.wer import (
@@ -36,15 +37,13 @@ from steps.scoring.wer import (
     read_hypotheses,
 )
 
-KINDS = ("greedy", "lexicon")
-
 
 def main() -> None:
     args = parse_args()
     folder = Path(args.decode)
     kinds = [kind for kind in KINDS if (folder / f"{kind}.txt").is_file()]
     if not kinds:
-        raise MissingInput(f"{folder}: no greedy.txt or lexicon.txt; run steps.decode first")
+        raise MissingInput(f"{folder}: no greedy.txt, lexicon.txt or one_of.txt; run steps.decode first")
     utterances = read_data_dir(args.data, check_audio=False)
     for kind in KINDS:
         if kind in kinds:
@@ -55,7 +54,9 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--decode", required=True, metavar="DIR", help="folder with greedy.txt, lexicon.txt")
+    parser.add_argument(
+        "--decode", required=True, metavar="DIR", help="folder with greedy.txt, lexicon.txt, one_of.txt"
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the transcripts")
     text = "true: transcripts are commands; also score them as classes (default: false)"
     parser.add_argument("--classes", type=parse_bool, default=False, metavar="BOOL", help=text)

@@ -3,7 +3,8 @@
     python3 -m steps.transcribe exp/an4/student/export one.wav two.flac
 
 The folder is an exported folder or a model folder. Any sample rate; the formats: tests/README.md. Of files with several
-channels --channel says which one is meant. With --words only words of that list come out. A file that is not audio, or not
+channels --channel says which one is meant. With --words only words of that list come out; with --labels each file is one label of
+that list, the most probable one. A file that is not audio, or not
 whole, is reported, the others are done, and the exit status is 1. What is longer than half a minute is cut in its pauses, so
 that an hour needs little more memory than a sentence.
 """
@@ -24,8 +25,13 @@ def main(results: TextIO | None = None) -> None:
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
     args = parse_args()
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
+        used: object = True
         if args.words:
-            recogniser.use_words(args.words, args.model, args.word_score)
+            used = recogniser.use_words(args.words, args.model, args.word_score)
+        elif args.labels:
+            used = recogniser.use_labels(args.labels, args.model)
+        if used is None:
+            raise UserError(f"{args.model}: this recogniser writes what it likes; leave out --words and --labels")
         failed = transcribe(recogniser, args.audio, results or sys.stdout, args.channel, args.damaged == "accept")
     if failed:
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
@@ -35,7 +41,9 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("model", metavar="DIR", help="exported folder or model folder")
     parser.add_argument("audio", nargs="+", metavar="FILE", help="audio files")
-    parser.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
+    lists = parser.add_mutually_exclusive_group()
+    lists.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
+    lists.add_argument("--labels", metavar="FILE", help="labels, one per line: each file is one of them")
     parser.add_argument(
         "--word-score", type=parse_finite, default=0.0, metavar="X", help="nats added for each such word"
     )
@@ -74,7 +82,8 @@ def transcribe(
             tell(f"error: {error}")
             failed += 1
             continue
-        print(f"{path}\t{texts.get('lexicon', texts['greedy'])}", file=results, flush=True)
+        text = texts[recogniser.kinds[-1]]
+        print(f"{path}\t{text}", file=results, flush=True)
     return failed
 
 

@@ -90,7 +90,7 @@ check_settings() {
   done
   [[ $data$corpus_dir != *$'\n'* ]] || usage_error "a folder with a line end in its name cannot be used: ${data@Q}"
   [[ $exp != *,* ]] || usage_error "$exp: commas separate models, so no folder on the way may have one in its name"
-  for name in classes sherpa store_teaching; do
+  for name in classes one_of sherpa store_teaching; do
     [[ ${!name} =~ ^(true|false)$ ]] || usage_error "--$name is true or false, not '${!name}'"
   done
   for word in $stress; do
@@ -141,9 +141,9 @@ score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
     combine=(python3 -m steps.combine_decodes --data "$data/$4" --decode "$5" --num-shards "$decode_nj" :then:)
   fi
   scores+=("$5/score_greedy.json")
-  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" --conf "$decode" \
+  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" "${label_list[@]}" --conf "$decode" \
     --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
-    "${array[@]}" python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" \
+    "${array[@]}" python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" "${label_list[@]/#/--labels=}" \
     --out "$5" --device "$device" --num-threads 1 "${part[@]}" "${@:6}" :then: "${combine[@]}" \
     python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"
 }

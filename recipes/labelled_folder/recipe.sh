@@ -8,7 +8,9 @@ train_set=train
 dev_set=dev             # speakers of its own
 test_sets="test"
 speeds="0.9 1.0 1.1"
-lexicon=true            # only the labels can come out in the lexicon column
+lexicon=true            # only words of the labels can come out in the lexicon column
+one_of=true             # each file is one label: the one_of column chooses among them
+classes=true            # accuracy, precision, recall, and what was taken for what
 tokenizer=tokenizer.yaml
 
 teachers="teacher"

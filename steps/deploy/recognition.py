@@ -14,7 +14,7 @@ from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted, write_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
-from steps.deploy.pieces import cut_features, cut_samples
+from steps.deploy.pieces import LONGEST_S, cut_features, cut_samples
 from steps.deploy.runtimes import Recogniser
 
 
@@ -87,10 +87,16 @@ def recognise_pieces(recogniser: Recogniser, pieces: Iterable[np.ndarray], name:
 
     Args:    pieces: from `hear`.   name: for messages.
     Returns: texts by kind of decoding, empty without a piece; seconds of sound.
+    Raises:  UserError; also for a second piece of what should be one label.
     """
     texts: dict[str, list[str]] = {kind: [] for kind in recogniser.kinds}
     seconds = 0.0
     for piece in pieces:
+        if seconds and "one_of" in texts:
+            what = f"longer than {LONGEST_S:g} s, so it is heard in pieces"
+            raise UserError(
+                f"{name}: {what}; recordings that are one label each are shorter: leave --labels out, or cut it"
+            )
         heard = np.ascontiguousarray(piece, dtype=np.float32)
         for kind, text in recogniser.recognise(heard, name).items():
             texts[kind].append(text)
@@ -112,7 +118,7 @@ def decode_all(
     """Decode utterances one by one.
 
     Args:    inputs: from `open_inputs`.   every_s: seconds between progress lines.
-    Returns: texts by kind of decoding and utterance, {"greedy": {id: text}[, "lexicon": {id: text}]}; seconds of audio.
+    Returns: texts by kind of decoding and utterance, {"greedy": {id: text}[, "lexicon": {id: text}], ...}; seconds of audio.
     Raises:  UserError naming the utterance that cannot be decoded.
     """
     utterances = list(utterances)
@@ -139,9 +145,9 @@ def decode_all(
 
 
 def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
-    """Write one text file per kind, and decode.json with their hashes last; a lexicon.txt left by an earlier run is removed."""
-    if "lexicon" not in hyps:
-        (out / "lexicon.txt").unlink(missing_ok=True)
+    """Write one text file per kind, and decode.json with their hashes last; those of other kinds, left by an earlier run, go."""
+    for kind in {"lexicon", "one_of"} - set(hyps):
+        (out / f"{kind}.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():
         write_table(out / f"{kind}.txt", texts)
     hashes = {kind: sha256_file(out / f"{kind}.txt") for kind in hyps}

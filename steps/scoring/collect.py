@@ -145,7 +145,7 @@ def text_differences(path_a: Path, path_b: Path) -> tuple[int, list[dict[str, st
 
 def count_lexicon_changes(folder: Path) -> int | None:
     """Number of utterances whose lexicon text differs from the greedy one; None where there is no lexicon text."""
-    paths = [folder / f"{kind}.txt" for kind in KINDS]
+    paths = [folder / f"{kind}.txt" for kind in ("greedy", "lexicon")]
     return len(text_differences(*paths)[1]) if all(path.is_file() for path in paths) else None
 
 

@@ -42,6 +42,9 @@ NOTES = """\
 - MMAC/s: million multiply-accumulates per second of audio, counted from the graph as onnxruntime ran it. RTF: seconds of
   one CPU thread per second of audio, for the network alone and with the features. A dash, or no such column: not measured.
 """
+ONE_OF_NOTE = """\
+- one_of: each recording is one label of a closed list: that with the largest CTC probability. A third task.
+"""
 COMPARISON_NOTE = """\
 Below 0: the first has fewer errors. *: the paired bootstrap interval leaves out 0. p: matched pairs test of NIST's
 sc_stats, which takes segments as independent, not speakers. Can show: the smallest difference such a comparison finds
@@ -92,6 +95,7 @@ def result_notes(rows: Sequence[ResultRow]) -> str:
     """How to read the main table."""
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
     notes, rate = NOTES.format(over=", ".join(groups)), rate_of(rows)
+    notes += ONE_OF_NOTE if any("one_of" in row.scores for row in rows) else ""
     return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
 
 

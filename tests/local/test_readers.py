@@ -336,6 +336,7 @@ def test_labelled_folder_as_speech_commands(tmp_path):
     assert sizes(sets) == {"train": (32, 4), "dev": (8, 1), "test": (8, 1)}
     assert {utt.text for utt in sets["train"]} == {"tab", "bed", "turn on", "go"}
     assert (tmp_path / "out/words.txt").read_text().split() == ["bed", "go", "on", "tab", "turn"]
+    assert (tmp_path / "out/labels.txt").read_text() == "bed\ngo\ntab\nturn on\n"
     lists = {"validation_list.txt": "0", "testing_list.txt": "1"}
     for name, speaker in lists.items():
         lines = [f"{label}/0000000{speaker}_nohash_{take}.wav\n" for label in ("tab", "go") for take in (0, 1)]

@@ -136,6 +136,15 @@ def processor_seconds():
     return used.ru_utime + used.ru_stime
 
 
+def test_labels_are_made_by_prepare_and_used_by_every_decoding(bench):
+    _, printed = bench.run("--corpus-dir", "corpus", "--dry-run", "true", "--one-of", "true")
+    lines = [line for line in printed.splitlines() if "steps.decode" in line]
+    labels = bench.recipe / "data/my recipe/labels.txt"
+    assert len(lines) == 16 and all(f"'--labels={labels}'" in line for line in lines)
+    _, plain = bench.run("--corpus-dir", "corpus", "--dry-run", "true")
+    assert "labels" not in plain
+
+
 def test_the_whole_plan_runs_then_nothing_runs_and_fast(bench):
     ran, printed = bench.run("--corpus-dir", "corpus", "--nj", "3", "--seed", "5")
     exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"

@@ -43,6 +43,9 @@ class Recogniser(Protocol):
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict | None:
         """Also recognise with the words of a file alone. Returns: facts about the list; None where it cannot be used."""
 
+    def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict | None:
+        """Also take each recording for one of the labels of a file. Returns: facts; None where it cannot be used."""
+
     def run(self, heard: np.ndarray) -> None:
         """Run the network on one utterance: what is timed."""
 

@@ -1,5 +1,6 @@
-"""From features to text with a CTC model, whatever runs it: greedy search and, with a word list, lexicon search."""
+"""From features to text with a CTC model, whatever runs it: greedy search; with a list of words or labels, these alone."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer, join_pieces
 from steps.search import lexicon
 from steps.search.greedy import greedy_search
+from steps.search.one_of import OneOf
 
 BLANKS = ("<blk>", "<blank>", "<eps>")
 SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
@@ -33,7 +35,7 @@ class CtcRecogniser:
 
     Args: name: folder, for messages.
     Attributes: model: the Network.   features: FeatureConfig.   tokens: text of each id.   blank_id.
-                decoder: LexiconDecoder, after `use_words`.
+                decoder: LexiconDecoder, after `use_words`.   chooser: OneOf, after `use_labels`.
     """
 
     hears = "features"
@@ -41,6 +43,7 @@ class CtcRecogniser:
     def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
         self.model, self.features, self.tokens = model, features, tokens
         self.decoder: lexicon.LexiconDecoder | None = None
+        self.chooser: OneOf | None = None
         blanks = [tokens.index(blank) for blank in BLANKS if blank in tokens]
         if not blanks:
             raise UserError(f"{name}/tokens.txt: no blank among the tokens ({', '.join(BLANKS)})")
@@ -58,8 +61,9 @@ class CtcRecogniser:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Greedy, and lexicon with a word list."""
-        return ("greedy",) if self.decoder is None else ("greedy", "lexicon")
+        """Greedy, lexicon with a word list, one_of with a list of labels."""
+        more = {"lexicon": self.decoder, "one_of": self.chooser}
+        return ("greedy", *(kind for kind, decoder in more.items() if decoder is not None))
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
         """Log-probabilities of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32."""
@@ -94,11 +98,20 @@ class CtcRecogniser:
         self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
         return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
 
+    def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict:
+        """Also take each recording for one of the labels of a file. Args, Returns, Raises: as of `use_words`."""
+        labels = read_labels(labels_file)
+        try:
+            self.chooser = OneOf(labels, self.tokens, self.blank_id, *spelling(folder, self.tokens, self.blank_id))
+        except ValueError as error:
+            raise UserError(f"{labels_file}: {error}") from None
+        return {"count": len(self.chooser.labels), "sha256": sha256_file(labels_file)}
+
     def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
         """Text of one utterance, words separated by single spaces.
 
         Args:    heard: (T, D) float32 features.   name: for messages.
-        Returns: {"greedy": text} and, with a word list, "lexicon".
+        Returns: {"greedy": text} and, with a word list, "lexicon", with a list of labels "one_of".
         Raises:  UserError for features of another width, or when a log-probability is not finite.
         """
         if heard.ndim != 2 or heard.shape[1] != self.features.dim:
@@ -109,7 +122,11 @@ class CtcRecogniser:
             raise UserError(f"{name}: the model returned log-probabilities that are not finite")
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)
         texts = {"greedy": " ".join(self.text(ids).split())}
-        return texts if self.decoder is None else texts | {"lexicon": self.decoder.decode(log_probs)}
+        if self.decoder is not None:
+            texts["lexicon"] = self.decoder.decode(log_probs)
+        if self.chooser is not None:
+            texts["one_of"] = self.chooser.decode(log_probs)
+        return texts
 
 
 def read_words(path: str | Path) -> list[str]:
@@ -117,12 +134,7 @@ def read_words(path: str | Path) -> list[str]:
 
     Raises: MissingInput; UserError listing lines that hold more than one word, or when no word is left.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such word list") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    lines = _read_lines(path, "word list")
     bad = [str(number) for number, line in enumerate(lines, start=1) if len(line.split()) > 1]
     if bad:
         raise UserError(f"{path}: expected one word per line; more than one in line {', '.join(bad[:10])}")
@@ -132,15 +144,42 @@ def read_words(path: str | Path) -> list[str]:
     return words
 
 
+def read_labels(path: str | Path) -> list[str]:
+    """Read a list of labels, one per line, blanks between words; empty lines are skipped. Returns: list of labels, each once.
+
+    Raises: MissingInput; UserError when no label is left.
+    """
+    labels = [" ".join(line.split()) for line in _read_lines(path, "list of labels")]
+    if not any(labels):
+        raise UserError(f"{path}: the list of labels is empty")
+    return list(dict.fromkeys(filter(None, labels)))
+
+
+def _read_lines(path: str | Path, what: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise MissingInput(f"{path}: no such {what}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def spelling(
+    folder: str | Path, tokens: list[str], blank_id: int
+) -> tuple[Callable[[str], Iterable[int]] | None, set[int]]:
+    """How text becomes tokens: the tokenizer's `encode`, None for single characters; ids that no text may use."""
+    special_ids = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
+    if lexicon.has_single_characters(tokens, special_ids):
+        return None, special_ids
+    return load_tokenizer(folder).encode, special_ids
+
+
 def open_lexicon(
     words_file: str | Path, folder: str | Path, tokens: list[str], blank_id: int, word_score: float = 0.0
 ) -> lexicon.LexiconDecoder:
     """Build the lexicon decoder for the words of a file. Args: as for `use_words`.   Raises: MissingInput, UserError."""
     words = read_words(words_file)
-    special_ids = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
-    encode = None
-    if not lexicon.has_single_characters(tokens, special_ids):
-        encode = load_tokenizer(folder).encode
+    encode, special_ids = spelling(folder, tokens, blank_id)
     try:
         return lexicon.LexiconDecoder(words, tokens, blank_id, encode, special_ids, word_score)
     except ValueError as error:

@@ -35,6 +35,9 @@ class _Writer:
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> None:
         """See Recogniser; a word list cannot be used here."""
 
+    def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
+        """See Recogniser; a list of labels cannot be used here."""
+
     def use_language(self, language: str) -> None:
         """Transcribe this language instead of guessing it. Args: language: code such as en."""
         self.language = language

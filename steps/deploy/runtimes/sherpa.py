@@ -115,6 +115,9 @@ class SherpaProcess:
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> None:
         """See Recogniser; a word list cannot be used here."""
 
+    def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
+        """See Recogniser; a list of labels cannot be used here."""
+
     def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
         """Text of one utterance, words separated by single spaces.
 
