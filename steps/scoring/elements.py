@@ -37,7 +37,7 @@ th { background: var(--soft); white-space: normal; vertical-align: bottom } th:f
 figure { margin: 1rem 0 } svg { width: 100%; height: auto; max-width: 46rem; display: block }
 pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: .8rem; line-height: 1.35; overflow-wrap: normal }
 pre.text { white-space: pre-wrap; overflow-wrap: anywhere }
-@media (max-width: 44rem) {
+@media (max-width: 70rem) {
   dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } th, td { white-space: normal; overflow-wrap: anywhere } }
 .note { font-size: .85rem; opacity: .85 } details { margin: .5rem 0 } summary { cursor: pointer }
 """
@@ -53,7 +53,7 @@ CARDS = """
   .NAME td.none { display: none } }
 """
 # columns of a table from which on it becomes cards, and the screens that it does on
-NARROW, BROAD = (4, "cards", "44rem"), (9, "broad", "76rem")
+NARROW, BROAD = (4, "cards", "70rem"), (9, "broad", "76rem")
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">

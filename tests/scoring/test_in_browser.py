@@ -130,7 +130,7 @@ def look(folder, text, width):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH (apt install chromium)")
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 800, 1280])
 def test_nothing_is_cut_off(page, tmp_path, width):
     assert look(tmp_path, page, width) == (width, [])
 
