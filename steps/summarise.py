@@ -21,8 +21,8 @@ from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
 from steps.scoring.collect import decode_folder
 from steps.scoring.compare import parse_pairs
-from steps.scoring.escape import markdown
-from steps.scoring.markdown import interval_text, markdown_table
+from steps.scoring.details import interval_text
+from steps.scoring.escape import markdown, markdown_table
 from steps.scoring.results import KINDS
 from steps.scoring.runs import Spread, over_folds, over_seeds
 from steps.scoring.sources import read_json, read_score

@@ -109,7 +109,7 @@ def test_the_report_has_a_column_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     report.main()
     page = (tmp_path / "out/report.md").read_text()
-    assert "| one_of WER |" in page and "| 2.08 (1/48) |" in page and "one label of a closed list" in page
+    assert " one_of WER |" in page and " 2.08 (1/48) |" in page and "one label of a closed list" in page
     assert "2.1 % as one of the labels" in page and "lexicon" not in page.split("## test")[1].split("- WER: ")[0]
     (row,) = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert set(row["scores"]) == {"greedy", "one_of"} and row["lexicon_differs"] is None

@@ -65,7 +65,7 @@ def cost_sentence(results: Results, set_name: str) -> str:
         for item in results.comparisons
         if (item.a, item.b, item.set) == (results.ships, results.reference, set_name)
     }
-    parts = []
+    parts: list[str] = []
     for kind in (kind for kind in KINDS if kind in own.scores):
         part = f"{own.scores[kind].wer_percent:.1f} %"
         if not parts:

@@ -8,7 +8,12 @@ from tests.recipes.test_public_corpora import OTHERS
 
 @pytest.mark.parametrize("recipe", OTHERS)
 def test_recipe(recipe, tmp_path):
-    check_recipe(recipe, tmp_path)
+    results = check_recipe(recipe, tmp_path)
+    if recipe == "labelled_folder":
+        for row in results["rows"]:
+            found = row["scores"]["one_of"]["classification"]
+            assert set(found["classes"]) == {"tab", "bed", "turn on", "go"}
+            assert all("" not in taken_for for taken_for in found["confusions"].values()), "always a label"
     if recipe == "commonvoice":  # its options lower the case and remove the quotes
         text = (tmp_path / "data/commonvoice/train/text").read_text(encoding="utf-8")
         assert text == text.lower() and '"' not in text and "," not in text
