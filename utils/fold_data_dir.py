@@ -4,7 +4,7 @@
     python3 utils/fold_data_dir.py --folds 5 --fold 1 --source data/an4/train --out data/fold1
 
 Speakers are dealt to the folds by their amount of speech, so that folds are of like size; the same source and --folds
-always give the same folds. Writes train/, dev/ and test/ below --out, and a copy of the words.txt that lies beside
+always give the same folds. Writes train/, dev/ and test/ below --out, and copies of words.txt and labels.txt that lie beside
 --source: usable as `prepare=` of a recipe for each fold.
 Results of all folds together: python3 -m steps.summarise --as folds.
 """
@@ -57,9 +57,10 @@ def main():
         part = select(tables, [utt for speaker in chosen for utt in speakers[speaker]])
         write_folder(folder, part)
         say(f"{folder}: {show_counts(part)}, of {show_counts(tables)}")
-    words = Path(args.source).resolve().parent / "words.txt"
-    if words.is_file():
-        write_text(Path(args.out) / "words.txt", words.read_text(encoding="utf-8"))
+    for name in ("words.txt", "labels.txt"):
+        given = Path(args.source).resolve().parent / name
+        if given.is_file():
+            write_text(Path(args.out) / name, given.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
