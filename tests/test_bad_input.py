@@ -585,6 +585,8 @@ CASES = [  # name, harm, program, words of the message
     ("option: seed -1", lambda w: None, lambda w: train(w, seed="-1"), "expected a whole number from 0"),
     ("option: threads 0", lambda w: None, lambda w: [*train(w), "--num-threads", "0"], "expected a whole number from 1"),
     ("option: device", lambda w: None, lambda w: [*train(w), "--device", "gpu"], "expected auto, cpu, cuda"),
+    ("labels: a letter that the model lacks", put("labels.txt", "ab\nZZ\n"),
+     lambda w: [*say_what(w), "--labels", w.root / "labels.txt"], "labels.txt: 1 of 2 labels cannot be spelled .* ZZ"),
     ("option: word score nan", put("words.txt", "ab\n"),
      lambda w: [*say_what(w), "--words", w.root / "words.txt", "--word-score", "nan"], "finite"),
     ("option: no such model", lambda w: None, lambda w: [transcribe, w.root / "nothing", w.wav], "neither model.json nor SHA256SUMS"),

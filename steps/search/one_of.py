@@ -11,7 +11,7 @@ import numpy as np
 # as in steps/data/tokenizer.py, which must not be imported from here
 SPACE = "\u2581"
 # states of all labels together; more would take seconds a recording
-MOST_STATES = 2_000_000
+MOST_STATES = 500_000
 
 
 class OneOf:
@@ -39,6 +39,8 @@ class OneOf:
         self.labels = list(dict.fromkeys(labels))
         if not self.labels:
             raise ValueError("the list of labels is empty")
+        if sum(map(len, self.labels)) > MOST_STATES:
+            raise ValueError(f"{len(self.labels)} labels of so many letters are too many to try one by one")
         self.num_tokens, self.blank_id = len(pieces), blank_id
         ids = {piece: i for i, piece in enumerate(pieces) if i not in special_ids}
         self.space_id = ids.get(SPACE) if encode is None else None

@@ -109,3 +109,5 @@ def test_what_cannot_be_spelled_or_is_too_much_is_refused(monkeypatch):
     monkeypatch.setattr("steps.search.one_of.MOST_STATES", 9)
     with pytest.raises(ValueError, match="2 labels of up to 5 states are too many"):
         OneOf(["a", "ab"], PIECES)
+    with pytest.raises(ValueError, match="1 labels of so many letters are too many"):
+        OneOf(["a" * 10], PIECES)
