@@ -4,18 +4,16 @@
 
 Reads speech.tsv, sentences.tsv and audio/, the layout of the project's own repository. Recordings that listeners voted for
 are taken (--min-votes). The corpus has no sets, and most sentences are read by several people: dev and test get speakers and
-sentences of their own (`split`), and recordings that would mix the sets are left out and counted.
+sentences of their own (local/own_sentences.py), and recordings that would mix the sets are left out and counted.
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rapidfuzz.distance import Levenshtein
-
 from local.corpus import clean_id, fetch, finish, look_into_all, options_of, reader_parser
+from local.own_sentences import families, split
 from local.rows import read_rows
 from local.text import normalise
 from steps.core.cli import UserError, run_main, say
@@ -25,14 +23,6 @@ from steps.core.tables import Problem, counted
 NEEDED = ("id", "sentence", "user", "fileName", "vote")
 # What the vote of a recording that nobody has judged says.
 NO_VOTE = "default"
-# Sentences that differ in at most this share of their letters are variants of one.
-VARIANT = 0.2
-# Who has read more has read a bit of everything, and stays in train.
-MOST_RECORDINGS = 60
-# Sentences for each set, those that most of the others have read.
-SENTENCES = {"test": 40, "dev": 60}
-# A speaker belongs to a set with this share of his recordings.
-SHARE = 1 / 3
 # The published copy has 5 files in 2480 that do not decode.
 MOST_UNREADABLE = 0.01
 
@@ -80,54 +70,6 @@ def leave_out_unreadable(found, problems):
         say(f"left out: {path}: {what}")
     unreadable = {path for path, _ in bad}
     return [(key, utt) for key, utt in found if utt.audio not in unreadable]
-
-
-def families(texts):
-    """Which sentences are variants of one: spelled otherwise, or with another ending.
-
-    Args: texts: sentence id -> text.   Returns: sentence id -> id of the first variant, in the order of the ids.
-    """
-    first, letters = {}, {}
-    for key in sorted(texts):
-        text = texts[key].replace(" ", "")
-        alike = (other for other, known in letters.items() if Levenshtein.normalized_distance(text, known) <= VARIANT)
-        first[key] = next(alike, key)
-        if first[key] == key:
-            letters[key] = text
-    return first
-
-
-def split(found):
-    """Split into sets with speakers and sentences of their own.
-
-    Speakers of many recordings train. Of what the others have read, the 40 sentences that most recordings are of are test's; a
-    speaker with a third of his recordings among them tests. Then the same with 60 other sentences and the other speakers for
-    dev. Recordings of a set's sentence by a speaker of another set belong nowhere. Names and order of files do not matter, but
-    for ties of sentences, which go by id.
-
-    Args:    found: list of (sentence, Utterance).
-    Returns: dict set name -> list of (sentence, Utterance); what is in none of them was left out.
-    """
-    read = {}
-    for key, utt in found:
-        read.setdefault(utt.speaker, Counter())[key] += 1
-    owner_of_sentence, owner = {}, {}
-    few = {speaker for speaker, counts in read.items() if counts.total() <= MOST_RECORDINGS}
-    for name, number in SENTENCES.items():
-        recordings = Counter()
-        for speaker in few - owner.keys():
-            recordings.update({key: n for key, n in read[speaker].items() if key not in owner_of_sentence})
-        chosen = sorted(recordings, key=lambda key: (-recordings[key], key))[:number]
-        owner_of_sentence |= dict.fromkeys(chosen, name)
-        for speaker in few - owner.keys():
-            if sum(read[speaker][key] for key in chosen) >= SHARE * read[speaker].total():
-                owner[speaker] = name
-    sets = {"train": [], "dev": [], "test": []}
-    for key, utt in found:
-        name = owner.get(utt.speaker, "train")
-        if owner_of_sentence.get(key, "train") == name:
-            sets[name].append((key, utt))
-    return sets
 
 
 def main():
