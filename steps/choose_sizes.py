@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
@@ -24,6 +23,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import write_json, write_text
 from steps.core.tables import counted, read_table
 from steps.data.feature_config import FeatureConfig
+from steps.data.statistics import summarise
 from steps.scoring.sources import read_json
 from steps.training.distributed import choose_device
 from steps.training.sizes import ROLES, Choice, Facts, Line, Table, choose, parse_budget
@@ -89,10 +89,10 @@ def look(args: argparse.Namespace, spoken: list[Utterance], features: FeatureCon
     if missing := [utt.utt_id for utt in spoken if utt.duration_s is None]:
         raise UserError(f"{args.text}/utt2dur: no duration of {missing[0]}; stage 0 writes it")
     frames = [int(number) for number in read_table(Path(args.data) / "utt2num_frames").values()]
-    hours = sum(utt.duration_s or 0.0 for utt in spoken) / 3600
+    stats = summarise(args.text, spoken, [])
     bins = features.num_mel_bins if features.kind == "fbank" else None
     device = choose_device(args.device).type
-    return Facts(round(hours, 4), len({utt.speaker for utt in spoken}), frames, bins, device)
+    return Facts(round(stats["hours"], 4), stats["speakers"], frames, bins, device)
 
 
 def recall(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -122,15 +122,13 @@ def write_new(path: Path, content: dict[str, Any], choice: Choice) -> bool:
 
 def describe(spoken: list[Utterance], facts: Facts, features: FeatureConfig) -> list[str]:
     """What the corpus is, in sentences."""
-    seconds = [utt.duration_s or 0.0 for utt in spoken]
-    letters = {char for utt in spoken for char in utt.text} - {" "}
-    words = {word for utt in spoken for word in utt.text.split()}
-    low, middle, high = np.percentile(seconds, [5, 50, 95])
+    stats = summarise(facts.device, spoken, [])
+    _, low, middle, high, _ = stats["spread"]["seconds"]
     rates = sorted({audio_info(utt.audio)[1] for utt in spoken[:: -(-len(spoken) // OPENED)]})
     lines = [
         f"{facts.hours:.2f} h of speech by {counted(facts.speakers, 'speaker')}, {counted(len(spoken), 'utterance')} of {middle:.1f} s "
-        f"({low:.1f} to {high:.1f}), {counted(len(words), 'different word')}, {counted(len(letters), 'character')}, "
-        f"{' and '.join(map(str, rates))} Hz, trained on {facts.device}",
+        f"({low:.1f} to {high:.1f}), {counted(stats['distinct_words'], 'different word')}, "
+        f"{counted(len(stats['characters']), 'character')}, {' and '.join(map(str, rates))} Hz, trained on {facts.device}",
     ]
     if rates[-1] < features.sample_rate_hz:
         lines.append(
