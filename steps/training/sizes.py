@@ -36,7 +36,8 @@ class Amount:
         good = all(type(number) is int and number > 0 for number in self.updates.values())
         check(good and self.max_batch_frames > 0, "updates and max_batch_frames must be whole numbers above 0")
         known = ["freq_masks", "freq_share", "time_masks", "time_width"]
-        check(sorted(self.masks) == known, f"masks must have {', '.join(known)}")
+        good = sorted(self.masks) == ["student", "teacher"] and all(sorted(one) == known for one in self.masks.values())
+        check(good, f"masks must be of teacher and student, and have {', '.join(known)}")
 
 
 @dataclass
@@ -190,7 +191,7 @@ def settings(
         }
         if facts.device == "cuda":
             loop["loader_workers"] = 4
-        common = {"loop": loop, "augment": _augment(table, amount, facts), "end_spaces": amount.end_spaces}
+        common = {"loop": loop, "augment": _augment(table, amount, facts, role), "end_spaces": amount.end_spaces}
         if role == "recover":
             files[f"recover_{line.model}.yaml"] = merge(line.base, common)
         else:
@@ -199,8 +200,8 @@ def settings(
     return files, epochs
 
 
-def _augment(table: Table, amount: Amount, facts: Facts) -> dict[str, Any]:
-    masks = amount.masks
+def _augment(table: Table, amount: Amount, facts: Facts, role: str) -> dict[str, Any]:
+    masks = amount.masks["teacher" if role == "teacher" else "student"]
     found = {name: masks[name] for name in ("freq_masks", "time_masks", "time_width")}
     if facts.mel_bins is None:
         return found | {"freq_masks": 0}

@@ -142,9 +142,9 @@ def test_masks_fit_the_features_and_voices_are_stretched_where_there_are_few():
     def augment(**corpus):
         return settings(TABLE, amount, "medium", facts(38, **corpus), CHAIN, 1.0)[0]["teacher.yaml"]["augment"]
 
-    assert augment()["freq_width"] == 18 and augment(mel_bins=40)["freq_width"] == 9
+    assert augment()["freq_width"] == 20 and augment(mel_bins=40)["freq_width"] == 10
     assert augment()["vtlp"] == 0.1 and "vtlp" not in augment(speakers=500)
-    assert augment(mel_bins=None) == {"freq_masks": 0, "time_masks": 2, "time_width": 20}
+    assert augment(mel_bins=None) == {"freq_masks": 0, "time_masks": 3, "time_width": 25}
     loops = [
         settings(TABLE, amount, "medium", facts(38, device=d), CHAIN, 1.0)[0]["teacher.yaml"]["loop"]
         for d in ("cpu", "cuda")
@@ -167,6 +167,7 @@ def test_budgets(text, seconds):
         ({"amounts": {"one": {"updates": {"teacher": 3}}}}, "updates must be of teacher, student, recover"),
         ({"amounts": {"one": {"up_to_minutes": 10}}}, "the last to null"),
         ({"sizes": {"small": {"techer": {}}}}, "did you mean 'teacher'"),
+        ({"amounts": {"one": {"masks": {"teacher": {}}}}}, "masks must be of teacher and student"),
         ({"least_share": 0.0}, "least_share"),
     ],
 )
