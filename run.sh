@@ -7,7 +7,7 @@
 set -euo pipefail
 called_from=$PWD && cd "$(dirname "${BASH_SOURCE[0]}")"
 . utils/env.sh
-. utils/parse_options.sh && . utils/tasks.sh && . utils/chain.sh
+. utils/parse_options.sh && . utils/tasks.sh && . utils/chain.sh && . utils/sizes.sh
 
 # Settings. Every one is an option; recipe.sh may set them too; the command line wins.
 stage=0                  # first stage to look at
@@ -22,6 +22,8 @@ cmd=utils/run.py         # job runner, with options for every job
 nj=$(env -u OMP_NUM_THREADS nproc) # jobs at a time
 decode_nj=1              # parts of each decoding, jobs of one array: for test sets of many hours
 trainings=1              # trainings of one stage side by side, for machines with many cores: num_threads each
+sizes=recipe             # auto: sizes, updates, batches and units that fit the corpus (conf/sizes.yaml), in exp/<recipe>/sizes
+time_budget=             # for all trainings one after the other, such as 30m; with --sizes auto
 num_threads=2            # CPU threads of a training; results are the same bytes only with the same number
 device=auto              # auto, cpu or cuda
 ngpu=1                   # GPUs of a training on each node, a process each; a machine without any does without
@@ -71,6 +73,7 @@ read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$dat
 word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
 label_list=() && [[ $one_of == false ]] || label_list=("$data/labels.txt")
 check_settings
+use_sizes
 heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # of a cluster; others get the defaults in conf/slurm.conf
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")
 [[ $dry_run == true ]] || install_requirements # nothing needs to be installed to see what would run
@@ -96,7 +99,8 @@ features train "$train" "${sets[0]}" \
   python3 utils/perturb_data_dir_speed.py --speeds "$speeds" "${sets[0]}" "$train" :then:
 for set in "${sets[@]:1}"; do features "${set##*/}" "$set" "$set"; done
 
-# 2 tokenizer   training transcripts -> characters or subwords
+# 2 tokenizer   training transcripts -> characters or subwords; with --sizes auto, first the settings of all trainings
+choose_sizes
 task 2 tokenizer --needs "${sets[0]}/text" ${after_prepare:+@after_prepare} --conf "$tokenizer" \
   --makes "$data/tokenizer/tokenizer.model" "$data/tokenizer/tokens.txt" -- \
   python3 -m steps.train_tokenizer --data "${sets[0]}" --config "$tokenizer" --out "$data/tokenizer"

@@ -18,6 +18,10 @@ INVISIBLE = dict.fromkeys(
 )
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff"
 COMMA_GROUPS = ("en", "zh", "ja", "ko", "he", "th", "hi")  # languages that write 1,000.5; the others write 1.000,5
+# letters that a virama and a joiner make chillus, consonants without a vowel, and these as letters of their own
+CHILLUS = dict(zip("\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15", "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e\u0d7f", strict=True))
+CHILLU = re.compile(f"([{''.join(CHILLUS)}])\u0d4d\u200d")
+HALF_U = re.compile("\u0d41\u0d4d(?![\u0d00-\u0d7f])")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -60,7 +64,26 @@ def arabic(text):
     return text.replace("\u0640", "")
 
 
-HOOKS = {"tr": turkish, "az": turkish, "zh": chinese, "ja": chinese, "ar": arabic, "fa": arabic, "ur": arabic}
+def malayalam(text):
+    """One spelling of what sounds alike: chillus as single letters, modern au and half u, no joiners left.
+
+    Source: The Unicode Standard 16.0, section 12.9: table of chillus; U+0D57 stands for au in modern spelling; a word that ends
+    in half u ends in U+0D4D today, in U+0D41 U+0D4D before.
+    """
+    text = CHILLU.sub(lambda match: CHILLUS[match[1]], text).replace("\u200c", "").replace("\u200d", "")
+    return HALF_U.sub("\u0d4d", text.replace("\u0d4c", "\u0d57"))
+
+
+HOOKS = {
+    "tr": turkish,
+    "az": turkish,
+    "zh": chinese,
+    "ja": chinese,
+    "ar": arabic,
+    "fa": arabic,
+    "ur": arabic,
+    "ml": malayalam,
+}
 
 
 def normalise(text, config):

@@ -4,8 +4,8 @@
 
 For each of greedy.txt, lexicon.txt and one_of.txt that exists, writes beside it wer_KIND (the rates), errors_KIND.txt (alignments),
 per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). `unit` and `fold` in the decoding settings
-say what counts as a word: for unit char, each character does. With --classes true each transcript is also a class:
-classes_KIND has accuracy, precision, recall, F1 and the confusions.
+say what counts as a word: for unit char, each character does; with `cer` the rate of characters has an interval, too. With
+--classes true each transcript is also a class: classes_KIND has accuracy, precision, recall, F1 and the confusions.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from steps.scoring.classes import classification, format_classes
 from steps.scoring.errors import format_errors, format_speakers
 from steps.scoring.results import KINDS
 from steps.scoring.significance import Interval, few_speakers, wer_interval
-from steps.scoring.sources import read_units
+from steps.scoring.sources import read_units, wants_characters
 from steps.scoring.wer import (
     RATES,
     ErrorCounts,
@@ -83,6 +83,11 @@ def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: st
         [c.errors for c in words], [c.reference_length for c in words], [speakers[c.utt_id] for c in words]
     )
     lines = rate_lines(pool(words), pool(chars), interval, RATES[unit])
+    of_chars = None
+    if wants_characters(folder):
+        counts = [c.errors for c in chars], [c.reference_length for c in chars], [speakers[c.utt_id] for c in chars]
+        of_chars = wer_interval(*counts)
+        lines.append(interval_line(of_chars, "CER"))
     lines += filter(None, [few_speakers(len({speakers[c.utt_id] for c in words}))])
     write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
     write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words, RATES[unit]))
@@ -102,11 +107,12 @@ def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: st
             "words": dataclasses.asdict(pool(words)),
             "chars": dataclasses.asdict(pool(chars)),
             "wer_interval_95": dataclasses.asdict(interval),
+            "cer_interval_95": dataclasses.asdict(of_chars) if of_chars else None,
             "classification": found,
             "utterances": by_utterance(words, chars, speakers, refs),
         },
     )
-    say(f"{kind}: {lines[0]}")
+    say(f"{kind}: {', '.join(lines[: 2 if of_chars else 1])}")
 
 
 def rate_lines(words: ErrorCounts, chars: ErrorCounts, interval: Interval, rate: str = "WER") -> list[str]:
@@ -116,8 +122,13 @@ def rate_lines(words: ErrorCounts, chars: ErrorCounts, interval: Interval, rate:
         format_wer_line(chars, "CER" if rate != "CER" else "CER with blanks"),
         format_ser_line(words),
         format_accuracy_line(words),
-        f"95 % interval of {rate}: {interval.low:.2f} to {interval.high:.2f} (over {interval.units})",
+        interval_line(interval, rate),
     ]
+
+
+def interval_line(interval: Interval, rate: str) -> str:
+    """`95 % interval of WER: 4.10 to 8.90 (over speakers)`."""
+    return f"95 % interval of {rate}: {interval.low:.2f} to {interval.high:.2f} (over {interval.units})"
 
 
 def by_utterance(

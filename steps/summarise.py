@@ -32,6 +32,10 @@ def main() -> None:
     args = parse_args()
     seeds = args.how == "seeds"
     page, kinds = [f"# {markdown(args.set)}, {len(args.runs)} {args.how}\n"], {}
+    characters = {kind: found for kind in KINDS if (found := summarise_characters(args, kind))}
+    for kind, found in characters.items():
+        tables = seed_tables(found) if seeds else fold_tables(found)
+        page.append(f"## {kind}, characters\n\n{tables.replace('WER', 'CER', 1)}")
     for kind in KINDS:
         models = common_models(args.runs, args.set, kind)
         if not models:
@@ -47,7 +51,7 @@ def main() -> None:
     text = "\n".join([*page, NOTES[args.how].format(over=over)])
     write_text(Path(args.out) / "summary.md", text)
     facts = {"runs": args.runs, "as": args.how, "set": args.set, "command": command_line()}
-    write_json(Path(args.out) / "summary.json", facts | {"kinds": kinds})
+    write_json(Path(args.out) / "summary.json", facts | {"kinds": kinds, "characters": plain(characters)})
     say(f"{text}\n{len(args.runs)} {args.how} -> {args.out}/summary.md")
 
 
@@ -74,13 +78,32 @@ def parse_args() -> argparse.Namespace:
 
 def summarise(args: argparse.Namespace, kind: str, models: Sequence[str]) -> dict[str, Any]:
     """What `over_seeds` or `over_folds` finds for these models."""
-    parents = [(name, parent_of(args.runs[0], name)) for name in models]
-    pairs = [(name, parent) for name, parent in parents if parent and parent in models]
-    pairs += parse_pairs(args.compare, models)
     runs = [
         {name: read_score(decode_folder(run, name, args.set), kind)["utterances"] for name in models}
         for run in args.runs
     ]
+    return over_runs(args, models, runs)
+
+
+def summarise_characters(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
+    """The same in characters, or None where not all runs want them beside words (`cer` in decode.yaml)."""
+    models = common_models(args.runs, args.set, kind)
+    scores = [{name: read_score(decode_folder(run, name, args.set), kind) for name in models} for run in args.runs]
+    if not models or not all(score.get("cer_interval_95") for run in scores for score in run.values()):
+        return None
+    counts = [{name: score["utterances"] for name, score in run.items()} for run in scores]
+    runs = [
+        {name: one | {"words": one["chars"], "errors": one["char_errors"]} for name, one in run.items()}
+        for run in counts
+    ]
+    return over_runs(args, models, runs)
+
+
+def over_runs(args: argparse.Namespace, models: Sequence[str], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `over_seeds` or `over_folds` finds, with the models' differences from their parents and those of --compare."""
+    parents = [(name, parent_of(args.runs[0], name)) for name in models]
+    pairs = [(name, parent) for name, parent in parents if parent and parent in models]
+    pairs += parse_pairs(args.compare, models)
     return (over_seeds if args.how == "seeds" else over_folds)(runs, list(dict.fromkeys(pairs)), args.seed)
 
 

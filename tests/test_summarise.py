@@ -8,6 +8,7 @@ import pytest
 from steps import summarise as program
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance
+from steps.core.outdir import write_json
 from steps.score import score
 
 
@@ -42,6 +43,25 @@ def test_seeds_are_averaged(tmp_path, monkeypatch):
     assert (difference["a"], difference["b"]) == ("child", "parent")
     assert difference["spread"]["values"] == pytest.approx([100 * wrong / 24 for wrong in (2, 3, 4)])
     assert "| child - parent" in (tmp_path / "out" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("how", ["seeds", "folds"])
+def test_characters_are_summed_up_where_they_are_wanted(tmp_path, monkeypatch, how):
+    runs = [
+        make_run(tmp_path, f"c{i}", wrong, prefix=f"c{i if how == 'folds' else ''}-s") for i, wrong in enumerate((2, 3))
+    ]
+    assert run(monkeypatch, tmp_path / "out", how, *runs)["characters"] == {}
+    assert "CER" not in (tmp_path / "out/summary.md").read_text()
+    for folder in tmp_path.glob("c*/*/decode_test_onnx"):
+        write_json(folder / "decode.json", {"settings": {"cer": True}})
+        ids = [line.split()[0] for line in (folder / "greedy.txt").read_text().splitlines()]
+        score(folder, "greedy", [Utterance(one, one.rpartition("-")[0], "yes", "x") for one in ids], "test")
+    found = run(monkeypatch, tmp_path / "out", how, *runs)["characters"]["greedy"]
+    # `no` for `yes`: three errors in three characters
+    assert found["models"]["parent"]["interval"]["percent"] == pytest.approx(100 * 5 / 48)
+    assert found["differences"][0]["interval"]["percent"] == pytest.approx(100 * 5 / 48)
+    page = (tmp_path / "out/summary.md").read_text()
+    assert page.index("## greedy, characters") < page.index("| CER") < page.index("## greedy\n") < page.index("| WER")
 
 
 def test_folds_are_pooled(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import shlex
 from jobs import job_pattern
 
 TITLES = ("prepare", "features", "tokenizer", "teacher", "student", "prune", "quantize", "export", "score", "report")
-FIELDS = ("needs", "makes", "conf", "lists", "replaces", "log", "runner", "parallel")
+FIELDS = ("needs", "makes", "conf", "lists", "replaces", "log", "runner", "parallel", "tells")
 NJ, JOB = re.compile(r"\{nj\}"), job_pattern()
 
 
@@ -32,6 +32,7 @@ class Task:
         fields = self._fields(head[2:])
         self.needs, self.makes, self.conf = fields.get("needs", []), fields.get("makes", []), fields.get("conf", [])
         self.lists = fields.get("lists", [])
+        self.tells = "".join(fields.get("tells", []))
         self.replaces, self.log = "".join(fields.get("replaces", [])), "".join(fields.get("log", []))
         self.runner = shlex.split(" ".join(fields.get("runner", [])))
         self.parallel = self._parallel(fields.get("parallel"))

@@ -5,8 +5,9 @@
 
 A task is `:: STAGE NAME [fields] -- COMMAND... [:then: COMMAND...]`. Fields: --needs FILES, --makes FILES, --conf FILES
 (compared by content), --lists FILES (which files it used, written by the task; else all below the folders it needs count),
---replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE, --runner 'OPTIONS', --parallel [N] (may run
-beside its neighbours of the same stage, N or as many as --nj at a time). A need `@name` is a whole task.
+--replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE, --tells FILE (text shown when the task has
+ended), --runner 'OPTIONS', --parallel [N] (may run beside its neighbours of the same stage, N or as many as --nj at a time). A
+need `@name` is a whole task.
 `{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array, in which JOB is
 the number of the job. In the names of folders (--exp, --workdir, --verbatim) both are only text.
 
@@ -223,6 +224,9 @@ class Experiment:
         mark = {"stage": task.stage, "name": task.name, **mark, **record, "commit": commit(), "commands": commands}
         self.marks.write(task, "done", mark)
         say(f"stage {task.stage} {task.name}: done in {seconds:.0f} s")
+        if task.tells:
+            with open(task.tells, encoding="utf-8", errors="replace") as file:
+                say("".join(f"    {line}" for line in file).rstrip())
 
     def flush_fresh(self):
         """Tell of the tasks that were up to date since the last call, one line a stage."""

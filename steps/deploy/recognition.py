@@ -24,16 +24,19 @@ class DecodeConfig:
 
     lexicon: also decode with the word list, when there is one.   word_score: nats added for each word in lexicon decoding;
     below 0 gives fewer words.   unit: what error rates count: word (WER), char (CER, for scripts without spaces) or phone
-    (PER).   fold: words that count as others when scored, such as {ix: ih}.
+    (PER).   fold: words that count as others when scored, such as {ix: ih}.   cer: the rate of characters stands beside that
+    of words, with intervals.
     """
 
     lexicon: bool = True
     word_score: float = 0.0
     unit: str = "word"
     fold: dict = dataclasses.field(default_factory=dict)
+    cer: bool = False
 
     def __post_init__(self) -> None:
         check(self.unit in ("word", "char", "phone"), f"unit must be word, char or phone, not {self.unit!r}")
+        check(not self.cer or self.unit == "word", f"cer: true is for unit: word, not {self.unit}")
         pairs = [word for pair in self.fold.items() for word in pair]
         check(all(isinstance(w, str) and len(w.split()) == 1 for w in pairs), "fold: expected `word: word` pairs")
 

@@ -122,6 +122,7 @@ def read_scores(folder: Path) -> dict[str, Score]:
                 interval=Interval(**content["wer_interval_95"]),
                 rate=content.get("rate", "WER"),
                 classification=content["classification"],
+                cer_interval=Interval(**content["cer_interval_95"]) if content.get("cer_interval_95") else None,
             )
     return scores
 

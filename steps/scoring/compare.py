@@ -83,11 +83,15 @@ def compare_pair(exp: str | Path, a: str, b: str, set_name: str, kind: str, seed
     counts = (one["errors"], two["errors"], one["words"], one["speakers"])
     refs = dict(zip(one["ids"], one["references"], strict=True))
     hyps = [read_hypotheses(folder / f"{kind}.txt") for folder in folders]
+    of_chars = None
+    if all(read_score(folder, kind).get("cer_interval_95") for folder in folders):
+        of_chars = paired_difference(one["char_errors"], two["char_errors"], one["chars"], one["speakers"], seed=seed)
     return Comparison(
         a, b, set_name, kind,
         difference=paired_difference(*counts, seed=seed),
         matched_pairs=matched_pairs_test(refs, *hyps),
         detectable=detectable(*counts),
+        cer_difference=of_chars,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import jiwer
@@ -55,13 +56,21 @@ def format_alignment(ref: str, hyp: str) -> str:
     return _format_rows(align(ref, hyp))
 
 
+def width(text: str) -> int:
+    """Columns that a text takes where all letters are of one width: none for marks above and below, two for wide ones."""
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.category(char) in ("Mn", "Me", "Cf") for char in text)
+
+
 def _format_rows(rows):
     """REF, HYP and OP lines in columns; *** stands for a missing word."""
     cells = [(ref or "***", hyp or "***", op) for op, ref, hyp in rows]
-    widths = [max(map(len, column)) for column in cells]
+    widths = [max(map(width, column)) for column in cells]
     lines = []
     for index, name in enumerate(("REF", "HYP", "OP ")):
-        words = [column[index].ljust(width) for column, width in zip(cells, widths, strict=True)]
+        words = [
+            column[index] + " " * (most - width(column[index])) for column, most in zip(cells, widths, strict=True)
+        ]
         lines.append(f"{name}: {' '.join(words)}".rstrip() + "\n")
     return "".join(lines)
 

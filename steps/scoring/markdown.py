@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from steps.core.tables import counted
+from steps.scoring.characters import beside_words, character_note, differences_beside_words
 from steps.scoring.details import (
     AGREEMENT_NOTE,
     FASTER_NOTE,
@@ -78,7 +79,7 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
         table.append([*cells, *("-" if score is None else f"{score.wer_percent:.2f}" for score in checks)])
     used = [i for i in range(len(HEADER)) if any(cells[i] != "-" for cells in table)]
     header = [title.replace("WER", rate_of(rows)) for title in HEADER]
-    return [header[i] for i in used], [[cells[i] for i in used] for cells in table]
+    return beside_words([header[i] for i in used], [[cells[i] for i in used] for cells in table], rows)
 
 
 def result_table(rows: Sequence[ResultRow]) -> str:
@@ -94,7 +95,7 @@ def rate_of(rows: Sequence[ResultRow]) -> str:
 def result_notes(rows: Sequence[ResultRow]) -> str:
     """How to read the main table."""
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
-    notes, rate = NOTES.format(over=", ".join(groups)), rate_of(rows)
+    notes, rate = NOTES.format(over=", ".join(groups)) + character_note(rows), rate_of(rows)
     notes += ONE_OF_NOTE if any("one_of" in row.scores for row in rows) else ""
     return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
 
@@ -109,7 +110,8 @@ def comparison_cells(comparisons: Sequence[Comparison], rate: str = "WER") -> Ce
     kinds = [kind for kind in KINDS if any(kind in found for found in cells.values())]
     power = {(c.a, c.b): number(c.detectable, 1, 2) for c in comparisons if c.kind == kinds[0]}
     header = [f"difference in {rate}, points [95 %]", *kinds, "can show"]
-    return header, [[f"{a} - {b}", *(found.get(k, "-") for k in kinds), power[a, b]] for (a, b), found in cells.items()]
+    table = [[f"{a} - {b}", *(found.get(k, "-") for k in kinds), power[a, b]] for (a, b), found in cells.items()]
+    return differences_beside_words(header, table, comparisons)
 
 
 def p_text(p: float) -> str:

@@ -40,6 +40,8 @@ class Score:
     # CER or PER where characters or phones are counted: then all of the above except cer_percent count these
     rate: str = "WER"
     classification: dict[str, Any] | None = None
+    # of cer_percent, where the recipe wants the rate of characters beside that of words
+    cer_interval: Interval | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Comparison:
     """Difference in word error rate, `a` minus `b`, of exported files on one set, with its paired interval.
 
     detectable: the smallest true difference, in points, that such a comparison finds with 80 % probability.
+    cer_difference: the same in the rate of characters, where the recipe wants it beside that of words.
     """
 
     a: str
@@ -120,6 +123,7 @@ class Comparison:
     difference: Interval
     matched_pairs: MatchedPairs
     detectable: float | None
+    cer_difference: Interval | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,12 @@ def read_units(folder: Path) -> tuple[str, dict]:
     return settings.get("unit", "word"), settings.get("fold", {})
 
 
+def wants_characters(folder: Path) -> bool:
+    """Whether the rate of characters is to stand beside that of words, as the settings of the decoding say."""
+    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
+    return bool(settings.get("cer", False))
+
+
 def count_again(folder: Path, kind: str, utterances: dict) -> None:
     """Count the errors of the hypotheses that are there once more. Args: utterances: of score_KIND.json.
 

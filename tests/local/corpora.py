@@ -151,6 +151,41 @@ def commonvoice(root, locale="en"):
     return root
 
 
+# consonants, a vowel sign, and n without a vowel in its older encoding: letter, virama, joiner
+MALAYALAM = [*"\u0d15\u0d17\u0d1a\u0d1f\u0d24\u0d2a\u0d2e\u0d2f\u0d32\u0d38", "\u0d15\u0d3f", "\u0d28\u0d4d\u200d"]
+# reader -> sentences: one has read much, four visitors the first ones, three others further ones, one of these, too
+MSC_READERS = {
+    "most": range(70, 140),
+    "one": range(20),
+    "two": range(20),
+    "three": range(20, 40),
+    "four": range(20, 40),
+}
+MSC_READERS |= {"five": range(40, 50), "six": range(50, 60), "seven": [*range(60, 70), 0]}
+
+
+def msc(root):
+    """speech.tsv, sentences.tsv and audio/, as the Malayalam Speech Corpus: votes for and against, none, a file that is no sound."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join("".join(rng.choice(MALAYALAM, 4)) for _ in range(2)) for _ in range(140)]
+    sentences = [f"s{number:03d}\t{text}.\tproverb" for number, text in enumerate(texts)]
+    # the same sentence under another id, as the corpus has some
+    sentences.append(f"s999\t{texts[0]}\tdefault")
+    rows = []
+    for speaker, (name, read) in enumerate(MSC_READERS.items()):
+        for number in read:
+            stem, key = f"{name}{number}", "s999" if (name, number) == ("two", 0) else f"s{number:03d}"
+            save(root / "audio" / f"{stem}.webm", whistle(texts[number].split(), speaker), format="FLAC")
+            rows.append(f"r{stem}\t{key}\t{name}\taudio/{stem}.webm\t\t\t{1 + number % 4}")
+    rows += [f"rno{vote}\ts001\tmost\taudio/most70.webm\t\t\t{vote}" for vote in ("default", "0", "-3")]
+    (root / "audio/damaged.webm").write_bytes(bytes(range(64)))
+    rows.append("rdamaged\ts070\tmost\taudio/damaged.webm\t\t\t3")
+    head = "id\tsentence\tuser\tfileName\tsample\ttime\tvote"
+    (root / "speech.tsv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    (root / "sentences.tsv").write_text("\n".join(["id\tsentence\tcategory", *sentences]) + "\n", encoding="utf-8")
+    return root
+
+
 def kaldi(root, pipe=False):
     """data/{train,dev,test} with segments in train, paths relative to the folder above, a command if asked for."""
     for name, first in {"train": 0, "dev": 5, "test": 7}.items():

@@ -6,7 +6,10 @@ from tests.recipes.corpus_runs import check_recipe
 from tests.recipes.test_public_corpora import OTHERS
 
 
-@pytest.mark.parametrize("recipe", OTHERS)
+# msc: its test of the reader is not slow
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow if name == "msc" else ()) for name in OTHERS]
+)
 def test_recipe(recipe, tmp_path):
     results = check_recipe(recipe, tmp_path)
     if recipe == "labelled_folder":
@@ -17,3 +20,8 @@ def test_recipe(recipe, tmp_path):
     if recipe == "commonvoice":  # its options lower the case and remove the quotes
         text = (tmp_path / "data/commonvoice/train/text").read_text(encoding="utf-8")
         assert text == text.lower() and '"' not in text and "," not in text
+    if recipe == "msc":  # signs and letters stay together up to the report, where CER stands beside WER
+        errors = (tmp_path / "exp/msc/teacher/decode_test_onnx/errors_greedy.txt").read_text(encoding="utf-8")
+        assert "\u0d15\u0d3f" in errors and "\u0d7b" in errors and "\u200d" not in errors
+        page = (tmp_path / "exp/msc/report/report.html").read_text(encoding="utf-8")
+        assert "greedy CER" in page and "greedy WER" in page

@@ -5,7 +5,7 @@ import pytest
 from tests.recipes.corpus_runs import ROOT, check_recipe
 
 PUBLIC = ["librispeech", "timit", "aishell", "yesno"]
-OTHERS = ["commonvoice", "kaldi", "manifest", "labelled_folder"]  # test_own_corpora.py
+OTHERS = ["commonvoice", "msc", "kaldi", "manifest", "labelled_folder"]  # test_own_corpora.py
 
 
 @pytest.mark.parametrize("recipe", PUBLIC)

@@ -10,7 +10,8 @@ from steps.core.datadir import Utterance, write_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.deploy.recognition import DecodeConfig
-from steps.scoring.wer import in_units
+from steps.scoring.errors import format_alignment
+from steps.scoring.wer import characters, count_utterances, in_units
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,35 @@ def test_any_script_survives_to_the_errors_file(tmp_path, monkeypatch, text):
     content = scored(tmp_path, monkeypatch, [text], [text.split()[0]])
     errors = (tmp_path / "decode/errors_greedy.txt").read_text(encoding="utf-8")
     assert all(word in errors for word in text.split()) and content["words"]["errors"] == len(text.split()) - 1
+
+
+def test_a_wrong_vowel_sign_is_one_wrong_character_of_those_a_reader_sees():
+    # കിടാവ് has three characters in six signs; the hypothesis has another vowel sign, and the word in two parts
+    ref, hyp = "\u0d15\u0d3f\u0d1f\u0d3e\u0d35\u0d4d", "\u0d15\u0d41\u0d1f\u0d3e \u0d35\u0d4d"
+    assert characters(ref) == ["\u0d15\u0d3f", "\u0d1f\u0d3e", "\u0d35\u0d4d"]
+    (count,) = count_utterances({"a": ref}, {"a": hyp}, "char")
+    assert (count.reference_length, count.substitutions, count.insertions, count.deletions) == (3, 1, 1, 0)
+    # a mark does not join the space before it
+    assert characters("a \u0301b") == ["a", " ", "\u0301", "b"]
+
+
+def test_the_rate_of_characters_has_an_interval_where_it_is_wanted(tmp_path, monkeypatch, capsys):
+    texts = [f"{word} bb" for word in ("ab", "cd", "ef", "gh", "ij", "kl")]
+    content = scored(
+        tmp_path, monkeypatch, texts, [text.replace("b", "x", i) for i, text in enumerate(texts)], cer=True
+    )
+    # 0 + 1 + 2 + 2 + 2 + 2 letters of 30 are wrong
+    assert content["cer_interval_95"]["percent"] == pytest.approx(30.0)
+    assert content["cer_interval_95"]["low"] < 30.0 < content["cer_interval_95"]["high"]
+    assert (
+        "95 % interval of CER: " in (tmp_path / "decode/wer_greedy").read_text()
+        and "%CER 30.00" in capsys.readouterr().out
+    )
+    assert scored(tmp_path, monkeypatch, texts, texts)["cer_interval_95"] is None
+    with pytest.raises(ConfigError, match="cer: true is for unit: word"):
+        from_dict(DecodeConfig, {"unit": "char", "cer": True}, "decode.yaml")
+
+
+def test_marks_take_no_column(tmp_path):
+    lines = format_alignment("\u0d15\u0d41 x", "\u0d15 x").splitlines()
+    assert lines[:2] == ["REF: \u0d15\u0d41 x", "HYP: \u0d15 x"]

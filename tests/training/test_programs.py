@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ import pytest
 from steps.core.cli import UserError
 from steps.core.config import from_dict, load_config, read_yaml, to_dict
 from steps.core.outdir import sha256_file
+from steps.core.tables import read_table
 from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.diagnose import read_settings
 from steps.training import setup
 from steps.training.setup import TrainConfig
+from steps.training.sizes import Facts, Line, Table, settings
+from steps.training.timing import Timer
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = """
@@ -47,6 +52,27 @@ def call(corpus):
         return subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True)
 
     return run
+
+
+def test_real_updates_are_timed_and_nothing_is_left_behind(corpus, tmp_path):
+    table = load_config(Table, "conf/sizes.yaml")
+    lines = [Line("teacher", "big", {}), Line("student", "small", {})]
+    frames = [int(number) for number in read_table(corpus.train / "utt2num_frames").values()]
+    mel_bins = load_config(FeatureConfig, corpus.features).num_mel_bins
+    facts = Facts(0.01, 3, frames, mel_bins, "cpu")
+    files, _ = settings(table, table.amounts["minutes"], "small", facts, lines, 1.0)
+    given = {"data": str(corpus.train), "text": str(corpus.train), "features": str(corpus.features)}
+    args = SimpleNamespace(**given, seed=0, device="cpu", num_threads=1)
+    before = {path: path.stat().st_mtime_ns for path in corpus.train.rglob("*")}
+    with mock.patch("tempfile.tempdir", str(tmp_path)):
+        found = Timer(args)(files)
+    assert found["teacher"] > found["teaching"] > 0 and found["student"] > 0
+    del files["teacher.yaml"]
+    with mock.patch("steps.training.timing.TIMED", 1):
+        found = Timer(args)(files)
+    assert found["teacher"] == found["teaching"] == 0.0 < found["student"]
+    assert not list(tmp_path.glob("sizes_*"))
+    assert before == {path: path.stat().st_mtime_ns for path in corpus.train.rglob("*")}
 
 
 @pytest.fixture(scope="module")

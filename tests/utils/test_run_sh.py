@@ -47,6 +47,8 @@ elif program == "steps.combine_features":
     make(option("--data"), "feats.scp", "utt2num_frames", "cmvn.json")
 elif program == "steps.train_tokenizer":
     make(option("--out"), "tokenizer.model", "tokens.txt")
+elif program == "steps.choose_sizes":
+    make(option("--out"), "tokenizer.yaml", "teacher.yaml", "student.yaml", "recover_cut.yaml", "summary.txt")
 elif program in ("steps.train_teacher", "steps.distill_student", "steps.prune_model", "steps.quantize_model"):
     make(option("--out"), "model.json", "model.safetensors")
 elif program == "steps.combine_labels":
@@ -204,6 +206,72 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)
     assert any("local/filter_transcripts.py" in line for line in ran)
+
+
+def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
+    exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"
+    ran, printed = bench.run("--sizes", "auto", "--time-budget", "30m", "--stop-stage", "6")
+    programs = [next(word for word in line.split() if word.startswith("steps.")) for line in ran if "steps." in line]
+    place = programs.index("steps.choose_sizes")
+    assert programs[place - 1 : place + 2] == ["steps.combine_features", "steps.choose_sizes", "steps.train_tokenizer"]
+    (chosen,) = [line for line in ran if "steps.choose_sizes" in line]
+    lines = f"--line=teacher:big: --line=taught:small: --line=recover:cut:{bench.recipe}/conf/small.yaml"
+    assert lines in chosen and f"--text {data}/train --features" in chosen and "--time-budget 30m" in chosen
+    assert "stage 2 sizes: done" in printed and "    | table |" in printed
+    used = {
+        "train_tokenizer": "tokenizer",
+        "train_teacher": "teacher",
+        "distill_student": "student",
+        "prune_model": "recover_cut",
+    }
+    for verb, name in used.items():
+        (line,) = [line for line in ran if f"steps.{verb} " in line]
+        assert f"--config {exp}/sizes/{name}.yaml" in line
+    (rounded,) = [line for line in ran if "steps.quantize_model" in line]
+    assert f"--config {bench.recipe}/conf/small.yaml" in rounded
+    assert bench.run("--sizes", "auto", "--time-budget", "30m", "--stop-stage", "6")[0] == []
+    # what the user changes counts
+    (exp / "sizes/student.yaml").write_text("loop: {epochs: 3}\n")
+    ran, _ = bench.run("--sizes", "auto", "--time-budget", "30m", "--stop-stage", "4")
+    assert len(ran) == 1 and "steps.distill_student" in ran[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "old", "new", "said"),
+    [
+        (["--sizes", "big"], "", "", "--sizes is recipe or auto"),
+        (["--time-budget", "30m"], "", "", "--time-budget is for --sizes auto"),
+        (["--sizes", "auto", "--time-budget", "half an hour"], "", "", "number of seconds, minutes or hours"),
+        (
+            ["--sizes", "auto"],
+            "cut      big",
+            "more     -   train_teacher    big.yaml\ncut      big",
+            "big and more would be the same teacher",
+        ),
+        (
+            ["--sizes", "auto"],
+            "cut      big",
+            "more     big distill_student  big.yaml\ncut      big",
+            "the chain may have one",
+        ),
+        (
+            ["--sizes", "auto"],
+            "small    big   distill_student",
+            "small    big   train_teacher",
+            "begin with fresh weights",
+        ),
+        (
+            ["--sizes", "auto"],
+            "quantize_model   small.yaml",
+            "quantize_model   bits.yaml",
+            "cut_int8 trains while it is quantized",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_chosen_are_refused(bench, options, old, new, said):
+    (bench.recipe / "conf/bits.yaml").write_text("loop: {epochs: 3}\n")
+    bench.write_recipe(RECIPE.replace(old, new, 1) if old else RECIPE)
+    assert said in bench.run(*options, status=2)[1]
 
 
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
