@@ -79,7 +79,7 @@ parent_options() {
     hub)
       options+=(--hub "$hub_model")
       [[ -z $hub_model ]] || needs+=("$hub_model/config.json")
-      for file in "$hub_model"/*.safetensors; do [[ ! -f $file ]] || needs+=("$file"); done
+      for file in "$hub_model"/{*.safetensors,model.bin}; do [[ ! -f $file ]] || needs+=("$file"); done
       ;;
     init) [[ -z $1 ]] || options+=(--init "$exp/$1") ;;
     teachers) taught_by=$1 ;;

@@ -1,4 +1,4 @@
-"""Hugging Face folders of small random CTC models, written by transformers itself."""
+"""Hugging Face folders of small random models, written by transformers itself."""
 
 import json
 
@@ -17,6 +17,11 @@ PARAKEET = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "subsampling_conv_channels": 8,
 }  # fmt: skip
+WHISPER = {
+    "vocab_size": 70, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
+    "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "decoder_start_token_id": 3,
+}  # fmt: skip
 # name -> (configuration class, model class, settings)
 MODELS = {
     "wav2vec2": ("Wav2Vec2Config", "Wav2Vec2ForCTC", WAVE),
@@ -34,6 +39,7 @@ MODELS = {
     ),
     "wav2vec2-bert": ("Wav2Vec2BertConfig", "Wav2Vec2BertForCTC", {**WAVE, **CONFORMER, "left_max_position_embeddings": 9}),
     "parakeet": ("ParakeetCTCConfig", "ParakeetForCTC", {"vocab_size": len(PIECES) + 1, "pad_token_id": len(PIECES)}),
+    "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
 }  # fmt: skip
 
 
@@ -48,7 +54,7 @@ def make_folder(folder, name, seed=0):
     model = getattr(transformers, model_class)(getattr(transformers, config_class)(**settings)).eval()
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
-            if key.endswith("inv_freq"):
+            if key.endswith("inv_freq") or "embed_positions" in key:
                 continue
             if key.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5)
@@ -68,11 +74,15 @@ def extractor(transformers, name):
         return transformers.ParakeetFeatureExtractor(feature_size=80)
     if name == "wav2vec2-bert":
         return transformers.SeamlessM4TFeatureExtractor()
+    if name == "whisper":
+        return transformers.WhisperFeatureExtractor()
     return transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask="large" in name)
 
 
 def write_tokenizer(folder, name):
-    """Characters in vocab.json, or BPE pieces in tokenizer.json."""
+    """Characters in vocab.json, or BPE pieces in tokenizer.json; none for Whisper, of which the encoder is taken."""
+    if name == "whisper":
+        return
     if name != "parakeet":
         (folder / "vocab.json").write_text(json.dumps({text: i for i, text in enumerate(CHARACTERS)}))
         names = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"}
