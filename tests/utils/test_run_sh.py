@@ -80,12 +80,21 @@ STEPS = """
     step_table="tune 3 always init"
     options=() needs=()
     read_step tune && parent_options small "$1" && echo "${options[*]} | ${needs[*]}"
+    step_table="learn 4 always teachers"
+    for settings in "$1" inherits.yaml; do
+      options=() needs=()
+      read_step learn && cd "${1%/*}" && parent_options big,small "$settings" && echo "${options[*]} | ${needs[*]}"
+    done
+    options=() needs=() store_teaching=true
+    parent_options big inherits.yaml && echo "${options[*]} | ${needs[*]}"
 """
 
 
 def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
     (tmp_path / "with.yaml").write_text("bits: 2\nloop: {epochs: 3}\n")
     (tmp_path / "without.yaml").write_text("bits: 2\n# loop: none\n")
+    (tmp_path / "inherits.yaml").write_text("base: shares.yaml\n")
+    (tmp_path / "shares.yaml").write_text("inherit: {count: 2}\n")
     (tmp_path / "conf").mkdir()
     for name in ("with", "without"):
         (tmp_path / f"conf/{name}_base.yaml").write_text(f"# ours\nbase: ../{name}.yaml  # shared\nbits: 4\n")
@@ -95,7 +104,11 @@ def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
     taught = "6 trains: --model exp/small --teacher exp/big | exp/small/model.json exp/big/model.json"
     alone = "6 does not train: --model exp/small | exp/small/model.json"
     start = "--init exp/small | exp/small/model.json"
-    assert done.stdout.splitlines() == [taught, alone, taught, alone, "no other", start]
+    both = "--teacher exp/big,exp/small | exp/big/model.json exp/small/model.json"
+    # labels hold no weights to begin with
+    stored = "--init exp/big --teacher exp/big/labels | exp/big/model.json exp/big/labels/labels.json"
+    lines = [taught, alone, taught, alone, "no other", start, both, f"--init exp/big {both}", stored]
+    assert done.stdout.splitlines() == lines
 
 
 class Bench:
