@@ -227,10 +227,18 @@ class Setup:
         if not teachers:
             return TranscriptObjective(settings, model)
         opened = open_teachers(teachers.split(","), self.device, self.args.num_threads)
-        for number, teacher in enumerate(opened):
-            match = {"match_units": distill.kl_weight > 0, "match_hidden": distill.hidden_weight > 0 and number == 0}
-            check_fit(teacher, self.tokenizer.pieces, self.features, **match)
-        weights = weigh(opened, distill.weighting)
+        speakers, matched = (opened[:-1], opened[-1]) if distill.hidden_only else (opened, opened[0])
+        if not speakers:
+            raise UserError(
+                f"{self.args.config}: hidden_only: the last of several teachers shows its states; name another, too"
+            )
+        for teacher in opened:
+            speaks, shows = (
+                distill.kl_weight > 0 and teacher in speakers,
+                distill.hidden_weight > 0 and teacher is matched,
+            )
+            check_fit(teacher, self.tokenizer.pieces, self.features, match_units=speaks, match_hidden=shows)
+        weights = weigh(speakers, distill.weighting)
         return DistillObjective(distill, model.to(self.device), opened, settings, weights)
 
     def dataset(self, folder: Path | str, model: AsrModel) -> SpeechDataset:
