@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
-from steps.core.config import check, load_config, save_config
+from steps.core.config import check, from_dict, load_config, save_config
 from steps.core.outdir import sha256_file
 from steps.core.provenance import write_run_record
 from steps.data.feature_config import FeatureConfig
@@ -82,8 +82,13 @@ def import_folder(source: HubFolder, config: ImportConfig) -> tuple[AsrModel, An
     Raises: MissingInput, UserError when the folder cannot be imported, or ours would compute something else.
     """
     settings, extractor = source.open_settings()
-    features = FeatureConfig(kind="samples", sample_rate_hz=extractor.sampling_rate)
-    sizes = hub_sizes(settings, extractor)
+    heard = {"kind": "samples", "sample_rate_hz": extractor.sampling_rate}
+    features = from_dict(FeatureConfig, heard, f"{source.folder}/preprocessor_config.json")
+    try:
+        sizes = hub_sizes(settings, extractor)
+    except (AttributeError, TypeError, ValueError) as error:
+        what = f"config.json and preprocessor_config.json do not belong together ({error})"
+        raise UserError(f"{source.folder}: {what}; copy both again") from None
     if config.dropout is not None:
         sizes["dropout"] = config.dropout
     # the units of a decoder are not those of a CTC output layer; two are made up

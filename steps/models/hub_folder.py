@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from steps.core.cli import MissingInput, UserError
+from steps.core.cli import MissingInput, UserError, is_out_of_memory
 from steps.core.jsonfile import read_json
 from steps.core.limits import show
 from steps.models.build import build_model
@@ -165,12 +165,14 @@ class HubFolder:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             yield
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except ImportError as error:
             raise UserError(f"transformers cannot be imported ({error}); pip install -r {REQUIREMENTS}") from None
         # of any kind: its checks are spread over many classes
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
                 f"{self.folder}: transformers cannot read {what} ({reason}); copy the model again"

@@ -275,6 +275,14 @@ def test_workdir_is_relative_to_where_the_command_was_given(bench):
     assert not (bench.recipe / "data").exists()
 
 
+def test_the_model_from_a_hub_is_relative_to_where_the_command_was_given():
+    script = '. utils/parse_options.sh && called_from=/here && parse_options run.sh "$@" && echo "$hub_model"'
+    for given, taken in (("theirs", "/here/theirs"), ("/there/theirs", "/there/theirs")):
+        command = ["bash", "-ec", script, "bash", "--hub-model", given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{taken}\n"
+
+
 def test_a_folder_may_be_called_anything(tmp_path):
     bench = Bench(tmp_path, "R&D {nj} JOB_1 $x 'q' %d")
     ran, _ = bench.run("--corpus-dir", "corpus", "--nj", "3")
