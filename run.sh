@@ -123,6 +123,7 @@ for i in "${!models[@]}"; do make_model "$i"; store_labels "$i"; done
 for model in "${models[@]}"; do
   task 7 "export_$model" --needs "$exp/$model/model.json" --parallel --makes "$exp/$model/export/SHA256SUMS" -- \
     python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
+  export_for_sherpa "$model"
 done
 
 # 8 score       every model folder and every exported file, on every test set, and in noise

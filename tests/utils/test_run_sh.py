@@ -210,6 +210,14 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     assert any("local/filter_transcripts.py" in line for line in ran)
 
 
+def test_sherpa_onnx_gets_an_export_of_its_own_from_models_that_hear_samples(bench):
+    bench.write_recipe(RECIPE + "sherpa=true\n")
+    assert "export_big_samples" not in bench.run("--dry-run")[1]
+    (bench.recipe / "conf/features.yaml").write_text("kind: samples\n")
+    printed = bench.run("--dry-run")[1]
+    assert printed.index("export_big_samples") < printed.index("decode_big_test_sherpa")
+
+
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
     data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
