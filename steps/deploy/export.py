@@ -132,7 +132,7 @@ def of_samples(model: AsrModel, name: str) -> dict[str, onnx.ModelProto]:
     wave, mel = (getattr(model.config, key, None) for key in ("wave", "mel"))
     if not isinstance(graphs_of(model), CtcGraphs) or not (wave or mel):
         raise UserError(f"{name}: layout samples is for CTC models that hear samples (type hub)")
-    if not (wave.normalise if wave else mel.kind == "seamless"):
+    if not (wave.normalise if wave else mel is not None and mel.kind == "seamless"):
         raise UserError(
             f"{name}: layout samples: sherpa-onnx brings the sound to variance 1, and what this model hears depends on its level"
         )

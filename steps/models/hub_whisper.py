@@ -124,7 +124,7 @@ def open_encoder(config: Any, state: dict[str, torch.Tensor]) -> nn.Module:
 
     stored = state.get("embed_positions.weight", torch.empty(0))
     if stored.dim() == 2 and stored.shape[1] == config.d_model:
-        positions = sinusoids(*stored.shape, stored.device)
+        positions = sinusoids(stored.shape[0], stored.shape[1], stored.device)
         if not float((stored - positions).abs().max()) <= ROUNDED:
             raise UserError("the positions of this Whisper model are no sinusoids; such a variant cannot be imported")
         state = state | {"embed_positions.weight": positions}

@@ -23,7 +23,7 @@ class InheritConfig:
         check(self.layers in ("spread", "first"), "layers must be spread or first")
         check((self.count is None) != (self.blocks is None), "give either count or blocks")
         check(self.count is None or self.count >= 1, "count must be at least 1")
-        check(self.blocks is None or self.blocks, "blocks is empty")
+        check(self.blocks != [], "blocks is empty")
 
     def kept(self, total: int, name: str) -> list[int]:
         """Indices of the blocks, rising. Args: total: that the model has; name: of it.  Raises: UserError when they are not there."""
