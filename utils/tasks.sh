@@ -72,7 +72,7 @@ expand() {
 # Refuses settings that would fail only in a later stage; begins the plan.
 check_settings() {
   local name word
-  for name in nj decode_nj trainings num_threads processes nodes; do
+  for name in nj decode_nj trainings num_threads processes nodes labelled_copies; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
   done
   for name in stage stop_stage; do
@@ -184,7 +184,8 @@ stress_task() {
 transcript_tasks() {
   ((${#unlabelled[@]})) || return 0
   [[ -n $transcribe_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
-  local set by needs options joined=("$data/$train_set")
+  local set by needs options copies=() joined=("$data/$train_set")
+  ((labelled_copies == 1)) || copies=(--copies "$labelled_copies")
   transcripts=$(conf_file "$transcripts")
   for set in $unlabelled_sets "$dev_set"; do
     needs=() options=(${transcribe_check:+--agree "$data/transcripts/$set.check/text"})
@@ -199,7 +200,7 @@ transcript_tasks() {
   done
   sets[0]=$data/${train_set}_all train=$data/${train_set}_all_sp
   task 0 join_labelled --needs "${joined[@]/%//text}" --makes "${sets[0]}/text" "${sets[0]}/wav.scp" -- \
-    python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}"
+    python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}" "${copies[@]}"
 }
 
 # Declares the transcribing of set $1 by transcribe_$2.

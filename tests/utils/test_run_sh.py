@@ -204,6 +204,12 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     assert bench.run(*options, "--stop-stage", "4")[0] == []
     reported = [line for line in bench.run(*options)[0] if "steps.report" in line][-1]
     assert reported.count("--transcripts=") == 2 and "/transcripts/dev/transcripts.json" in reported
+    ran, _ = bench.run(*options, "--labelled-copies", "3", "--stop-stage", "0")
+    assert [line.endswith("--copies 3") for line in ran if "combine_data_dir.py" in line and "--parts" not in line] == [
+        True
+    ]
+    assert "--labelled-copies is a whole number from 1" in bench.run(*options, "--labelled-copies", "0", status=2)[1]
+    bench.run(*options, "--stop-stage", "4")
     (bench.recipe / "conf/transcripts.yaml").write_text("spell: false\n")
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)

@@ -10,7 +10,7 @@ from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer, join_pieces
 from steps.search import lexicon
-from steps.search.greedy import greedy_search
+from steps.search.greedy import emitted_log_probs, greedy_search
 
 BLANKS = ("<blk>", "<blank>", "<eps>")
 SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
@@ -33,7 +33,7 @@ class CtcRecogniser:
 
     Args: name: folder, for messages.
     Attributes: model: the Network.   features: FeatureConfig.   tokens: text of each id.   blank_id.
-                decoder: LexiconDecoder, after `use_words`.
+                decoder: LexiconDecoder, after `use_words`.   sure: see steps.deploy.recognition.decode_all.
     """
 
     hears = "features"
@@ -41,6 +41,7 @@ class CtcRecogniser:
     def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
         self.model, self.features, self.tokens = model, features, tokens
         self.decoder: lexicon.LexiconDecoder | None = None
+        self.sure: list[float] = []
         blanks = [tokens.index(blank) for blank in BLANKS if blank in tokens]
         if not blanks:
             raise UserError(f"{name}/tokens.txt: no blank among the tokens ({', '.join(BLANKS)})")
@@ -108,6 +109,7 @@ class CtcRecogniser:
         if not np.isfinite(log_probs).all():
             raise UserError(f"{name}: the model returned log-probabilities that are not finite")
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)
+        self.sure = emitted_log_probs(log_probs, self.blank_id)
         texts = {"greedy": " ".join(self.text(ids).split())}
         return texts if self.decoder is None else texts | {"lexicon": self.decoder.decode(log_probs)}
 
