@@ -155,7 +155,11 @@ def test_an_encoder_without_output_layer_says_nothing_yet(made, tmp_path):
     )
     save(tmp_path / "ours", model, tokenizer, features)
     assert tokenizer.pieces == ["<blk>", "<unk>"] and len(list((tmp_path / "bare").glob("model-*.safetensors"))) > 1
-    assert load_recogniser(tmp_path / "ours").recognise(noise(80, 160).numpy(), "u") == {"greedy": ""}
+    recogniser = load_recogniser(tmp_path / "ours")
+    (tmp_path / "words.txt").write_text("ab\n")
+    # a recipe decodes it like the others, with a word list, too
+    assert recogniser.use_words(tmp_path / "words.txt", tmp_path / "ours") is None
+    assert recogniser.recognise(noise(80, 160).numpy(), "u") == {"greedy": ""}
     heard = noise(1, 80, 160), torch.tensor([80])
     assert torch.equal(load_model(tmp_path / "ours").encode(*heard)[0][-1], load_model(ours).encode(*heard)[0][-1])
 

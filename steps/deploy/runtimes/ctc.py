@@ -85,13 +85,16 @@ class CtcRecogniser:
         """Text of token ids, without leading or trailing spaces."""
         return join_pieces(self.tokens, ids, self.blank_id)
 
-    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict:
+    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict | None:
         """Also recognise with the words of a file alone.
 
         Args:    folder: the folder this was opened from; a subword model needs tokenizer.model in it or in its parent.
                  word_score: see DecodeConfig.
-        Returns: {"count", "sha256"} of the word list.   Raises: MissingInput, UserError.
+        Returns: {"count", "sha256"} of the word list; None where there are no units to spell with, as in an encoder whose output
+                 layer is still to come.   Raises: MissingInput, UserError.
         """
+        if not set(self.tokens) - set(SPECIAL):
+            return None
         self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
         return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
 
