@@ -105,7 +105,9 @@ def read_encoder(path: Path) -> dict[str, np.ndarray]:
                 if at + taken > size or axes > MOST_AXES:
                     raise ValueError
                 if name.startswith("encoder/"):
-                    if kind is None or math.prod(shape) * kind.itemsize != taken:
+                    if kind is None:
+                        raise UserError(f"{path}: {name}: numbers of a kind that is not read; convert it to float16")
+                    if math.prod(shape) * kind.itemsize != taken:
                         raise ValueError
                     arrays[name] = whole[at : at + taken].view(kind).reshape(shape)
                 file.seek(taken, 1)

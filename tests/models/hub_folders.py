@@ -1,7 +1,9 @@
 """Hugging Face folders of small random models, written by transformers itself."""
 
 import json
+import struct
 
+import numpy as np
 import torch
 
 CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghij'"]
@@ -96,3 +98,19 @@ def write_tokenizer(folder, name):
     whole = {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": space, "decoder": space}
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", "unk_token": "<unk>"}))
+
+
+def write_ctranslate(folder, arrays):
+    """Write the folder of a Whisper model as CTranslate2 does, with something of a decoder in front. Returns: folder."""
+    arrays = {"decoder/embeddings/weight": np.ones((5, 3), np.float16)} | arrays
+    kinds = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
+    text = b"".join(struct.pack("<H", len(name) + 1) + name.encode() + b"\0" for name in ("WhisperSpec",))
+    content = struct.pack("<I", 6) + text + struct.pack("<II", 3, len(arrays))
+    for name, array in arrays.items():
+        content += struct.pack("<H", len(name) + 1) + name.encode() + b"\0" + struct.pack("<B", array.ndim)
+        content += struct.pack(f"<{array.ndim}I", *array.shape)
+        content += struct.pack("<BI", kinds[array.dtype.name], array.nbytes) + array.tobytes()
+    folder.mkdir(exist_ok=True)
+    (folder / "model.bin").write_bytes(content + struct.pack("<I", 0))
+    (folder / "config.json").write_text(json.dumps({"suppress_ids": []}))
+    return folder

@@ -1,7 +1,6 @@
 """Whisper's encoder: what transformers computes of the utterance alone, from either kind of folder, under an output layer."""
 
 import json
-import struct
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model
 from steps.models.hub_ctranslate import LAYERS, PARTS
 from tests.models.hub_checks import check_smaller, check_text, noise, save
-from tests.models.hub_folders import make_folder
+from tests.models.hub_folders import make_folder, write_ctranslate
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
 # odd and even ones
@@ -107,22 +106,6 @@ def ctranslate_arrays(source):
         part = parts["layer_norm"].get(part, part) if place.endswith("layer_norm") else part
         arrays[f"encoder/{place}/{part}" if block is None else f"encoder/layer_{block}/{place}/{part}"] = array
     return arrays
-
-
-def write_ctranslate(folder, arrays):
-    """model.bin, with something of a decoder in front."""
-    arrays = {"decoder/embeddings/weight": np.ones((5, 3), np.float16)} | arrays
-    kinds = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
-    text = b"".join(struct.pack("<H", len(name) + 1) + name.encode() + b"\0" for name in ("WhisperSpec",))
-    content = struct.pack("<I", 6) + text + struct.pack("<II", 3, len(arrays))
-    for name, array in arrays.items():
-        content += struct.pack("<H", len(name) + 1) + name.encode() + b"\0" + struct.pack("<B", array.ndim)
-        content += struct.pack(f"<{array.ndim}I", *array.shape)
-        content += struct.pack("<BI", kinds[array.dtype.name], array.nbytes) + array.tobytes()
-    folder.mkdir(exist_ok=True)
-    (folder / "model.bin").write_bytes(content + struct.pack("<I", 0))
-    (folder / "config.json").write_text(json.dumps({"suppress_ids": []}))
-    return folder
 
 
 def test_a_folder_of_ctranslate2_holds_the_same_encoder(source, imported, tmp_path):
