@@ -24,8 +24,8 @@ def main(results: TextIO | None = None) -> None:
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
     args = parse_args()
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
-        if args.words:
-            recogniser.use_words(args.words, args.model, args.word_score)
+        if args.words and recogniser.use_words(args.words, args.model, args.word_score) is None:
+            raise UserError(f"{args.model}: cannot be limited to a word list; leave out --words")
         failed = transcribe(recogniser, args.audio, results or sys.stdout, args.channel, args.damaged == "accept")
     if failed:
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from steps import transcribe_data
+from steps import transcribe, transcribe_data
 from steps.core.cli import MissingInput, UserError, run_main
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import read_table
@@ -128,6 +128,13 @@ def test_a_recogniser_gets_what_it_is_asked_for(monkeypatch, data, parrot, optio
         return
     run(monkeypatch, data, "--model", "m", *options)
     assert [utt.text for utt in read_data_dir(data.parent / "heard")] == ["ml 3", "ml 5", "ml 5"]
+
+
+def test_transcribe_does_not_ignore_a_word_list(monkeypatch, data):
+    monkeypatch.setattr(transcribe, "load_recogniser", lambda *_, **__: Parrot())
+    monkeypatch.setattr(sys, "argv", ["transcribe", "m", str(data.parent / "a.wav"), "--words", "words.txt"])
+    with pytest.raises(UserError, match="m: cannot be limited to a word list; leave out --words"):
+        transcribe.main()
 
 
 class Doubter(Parrot):
