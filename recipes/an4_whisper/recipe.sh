@@ -17,7 +17,8 @@ if [[ ${AN4_WHISPER:-small} == small ]]; then
   # name            parent       step             conf
   chain="
 big               -            import_model     hub.yaml
-tuned             big          train_teacher    tuned.yaml
+head              big          train_teacher    head.yaml
+tuned             head         train_teacher    tuned.yaml
 tuned_int8        tuned        quantize_model   quantize.yaml
 tuned_short       tuned        prune_model      short.yaml
 tuned_short_int8  tuned_short  quantize_model   quantize.yaml
