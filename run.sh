@@ -39,6 +39,7 @@ unlabelled_sets=         # sets that prepare writes without transcripts: transcr
 transcribe_with=              # folder of the recogniser that transcribes them: whatever steps.transcribe_data runs
 transcribe_check=             # of a second one, for `readings` and `max_disagreement`
 transcribe_language=          # what is spoken, for recognisers that would guess it
+labelled_copies=1        # times that the training set joins them: its weight beside theirs
 transcripts=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
 speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
 lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
@@ -130,6 +131,7 @@ for i in "${!models[@]}"; do make_model "$i"; store_labels "$i"; done
 for model in "${models[@]}"; do
   task 7 "export_$model" --needs "$exp/$model/model.json" --parallel --makes "$exp/$model/export/SHA256SUMS" -- \
     python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
+  export_for_sherpa "$model"
 done
 
 # 8 score       every model folder and every exported file, on every test set, and in noise

@@ -24,7 +24,7 @@ from rapidfuzz.distance import Levenshtein
 
 from local.preparation import FilterConfig, reason_length, reason_text
 from local.text import TextConfig, in_words, normalise
-from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
 from steps.core.config import check, load_config
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
 from steps.core.outdir import write_json, write_text
@@ -35,6 +35,7 @@ MOST_READINGS = 256
 LONGEST_LOOP = 4  # words of what is repeated
 DIGITS = re.compile(r"\d+")
 WORD = re.compile(r"\w{2,}")
+CONFIDENCE = re.compile(r"0(\.\d+)?|1(\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,14 @@ class PseudoLabelConfig:
     filter: FilterConfig = field(default_factory=FilterConfig)
     max_loop: int | None = 5
     max_disagreement: float | None = None
+    min_confidence: float | None = None
 
     def __post_init__(self):
         check(self.max_loop is None or self.max_loop >= 2, f"max_loop must be at least 2, not {self.max_loop}")
         limit = self.max_disagreement
         check(limit is None or limit >= 0, f"max_disagreement must be 0 or more, not {limit}")
+        least = self.min_confidence
+        check(least is None or 0 <= least <= 1, f"min_confidence must be in [0, 1], not {least}")
         check(not self.readings or bool(self.text.language), "readings: true needs text.language")
         check(not (self.readings and self.text.numbers), "numbers and readings exclude each other: leave numbers out")
         check(self.filter.sets == ["train"], "filter.sets has no meaning here; leave it out")
@@ -135,6 +139,22 @@ def reason_to_drop(utt: Utterance, config: PseudoLabelConfig, other: str | None,
     return ""
 
 
+def read_confidences(data: str | Path, config: PseudoLabelConfig, options: str) -> dict[str, float]:
+    """How sure the recogniser was of each transcript; empty where nobody asks. Raises: MissingInput, UserError."""
+    if config.min_confidence is None:
+        return {}
+    path = Path(data) / "utt2confidence"
+    if not path.is_file():
+        raise MissingInput(
+            f"{path}: no such file; this recogniser does not say how sure it is: leave min_confidence out of {options}"
+        )
+    table = read_table(path)
+    for utt_id, value in table.items():
+        if not CONFIDENCE.fullmatch(value):
+            raise UserError(f"{path}: {utt_id}: {value!r} is no number from 0 to 1; transcribe again")
+    return {utt_id: float(value) for utt_id, value in table.items()}
+
+
 def count_errors(truth_dir: str, kept: dict[str, str], dropped: dict[str, str]) -> dict[str, dict[str, int | float]]:
     """Word errors of transcripts against the true ones; utterances in which nothing was heard are deletions.
 
@@ -171,11 +191,18 @@ def main():
         raise UserError(f"{args.out}: is --data; choose another --out")
     others = {} if args.agree is None else read_table(args.agree)
     words = None if args.words is None else set(Path(args.words).read_text(encoding="utf-8").split())
+    confidences = read_confidences(args.data, config, args.options)
     kept, dropped = [], []
     for utt in read_data_dir(args.data):
         other = normalise(others[utt.utt_id], config.text) if utt.utt_id in others else None
         utt = replace(utt, text=written(utt.text, config, other))
         reason = reason_to_drop(utt, config, other, words)
+        if (
+            not reason
+            and config.min_confidence is not None
+            and confidences.get(utt.utt_id, 0.0) < config.min_confidence
+        ):
+            reason = "the recogniser was not sure"
         if reason:
             dropped.append((utt.utt_id, reason, utt.text))
         else:

@@ -2,7 +2,8 @@
 
     python3 -m steps.export_model --model exp/an4/student --out exp/an4/student/export
 
-The graph is loaded by onnxruntime and compared with torch at several lengths before it is written.
+The graph is loaded by onnxruntime and compared with torch at several lengths before it is written. --layout samples writes
+model_samples.onnx instead, for sherpa-onnx: a model that hears samples, as its loader of omnilingual CTC models reads one.
 """
 
 import sys
@@ -11,23 +12,25 @@ import torch
 
 from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.exports import SHERPA_TOKENS
-from steps.deploy.export import export_folder
+from steps.deploy.export import LAYOUTS, export_folder
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
+    text = "how sound goes in: features frame by frame (default), or samples in a row, for sherpa-onnx"
+    parser.add_argument("--layout", choices=LAYOUTS, default="features", help=text)
     add_common(parser, out="folder to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    report = export_folder(args.model, args.out)
+    report = export_folder(args.model, args.out, args.layout)
     say(f"largest difference from torch: {report.largest_difference:.2g} nats, {report.snr_db:.1f} dB")
     say(f"layers in codes: {report.integer_layers}")
     if report.sherpa_tokens:
         what = "sherpa-onnx would take tokens.txt for byte-level BPE and drop letters"
         say(f"{what}: give it {SHERPA_TOKENS} instead ({args.out}/README.md)")
     graph_bytes = report.size_bytes - report.tensor_bytes
-    say(f"{report.size_bytes:,} bytes ({graph_bytes:,} of them graph) in {args.out}/model.onnx")
+    say(f"{report.size_bytes:,} bytes ({graph_bytes:,} of them graph) in {args.out}/{LAYOUTS[args.layout]}")
 
 
 if __name__ == "__main__":

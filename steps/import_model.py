@@ -4,7 +4,8 @@
 
 --hub is a local Hugging Face folder of a CTC model with safetensors weights and its tokenizer; nothing is downloaded, and no
 code of the folder is run. The model hears samples of 16 kHz, whatever its feature extractor does with them being part of it.
-Units become ours: the blank first, then <unk>. What was made is compared with transformers before it is written.
+Units become ours: the blank first, then <unk>. What was made is compared with transformers before it is written. Of Whisper
+the encoder is taken, from such a folder or one of CTranslate2 (model.bin): steps.train_teacher gives it an output layer.
 """
 
 import sys
@@ -16,15 +17,17 @@ import torch
 from torch import nn
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
-from steps.core.config import check, load_config, save_config
+from steps.core.config import check, from_dict, load_config, save_config
 from steps.core.outdir import sha256_file
 from steps.core.provenance import write_run_record
 from steps.data.feature_config import FeatureConfig
 from steps.data.hub_vocabulary import no_vocabulary, read_vocabulary
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, new_spec, read_spec, save_model
-from steps.models.hub_convert import hub_sizes, hub_state
+from steps.models.hub_convert import SEQUENCE, hub_sizes, hub_state
+from steps.models.hub_ctranslate import CTranslateFolder, is_ctranslate
 from steps.models.hub_folder import HubFolder
+from steps.models.hub_whisper import CroppedEncoder
 
 STEP = "import_model"
 # 10 ms frames of the noise that both models hear
@@ -45,13 +48,13 @@ class ImportConfig:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--hub", required=True, metavar="DIR", help="folder of a CTC model from a hub")
+    parser.add_argument("--hub", required=True, metavar="DIR", help="folder of a CTC model or of Whisper, from a hub")
     add_common(parser, config="conf/hub.yaml", out="model folder to write")
     args = parser.parse_args()
     config, out = load_config(ImportConfig, args.config), Path(args.out)
     if (out / "model.json").is_file() and (step := read_spec(out).get("step")) != STEP:
         raise UserError(f"{out}: holds a finished model of {step}; choose another --out")
-    source = HubFolder(args.hub)
+    source = open_folder(args.hub)
     model, tokenizer, features, difference = import_folder(source, config)
     tokenizer.save(out)
     save_config(out / "features.yaml", features)
@@ -68,17 +71,28 @@ def main() -> None:
     )
 
 
+def open_folder(folder: str) -> HubFolder:
+    """Look at a folder in Hugging Face's format, or at one of CTranslate2. Raises: MissingInput, UserError."""
+    return CTranslateFolder(folder) if is_ctranslate(Path(folder)) else HubFolder(folder)
+
+
 def import_folder(source: HubFolder, config: ImportConfig) -> tuple[AsrModel, Any, FeatureConfig, float]:
     """Make a model of ours. Returns: model in eval mode, Tokenizer, FeatureConfig, largest difference in nats.
 
     Raises: MissingInput, UserError when the folder cannot be imported, or ours would compute something else.
     """
     settings, extractor = source.open_settings()
-    features = FeatureConfig(kind="samples", sample_rate_hz=extractor.sampling_rate)
-    sizes = hub_sizes(settings, extractor)
+    heard = {"kind": "samples", "sample_rate_hz": extractor.sampling_rate}
+    features = from_dict(FeatureConfig, heard, f"{source.folder}/preprocessor_config.json")
+    try:
+        sizes = hub_sizes(settings, extractor)
+    except (AttributeError, TypeError, ValueError) as error:
+        what = f"config.json and preprocessor_config.json do not belong together ({error})"
+        raise UserError(f"{source.folder}: {what}; copy both again") from None
     if config.dropout is not None:
         sizes["dropout"] = config.dropout
-    outputs, blank_id = settings.vocab_size, settings.pad_token_id
+    # the units of a decoder are not those of a CTC output layer; two are made up
+    outputs, blank_id = (2, 0) if source.kind in SEQUENCE else (settings.vocab_size, settings.pad_token_id)
     if type(outputs) is not int or type(blank_id) is not int or not 1 <= outputs <= source.elements:
         raise UserError(
             f"{source.folder}/config.json: vocab_size and pad_token_id, the blank, must be numbers in the model"
@@ -126,7 +140,9 @@ def compare(model: AsrModel, whole: nn.Module, extractor: Any, order: list[int |
     for frames in LENGTHS:
         rate = model.spec["feature_dim"]
         samples = torch.randn(frames * rate, generator=random) * torch.linspace(0.02, 0.2, frames * rate)
-        heard = extractor(samples.numpy(), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        # fills up with silence, and has to say where it begins
+        options = {"return_attention_mask": True} if isinstance(whole, CroppedEncoder) else {}
+        heard = extractor(samples.numpy(), sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
         theirs = whole(**heard).logits[0].float().log_softmax(dim=-1)
         ours, lengths = model(samples.view(1, frames, rate), torch.tensor([frames]))
         kept = [place for place, index in enumerate(order) if index is not None]

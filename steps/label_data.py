@@ -36,6 +36,8 @@ from steps.data.sparse_posteriors import SparsePosteriors
 from steps.training import distributed
 from steps.training.teachers import Teacher, dev_wer, identity, open_teacher
 
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
 
 class Hearing:
     """What a teacher hears of an utterance: stored features where they are its own, else the sound.
@@ -127,6 +129,9 @@ def write_part(
                     f"{teacher.name}: says nothing sound about {utt.utt_id}; leave it out or take another teacher"
                 )
             hidden = [said.hidden[place][0, :frames].float().cpu().numpy() for place in description.places]
+            if any(not np.abs(states).max() <= LARGEST_HALF for states in hidden):
+                what = f"its states are beyond {LARGEST_HALF:g}, half precision's largest"
+                raise UserError(f"{teacher.name}: {utt.utt_id}: {what}; take an earlier block in hidden_layers")
             writer.add(utt.utt_id, SparsePosteriors.of(log_probs, settings.keep, settings.threshold), hidden)
             progress.add(len(feats))
         writer.close()

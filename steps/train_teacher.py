@@ -9,7 +9,7 @@ on from a finished model, such as steps.import_model makes: its encoder, and a n
 
 import sys
 
-from steps.core.cli import run_main, say
+from steps.core.cli import UserError, run_main, say
 from steps.core.config import load_config, read_yaml
 from steps.training import distributed
 from steps.training.setup import Setup, TrainConfig, training_parser
@@ -23,7 +23,10 @@ def main() -> None:
         "--init", metavar="DIR", help="start from this model folder; its sizes, not those of --config, count"
     )
     args = parser.parse_args()
-    setup = Setup(args, load_config(TrainConfig, args.config), "train_teacher")
+    config = load_config(TrainConfig, args.config)
+    setup = Setup(args, config, "train_teacher")
+    if config.inherit:
+        raise UserError(f"{args.config}: inherit: only a student does (steps.distill_student); leave it out")
     if not setup.already_done(init=args.init):
         if read_yaml(args.config).get("distill") and distributed.rank() == 0:
             say(f"warning: {args.config}: distill: does nothing here; steps.distill_student has teachers")

@@ -8,7 +8,9 @@
 without a shell: it reads lines `utterance-id WAV-file` (16 bits, one channel, --rate) from standard input and writes lines
 `utterance-id text` to standard output. --out becomes a data folder with the text as it came; local/filter_transcripts.py
 brings it into the student's form and drops what is likely wrong. Utterances in which nothing was heard are left out and
-listed in dropped.tsv. With --shard J --num-shards N one part goes to part.J, and utils/combine_data_dir.py --parts N puts them together.
+listed in dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each transcript's tokens, where the
+recogniser tells them: models of ours, CTranslate2. With --shard J --num-shards N one part goes to part.J, and
+utils/combine_data_dir.py --parts N puts them together.
 """
 
 import argparse
@@ -26,11 +28,12 @@ from steps.core.cli import UserError, add_common, make_parser, parse_count, run_
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.core.shards import add_shard_options, own_part
-from steps.core.tables import counted
+from steps.core.tables import counted, write_table
 from steps.deploy.recognition import decode_all, open_inputs
 from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of
 
 REASON = "nothing recognised"
+CONFIDENCE = "utt2confidence"
 
 
 def main() -> None:
@@ -44,13 +47,17 @@ def main() -> None:
         raise UserError(f"{out}: is --data; choose another --out")
     # what an earlier run left must not stand beside new transcripts
     (out / "utt2spk").unlink(missing_ok=True)
-    texts = hear_with_command(args, utterances) if args.command else hear_with_model(args, utterances)
+    confidences: dict[str, float] = {}
+    texts = hear_with_command(args, utterances) if args.command else hear_with_model(args, utterances, confidences)
     heard = [dataclasses.replace(utt, text=texts[utt.utt_id]) for utt in utterances if texts[utt.utt_id]]
     dropped = [utt.utt_id for utt in utterances if not texts[utt.utt_id]]
     if not heard and args.num_shards == 1:
         raise UserError(f"{args.data}: nothing was recognised in any of {counted(len(utterances), 'utterance')}")
     if heard:
         write_data_dir(out, heard)
+        if confidences:
+            # a word list can find words where the best path has none
+            write_table(out / CONFIDENCE, {utt.utt_id: f"{confidences.get(utt.utt_id, 0.0):.4f}" for utt in heard})
     write_text(out / "dropped.tsv", "".join(f"{utt_id}\t{REASON}\n" for utt_id in dropped))
     left_out = f"; {len(dropped)} left out: {REASON}" if dropped else ""
     say(f"{out}: transcripts of {counted(len(heard), 'utterance')}{left_out}")
@@ -75,8 +82,14 @@ def make_transcribe_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def hear_with_model(args: argparse.Namespace, utterances: Sequence[Utterance]) -> dict[str, str]:
-    """Text of every utterance by --model. Returns: {id: text}, texts perhaps empty.   Raises: UserError, MissingInput."""
+def hear_with_model(
+    args: argparse.Namespace, utterances: Sequence[Utterance], confidences: dict[str, float]
+) -> dict[str, str]:
+    """Text of every utterance by --model.
+
+    Args:    confidences: see `decode_all`.
+    Returns: {id: text}, texts perhaps empty.   Raises: UserError, MissingInput.
+    """
     runtime = runtime_of(args.model, args.runtime)
     device = "cpu"
     if "torch" in RUNTIMES[runtime].packages:
@@ -95,7 +108,7 @@ def hear_with_model(args: argparse.Namespace, utterances: Sequence[Utterance]) -
         say(
             f"transcribing {counted(len(utterances), 'utterance')} of {args.data} with {args.model} by {runtime} on {device}"
         )
-        hyps, _ = decode_all(recogniser, utterances, inputs)
+        hyps, _ = decode_all(recogniser, utterances, inputs, confidences=confidences)
     return hyps.get("lexicon", hyps["greedy"])
 
 

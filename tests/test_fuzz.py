@@ -32,9 +32,11 @@ from steps.deploy.recognition import DecodeConfig
 from steps.deploy.runtimes import read_tokens
 from steps.deploy.runtimes.ctc import read_words
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
+from steps.models.hub_ctranslate import read_encoder
 from steps.scoring.collect import read_json
 from steps.scoring.wer import read_hypotheses
 from steps.training.setup import TrainConfig
+from tests.models.hub_folders import write_ctranslate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "utils"))
 
@@ -197,7 +199,7 @@ def test_cmvn(folder, value):
     settle(read_json, folder / "cmvn.json")
 
 
-@given(st.data())
+@given(data=st.data())
 def test_archives(folder, data):
     ark = folder / "x.ark"
     kaldiio.save_ark(
@@ -211,7 +213,7 @@ def test_archives(folder, data):
     assert found is None or (found.ndim == 2 and found.size and np.isfinite(found).all())
 
 
-@given(st.data())
+@given(data=st.data())
 def test_audio(folder, data):
     path = folder / "x.wav"
     kind = data.draw(st.sampled_from(["WAV", "FLAC", "MP3", "OGG", "NIST", "AIFF", "W64", "RF64", "CAF"]))
@@ -274,6 +276,20 @@ def test_weights(model_folder, data):
     (harmed / "model.json").write_text(json.dumps(spec))
     model = settle(load_model, harmed)
     assert model is None or all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def ctranslate_bytes(folder):
+    arrays = {"encoder/num_heads": np.array(2, np.int16), "encoder/a/weight": np.ones((3, 2), np.float32)}
+    return (write_ctranslate(folder / "whisper", arrays) / "model.bin").read_bytes()
+
+
+@given(data=st.data())
+def test_models_of_ctranslate2(ctranslate_bytes, folder, data):
+    path = folder / "whisper/model.bin"
+    path.write_bytes(damage(data.draw, ctranslate_bytes))
+    arrays = settle(read_encoder, path) or {}
+    assert sum(array.nbytes for array in arrays.values()) <= path.stat().st_size
 
 
 @given(data=st.data())

@@ -1,5 +1,6 @@
 """Transcripts for a data folder without any: by a program, by a recogniser, whole or in parts."""
 
+import math
 import runpy
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from steps import transcribe_data
+from steps import transcribe, transcribe_data
 from steps.core.cli import MissingInput, UserError, run_main
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
+from steps.core.tables import read_table
 from steps.data.feature_config import FeatureConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +128,34 @@ def test_a_recogniser_gets_what_it_is_asked_for(monkeypatch, data, parrot, optio
         return
     run(monkeypatch, data, "--model", "m", *options)
     assert [utt.text for utt in read_data_dir(data.parent / "heard")] == ["ml 3", "ml 5", "ml 5"]
+
+
+def test_transcribe_does_not_ignore_a_word_list(monkeypatch, data):
+    monkeypatch.setattr(transcribe, "load_recogniser", lambda *_, **__: Parrot())
+    monkeypatch.setattr(sys, "argv", ["transcribe", "m", str(data.parent / "a.wav"), "--words", "words.txt"])
+    with pytest.raises(UserError, match="m: cannot be limited to a word list; leave out --words"):
+        transcribe.main()
+
+
+class Doubter(Parrot):
+    """As sure of its two words as the sound is long."""
+
+    def recognise(self, heard, name):
+        self.sure = [math.log(len(heard) / 16000), math.log(0.5)]
+        return super().recognise(heard, name)
+
+
+def test_how_sure_a_recogniser_is_stands_beside_the_text(monkeypatch, data):
+    monkeypatch.setattr(transcribe_data, "runtime_of", lambda *_: "sherpa-onnx")
+    for doubter, wanted in ((Doubter(), {"a-1": 0.15**0.5, "a-2": 0.5, "b-1": 0.5}), (Parrot(), None)):
+        monkeypatch.setattr(transcribe_data, "load_recogniser", lambda *_, it=doubter, **__: it)
+        run(monkeypatch, data, "--model", "m")
+        path = data.parent / "heard/utt2confidence"
+        if wanted is None:
+            assert not path.exists()
+        else:
+            found = {key: float(value) for key, value in read_table(path).items()}
+            assert found == pytest.approx(wanted, abs=1e-4)
 
 
 def combine(monkeypatch, data, parts):

@@ -56,19 +56,22 @@ read_step() {
   return 1
 }
 
-# Whether the step that was looked up trains with the settings file $1, or with what that has as its base.
+# Whether the step that was looked up trains with the settings file $1.
 trains() {
-  local base
   case $step_trains in
     always) ;;
-    loop)
-      grep -q '^loop:' "$1" && return
-      base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$1")
-      [[ -n $base && $base != /* ]] && base=$(dirname "$1")/$base
-      [[ -f $base ]] && grep -q '^loop:' "$base"
-      ;;
+    loop) has_section loop "$1" ;;
     *) false ;;
   esac
+}
+
+# Whether there is a section $1 in the settings file $2, or in what that has as its base.
+has_section() {
+  local base
+  grep -q "^$1:" "$2" && return
+  base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$2")
+  [[ -n $base && $base != /* ]] && base=$(dirname "$2")/$base
+  [[ -f $base ]] && grep -q "^$1:" "$base"
 }
 
 # Adds what the step that was looked up takes from its parent $1, with the settings file $2, to the arrays `options` and `needs`.
@@ -79,10 +82,16 @@ parent_options() {
     hub)
       options+=(--hub "$hub_model")
       [[ -z $hub_model ]] || needs+=("$hub_model/config.json")
-      for file in "$hub_model"/*.safetensors; do [[ ! -f $file ]] || needs+=("$file"); done
+      for file in "$hub_model"/{*.safetensors,model.bin}; do [[ ! -f $file ]] || needs+=("$file"); done
       ;;
     init) [[ -z $1 ]] || options+=(--init "$exp/$1") ;;
-    teachers) taught_by=$1 ;;
+    teachers)
+      taught_by=$1
+      # weights of the teacher, which its stored labels do not hold
+      if [[ -n $1 ]] && has_section inherit "$2"; then
+        options+=(--init "$exp/${1%%,*}") && model_files "${1%%,*}" model.json
+      fi
+      ;;
     model+teachers) if trains "$2"; then taught_by=$teachers; fi ;;
   esac
   [[ ! $step_parents =~ ^(init|model) ]] || model_files "$1" model.json

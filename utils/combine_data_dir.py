@@ -4,6 +4,7 @@
     python3 utils/combine_data_dir.py data/all data/an4/train data/mine/train
     python3 utils/combine_data_dir.py data/mine/heard --parts 4
 
+--copies N: the first of several folders N times, so that it weighs more; ids of further copies begin with `copy2-` and so on.
 --parts N: the folders are part.1 to part.N in DEST, as steps.transcribe_data writes them; parts without an utterance are skipped.
 A single part it writes to DEST itself, and there is nothing left to do.
 A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Folders with and without
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from steps.core.cli import MissingInput, UserError, make_parser, parse_count, run_main, say
 from steps.core.datadir import validate_data_dir
-from steps.core.tables import Problem, raise_problems, show_counts, write_folder
+from steps.core.tables import MADE_FROM_AUDIO, RECORDING_FILES, Problem, raise_problems, show_counts, write_folder
 
 SHARED = ("spk2utt", "spk2gender", "wav.scp", "reco2dur")  # the same key may come again with the same value
 
@@ -45,6 +46,19 @@ def combine(folders):
     return merged, names - common
 
 
+def copied(tables, number):
+    """The tables of a further copy: ids of utterances and speakers begin with its number. Features are made again."""
+    prefix, copy = f"copy{number}-", {}
+    for name in set(tables) - {*MADE_FROM_AUDIO, "spk2utt"}:
+        shared = "segments" in tables and name in RECORDING_FILES
+        names_speaker = name == "utt2spk"
+        copy[name] = {
+            key if shared else prefix + key: prefix + value if names_speaker else value
+            for key, value in tables[name].items()
+        }
+    return copy
+
+
 def parts_of(folder, number):
     """Those of part.1 to part.N in a folder that have utterances. Raises: MissingInput for one that was not finished."""
     parts = [folder / f"part.{part}" for part in range(1, number + 1)] if number > 1 else [folder]
@@ -62,7 +76,10 @@ def main():
     parser.add_argument("dest", metavar="DEST", help="folder to write")
     parser.add_argument("sources", nargs="*", metavar="SRC", help="data folders")
     parser.add_argument("--parts", type=parse_count, metavar="N", help="number of parts in DEST")
+    parser.add_argument("--copies", type=parse_count, default=1, metavar="N", help="of the first SRC (default: 1)")
     args = parser.parse_args()
+    if args.copies > 1 and len(args.sources) < 2:
+        parser.error("--copies: gives the first of several folders more weight; name another")
     if bool(args.sources) == bool(args.parts):
         parser.error("give either data folders or --parts")
     args.sources = args.sources or parts_of(Path(args.dest), args.parts)
@@ -72,6 +89,7 @@ def main():
     if Path(args.dest).resolve() in [Path(source).resolve() for source in args.sources]:
         parser.error("DEST is one of the folders to combine")
     folders = [validate_data_dir(path, allow_pipes=True, need_text=False, spk_sort=False) for path in args.sources]
+    folders += [copied(folders[0], number) for number in range(2, args.copies + 1)]
     merged, left_out = combine(folders)
     for name in sorted(left_out):
         say(f"left out {name}: not every folder has it")

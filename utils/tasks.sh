@@ -2,6 +2,7 @@
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
 declare -a plan=() words=() yamls=() heard=()
+sherpa_export=export
 
 # Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
 find_recipe() {
@@ -71,7 +72,7 @@ expand() {
 # Refuses settings that would fail only in a later stage; begins the plan.
 check_settings() {
   local name word
-  for name in nj decode_nj trainings num_threads processes nodes; do
+  for name in nj decode_nj trainings num_threads processes nodes labelled_copies; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
   done
   for name in stage stop_stage; do
@@ -148,6 +149,14 @@ score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
     python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"
 }
 
+# Declares the export of the model $1 that sherpa-onnx reads where that is not the usual one: of models that hear samples.
+export_for_sherpa() {
+  [[ $sherpa == true ]] && grep -q '^kind: *samples' "$features" || return 0
+  sherpa_export=export_samples
+  task 7 "export_$1_samples" --needs "$exp/$1/model.json" --parallel --makes "$exp/$1/$sherpa_export/SHA256SUMS" -- \
+    python3 -m steps.export_model --model "$exp/$1" --layout samples --out "$exp/$1/$sherpa_export"
+}
+
 # Declares decoding of the model $1 and of its export on every test set, and in noise.
 score_model() {
   local set dir=$exp/$1
@@ -155,7 +164,7 @@ score_model() {
     score "decode_$1_$set" "$dir" model.json "$set" "$dir/decode_$set"
     score "decode_$1_${set}_onnx" "$dir/export" SHA256SUMS "$set" "$dir/decode_${set}_onnx"
     [[ $sherpa == false ]] ||
-      score "decode_$1_${set}_sherpa" "$dir/export" SHA256SUMS "$set" "$dir/decode_${set}_sherpa" --runtime sherpa-onnx
+      score "decode_$1_${set}_sherpa" "$dir/$sherpa_export" SHA256SUMS "$set" "$dir/decode_${set}_sherpa" --runtime sherpa-onnx
     [[ -z ${stress// /} ]] || stress_task "$1" "$set"
   done
 }
@@ -175,7 +184,8 @@ stress_task() {
 transcript_tasks() {
   ((${#unlabelled[@]})) || return 0
   [[ -n $transcribe_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
-  local set by needs options joined=("$data/$train_set")
+  local set by needs options copies=() joined=("$data/$train_set")
+  ((labelled_copies == 1)) || copies=(--copies "$labelled_copies")
   transcripts=$(conf_file "$transcripts")
   for set in $unlabelled_sets "$dev_set"; do
     needs=() options=(${transcribe_check:+--agree "$data/transcripts/$set.check/text"})
@@ -190,7 +200,7 @@ transcript_tasks() {
   done
   sets[0]=$data/${train_set}_all train=$data/${train_set}_all_sp
   task 0 join_labelled --needs "${joined[@]/%//text}" --makes "${sets[0]}/text" "${sets[0]}/wav.scp" -- \
-    python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}"
+    python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}" "${copies[@]}"
 }
 
 # Declares the transcribing of set $1 by transcribe_$2.

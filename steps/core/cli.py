@@ -112,6 +112,12 @@ def tell(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory, in Python's words or in torch's, for the CPU or a GPU."""
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torch_says
+
+
 def run_main(main: Callable[[], None]) -> int:
     """Run a program's `main()`: print its command line, turn user errors into one line, return the exit status to use.
 
@@ -143,8 +149,10 @@ def run_main(main: Callable[[], None]) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         tell(f"{name}: error: {where}{error.strerror}")
         return 1
-    except MemoryError:
-        tell(f"{name}: error: out of memory")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        tell(f"{name}: error: out of memory; a smaller loop.max_batch_frames, a smaller model or more memory is needed")
         return 1
     say(f"# done in {time.monotonic() - start_s:.1f} s")
     return 0

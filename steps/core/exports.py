@@ -10,6 +10,8 @@ from steps.core.outdir import sha256_file
 SUMS = "SHA256SUMS"
 # among them where sherpa-onnx would misread tokens.txt
 SHERPA_TOKENS = "tokens_sherpa.txt"
+# the graph of samples in a row, in a folder of its own: the layout that sherpa-onnx's loader of omnilingual CTC models reads
+SAMPLES_FILE = "model_samples.onnx"
 SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 

@@ -17,7 +17,9 @@ from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.core.places import PATH_FILES, Places
 
 # The files of a data folder, by what their ids name. Other files are neither read nor carried along.
-UTTERANCE_FILES = ("utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang")
+UTTERANCE_FILES = (
+    "utt2spk", "text", "segments", "utt2dur", "utt2speed", "utt2num_frames", "feats.scp", "utt2lang", "utt2confidence"
+)  # fmt: skip
 RECORDING_FILES = ("wav.scp", "reco2dur")
 SPEAKER_FILES = ("spk2utt", "spk2gender")
 # What features depend on.

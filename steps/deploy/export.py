@@ -8,14 +8,16 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
+from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import SHERPA_TOKENS, SUMS
+from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS, SUMS
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.feature_text import describe_features
 from steps.data.tokenizer import read_tokens
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
+from steps.deploy.graphs.ctc import CtcGraphs, SamplesNetwork, compare
 from steps.deploy.integer import MICROSOFT
 from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
 from steps.models.asr_model import AsrModel
@@ -24,6 +26,8 @@ from steps.models.codes import is_packed
 from steps.models.quant_layers import quantized_layers
 
 BESIDE = ("tokens.txt", "features.yaml")
+# how sound goes in -> the file: features frame by frame, which every runtime of ours reads, or samples in a row (sherpa-onnx)
+LAYOUTS = {"features": "model.onnx", "samples": SAMPLES_FILE}
 README = """\
 A speech recogniser: {head}, {quantization}.
 
@@ -37,6 +41,18 @@ Needs onnxruntime {oldest} or later (ONNX opset {opset}, IR version {ir}){micros
 
 Run: python3 -m steps.transcribe THIS_FOLDER a.wav
 {sherpa}{integer}"""
+SAMPLES = """\
+A speech recogniser: CTC, {quantization}, in the layout that sherpa-onnx reads as an omnilingual CTC model.
+
+- model_samples.onnx: input x (N, S) float32, an utterance of {rate} Hz each, brought to mean 0 and variance 1, which sherpa-onnx
+  does; output log_probs (N, U, {vocab_size}).
+- tokens.txt: `symbol id` lines; the blank is {blank} = 0; U+2581 stands for a space.
+- SHA256SUMS: checksums of these files.
+
+Look-ahead: the whole utterance. Needs onnxruntime {oldest} or later (ONNX opset {opset}, IR version {ir}){microsoft}.
+
+Run: sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(model="model_samples.onnx", tokens="{tokens}")
+"""
 SHERPA = """\
 Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
     model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
@@ -72,29 +88,34 @@ class ExportReport:
     sherpa_tokens: bool
 
 
-def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
+def export_folder(model_dir: str | Path, out: str | Path, layout: str = "features") -> ExportReport:
     """Export a model folder. SHA256SUMS, which lists what ships, is written last.
 
-    Args:   model_dir: model folder.   out: folder to write.
-    Raises: MissingInput, UserError when a file would not compute what the model does.
+    Args:   model_dir: model folder.   out: folder to write.   layout: see LAYOUTS.
+    Raises: MissingInput, UserError when a file would not compute what the model does, or has no such layout.
     """
     model_dir, out = Path(model_dir), Path(out)
+    if other := [name for name in LAYOUTS.values() if name != LAYOUTS[layout] and (out / name).is_file()]:
+        raise UserError(f"{out}: holds {other[0]}, an export of another layout; choose another --out")
     model = load_model(model_dir)
     features, tokens = load_config(FeatureConfig, model_dir / "features.yaml"), read_tokens(model_dir / "tokens.txt")
     head = graphs_of(model)
-    graphs = head.build(model)
+    graphs = of_samples(model, str(model_dir)) if layout == "samples" else head.build(model)
     contents = {name: graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
-    difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
+    if layout == "samples":
+        difference, snr_db = compare(model, SamplesNetwork(contents[SAMPLES_FILE], features.dim, len(tokens)))
+    else:
+        difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
     out.mkdir(parents=True, exist_ok=True)
     for old in (SUMS, SHERPA_TOKENS, *contents):
         (out / old).unlink(missing_ok=True)
     for name in BESIDE:
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
-    write_text(out / "README.md", describe(model, features, tokens, list(graphs.values())))
+    write_text(out / "README.md", describe(model, features, tokens, list(graphs.values()), layout))
     for name, content in contents.items():
         with atomic_file(out / name, "wb") as file:
             file.write(content)
-    misread = computes(features) and takes_for_byte_bpe(tokens)
+    misread = (computes(features) or layout == "samples") and takes_for_byte_bpe(tokens)
     if misread:
         write_text(out / SHERPA_TOKENS, sherpa_tokens(tokens))
     sums = {name: sha256_file(out / name) for name in (*BESIDE, *([SHERPA_TOKENS] if misread else []))}
@@ -106,22 +127,41 @@ def export_folder(model_dir: str | Path, out: str | Path) -> ExportReport:
     return ExportReport(size_bytes, tensor_bytes, difference, snr_db, len(quantized_layers(model)), misread)
 
 
-def describe(model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto]) -> str:
+def of_samples(model: AsrModel, name: str) -> dict[str, onnx.ModelProto]:
+    """The graph of samples in a row. Raises: UserError for a model that does not hear the same in scaled samples."""
+    wave, mel = (getattr(model.config, key, None) for key in ("wave", "mel"))
+    if not isinstance(graphs_of(model), CtcGraphs) or not (wave or mel):
+        raise UserError(f"{name}: layout samples is for CTC models that hear samples (type hub)")
+    if not (wave.normalise if wave else mel is not None and mel.kind == "seamless"):
+        raise UserError(
+            f"{name}: layout samples: sherpa-onnx brings the sound to variance 1, and what this model hears depends on its level"
+        )
+    return CtcGraphs().build_of_samples(model)
+
+
+def describe(
+    model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto], layout: str = "features"
+) -> str:
     """README.md of the exported folder."""
     domains = {node.domain for graph in graphs for node in graph.graph.node}
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
     packed = is_packed(model.spec["quantization"])
     stored = "packed, and unpacked by a runtime once, when it opens the file" if packed else "stored in a byte each"
+    common = {
+        "quantization": f"{len(quantized)} layers in {'codes' if packed else 'int8'}" if quantized else "float32",
+        "oldest": OLDEST_ONNXRUNTIME, "opset": max(map(opset_of, graphs)), "ir": max(g.ir_version for g in graphs),
+        "microsoft": ", with its com.microsoft operators" if MICROSOFT in domains else "",
+    }  # fmt: skip
+    if layout == "samples":
+        file = SHERPA_TOKENS if takes_for_byte_bpe(tokens) else "tokens.txt"
+        rate, size = features.sample_rate_hz, len(tokens)
+        return SAMPLES.format(rate=rate, vocab_size=size, blank=tokens[0], tokens=file, **common)
     return README.format(
         head=model.head.name.upper(),
-        quantization=f"{len(quantized)} layers in {'codes' if packed else 'int8'}" if quantized else "float32",
         files=graphs_of(model).describe(model, tokens),
         features=describe_features(features),
-        oldest=OLDEST_ONNXRUNTIME,
-        opset=max(map(opset_of, graphs)),
-        ir=max(graph.ir_version for graph in graphs),
-        microsoft=", with its com.microsoft operators" if MICROSOFT in domains else "",
+        **common,
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
         sherpa=describe_sherpa(features, tokens) if computes(features) else "",
         integer=INTEGER.format(bits=" and ".join(map(str, bits)), stored=stored) if quantized else "",

@@ -1,6 +1,7 @@
 """Decoding of data folders with whatever `load_recogniser` returned."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -85,10 +86,12 @@ def hear(
             yield piece if recogniser.hears == "audio" else piece_features(piece, config)
 
 
-def recognise_pieces(recogniser: Recogniser, pieces: Iterable[np.ndarray], name: str) -> tuple[dict[str, str], float]:
+def recognise_pieces(
+    recogniser: Recogniser, pieces: Iterable[np.ndarray], name: str, sure: list[float] | None = None
+) -> tuple[dict[str, str], float]:
     """Recognise an utterance piece by piece.
 
-    Args:    pieces: from `hear`.   name: for messages.
+    Args:    pieces: from `hear`.   name: for messages.   sure: what a recogniser says of each token is put behind it.
     Returns: texts by kind of decoding, empty without a piece; seconds of sound.
     Raises:  UserError; also for a second piece of what should be one label.
     """
@@ -103,6 +106,8 @@ def recognise_pieces(recogniser: Recogniser, pieces: Iterable[np.ndarray], name:
         heard = np.ascontiguousarray(piece, dtype=np.float32)
         for kind, text in recogniser.recognise(heard, name).items():
             texts[kind].append(text)
+        if sure is not None:
+            sure += getattr(recogniser, "sure", [])
         seconds += seconds_of(heard, recogniser.hears, recogniser.features)
     return {kind: " ".join(filter(None, parts)) for kind, parts in texts.items()}, seconds
 
@@ -117,10 +122,13 @@ def decode_all(
     utterances: Iterable[Utterance],
     inputs: Callable[[Utterance], Iterable[np.ndarray]],
     every_s: float = 10.0,
+    confidences: dict[str, float] | None = None,
 ) -> tuple[dict[str, dict[str, str]], float]:
     """Decode utterances one by one.
 
     Args:    inputs: from `open_inputs`.   every_s: seconds between progress lines.
+             confidences: gets the geometric mean of the probabilities of each utterance's greedy tokens, from recognisers that
+             tell them: their `sure` holds the log-probabilities of what they last recognised.
     Returns: texts by kind of decoding and utterance, {"greedy": {id: text}[, "lexicon": {id: text}], ...}; seconds of audio.
     Raises:  UserError naming the utterance that cannot be decoded.
     """
@@ -129,7 +137,10 @@ def decode_all(
     empty: list[str] = []
     seconds, reported_s = 0.0, time.monotonic()
     for number, utt in enumerate(utterances, start=1):
-        texts, length_s = recognise_pieces(recogniser, inputs(utt), utt.utt_id)
+        sure: list[float] = []
+        texts, length_s = recognise_pieces(recogniser, inputs(utt), utt.utt_id, sure)
+        if confidences is not None and sure:
+            confidences[utt.utt_id] = math.exp(sum(sure) / len(sure))
         for kind, text in texts.items():
             hyps[kind][utt.utt_id] = text
         seconds += length_s

@@ -79,9 +79,9 @@ class WaveConfig:
 
 @dataclass
 class MelConfig:
-    """A log-mel front end. kind: `seamless` (wav2vec2-bert), pairs of frames, or `parakeet`, convolutions over the frames.
+    """A log-mel front end. kind: `seamless` (wav2vec2-bert), pairs of frames; `parakeet` and `whisper`, convolutions over them.
 
-    bins: mel bins.  channels, layers: of the convolutions.  scale: factor of what they give.
+    bins: mel bins.  channels: of the convolutions; layers, scale: their number and a factor of what they give, of `parakeet`.
     """
 
     kind: str = "seamless"
@@ -91,12 +91,10 @@ class MelConfig:
     scale: float = 1.0
 
     def __post_init__(self):
-        check(self.kind in ("seamless", "parakeet"), "kind must be seamless or parakeet")
+        check(self.kind in ("seamless", "parakeet", "whisper"), "kind must be seamless, parakeet or whisper")
         check(4 <= self.bins <= 1024, "bins must be 4 to 1024")
-        check(
-            self.kind == "seamless" or (self.channels >= 1 and 1 <= self.layers <= 6),
-            "give channels, and 1 to 6 layers",
-        )
+        check(self.kind == "seamless" or self.channels >= 1, "give channels")
+        check(self.kind != "parakeet" or 1 <= self.layers <= 6, "give 1 to 6 layers")
 
 
 @dataclass
@@ -286,8 +284,11 @@ class HubConformerBlock(nn.Module):
 
 def hub_frontend(config: Any, feature_dim: int) -> nn.Module:
     """The front end that the configuration names. Args: feature_dim: samples a frame, 10 ms of them."""
-    # here, because both need the configuration
+    # here, because all need the configuration
     from steps.models.hub_mel import MelFrontend
     from steps.models.hub_wave import WaveFrontend
+    from steps.models.hub_whisper import WhisperFrontend
 
-    return WaveFrontend(config, feature_dim) if config.wave else MelFrontend(config, feature_dim)
+    if config.wave:
+        return WaveFrontend(config, feature_dim)
+    return (WhisperFrontend if config.mel.kind == "whisper" else MelFrontend)(config, feature_dim)

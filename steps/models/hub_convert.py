@@ -1,4 +1,4 @@
-"""From a CTC model of transformers to one of ours: sizes, names of tensors, and what its feature extractor computes."""
+"""From a model of transformers to a CTC model of ours: sizes, names of tensors, and what its feature extractor computes."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,14 @@ from torch import nn
 
 from steps.core.cli import UserError
 from steps.models.hub_mel import FFT, PREEMPHASIS, SHIFT, WINDOW
+from steps.models.hub_whisper import whisper_sizes
 
 # model_type of transformers -> family
 TRANSFORMERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert", "parakeet_ctc")
-FAMILIES = (*TRANSFORMERS, *CONFORMERS)
+# a CTC output layer goes on its encoder
+SEQUENCE = ("whisper",)
+FAMILIES = (*TRANSFORMERS, *CONFORMERS, *SEQUENCE)
 # what only training reads
 UNREAD = re.compile(
     r"masked_spec_embed|encoder\.embed_positions\..*|encoder\.encode_positions\..*|.*num_batches_tracked"
@@ -28,6 +31,8 @@ NAMES = [
     (r"encoder\.pos_conv_embed\.layers\.(\d+)\.conv\.", r"frontend.positions.\1."),
     (r"encoder\.layer_norm\.", "frontend.end_norm."),
     (r"encoder\.subsampling\.linear\.", "frontend.linear."),
+    (r"encoder\.conv1\.", "frontend.convs.0."),
+    (r"encoder\.conv2\.", "frontend.convs.1."),
     (r"encoder\.layers\.", "blocks."),
     (r"(?:lm_head|ctc_head)\.", "output."),
 ]
@@ -44,6 +49,12 @@ BLOCK_NAMES = [
     (r"adapter_layer\.norm\.", "adapter.0."),
     (r"adapter_layer\.linear_1\.", "adapter.1."),
     (r"adapter_layer\.linear_2\.", "adapter.3."),
+    # Whisper
+    (r"self_attn\.([qkv])_proj\.", r"attention.\1."),
+    (r"self_attn\.out_proj\.", "attention.out."),
+    (r"self_attn_layer_norm\.", "attention_norm."),
+    (r"fc1\.", "ff.up."),
+    (r"fc2\.", "ff.down."),
 ]
 CONFORMER_NAMES = [
     (r"ffn([12])_layer_norm\.", r"ff\1_norm."),
@@ -90,6 +101,8 @@ def hub_sizes(config: Any, extractor: Any) -> dict[str, Any]:
     Raises: UserError for a variant that cannot be imported.
     """
     kind = config.model_type
+    if kind in SEQUENCE:
+        return whisper_sizes(config, extractor)
     refused = ("add_adapter", "conv_pos_batch_norm", "use_intermediate_ffn_before_adapter")
     for name in refused:
         if getattr(config, name, False):
@@ -252,6 +265,10 @@ def _reshape_(state: dict[str, torch.Tensor], whole: nn.Module, sizes: Mapping[s
             gain = gain * (variance + 1e-5).rsqrt()
             weight, bias = weight * gain[:, None, None], (bias - mean) * gain + shift
         state |= {f"{conv}.depthwise.weight": weight, f"{conv}.depthwise.bias": bias}
+    for index in range(sizes["num_blocks"]) if sizes.get("mel", {}).get("kind") == "whisper" else ():
+        # its keys have none
+        place = f"blocks.{index}.attention"
+        state[f"{place}.key.bias"] = torch.zeros_like(state[f"{place}.query.bias"])
     if sizes.get("positions") == "gated":
         attention = whole.get_submodule(whole.base_model_prefix).encoder.layers[0].attention
         distances = torch.arange(-sizes["left"], sizes["right"] + 1)
@@ -272,4 +289,5 @@ def mel_tensors(kind: str, extractor: Any) -> dict[str, torch.Tensor]:
             "frontend.mel.window": torch.hann_window(WINDOW, periodic=False),
             "frontend.mel.filters": filters.T.contiguous(),
         }
-    return {"frontend.mel.window": torch.as_tensor(extractor.window).float(), "frontend.mel.filters": filters}
+    window = torch.hann_window(WINDOW) if kind == "whisper" else torch.as_tensor(extractor.window).float()
+    return {"frontend.mel.window": window, "frontend.mel.filters": filters}

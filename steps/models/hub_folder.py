@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
-from steps.core.cli import MissingInput, UserError
+from steps.core.cli import MissingInput, UserError, is_out_of_memory
 from steps.core.jsonfile import read_json
 from steps.core.limits import show
 from steps.models.build import build_model
-from steps.models.hub_convert import FAMILIES
+from steps.models.hub_convert import FAMILIES, SEQUENCE
+from steps.models.hub_whisper import open_encoder
 from steps.models.limits import LARGEST_SPEC_BYTES, tensor_heads
 
 REQUIREMENTS = "requirements-hub.txt"
@@ -26,6 +28,8 @@ REQUIREMENTS = "requirements-hub.txt"
 HEADS = ("lm_head.", "ctc_head.")
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin")
+# of a feature extractor, which transformers would make whatever they are; chunk_length in seconds
+LARGEST = {"feature_size": 1024, "num_mel_bins": 1024, "n_fft": 1 << 14, "win_length": 1 << 14, "chunk_length": 60}
 # parameters beyond those of the weights that a description may ask for: WavLM's distances, window and filters
 SPARE = 1 << 20
 
@@ -38,6 +42,20 @@ def check_code(folder: Path) -> None:
             raise UserError(
                 f"{path}: auto_map asks for code of its own, which is never run; only the library's own models"
             )
+
+
+def check_extractor(folder: Path) -> None:
+    """Refuse a feature extractor of sizes that only take memory. Raises: UserError."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        settings = read_json(path, LARGEST_SPEC_BYTES) if path.is_file() else {}
+        inner = settings.get("feature_extractor")
+        for place in (settings, inner if isinstance(inner, dict) else {}):
+            for key, most in LARGEST.items():
+                if isinstance(place.get(key), int | float) and not place[key] <= most:
+                    raise UserError(
+                        f"{path}: {key}: {show(place[key])} is more than any model has; copy the model again"
+                    )
 
 
 class HubFolder:
@@ -66,11 +84,10 @@ class HubFolder:
         self.tensors, self.elements = len(heads), sum(map(math.prod, heads.values()))
         self.has_head = any(name.startswith(HEADS) for name in heads)
         body = self.settings.get("encoder_config")
-        layers = (body if isinstance(body, dict) else self.settings).get("num_hidden_layers", 0)
+        named = "encoder_layers" if self.kind in SEQUENCE else "num_hidden_layers"
+        layers = (body if isinstance(body, dict) else self.settings).get(named, 0)
         if type(layers) is not int or layers > self.tensors:
-            raise UserError(
-                f"{path}: num_hidden_layers {show(layers)} does not fit {self.tensors} tensors of the weights"
-            )
+            raise UserError(f"{path}: {named} {show(layers)} does not fit {self.tensors} tensors of the weights")
 
     def _weight_files(self) -> list[Path]:
         single, index = self.folder / "model.safetensors", self.folder / INDEX
@@ -103,6 +120,7 @@ class HubFolder:
 
     def open_settings(self) -> tuple[Any, Any]:
         """Configuration and feature extractor. Raises: UserError."""
+        check_extractor(self.folder)
         with self._told("its settings"):
             import transformers
 
@@ -111,7 +129,11 @@ class HubFolder:
             return config, transformers.AutoFeatureExtractor.from_pretrained(self.folder, **options)
 
     def open_model(self) -> nn.Module:
-        """The whole model in float32, in eval mode. Raises: UserError."""
+        """The whole model, or the encoder of a sequence-to-sequence one, in float32, in eval mode. Raises: UserError."""
+        if self.kind in SEQUENCE:
+            config, _ = self.open_settings()
+            with self._told("the model"):
+                return open_encoder(config, self.encoder_state())
         with self._told("the model"):
             import transformers
 
@@ -126,6 +148,16 @@ class HubFolder:
             raise UserError(f"{self.weights[0]}: lacks {', '.join(lacking[:3])}; copy the weights of the model here")
         return model.eval()
 
+    def encoder_state(self) -> dict[str, torch.Tensor]:
+        """Tensors of the encoder, under the names they have in it."""
+        state = {}
+        for path in self.weights:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - the file is no mapping
+                    if match := re.fullmatch(r"(?:model\.)?encoder\.(.+)", name):
+                        state[match[1]] = file.get_tensor(name)
+        return state
+
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
         """Whatever transformers raises about a stranger's folder, as one line."""
@@ -133,10 +165,14 @@ class HubFolder:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             yield
+        except (UserError, MemoryError):
+            raise
         except ImportError as error:
             raise UserError(f"transformers cannot be imported ({error}); pip install -r {REQUIREMENTS}") from None
         # of any kind: its checks are spread over many classes
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
                 f"{self.folder}: transformers cannot read {what} ({reason}); copy the model again"

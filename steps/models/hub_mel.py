@@ -29,10 +29,10 @@ SCALE, FLOOR = 2.0**15, 1.192092955078125e-07
 GUARD, EPSILON = 2.0**-24, 1e-5
 
 
-@functools.lru_cache(maxsize=1)
-def fourier() -> np.ndarray:
-    """Rows of the discrete Fourier transform, the real parts, then the imaginary ones. Returns: (FFT + 2, WINDOW) float64."""
-    angles = 2 * np.pi * np.outer(np.arange(FFT // 2 + 1), np.arange(WINDOW)) / FFT
+@functools.lru_cache(maxsize=2)
+def fourier(size: int = FFT) -> np.ndarray:
+    """Rows of the discrete Fourier transform, the real parts, then the imaginary ones. Returns: (size + 2, WINDOW) float64."""
+    angles = 2 * np.pi * np.outer(np.arange(size // 2 + 1), np.arange(WINDOW)) / size
     return np.concatenate([np.cos(angles), np.sin(angles)])
 
 

@@ -29,6 +29,14 @@ def greedy_search(log_probs: ArrayLike, lengths: ArrayLike, blank_id: int = 0) -
     return [row[keep].tolist() for row, keep in zip(best, is_emitted, strict=True)]
 
 
+def emitted_log_probs(log_probs: np.ndarray, blank_id: int = 0) -> list[float]:
+    """How probable each token of one utterance's best path is where it begins. Args: log_probs (T, V).  Returns: nats."""
+    best = log_probs.argmax(axis=-1)
+    begins = best != blank_id
+    begins[1:] &= best[1:] != best[:-1]
+    return log_probs[begins, best[begins]].tolist()
+
+
 def as_numpy(values: ArrayLike) -> np.ndarray:
     """A numpy array of a tensor (on any device, with or without gradient) or of anything array-like."""
     if hasattr(values, "detach"):

@@ -34,6 +34,9 @@ class DistillConfig:
     intermediate_weight: share of the KL given to the student's middle block, through its own output layer, 0..1; 0: off.
     hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
     from 0 (last: -1); default: the last of each; with several teachers, the first is matched.
+    hidden_only: the last of several teachers is matched and teaches nothing else, whatever its units.
+    hidden_norm: each frame of the teacher's states is brought to mean 0 and variance 1 first, for encoders whose states have a
+    few huge channels (Whisper's last block: 230 beside 1).
     """
 
     kl_weight: float = 0.5
@@ -45,6 +48,8 @@ class DistillConfig:
     intermediate_weight: float = 0.0
     hidden_weight: float = 0.0
     hidden_layers: list[list[int]] | None = None
+    hidden_only: bool = field(default=False, metadata=LATER)
+    hidden_norm: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self):
         check(0 <= self.kl_weight <= 1, "kl_weight must be in [0, 1]")
@@ -62,6 +67,9 @@ class DistillConfig:
         check(
             all(len(pair) == 2 for pair in self.hidden_layers or []), "hidden_layers must be pairs [student, teacher]"
         )
+        check(self.hidden_weight or not self.hidden_norm, "hidden_norm needs a hidden_weight above 0")
+        both = self.hidden_weight and self.kl_weight
+        check(both or not self.hidden_only, "hidden_only needs a hidden_weight and a kl_weight above 0")
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ class DistillObjective(nn.Module):
     what matters is that they speak of the same frames: the peaks of all but the first are laid on the first one's.
 
     Args: teachers: accepted by `check_fit`.   settings: the head's section of the training settings, such as CtcConfig.
-          weights: of the teachers, above 0, sum 1; None: equal.
+          weights: of those that teach frames, above 0, sum 1; None: equal.
     Raises: UserError when settings and models do not fit together.
     """
 
@@ -138,23 +146,26 @@ class DistillObjective(nn.Module):
         self.settings, self.config = settings, config
         # a tuple, so that they are not saved with this module
         self.teachers = tuple(teachers)
-        self.weights = weights or [1 / len(teachers)] * len(teachers)
+        # the teacher whose states are matched, and those whose posteriors teach
+        self.matched = self.teachers[-1 if config.hidden_only else 0]
+        speakers = len(teachers) - config.hidden_only
+        self.weights = weights or [1 / speakers] * speakers
         self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
         self.pairs = self._layer_pairs(student) if config.hidden_weight else []
         self.ratios = [frame_ratio(teacher, student) for teacher in teachers]
         places = [place for _, place in self.pairs]
         # of each teacher, where it labels clean speech as it goes
         self.clean = [
-            CleanLabels(teacher.teach, [] if number else places)
+            CleanLabels(teacher.teach, places if teacher is self.matched else [])
             if config.teacher_view == "clean" and not isinstance(teacher, StoredTeacher)
             else None
-            for number, teacher in enumerate(teachers)
+            for teacher in teachers
         ]
         width = student.config.d_model
-        self.projections = nn.ModuleList(nn.Linear(width, self.teachers[0].width) for _ in self.pairs)
+        self.projections = nn.ModuleList(nn.Linear(width, self.matched.width) for _ in self.pairs)
 
     def _layer_pairs(self, student: AsrModel) -> list[list[int]]:
-        first = self.teachers[0]
+        first = self.matched
         counts = len(student.blocks), first.depth
         pairs = []
         for pair in self.config.hidden_layers or [[-1, -1]]:
@@ -201,7 +212,7 @@ class DistillObjective(nn.Module):
     def lay(self, said: list[Taught], lengths: torch.Tensor, frames: int) -> list[Taught]:
         """Lay what the teachers say on the student's frames. Args: lengths (N,) int64, frames of the student."""
         laid: list[Taught] = []
-        for taught, ratio in zip(said, self.ratios, strict=True):
+        for taught, ratio in zip(said, self.ratios, strict=False):
             if laid:
                 taught_frames = torch.where(taught.lengths > 0, laid[0].lengths, 0)
                 laid.append(Taught(follow(taught, laid[0]), taught_frames, []))
@@ -218,14 +229,17 @@ class DistillObjective(nn.Module):
         frames = int(model.output_lengths(torch.tensor([batch.feats.shape[1]])))
         lengths = model.output_lengths(batch.lengths)
         said = [self.teach(number, batch) for number in range(len(self.teachers))]
-        hidden = [said[0].hidden[place] for _, place in self.pairs]
-        if self.ratios[0] is None:
+        place = -1 if config.hidden_only else 0
+        hidden = [said[place].hidden[block] for _, block in self.pairs]
+        if config.hidden_norm:
+            hidden = [nn.functional.layer_norm(states, states.shape[-1:]) for states in hidden]
+        if self.ratios[place] is None:
             hidden = [padded(states, frames) for states in hidden]
         else:
-            hidden = [stretch(states, said[0].lengths, lengths, frames) for states in hidden]
+            hidden = [stretch(states, said[place].lengths, lengths, frames) for states in hidden]
         targets, selected = [], []
         # nobody's units need to be the student's where only states are matched
-        for taught in self.lay(said, lengths, frames) if config.kl_weight else []:
+        for taught in self.lay(said[: len(self.weights)], lengths, frames) if config.kl_weight else []:
             targets.append(soften(taught.log_probs, config.temperature))
             is_pad = Context.of(torch.minimum(lengths, taught.lengths), frames).is_pad
             selected.append(select_frames(targets[-1], is_pad, config.frames, config.window))

@@ -27,6 +27,7 @@ from steps.models.heads import DEFAULT
 from steps.models.heads.ctc import CtcConfig
 from steps.training import distributed
 from steps.training.examine import examine
+from steps.training.inherit import InheritConfig
 from steps.training.interrupt import StopRequest
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import DistillConfig, DistillObjective, Objective, TranscriptObjective
@@ -67,6 +68,7 @@ class TrainConfig(LearningConfig):
     the utterance instead; `utterance_variance`, its deviation, too.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
     freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
+    inherit: of a student, the blocks of a larger model that it begins with, whose widths it has.
     """
 
     type: str = "conformer"
@@ -75,6 +77,7 @@ class TrainConfig(LearningConfig):
     normalisation: str = field(default=GLOBAL, metadata=LATER)
     max_look_ahead_ms: float | None = None
     freeze: str | None = field(default=None, metadata=LATER)
+    inherit: InheritConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         super().__post_init__()
@@ -224,10 +227,18 @@ class Setup:
         if not teachers:
             return TranscriptObjective(settings, model)
         opened = open_teachers(teachers.split(","), self.device, self.args.num_threads)
-        for number, teacher in enumerate(opened):
-            match = {"match_units": distill.kl_weight > 0, "match_hidden": distill.hidden_weight > 0 and number == 0}
-            check_fit(teacher, self.tokenizer.pieces, self.features, **match)
-        weights = weigh(opened, distill.weighting)
+        speakers, matched = (opened[:-1], opened[-1]) if distill.hidden_only else (opened, opened[0])
+        if not speakers:
+            raise UserError(
+                f"{self.args.config}: hidden_only: the last of several teachers shows its states; name another, too"
+            )
+        for teacher in opened:
+            speaks, shows = (
+                distill.kl_weight > 0 and teacher in speakers,
+                distill.hidden_weight > 0 and teacher is matched,
+            )
+            check_fit(teacher, self.tokenizer.pieces, self.features, match_units=speaks, match_hidden=shows)
+        weights = weigh(speakers, distill.weighting)
         return DistillObjective(distill, model.to(self.device), opened, settings, weights)
 
     def dataset(self, folder: Path | str, model: AsrModel) -> SpeechDataset:

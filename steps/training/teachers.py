@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from steps.core.cli import UserError
-from steps.core.config import load_config
+from steps.core.config import load_config, to_dict
 from steps.core.exports import SUMS, is_exported, model_hashes
 from steps.core.limits import read_limited
 from steps.core.outdir import sha256_file
@@ -204,9 +204,11 @@ def check_fit(
             "its text: train on what it hears (steps.transcribe_data)"
         )
     if not isinstance(teacher, StoredTeacher) and teacher.features != features:
+        own, theirs = to_dict(features), to_dict(teacher.features)
+        differ = ", ".join(f"{key} {theirs.get(key)}, not {own[key]}" for key in own if theirs.get(key) != own[key])
         raise UserError(
-            f"{name}: hears other features than --features; store what it says (steps.label_data --teacher {name}) and name "
-            "that folder"
+            f"{name}: hears other features than --features ({differ or 'of another kind'}); store what it says "
+            f"(steps.label_data --teacher {name}) and name that folder"
         )
     if match_hidden and not teacher.depth:
         what = "label again with hidden_layers" if isinstance(teacher, StoredTeacher) else "name its model folder"

@@ -31,6 +31,7 @@ STATUSES = {
     "again": (Interrupted(75, "saved at step 7"), 75, "saved at step 7"),
     "sigint": (Interrupted(130, "saved"), 130, "saved"),
     "keyboard": (KeyboardInterrupt(), 130, "interrupted"),
+    "memory": (MemoryError(), 1, "more memory is needed"),
     "file": (FileNotFoundError(2, "No such file or directory", "x.wav"), 1, "x.wav: No such file or directory"),
 }
 
@@ -42,6 +43,12 @@ def test_failures_are_one_line_and_a_status(capsys, case):
     out, err = capsys.readouterr()
     assert err.rstrip("\n").endswith(words) and err.count("\n") == 1
     assert "Traceback" not in err and "done in" not in out
+
+
+def test_memory_that_torch_does_not_get_is_one_line_too(capsys):
+    torch = pytest.importorskip("torch")
+    assert run_main(lambda: torch.empty(1 << 50)) == 1
+    assert capsys.readouterr().err.count("error: out of memory; a smaller loop.max_batch_frames") == 1
 
 
 def test_success_says_so_and_returns_zero(capsys):

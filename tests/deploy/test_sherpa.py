@@ -12,10 +12,13 @@ from steps.core.exports import SHERPA_TOKENS
 from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
-from steps.data.tokenizer import read_tokens
+from steps.data.hub_vocabulary import spelling_model
+from steps.data.tokenizer import Tokenizer, read_tokens
 from steps.deploy.export import export_folder
 from steps.deploy.runtimes import load_recogniser, sherpa
 from steps.deploy.runtimes.sherpa import SherpaProcess, computes, takes_for_byte_bpe
+from steps.models.build import build_model, new_spec
+from tests.models import hub_checks
 
 
 @pytest.fixture
@@ -55,6 +58,54 @@ def test_features_it_cannot_compute_and_a_missing_package_are_told(exported, mon
     monkeypatch.setattr(sherpa.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="requirements-sherpa.txt"):
         SherpaProcess(exported)
+
+
+WAVE = {"channels": [16] * 7, "kernels": [10, 3, 3, 3, 3, 2, 2], "strides": [5, 2, 2, 2, 2, 2, 2], "position_groups": 4}
+HUB = {"d_model": 16, "head_dim": 8, "num_blocks": 2, "block": {"heads": 2, "ff": 24}}
+
+
+def hub_folder(folder, settings):
+    """A small random model that hears samples."""
+    tokenizer = Tokenizer(spelling_model([(text, -1.0, False) for text in "\u2581abcd"], "char"))
+    torch.manual_seed(0)
+    model = build_model(new_spec("hub", HUB | settings, 160, tokenizer.vocab_size, "test")).eval()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.dim() > 1:
+                tensor.copy_(torch.randn_like(tensor) * tensor[0].numel() ** -0.5)
+        # letters, not only blanks
+        model.output.weight.mul_(3.0)
+        model.output.bias[:2] = -100.0
+    return hub_checks.save(folder, model, tokenizer, FeatureConfig(kind="samples"))
+
+
+def test_a_model_of_samples_says_in_sherpa_onnx_what_it_says_here(tmp_path):
+    pytest.importorskip("sherpa_onnx")
+    folder = hub_folder(tmp_path / "m", {"wave": WAVE})
+    export_folder(folder, folder / "samples", "samples")
+    recogniser, random, texts = load_recogniser(folder), np.random.default_rng(0), []
+    with SherpaProcess(folder / "samples") as process:
+        # what fills no frame counts for sherpa-onnx, which brings the sound to mean 0 and variance 1
+        for length, level in ((8000, 0.2), (16077, 0.01), (40000, 0.9)):
+            samples = (random.uniform(-level, level, length) + 0.1 * level).astype(np.float32)
+            texts.append(process.recognise(samples, "u")["greedy"])
+            assert texts[-1] == recogniser.recognise(samples[: length // 160 * 160].reshape(-1, 160), "u")["greedy"]
+    assert all(texts) and len(set(texts)) == 3
+    assert "from_omnilingual_asr_ctc" in (folder / "samples/README.md").read_text()
+
+
+def test_the_layout_of_samples_is_refused_where_it_says_something_else(tmp_path, make, save):
+    loud = hub_folder(tmp_path / "loud", {"wave": WAVE | {"normalise": False}})
+    with pytest.raises(UserError, match="what this model hears depends on its level"):
+        export_folder(loud, loud / "samples", "samples")
+    with pytest.raises(UserError, match="for CTC models that hear samples"):
+        export_folder(save(tmp_path / "m", make("dnn")), tmp_path / "s", "samples")
+    export_folder(loud, loud / "export")
+    with pytest.raises(UserError, match="holds model.onnx, an export of another layout"):
+        export_folder(loud, loud / "export", "samples")
+    pytest.importorskip("sherpa_onnx")
+    with pytest.raises(UserError, match="reads another layout: steps.export_model --layout samples"):
+        SherpaProcess(loud / "export")
 
 
 ALPHABETS = {  # letters, and whether sherpa-onnx misreads them

@@ -8,7 +8,7 @@ import pytest
 from local import filter_transcripts as program
 from local.filter_transcripts import PseudoLabelConfig, all_readings, disagreement, loops, readings_of, spelled, written
 from local.text import TextConfig
-from steps.core.cli import UserError
+from steps.core.cli import MissingInput, UserError
 from steps.core.config import ConfigError, from_dict
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 
@@ -158,6 +158,20 @@ def test_what_the_second_recogniser_lacks_is_dropped(monkeypatch, folder):
 
 def test_a_second_recogniser_is_asked_for(monkeypatch, folder):
     with pytest.raises(UserError, match="name it with --agree"):
+        run(monkeypatch, folder)
+
+
+def test_what_the_recogniser_was_not_sure_of_is_dropped(monkeypatch, folder):
+    (folder / "labels.yaml").write_text("min_confidence: 0.6\nmax_loop: null\n")
+    with pytest.raises(MissingInput, match="utt2confidence: no such file; this recogniser does not say how sure it is"):
+        run(monkeypatch, folder)
+    sure = {"s-1": "0.6000", "s-2": "0.5999", "s-3": "1.0000", "s-4": "0.1", "s-5": "0.9", "s-6": "0.0"}
+    (folder / "heard/utt2confidence").write_text("".join(f"{i} {value}\n" for i, value in sure.items()))
+    run(monkeypatch, folder)
+    assert [utt.utt_id for utt in read_data_dir(folder / "out")] == ["s-1", "s-3", "s-5"]
+    assert "s-4\tthe recogniser was not sure\t" in (folder / "out/dropped.tsv").read_text()
+    (folder / "heard/utt2confidence").write_text("s-1 1.5\n")
+    with pytest.raises(UserError, match="'1.5' is no number from 0 to 1"):
         run(monkeypatch, folder)
 
 

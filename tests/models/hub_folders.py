@@ -1,7 +1,9 @@
-"""Hugging Face folders of small random CTC models, written by transformers itself."""
+"""Hugging Face folders of small random models, written by transformers itself."""
 
 import json
+import struct
 
+import numpy as np
 import torch
 
 CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghij'"]
@@ -16,6 +18,11 @@ CONFORMER = {"conv_depthwise_kernel_size": 7, "num_hidden_layers": 2}
 PARAKEET = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "subsampling_conv_channels": 8,
+}  # fmt: skip
+WHISPER = {
+    "vocab_size": 70, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
+    "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "decoder_start_token_id": 3,
 }  # fmt: skip
 # name -> (configuration class, model class, settings)
 MODELS = {
@@ -34,6 +41,7 @@ MODELS = {
     ),
     "wav2vec2-bert": ("Wav2Vec2BertConfig", "Wav2Vec2BertForCTC", {**WAVE, **CONFORMER, "left_max_position_embeddings": 9}),
     "parakeet": ("ParakeetCTCConfig", "ParakeetForCTC", {"vocab_size": len(PIECES) + 1, "pad_token_id": len(PIECES)}),
+    "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
 }  # fmt: skip
 
 
@@ -48,7 +56,7 @@ def make_folder(folder, name, seed=0):
     model = getattr(transformers, model_class)(getattr(transformers, config_class)(**settings)).eval()
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
-            if key.endswith("inv_freq"):
+            if key.endswith("inv_freq") or "embed_positions" in key:
                 continue
             if key.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5)
@@ -68,11 +76,15 @@ def extractor(transformers, name):
         return transformers.ParakeetFeatureExtractor(feature_size=80)
     if name == "wav2vec2-bert":
         return transformers.SeamlessM4TFeatureExtractor()
+    if name == "whisper":
+        return transformers.WhisperFeatureExtractor()
     return transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask="large" in name)
 
 
 def write_tokenizer(folder, name):
-    """Characters in vocab.json, or BPE pieces in tokenizer.json."""
+    """Characters in vocab.json, or BPE pieces in tokenizer.json; none for Whisper, of which the encoder is taken."""
+    if name == "whisper":
+        return
     if name != "parakeet":
         (folder / "vocab.json").write_text(json.dumps({text: i for i, text in enumerate(CHARACTERS)}))
         names = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": "|"}
@@ -86,3 +98,19 @@ def write_tokenizer(folder, name):
     whole = {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": space, "decoder": space}
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", "unk_token": "<unk>"}))
+
+
+def write_ctranslate(folder, arrays):
+    """Write the folder of a Whisper model as CTranslate2 does, with something of a decoder in front. Returns: folder."""
+    arrays = {"decoder/embeddings/weight": np.ones((5, 3), np.float16)} | arrays
+    kinds = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
+    text = b"".join(struct.pack("<H", len(name) + 1) + name.encode() + b"\0" for name in ("WhisperSpec",))
+    content = struct.pack("<I", 6) + text + struct.pack("<II", 3, len(arrays))
+    for name, array in arrays.items():
+        content += struct.pack("<H", len(name) + 1) + name.encode() + b"\0" + struct.pack("<B", array.ndim)
+        content += struct.pack(f"<{array.ndim}I", *array.shape)
+        content += struct.pack("<BI", kinds[array.dtype.name], array.nbytes) + array.tobytes()
+    folder.mkdir(exist_ok=True)
+    (folder / "model.bin").write_bytes(content + struct.pack("<I", 0))
+    (folder / "config.json").write_text(json.dumps({"suppress_ids": []}))
+    return folder

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steps.search.greedy import greedy_search
+from steps.search.greedy import emitted_log_probs, greedy_search
 
 
 def one_hot(path, num_tokens=5):
@@ -21,6 +21,13 @@ def collapse(path, blank):
 def test_collapses_any_path(blank):
     for path in itertools.product(range(4), repeat=4):
         assert greedy_search(one_hot(path)[None], [4], blank) == [collapse(path, blank)]
+
+
+def test_tokens_are_as_sure_as_where_they_begin():
+    """One for each token that is found, none for blanks and repeats."""
+    log_probs = np.log(one_hot([0, 1, 1, 0, 1, 2, 2]) * [[0.5], [0.9], [0.8], [0.5], [0.7], [0.6], [0.3]] + 1e-9)
+    np.testing.assert_allclose(np.exp(emitted_log_probs(log_probs)), [0.9, 0.7, 0.6], rtol=1e-6)
+    assert emitted_log_probs(log_probs[:1]) == []
 
 
 def test_padding_changes_nothing():

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
-from steps import decode, import_model, train_teacher, train_tokenizer
+from steps import decode, distill_student, import_model, train_teacher, train_tokenizer
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance, write_data_dir
 from steps.models.build import load_model
 from steps.training import distributed
+from steps.training.inherit import InheritConfig
 from tests.models.hub_folders import make_folder
 
 pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
@@ -44,8 +46,9 @@ def world(tmp_path_factory):
     return root
 
 
-def train(world, out, settings="", tokenizer="tokenizer", init="big"):
-    (world / f"{out}.yaml").write_text(SETTINGS + settings)
+def train(world, out, settings="", tokenizer="tokenizer", init="big", program=train_teacher, teacher=None):
+    own = yaml.safe_load(settings) or {}
+    (world / f"{out}.yaml").write_text(yaml.safe_dump(yaml.safe_load(SETTINGS) | own))
     words = [
         "--data",
         world / "data",
@@ -57,7 +60,8 @@ def train(world, out, settings="", tokenizer="tokenizer", init="big"):
         world / "features.yaml",
     ]
     words += ["--config", world / f"{out}.yaml", "--out", world / out, "--device", "cpu", "--num-threads", "1"]
-    run(train_teacher, *words, *(["--init", world / init] if init else []))
+    words += ["--teacher", teacher] if teacher else []
+    run(program, *words, *(["--init", world / init] if init else []))
     return load_model(world / out)
 
 
@@ -91,6 +95,47 @@ def test_its_own_units_keep_its_output_layer(world):
     assert model.spec["vocab_size"] == before.spec["vocab_size"] and model.config.dropout == 0.0
     # moved by two epochs, not drawn anew
     assert (model.output.weight - before.output.weight).abs().max() < 0.1
+
+
+def test_a_student_begins_with_blocks_of_its_teacher(world):
+    settings = "inherit: {layers: spread, count: 2}\nloop: {epochs: 1, max_batch_frames: 500, average_last: 1}\n"
+    settings += "optim: {peak_lr: 1.0e-9}\n"
+    student = train(world, "short", settings, "big", None, distill_student, world / "big")
+    teacher = load_model(world / "big")
+    assert len(teacher.blocks) == 3 and len(student.blocks) == 2 and student.spec["parent"]["name"] == "big"
+    wanted = teacher.state_dict()
+    for name, tensor in student.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name.replace("blocks.1.", "blocks.2.")], rtol=0, atol=1e-5)
+
+
+def test_which_blocks_a_student_begins_with():
+    assert [InheritConfig(count=count).kept(12, "it") for count in (1, 2, 3, 4)] == [
+        [0],
+        [0, 11],
+        [0, 6, 11],
+        [0, 4, 7, 11],
+    ]
+    assert InheritConfig(layers="first", count=3).kept(12, "it") == [0, 1, 2]
+    assert InheritConfig(blocks=[1, -1]).kept(4, "it") == [1, 3]
+    with pytest.raises(UserError, match="13 blocks, but it has 12"):
+        InheritConfig(count=13).kept(12, "it")
+    with pytest.raises(UserError, match="no block 4; it has 4"):
+        InheritConfig(blocks=[0, 4]).kept(4, "it")
+    with pytest.raises(UserError, match="do not rise"):
+        InheritConfig(blocks=[3, -1]).kept(4, "it")
+
+
+def test_what_a_student_cannot_begin_with_is_refused(world):
+    cases = [
+        ("inherit: {count: 2}\n", {"init": None}, "inherit: from nothing; name the model folder with --init"),
+        ("inherit: {count: 2}\nmodel: {d_model: 8}\n", {}, "model: d_model: with --init the sizes are those of"),
+        ("inherit: {count: 4}\n", {}, "inherit: count: 4 blocks, but .*big has 3"),
+        ("inherit: {count: 2}\n", {"program": train_teacher}, "inherit: only a student does"),
+    ]
+    for number, (settings, options, words) in enumerate(cases):
+        with pytest.raises(UserError, match=words):
+            train(world, f"student{number}", settings, **{"program": distill_student} | options)
+        assert not (world / f"student{number}/model.json").exists()
 
 
 def test_a_frozen_part_gets_no_gradient_from_other_processes(monkeypatch):

@@ -14,16 +14,22 @@ import torch
 from steps import combine_labels, label_data
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, save_config
+from steps.core.datadir import read_data_dir
 from steps.data.cmvn import read_cmvn
 from steps.data.dataset import BatchLoader, SpeechDataset
 from steps.data.feature_config import FeatureConfig
+from steps.data.features import utterance_features
 from steps.data.labels import LabelConfig, Labels, read_facts
 from steps.data.tokenizer import Tokenizer
 from steps.deploy.export import export_folder
+from steps.import_model import ImportConfig, import_folder, open_folder
+from steps.losses.distill import stretch
 from steps.models.build import CARRIED, build_model, new_spec, save_model
 from steps.models.heads.ctc import CtcConfig
 from steps.training.objectives import DistillConfig, DistillObjective
-from steps.training.teachers import check_fit, identity, open_teachers, weigh
+from steps.training.teachers import ModelTeacher, check_fit, identity, open_teachers, weigh
+from tests.models.hub_checks import save
+from tests.models.hub_folders import make_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4], "num_blocks": 2}
@@ -211,6 +217,39 @@ def dataclasses_replace(data, **changes):
     copy = object.__new__(SpeechDataset)
     copy.__dict__ = data.__dict__ | changes
     return copy
+
+
+def test_states_beyond_half_precision_are_refused(label, data, teacher, tmp_path, monkeypatch):
+    real = ModelTeacher.teach
+    monkeypatch.setattr(
+        ModelTeacher, "teach", lambda *x: dataclasses.replace(said := real(*x), hidden=[h * 1e6 for h in said.hidden])
+    )
+    with pytest.raises(UserError, match="beyond 65504, half precision's largest; take an earlier block"):
+        label(tmp_path / "huge", [teacher], LabelConfig(hidden_layers=[-1]))
+
+
+def test_states_of_whisper_and_frames_of_another_teach_together(label, corpus, data, teacher, tmp_path):
+    """An encoder of samples at 50 frames a second, without units, beside a teacher of the student's own kind."""
+    pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
+    model, tokenizer, features, _ = import_folder(open_folder(make_folder(tmp_path / "hub", "whisper")), ImportConfig())
+    whisper = save(tmp_path / "whisper", model, tokenizer, features)
+    shown = label(tmp_path / "shown", [whisper], LabelConfig(hidden_layers=[-1]))
+    student, batch = make(data.feature_config, data.tokenizer.vocab_size, 1), first_batch(data)
+    config = DistillConfig(kl_weight=0.5, hidden_weight=1.0, hidden_only=True, hidden_norm=True)
+    objective = objective_of([teacher, shown], student, config)
+    with torch.no_grad():
+        terms, lesson = objective(student, batch), objective.lesson(student, batch)
+    assert terms.keys() == {"ctc", "kl", "hidden"} and objective.projections[0].out_features == 32
+    utt = next(utt for utt in read_data_dir(corpus.train) if utt.utt_id == batch.utt_ids[0])
+    heard = utterance_features(utt, features)
+    with torch.no_grad():
+        states = model.encode(heard[None], torch.tensor([len(heard)]))[0][-1]
+    states = torch.nn.functional.layer_norm(states.half().float(), states.shape[-1:])
+    frames = int(student.output_lengths(batch.lengths[:1]))
+    wanted = stretch(states, torch.tensor([states.shape[1]]), torch.tensor([frames]), frames)
+    torch.testing.assert_close(lesson.hidden[0][0, :frames], wanted[0], rtol=0, atol=2e-2)
+    with pytest.raises(UserError, match="its units differ from the student's"):
+        check_fit(open_teachers([shown])[0], data.tokenizer.pieces, data.feature_config)
 
 
 def test_labels_at_half_the_rate_teach_every_peak(label, data, teacher, tmp_path):

@@ -169,6 +169,30 @@ def test_states_of_a_teacher_at_another_rate_are_matched_by_time(batch):
     assert set(objective(student, batch)) == {"ctc", "hidden"}
 
 
+def test_the_last_teacher_may_show_its_states_alone(batch):
+    """Its units count for nothing; what the first says is as if it were alone."""
+    student, first, other = make(1), make(2), make(3, blocks=3)
+    settings = {"kl_weight": 0.5, "hidden_weight": 1.0}
+    torch.manual_seed(5)
+    faces = [ModelTeacher(first, FEATURES, ["<blk>", *"abcde"]), ModelTeacher(other, FEATURES, ["<blk>", "<unk>"])]
+    terms = DistillObjective(DistillConfig(**settings, hidden_only=True), student, faces, CtcConfig())(student, batch)
+    for name, alone in (("kl", first), ("ctc", first), ("hidden", other)):
+        torch.testing.assert_close(terms[name], make_objective(student, [alone], **settings)(student, batch)[name])
+
+
+def test_states_may_be_normalised_first(batch):
+    student, teacher = make(1), make(2)
+    with torch.no_grad():
+        # one huge channel, as Whisper has
+        teacher.blocks[-1].register_forward_hook(lambda _, __, x: x + torch.tensor([200.0] + 15 * [0.0]))
+    objective = make_objective(student, [teacher], hidden_weight=1.0, hidden_norm=True)
+    lesson, (taught, is_pad) = objective.lesson(student, batch), states(teacher, batch)
+    wanted = (taught[-1] - taught[-1].mean(-1, keepdim=True)) / taught[-1].std(-1, keepdim=True, correction=0)
+    torch.testing.assert_close(lesson.hidden[0][~is_pad], wanted[~is_pad], rtol=0, atol=1e-3)
+    own = objective.projections[0](states(student, batch)[0][-1])
+    torch.testing.assert_close(objective(student, batch)["hidden"], hidden_match_sum(own, lesson.hidden[0], is_pad))
+
+
 def test_clean_states_are_matched_too(batch):
     student, teacher = make(1), make(2)
     both = dataclasses.replace(batch, clean=batch.feats + 1)

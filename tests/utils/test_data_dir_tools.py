@@ -128,6 +128,20 @@ def test_subset_by_utterances_and_its_mistakes(data, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("segments", [False, True])
+def test_a_folder_may_count_more_than_the_others(tmp_path, segments):
+    first, second = (make_data(tmp_path / name, {name: 2}, segments=segments) for name in ("ann", "sue"))
+    run("combine_data_dir", tmp_path / "all", first, second, "--copies", 3)
+    utterances = {utt.utt_id: utt for utt in read_data_dir(tmp_path / "all", check_audio=False)}
+    assert sorted(utterances) == [
+        "ann-0", "ann-1", "copy2-ann-0", "copy2-ann-1", "copy3-ann-0", "copy3-ann-1", "sue-0", "sue-1"
+    ]  # fmt: skip
+    copy, own = utterances["copy3-ann-1"], utterances["ann-1"]
+    assert copy.speaker == "copy3-ann" and copy.audio == own.audio
+    assert (copy.text, copy.start_s, copy.end_s) == (own.text, own.start_s, own.end_s)
+    run("combine_data_dir", tmp_path / "none", first, "--copies", 2, status=2)
+
+
 @pytest.mark.parametrize("num_parts", [1, 2, 3])
 def test_split_keeps_speakers_whole_and_combine_undoes_it(data, tmp_path, num_parts):
     before = snapshot(data)

@@ -82,12 +82,21 @@ STEPS = """
     step_table="tune 3 always init"
     options=() needs=()
     read_step tune && parent_options small "$1" && echo "${options[*]} | ${needs[*]}"
+    step_table="learn 4 always teachers"
+    for settings in "$1" inherits.yaml; do
+      options=() needs=()
+      read_step learn && cd "${1%/*}" && parent_options big,small "$settings" && echo "${options[*]} | ${needs[*]}"
+    done
+    options=() needs=() store_teaching=true
+    parent_options big inherits.yaml && echo "${options[*]} | ${needs[*]}"
 """
 
 
 def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
     (tmp_path / "with.yaml").write_text("bits: 2\nloop: {epochs: 3}\n")
     (tmp_path / "without.yaml").write_text("bits: 2\n# loop: none\n")
+    (tmp_path / "inherits.yaml").write_text("base: shares.yaml\n")
+    (tmp_path / "shares.yaml").write_text("inherit: {count: 2}\n")
     (tmp_path / "conf").mkdir()
     for name in ("with", "without"):
         (tmp_path / f"conf/{name}_base.yaml").write_text(f"# ours\nbase: ../{name}.yaml  # shared\nbits: 4\n")
@@ -97,7 +106,11 @@ def test_the_table_says_stage_parents_and_whether_a_step_trains(tmp_path):
     taught = "6 trains: --model exp/small --teacher exp/big | exp/small/model.json exp/big/model.json"
     alone = "6 does not train: --model exp/small | exp/small/model.json"
     start = "--init exp/small | exp/small/model.json"
-    assert done.stdout.splitlines() == [taught, alone, taught, alone, "no other", start]
+    both = "--teacher exp/big,exp/small | exp/big/model.json exp/small/model.json"
+    # labels hold no weights to begin with
+    stored = "--init exp/big --teacher exp/big/labels | exp/big/model.json exp/big/labels/labels.json"
+    lines = [taught, alone, taught, alone, "no other", start, both, f"--init exp/big {both}", stored]
+    assert done.stdout.splitlines() == lines
 
 
 class Bench:
@@ -202,6 +215,12 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     assert bench.run(*options, "--stop-stage", "4")[0] == []
     reported = [line for line in bench.run(*options)[0] if "steps.report" in line][-1]
     assert reported.count("--transcripts=") == 2 and "/transcripts/dev/transcripts.json" in reported
+    ran, _ = bench.run(*options, "--labelled-copies", "3", "--stop-stage", "0")
+    assert [line.endswith("--copies 3") for line in ran if "combine_data_dir.py" in line and "--parts" not in line] == [
+        True
+    ]
+    assert "--labelled-copies is a whole number from 1" in bench.run(*options, "--labelled-copies", "0", status=2)[1]
+    bench.run(*options, "--stop-stage", "4")
     (bench.recipe / "conf/transcripts.yaml").write_text("spell: false\n")
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)
@@ -274,6 +293,14 @@ def test_sizes_that_cannot_be_chosen_are_refused(bench, options, old, new, said)
     assert said in bench.run(*options, status=2)[1]
 
 
+def test_sherpa_onnx_gets_an_export_of_its_own_from_models_that_hear_samples(bench):
+    bench.write_recipe(RECIPE + "sherpa=true\n")
+    assert "export_big_samples" not in bench.run("--dry-run")[1]
+    (bench.recipe / "conf/features.yaml").write_text("kind: samples\n")
+    printed = bench.run("--dry-run")[1]
+    assert printed.index("export_big_samples") < printed.index("decode_big_test_sherpa")
+
+
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
     data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
@@ -337,6 +364,14 @@ def test_workdir_is_relative_to_where_the_command_was_given(bench):
     bench.run("--workdir", "elsewhere", "--stop-stage", "0")
     assert (bench.folder / "elsewhere/data/my recipe/train/text").exists()
     assert not (bench.recipe / "data").exists()
+
+
+def test_the_model_from_a_hub_is_relative_to_where_the_command_was_given():
+    script = '. utils/parse_options.sh && called_from=/here && parse_options run.sh "$@" && echo "$hub_model"'
+    for given, taken in (("theirs", "/here/theirs"), ("/there/theirs", "/there/theirs")):
+        command = ["bash", "-ec", script, "bash", "--hub-model", given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{taken}\n"
 
 
 def test_a_folder_may_be_called_anything(tmp_path):

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from steps.core.cli import UserError
+from steps.core.exports import SAMPLES_FILE
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.integer import integer_graph_
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.ctc import SHORTEST, CtcRecogniser, Network
-from steps.deploy.runtimes.onnx_model import OnnxModel
+from steps.deploy.runtimes.onnx_model import OnnxModel, open_session
 from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed
 from steps.models.heads.ctc import BLANK_ID
@@ -54,6 +55,24 @@ class FilledUp(nn.Module):
         return self.model(torch.cat([feats, filler], dim=1)[:, :frames], lengths)
 
 
+class OfSamples(nn.Module):
+    """A model of samples that takes them in a row, all of an utterance, and gives log-probabilities alone.
+
+    Args: model: FilledUp.   dim: samples a frame; what fills none at the end is left out.
+    """
+
+    def __init__(self, model: nn.Module, dim: int):
+        super().__init__()
+        self.model, self.dim = model, dim
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Args: samples (N, S) float32.  Returns: (N, T', V) float32."""
+        frames = samples.shape[1] // self.dim
+        feats = samples[:, : frames * self.dim].reshape(samples.shape[0], frames, self.dim)
+        log_probs, lengths = self.model(feats, torch.zeros_like(samples[:, 0], dtype=torch.int64) + frames)
+        return log_probs[:, : lengths[0]]
+
+
 class CtcGraphs:
     """See HeadGraphs."""
 
@@ -65,13 +84,17 @@ class CtcGraphs:
         real, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
         inputs = [Value("x", real, ("N", "T", dim)), Value("x_lens", integer, ("N",))]
         outputs = [Value("log_probs", real, ("N", "U", vocab_size)), Value("log_probs_lens", integer, ("N",))]
-        feats = torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * dim).view(2, max(EXAMPLE_LENGTHS), dim)
-        graph = trace(FilledUp(float_twin(model)), (feats, torch.tensor(EXAMPLE_LENGTHS)), inputs, outputs)
-        layers = quantized_layers(model)
-        if layers:
-            integer_graph_(graph, layers, is_packed(model.spec["quantization"]))
-        strip_(graph, model.head.name)
-        return {FILE: graph}
+        example = example_features(dim), torch.tensor(EXAMPLE_LENGTHS)
+        graph = trace(FilledUp(float_twin(model)), example, inputs, outputs)
+        return {FILE: finished(graph, model)}
+
+    def build_of_samples(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
+        """The one graph, of samples in a row."""
+        dim, vocab_size, real = model.spec["feature_dim"], model.spec["vocab_size"], onnx.TensorProto.FLOAT
+        inputs, outputs = [Value("x", real, ("N", "S"))], [Value("log_probs", real, ("N", "U", vocab_size))]
+        example = example_features(dim).flatten(1)[:, :-7]
+        graph = trace(OfSamples(FilledUp(float_twin(model)), dim), (example,), inputs, outputs)
+        return {SAMPLES_FILE: finished(graph, model)}
 
     def open(self, contents: dict[str, bytes], features: FeatureConfig, tokens: list[str], name: str) -> CtcRecogniser:
         """See HeadGraphs."""
@@ -85,6 +108,36 @@ class CtcGraphs:
         """The inputs and outputs, and the blank."""
         dim, vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
         return README.format(dim=dim, vocab_size=vocab_size, blank=tokens[BLANK_ID], blank_id=BLANK_ID)
+
+
+def example_features(dim: int) -> torch.Tensor:
+    """What is traced with. Returns: (2, T, D) float32."""
+    return torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * dim).view(2, max(EXAMPLE_LENGTHS), dim)
+
+
+def finished(graph: onnx.ModelProto, model: AsrModel) -> onnx.ModelProto:
+    """A traced graph with the model's codes in it, and without what nobody reads."""
+    layers = quantized_layers(model)
+    if layers:
+        integer_graph_(graph, layers, is_packed(model.spec["quantization"]))
+    strip_(graph, model.head.name)
+    return graph
+
+
+class SamplesNetwork:
+    """A graph of `build_of_samples` as a Network, each utterance alone. Args: content: of its file."""
+
+    def __init__(self, content: bytes, feature_dim: int, vocab_size: int):
+        self.session, self.feature_dim, self.vocab_size = open_session(content), feature_dim, vocab_size
+
+    def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Network; some samples that fill no frame lie behind each utterance."""
+        rows = []
+        for row, length in zip(feats, lengths, strict=True):
+            samples = np.append(row[:length].ravel(), np.ones(self.feature_dim - 1, dtype=np.float32))
+            rows.append(self.session.run(None, {"x": samples[None]})[0][0])
+        lens = np.array([len(row) for row in rows])
+        return np.stack([np.pad(row, ((0, max(lens) - len(row)), (0, 0))) for row in rows]), lens
 
 
 def compare(model: AsrModel, exported: Network) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer, join_pieces
 from steps.search import lexicon
-from steps.search.greedy import greedy_search
+from steps.search.greedy import emitted_log_probs, greedy_search
 from steps.search.one_of import OneOf
 
 BLANKS = ("<blk>", "<blank>", "<eps>")
@@ -36,6 +36,7 @@ class CtcRecogniser:
     Args: name: folder, for messages.
     Attributes: model: the Network.   features: FeatureConfig.   tokens: text of each id.   blank_id.
                 decoder: LexiconDecoder, after `use_words`.   chooser: OneOf, after `use_labels`.
+                sure: see steps.deploy.recognition.decode_all.
     """
 
     hears = "features"
@@ -44,6 +45,7 @@ class CtcRecogniser:
         self.model, self.features, self.tokens = model, features, tokens
         self.decoder: lexicon.LexiconDecoder | None = None
         self.chooser: OneOf | None = None
+        self.sure: list[float] = []
         blanks = [tokens.index(blank) for blank in BLANKS if blank in tokens]
         if not blanks:
             raise UserError(f"{name}/tokens.txt: no blank among the tokens ({', '.join(BLANKS)})")
@@ -88,13 +90,16 @@ class CtcRecogniser:
         """Text of token ids, without leading or trailing spaces."""
         return join_pieces(self.tokens, ids, self.blank_id)
 
-    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict:
+    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict | None:
         """Also recognise with the words of a file alone.
 
         Args:    folder: the folder this was opened from; a subword model needs tokenizer.model in it or in its parent.
                  word_score: see DecodeConfig.
-        Returns: {"count", "sha256"} of the word list.   Raises: MissingInput, UserError.
+        Returns: {"count", "sha256"} of the word list; None where there are no units to spell with, as in an encoder whose output
+                 layer is still to come.   Raises: MissingInput, UserError.
         """
+        if not set(self.tokens) - set(SPECIAL):
+            return None
         self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
         return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
 
@@ -121,6 +126,7 @@ class CtcRecogniser:
         if not np.isfinite(log_probs).all():
             raise UserError(f"{name}: the model returned log-probabilities that are not finite")
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)
+        self.sure = emitted_log_probs(log_probs, self.blank_id)
         texts = {"greedy": " ".join(self.text(ids).split())}
         if self.decoder is not None:
             texts["lexicon"] = self.decoder.decode(log_probs)

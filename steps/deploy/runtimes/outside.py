@@ -109,6 +109,8 @@ class CTranslateWriter(_Writer):
     """
 
     features = FeatureConfig(sample_rate_hz=WHISPER_RATE_HZ)
+    # see steps.deploy.recognition.decode_all
+    sure: list[float]
 
     def __init__(self, folder: str | Path, num_threads: int = 1):
         self.folder = Path(folder)
@@ -134,7 +136,9 @@ class CTranslateWriter(_Writer):
             condition_on_previous_text=False,
             max_new_tokens=MOST_TOKENS,
         )
-        return " ".join(segment.text for segment in segments)
+        found = list(segments)
+        self.sure = [segment.avg_logprob for segment in found for _ in segment.tokens]
+        return " ".join(segment.text for segment in found)
 
 
 def check_hub_folder(folder: Path) -> None:

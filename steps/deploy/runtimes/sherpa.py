@@ -22,7 +22,7 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import SHERPA_TOKENS
+from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import SPACE, read_tokens
 
@@ -84,7 +84,11 @@ class SherpaProcess:
         version()
         self.folder = Path(folder)
         self.features = load_config(FeatureConfig, self.folder / "features.yaml")
-        if not computes(self.features):
+        if self.features.kind == "samples" and not (self.folder / SAMPLES_FILE).is_file():
+            raise UserError(
+                f"{folder}: sherpa-onnx reads another layout: steps.export_model --layout samples --out FOLDER"
+            )
+        if self.features.kind != "samples" and not computes(self.features):
             raise UserError(f"{folder}/features.yaml: sherpa-onnx computes no such features, only the default fbank")
         check_tokens(self.folder)
         sizes = (num_threads, self.features.sample_rate_hz, self.features.num_mel_bins)
@@ -161,14 +165,19 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int) 
     os.dup2(2, 1)
     import sherpa_onnx
 
-    own = Path(folder) / SHERPA_TOKENS
-    recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
-        model=f"{folder}/model.onnx",
-        tokens=str(own if own.is_file() else Path(folder) / "tokens.txt"),
-        num_threads=num_threads,
-        sample_rate=sample_rate_hz,
-        feature_dim=feature_dim,
-    )
+    own, samples_file = Path(folder) / SHERPA_TOKENS, Path(folder) / SAMPLES_FILE
+    tokens = str(own if own.is_file() else Path(folder) / "tokens.txt")
+    open_file = sherpa_onnx.OfflineRecognizer
+    if samples_file.is_file():
+        recogniser = open_file.from_omnilingual_asr_ctc(str(samples_file), tokens, num_threads)
+    else:
+        recogniser = open_file.from_zipformer_ctc(
+            model=f"{folder}/model.onnx",
+            tokens=tokens,
+            num_threads=num_threads,
+            sample_rate=sample_rate_hz,
+            feature_dim=feature_dim,
+        )
     while head := sys.stdin.buffer.read(8):
         (count,) = struct.unpack("<q", head)
         samples = np.frombuffer(sys.stdin.buffer.read(4 * count), dtype="<f4")
