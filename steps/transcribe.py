@@ -31,7 +31,8 @@ def main(results: TextIO | None = None) -> None:
         elif args.labels:
             used = recogniser.use_labels(args.labels, args.model)
         if used is None:
-            raise UserError(f"{args.model}: this recogniser writes what it likes; leave out --words and --labels")
+            kind, option = ("word list", "--words") if args.words else ("list of labels", "--labels")
+            raise UserError(f"{args.model}: cannot be limited to a {kind}; leave out {option}")
         failed = transcribe(recogniser, args.audio, results or sys.stdout, args.channel, args.damaged == "accept")
     if failed:
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
