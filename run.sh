@@ -111,20 +111,6 @@ extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
 # 4 student     the same small net twice: alone, and with the teacher
 # 5 prune       structured, low rank, sparse; then recovery
 # 6 quantize    8 to 1 bits (which step belongs to which stage, and which of them train: the table in utils/chain.sh)
-make_model() { # INDEX
-  local dir=$exp/${models[$1]} parent=${parents[$1]#-} needs=() settings=("${confs[$1]}") options=() at_a_time=() gpus=
-  read_step "${steps[$1]}"
-  parent_options "$parent" "${confs[$1]}"
-  if trains "${confs[$1]}"; then
-    needs+=("$train/feats.scp" "$train/cmvn.json" "$dev/feats.scp" "$data/tokenizer/tokens.txt")
-    needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features") at_a_time=("$trainings")
-    options+=(--data "$train" --dev "$dev" --tokenizer "$data/tokenizer" --features "$features" "${common[@]}")
-    gpus="--gpu $ngpu --processes $processes --nodes $nodes"
-  fi
-  task "$step_stage" "${models[$1]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
-    --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" --runner "$heavy $gpus" -- \
-    python3 -m "steps.${steps[$1]}" "${options[@]}" --config "${confs[$1]}" --out "$dir"
-}
 for i in "${!models[@]}"; do make_model "$i"; store_labels "$i"; done
 
 # 7 export      every model folder -> ONNX and its tokens, compared with the model; SHA256SUMS lists what ships

@@ -116,6 +116,22 @@ is_teacher() {
   return 1
 }
 
+# Declares what makes the model at place $1 of the chain.
+make_model() { # INDEX
+  local dir=$exp/${models[$1]} parent=${parents[$1]#-} needs=() settings=("${confs[$1]}") options=() at_a_time=() gpus=
+  read_step "${steps[$1]}"
+  parent_options "$parent" "${confs[$1]}"
+  if trains "${confs[$1]}"; then
+    needs+=("$train/feats.scp" "$train/cmvn.json" "$dev/feats.scp" "$data/tokenizer/tokens.txt")
+    needs+=(${after_tokenizer:+@after_tokenizer}) settings+=("$features") at_a_time=("$trainings")
+    options+=(--data "$train" --dev "$dev" --tokenizer "$data/tokenizer" --features "$features" "${common[@]}")
+    gpus="--gpu $ngpu --processes $processes --nodes $nodes"
+  fi
+  task "$step_stage" "${models[$1]}" --needs "${needs[@]}" --conf "${settings[@]}" --makes "$dir"/model.{json,safetensors} \
+    --parallel "${at_a_time[@]}" --replaces "$dir" --log "$dir/train.log" --runner "$heavy $gpus" -- \
+    python3 -m "steps.${steps[$1]}" "${options[@]}" --config "${confs[$1]}" --out "$dir"
+}
+
 # Declares the labelling of the training set by the model at place $1 of the chain, if it teaches and that is asked for.
 store_labels() {
   local model=${models[$1]} dir=$exp/${models[$1]} label

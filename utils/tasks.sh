@@ -2,7 +2,7 @@
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
 declare -a plan=() words=() yamls=() heard=()
-sherpa_export=export
+sherpa_export="export"
 
 # Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
 find_recipe() {
