@@ -94,7 +94,7 @@ def test_a_recogniser_that_cannot_use_a_list_is_not_silently_free(tmp_path, monk
 
     monkeypatch.setattr(transcribe, "load_recogniser", lambda *args, **kwargs: Writer())
     monkeypatch.setattr("sys.argv", ["transcribe", "m", "a.wav", "--labels", "labels.txt"])
-    with pytest.raises(UserError, match="leave out --words and --labels"):
+    with pytest.raises(UserError, match="m: cannot be limited to a list of labels; leave out --labels"):
         transcribe.main(io.StringIO())
 
 
