@@ -71,8 +71,6 @@ features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(c
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
-word_list=() scores=() && [[ $lexicon == false ]] || word_list=("$data/words.txt")
-label_list=() && [[ $one_of == false ]] || label_list=("$data/labels.txt")
 check_settings
 use_sizes
 heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # of a cluster; others get the defaults in conf/slurm.conf

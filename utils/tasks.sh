@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Small functions that run.sh uses to read a recipe and to declare its tasks.
 
-declare -a plan=() words=() yamls=() heard=()
+declare -a plan=() words=() yamls=() heard=() scores=() word_list=() label_list=()
 sherpa_export="export"
 
 # Sets recipe_dir and name for the recipe $1: a name in recipes/, or a folder relative to $called_from.
@@ -69,7 +69,7 @@ expand() {
   done
 }
 
-# Refuses settings that would fail only in a later stage; begins the plan.
+# Refuses settings that would fail only in a later stage; names the lists that limit decoding; begins the plan.
 check_settings() {
   local name word
   for name in nj decode_nj trainings num_threads processes nodes labelled_copies; do
@@ -104,6 +104,8 @@ check_settings() {
   for word in ${compare//[:,]/ } $ships; do
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare, ships: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done
+  [[ $lexicon == false ]] || word_list=("$data/words.txt")
+  [[ $one_of == false ]] || label_list=("$data/labels.txt")
   plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
   word=${cmd%% *}
   [[ -f $word ]] || command -v "$word" >/dev/null || usage_error "--cmd: no program $word here"

@@ -26,6 +26,9 @@ def exp(tmp_path):
 
 
 def write(exp, monkeypatch, *options, models=MODELS):
+    """Run the program, without its pictures. Returns: content of results.json."""
+    monkeypatch.setattr(report, "plot_wer_bytes", lambda *args: None)
+    monkeypatch.setattr("steps.scoring.page.figure", lambda *args: "")
     words = ["report", "--exp", exp, "--models", *models, "--sets", "test", "--out", exp / "report", *options]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     report.main()

@@ -157,7 +157,7 @@ def test_labels_are_made_by_prepare_and_used_by_every_decoding(bench):
     labels = bench.recipe / "data/my recipe/labels.txt"
     assert len(lines) == 16 and all(f"'--labels={labels}'" in line for line in lines)
     _, plain = bench.run("--corpus-dir", "corpus", "--dry-run", "true")
-    assert "labels" not in plain
+    assert "labels.txt" not in plain and "steps.decode" in plain
 
 
 def test_the_whole_plan_runs_then_nothing_runs_and_fast(bench):
