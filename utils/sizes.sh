@@ -9,6 +9,7 @@ use_sizes() {
   [[ -z $time_budget || $time_budget =~ ^[1-9][0-9]{0,5}[smh]$ ]] ||
     usage_error "--time-budget is a number of seconds, minutes or hours, such as 30m, not '$time_budget'"
   [[ $sizes == auto ]] || { [[ -z $time_budget ]] || usage_error "--time-budget is for --sizes auto"; return 0; }
+  ((processes * nodes == 1)) || usage_error "--sizes auto counts updates of one process; with several, take the files it writes and change epochs"
   local i role seen_teacher='' seen_student='' auto="--sizes auto"
   for i in "${!models[@]}"; do
     read_step "${steps[$i]}"

@@ -259,6 +259,7 @@ def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
     ("options", "old", "new", "said"),
     [
         (["--sizes", "big"], "", "", "--sizes is recipe or auto"),
+        (["--sizes", "auto", "--device", "cpu", "--processes", "2"], "", "", "counts updates of one process"),
         (["--time-budget", "30m"], "", "", "--time-budget is for --sizes auto"),
         (["--sizes", "auto", "--time-budget", "half an hour"], "", "", "number of seconds, minutes or hours"),
         (
