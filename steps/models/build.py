@@ -62,7 +62,11 @@ def new_spec(
         raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, KINDS)}")
     if head not in HEADS:
         raise UserError(f"{where}: unknown head {head!r}{nearest(head, HEADS)}")
+    if model_config.get("streaming") and "streaming" not in KINDS[kind].config.__dataclass_fields__:
+        raise UserError(f"{where}: streaming: not for type {kind}; conformer streams, and rnn with cells_backward: 0")
     config = from_dict(KINDS[kind].config, model_config, where)
+    if normalisation != GLOBAL and getattr(config, "streaming", None):
+        raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {GLOBAL}")
     return {
         "format": FORMAT,
         "step": step,
