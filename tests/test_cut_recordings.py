@@ -60,7 +60,7 @@ def bench(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(["abc ab ca"])
     tokenizer.save(tmp_path / "model")
     recogniser = ToneRecogniser(tokenizer.pieces)
-    monkeypatch.setattr(program, "load_recogniser", lambda folder, num_threads: recogniser)
+    monkeypatch.setattr(program, "frame_recogniser", lambda folder, num_threads: recogniser)
 
     def run(words, pauses_s, *options, text=None, start_s=0.0):
         samples, limits = sound(words, pauses_s)
