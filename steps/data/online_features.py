@@ -6,7 +6,6 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
-from steps.data.features import piece_features
 
 
 class OnlineFeatures:
@@ -60,6 +59,9 @@ class OnlineFeatures:
 
     def take(self, count: int) -> np.ndarray:
         """The next frames. Args: count: at least 1, at most `ready`.  Returns: (count, D) float32."""
+        # here, because it loads torch
+        from steps.data.features import piece_features
+
         feats = piece_features(self.samples[: (count - 1) * self.shift + self.length], self.config)
         self.samples = self.samples[count * self.shift :]
         return feats

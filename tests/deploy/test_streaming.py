@@ -1,6 +1,7 @@
 """Streaming exports: the graph is the model, sound may come in any pieces, and sherpa-onnx says the same."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -256,6 +257,13 @@ def utterance(folder):
     """A second of sound in a file."""
     soundfile.write(folder.parent / "a.wav", noise(16000), 16000, "FLOAT")
     return Utterance("s-a", "s", "a", str(folder.parent / "a.wav"), duration_s=1.0)
+
+
+def test_it_is_opened_without_torch(folder):
+    code = "import sys; from steps.deploy.runtimes import load_recogniser; load_recogniser(sys.argv[1]).stream(); "
+    assert (
+        subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)", str(folder)]).returncode == 0
+    )
 
 
 def test_a_folder_is_exported_with_other_chunks(folder, tmp_path):

@@ -77,9 +77,10 @@ def _open_torch(folder: Path, device: str, num_threads: int, _prefix: str | None
 def _open_onnx(folder: Path, _device: str, num_threads: int, prefix: str | None) -> Recogniser:
     # here, so that the process of sherpa-onnx loads no second onnxruntime
     from steps.deploy.runtimes.onnx_model import OnnxModel
-    from steps.deploy.runtimes.streaming import StreamingNetwork, StreamingRecogniser
 
     if streams(folder):
+        from steps.deploy.runtimes.streaming import StreamingNetwork, StreamingRecogniser
+
         return StreamingRecogniser(StreamingNetwork(folder, num_threads, prefix), *_read_beside(folder))
     return CtcRecogniser(OnnxModel(folder, num_threads, prefix), *_read_beside(folder))
 
