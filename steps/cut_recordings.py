@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.data.features import utterance_features
 from steps.data.tokenizer import Tokenizer
-from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes import frame_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser, load_tokenizer
 from steps.search.alignment import CannotAlign, align_units, choose_cuts
 
@@ -37,7 +36,7 @@ def main() -> None:
     utterances, out = read_data_dir(args.data), Path(args.out)
     if out.resolve() == Path(args.data).resolve():
         raise UserError(f"{args.data}: --out is the input folder; choose another")
-    recogniser = cast(CtcRecogniser, load_recogniser(args.model, num_threads=args.num_threads))
+    recogniser = frame_recogniser(args.model, args.num_threads)
     tokenizer = load_tokenizer(args.model)
     pieces, scores, dropped, reported_s = [], [], [], time.monotonic()
     for number, utt in enumerate(utterances, start=1):

@@ -15,13 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from steps.core.cli import add_common, make_parser, run_main, say
+from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
 from steps.core.exports import model_hashes
 from steps.core.shards import add_shard_options, own_part
 from steps.deploy.recognition import DecodeConfig, decode_all, open_inputs, write_hypotheses
-from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of, versions
+from steps.deploy.runtimes import RUNTIMES, Recogniser, load_recogniser, runtime_of, versions
 
 
 def main() -> None:
@@ -35,6 +35,8 @@ def main() -> None:
     utterances = own_part(parser, args, utterances)
     files = model_hashes(args.model)
     with load_recogniser(args.model, device=device, num_threads=args.num_threads, runtime=runtime) as recogniser:
+        if args.chunk_ms is not None:
+            use_chunk(recogniser, args.chunk_ms, args.model)
         words = None
         if args.words and config.lexicon:
             words = recogniser.use_words(args.words, args.model, config.word_score)
@@ -53,6 +55,7 @@ def main() -> None:
         "words": words,
         "labels": labels,
     }
+    facts |= {} if args.chunk_ms is None else {"chunk_ms": args.chunk_ms}
     write_hypotheses(folder_of_part(args), hyps, facts)
     say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
 
@@ -67,6 +70,8 @@ def make_decode_parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", metavar="FILE", help=text)
     text = "what runs the model (default: torch a model folder, onnxruntime an exported one)"
     parser.add_argument("--runtime", choices=("own", *RUNTIMES), default="own", help=text)
+    text = "length of the chunks that a streaming model folder hears in, instead of its own; 0: whole utterances"
+    parser.add_argument("--chunk-ms", type=int, metavar="MS", help=text)
     add_common(parser, config="conf/decode.yaml", out="folder of the hypotheses", device=True)
     add_shard_options(parser)
     return parser
@@ -75,6 +80,17 @@ def make_decode_parser() -> argparse.ArgumentParser:
 def folder_of_part(args: argparse.Namespace) -> Path:
     """Where the hypotheses go: --out, or a folder in it for one part of several."""
     return Path(args.out) / f"part.{args.shard}" if args.num_shards > 1 else Path(args.out)
+
+
+def use_chunk(recogniser: Recogniser, chunk_ms: int, folder: str) -> None:
+    """Let a model folder hear in chunks of another length. Raises: UserError where it cannot."""
+    model = getattr(getattr(recogniser, "model", None), "model", None)
+    if model is None:
+        raise UserError(f"{folder}: --chunk-ms is for model folders; export the model again with --chunk-ms {chunk_ms}")
+    try:
+        model.use_chunk(chunk_ms)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 def torch_device(name: str) -> str:

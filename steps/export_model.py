@@ -4,6 +4,8 @@
 
 The graph is loaded by onnxruntime and compared with torch at several lengths before it is written. --layout samples writes
 model_samples.onnx instead, for sherpa-onnx: a model that hears samples, as its loader of omnilingual CTC models reads one.
+A streaming model's graph runs chunk by chunk; --chunk-ms gives the chunks another length than the model's own, 0 a graph for
+whole utterances.
 """
 
 import sys
@@ -20,10 +22,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
     text = "how sound goes in: features frame by frame (default), or samples in a row, for sherpa-onnx"
     parser.add_argument("--layout", choices=LAYOUTS, default="features", help=text)
+    parser.add_argument("--chunk-ms", type=int, metavar="MS", help="of a streaming model: length of its chunks")
     add_common(parser, out="folder to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    report = export_folder(args.model, args.out, args.layout)
+    report = export_folder(args.model, args.out, args.layout, args.chunk_ms)
     say(f"largest difference from torch: {report.largest_difference:.2g} nats, {report.snr_db:.1f} dB")
     say(f"layers in codes: {report.integer_layers}")
     if report.sherpa_tokens:

@@ -23,9 +23,9 @@ from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.data.augment import utterance_rng
 from steps.data.feature_config import FeatureConfig
-from steps.data.features import utterance_features
+from steps.data.features import utterance_features, utterance_samples
 from steps.data.wave_augment import add_noise, coloured_noise
-from steps.deploy.pieces import cut_features
+from steps.deploy.pieces import cut_features, cut_samples
 from steps.deploy.recognition import DecodeConfig, decode_all
 from steps.deploy.runtimes import load_recogniser
 from steps.scoring.wer import RATES, count_utterances, format_wer_line, in_units, pool
@@ -41,7 +41,9 @@ def main() -> None:
     say(f"{len(utterances)} utterances of {args.data} with noise at {' '.join(map(str, args.snr_db))} dB, {args.model}")
     levels = []
     for snr_db in args.snr_db:
-        hyps, _ = decode_all(recogniser, utterances, noisy_features(recogniser.features, snr_db, args.seed))
+        hyps, _ = decode_all(
+            recogniser, utterances, noisy_features(recogniser.features, snr_db, args.seed, recogniser.hears)
+        )
         write_table(out / f"greedy_{snr_db}dB.txt", hyps["greedy"])
         said = {utt_id: in_units(text, config.unit, config.fold) for utt_id, text in hyps["greedy"].items()}
         counts = count_utterances(refs, said)
@@ -67,14 +69,19 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def noisy_features(config: FeatureConfig, snr_db: int, seed: int) -> Callable[[Utterance], np.ndarray]:
-    """A function from an utterance to (T, D) float32 features of its audio with noise."""
+def noisy_features(
+    config: FeatureConfig, snr_db: int, seed: int, hears: str = "features"
+) -> Callable[[Utterance], list[np.ndarray]]:
+    """A function from an utterance to pieces of its audio with noise: (T, D) float32 features, or (S,) samples for recognisers
+    that hear audio."""
 
     def features(utt):
         def add(samples):
             noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
             return add_noise(samples, noise, snr_db).astype(np.float32)
 
+        if hears == "audio":
+            return cut_samples(add(utterance_samples(utt, config.sample_rate_hz).numpy()), config.sample_rate_hz)
         return cut_features(utterance_features(utt, config, add).numpy(), config)
 
     return features

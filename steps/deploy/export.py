@@ -57,6 +57,11 @@ SHERPA = """\
 Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
     model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
 """
+SHERPA_STREAMING = """\
+Or: sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
+    model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
+with the silence above put into the stream before input_finished().
+"""
 BYTE_BPE = f"""\
 sherpa-onnx would take this tokens.txt for byte-level BPE because of its letters, and silently drop some of them.
 {SHERPA_TOKENS} is the file for it: the same symbols and one more, which the model never emits.
@@ -88,16 +93,20 @@ class ExportReport:
     sherpa_tokens: bool
 
 
-def export_folder(model_dir: str | Path, out: str | Path, layout: str = "features") -> ExportReport:
+def export_folder(
+    model_dir: str | Path, out: str | Path, layout: str = "features", chunk_ms: int | None = None
+) -> ExportReport:
     """Export a model folder. SHA256SUMS, which lists what ships, is written last.
 
-    Args:   model_dir: model folder.   out: folder to write.   layout: see LAYOUTS.
+    Args:   model_dir: model folder.   out: folder to write.   layout: see LAYOUTS.   chunk_ms: of a streaming model, instead of
+            its own; 0: for whole utterances.
     Raises: MissingInput, UserError when a file would not compute what the model does, or has no such layout.
     """
     model_dir, out = Path(model_dir), Path(out)
     if other := [name for name in LAYOUTS.values() if name != LAYOUTS[layout] and (out / name).is_file()]:
         raise UserError(f"{out}: holds {other[0]}, an export of another layout; choose another --out")
     model = load_model(model_dir)
+    use_chunk(model, chunk_ms, model_dir)
     features, tokens = load_config(FeatureConfig, model_dir / "features.yaml"), read_tokens(model_dir / "tokens.txt")
     head = graphs_of(model)
     graphs = of_samples(model, str(model_dir)) if layout == "samples" else head.build(model)
@@ -139,6 +148,16 @@ def of_samples(model: AsrModel, name: str) -> dict[str, onnx.ModelProto]:
     return CtcGraphs().build_of_samples(model)
 
 
+def use_chunk(model: AsrModel, chunk_ms: int | None, where: str | Path) -> None:
+    """Let a streaming model hear in chunks of another length. Args: chunk_ms: None: its own.  Raises: UserError."""
+    if chunk_ms is None:
+        return
+    try:
+        model.use_chunk(chunk_ms)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
 def describe(
     model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto], layout: str = "features"
 ) -> str:
@@ -163,16 +182,18 @@ def describe(
         features=describe_features(features),
         **common,
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
-        sherpa=describe_sherpa(features, tokens) if computes(features) else "",
+        sherpa=describe_sherpa(features, tokens, SHERPA_STREAMING if model.chunk else SHERPA)
+        if computes(features)
+        else "",
         integer=INTEGER.format(bits=" and ".join(map(str, bits)), stored=stored) if quantized else "",
     )
 
 
-def describe_sherpa(features: FeatureConfig, tokens: list[str]) -> str:
-    """How sherpa-onnx opens the folder."""
+def describe_sherpa(features: FeatureConfig, tokens: list[str], call: str = SHERPA) -> str:
+    """How sherpa-onnx opens the folder. Args: call: SHERPA or SHERPA_STREAMING."""
     misread = takes_for_byte_bpe(tokens)
     name = SHERPA_TOKENS if misread else "tokens.txt"
-    call = SHERPA.format(tokens=name, rate=features.sample_rate_hz, dim=features.dim)
+    call = call.format(tokens=name, rate=features.sample_rate_hz, dim=features.dim)
     return call + BYTE_BPE if misread else call
 
 

@@ -1,5 +1,8 @@
 """Long sound is recognised in pieces, cut in its pauses: attention over an hour would need more memory than there is."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 from steps.data.feature_config import FeatureConfig
@@ -12,6 +15,8 @@ PIECE_S = 8.0
 PAUSE_S = 0.3
 # between two measurements of the level of samples
 LEVEL_S = 0.01
+# in which recorded sound is fed to what streams, in turn
+FED_MS = (10, 20, 50, 100, 200, 500)
 
 
 def cut_points(levels: np.ndarray, longest: int, pause: int) -> list[int]:
@@ -57,3 +62,13 @@ def cut_features(feats: np.ndarray, features: FeatureConfig) -> list[np.ndarray]
         # the mean of log-mel energies, or the first cepstral coefficient, which is that up to a factor
         levels = feats.mean(axis=1) if features.kind == "fbank" else feats[:, 0]
     return np.split(feats, cut_points(levels, longest, max(1, pause)))
+
+
+def feed(samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
+    """Pieces of a recording as they might arrive, FED_MS long in turn. Args: samples (S,).  Yields: views that add up to it."""
+    start = 0
+    for length_ms in itertools.cycle(FED_MS):
+        if start >= len(samples):
+            return
+        yield samples[start : start + rate_hz * length_ms // 1000]
+        start += rate_hz * length_ms // 1000

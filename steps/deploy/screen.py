@@ -30,6 +30,8 @@ MESSAGES = {
 # attributes of an If, where these are allowed
 BRANCHES = MESSAGES["AttributeProto"] | {6: "GraphProto"}
 REMEDY = "export the model again"
+# model_type of a CTC model that streams, by which sherpa-onnx and we know it
+STREAMING_TYPE = "zipformer2"
 
 
 def screen(model: str | Path | bytes, branches: bool = False) -> None:
@@ -45,6 +47,35 @@ def screen(model: str | Path | bytes, branches: bool = False) -> None:
             raise UserError(f"{model}: the file is empty; {REMEDY}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _walk(content, model, branches)
+
+
+def metadata(model: str | Path) -> dict[str, str]:
+    """What an ONNX file says about itself, such as its `model_type`; empty for a file that is none.
+
+    Args: model: path.   Raises: OSError.
+    """
+    with open(model, "rb") as file:
+        if not file.seek(0, 2):
+            return {}
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                return dict(_entries(content))
+            except ValueError:
+                return {}
+
+
+def streams(folder: str | Path) -> bool:
+    """Whether an exported folder holds a CTC model that runs chunk by chunk."""
+    path = Path(folder) / "model.onnx"
+    return path.is_file() and metadata(path).get("model_type") == STREAMING_TYPE
+
+
+def _entries(data):
+    """Pairs of metadata_props (ModelProto 14), cut off where they are too long for any of ours."""
+    for number, start, end in fields(data, 0, len(data)):
+        if number == 14:
+            pair = {key: data[first : min(last, first + 4096)] for key, first, last in fields(data, start, end)}
+            yield tuple(bytes(pair.get(key, b"")).decode("utf-8", "replace") for key in (1, 2))
 
 
 def _walk(data, name, branches):

@@ -8,16 +8,18 @@ from torch import nn
 from torch.nn import functional
 
 from steps.models.axes import AxisGroup, Member
-from steps.models.context import Context
+from steps.models.context import Context, State
 
 # finite, so that half precision and an utterance that is all padding stay finite
 MASKED = -1e4
+# what is kept of the frames before a chunk
+STATES = ("key", "value")
 
 
-def rotary_angles(frames: int, head_dim: int, device: torch.device) -> torch.Tensor:
-    """Angles of the rotary embedding. Returns: (T, head_dim / 2) float32, radians."""
-    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    return torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * rates
+def rotary_angles(frames: int, head_dim: int, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Angles of the rotary embedding. Args: dtype: float32 or float64.  Returns: (T, head_dim / 2), radians."""
+    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, device=device, dtype=dtype) / head_dim)
+    return torch.arange(frames, device=device, dtype=dtype).unsqueeze(1) * rates
 
 
 def rotate(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -63,14 +65,14 @@ def _turned(heads, cos, sin, out):
 
 
 class SelfAttention(nn.Module):
-    """Full-context attention; positions enter by rotating queries and keys.
+    """Attention over the utterance, or over a chunk and some frames before it; positions enter by rotating queries and keys.
 
     Args: d_model: width.   heads: number of heads.   head_dim: channels per head, even.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; Su et al. 2021 (arXiv:2104.09864), section 3.2. Rotary
             positions instead of the Conformer paper's relative ones: no second score matrix, and a head is removed by index.
     """
 
-    # every frame sees every other
+    # every frame sees every other, unless the context has chunks
     look_ahead = math.inf
 
     def __init__(self, d_model: int, heads: int, head_dim: int):
@@ -83,13 +85,17 @@ class SelfAttention(nn.Module):
         """Args: x (N, T, d_model).  Returns: the same shape."""
         batch, frames, _ = x.shape
         qkv = self.qkv(x).view(batch, frames, 3, self.heads, self.head_dim)
+        precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if context.state is not None:
+            mixed = self.attend_after(qkv, context, context.state, precision)
+            return self.out(mixed.reshape(batch, frames, self.heads * self.head_dim))
         # the length is taken from the context, so that all blocks share one table in a traced graph
-        angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device)
+        angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device, precision)
         attend = self.attend_in_steps if torch.onnx.is_in_onnx_export() else self.attend
-        mixed = attend(qkv, angles, context.is_pad)
+        mixed = attend(qkv, angles, context)
         return self.out(mixed.reshape(batch, frames, self.heads * self.head_dim))
 
-    def attend(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+    def attend(self, qkv: torch.Tensor, angles: torch.Tensor, context: Context) -> torch.Tensor:
         """Mix the values by attention. Args: qkv (N, T, 3, H, head_dim); angles (T, head_dim / 2).  Returns: (N, T, H, head_dim)."""
         if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
             # the gradient of the fused kernel takes five times as long in bfloat16 on a CPU
@@ -97,18 +103,43 @@ class SelfAttention(nn.Module):
         cos, sin = (table.unsqueeze(1).to(qkv.dtype) for table in (angles.cos(), angles.sin()))
         # each (N, H, T, head_dim)
         heads = [part.transpose(1, 2) for part in RotatedHeads.apply(qkv, cos, sin)]
-        bias = qkv.new_zeros(is_pad.shape).masked_fill(is_pad, MASKED)[:, None, None, :]
+        hidden = context.is_pad.unsqueeze(1) if context.is_masked is None else context.is_masked
+        bias = qkv.new_zeros(hidden.shape).masked_fill(hidden, MASKED)[:, None]
         with torch.autocast("cpu", enabled=False):
             return functional.scaled_dot_product_attention(*heads, attn_mask=bias).transpose(1, 2)
 
-    def attend_in_steps(self, qkv: torch.Tensor, angles: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
-        """The same as `attend`, in steps that an exporter traces into the fewest nodes."""
+    def attend_in_steps(self, qkv: torch.Tensor, angles: torch.Tensor, context: Context) -> torch.Tensor:
+        """The same as `attend` for whole utterances, in steps that an exporter traces into the fewest nodes."""
         # each (N, H, T, head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = rotate(query, angles) * self.head_dim**-0.5, rotate(key, angles)
         # (N, H, T, T)
-        scores = (query @ key.transpose(-2, -1)).masked_fill(is_pad[:, None, None, :], MASKED)
+        scores = (query @ key.transpose(-2, -1)).masked_fill(context.is_pad[:, None, None, :], MASKED)
         return (scores.softmax(dim=-1) @ value).transpose(1, 2)
+
+    def attend_after(self, qkv: torch.Tensor, context: Context, state: State, precision: torch.dtype) -> torch.Tensor:
+        """Mix the values of one chunk and of what is kept from earlier ones; keys are kept unrotated, so that positions count
+        from the first frame kept and stay small for ever.
+
+        Args:    qkv (N, T, 3, H, head_dim).   state: key and value (N, left, H * head_dim); replaced by the last `left` frames.
+        Returns: (N, T, H, head_dim).
+        """
+        batch, frames, left = qkv.shape[0], int(qkv.shape[1]), int(state["key"].shape[1])
+        query, *new = qkv.unbind(2)
+        # (N, left + T, H * head_dim)
+        key, value = (torch.cat([state[n], part.flatten(2)], dim=1) for n, part in zip(STATES, new, strict=True))
+        state["key"], state["value"] = key[:, frames:], value[:, frames:]
+        shape = (batch, left + frames, self.heads, self.head_dim)
+        query, key, value = (part.transpose(1, 2) for part in (query, key.view(shape), value.view(shape)))
+        angles = rotary_angles(left + frames, self.head_dim, qkv.device, precision)
+        query, key = rotate(query, angles[left:]) * self.head_dim**-0.5, rotate(key, angles)
+        assert context.is_masked is not None
+        scores = (query @ key.transpose(-2, -1)).masked_fill(context.is_masked[:, None], MASKED)
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2)
+
+    def state_sizes(self, left: int) -> dict[str, tuple[int, ...]]:
+        """Sizes of what is kept between chunks, without the batch. Args: left: frames before a chunk that it sees."""
+        return dict.fromkeys(STATES, (left, self.heads * self.head_dim))
 
     def axis_groups(self) -> list[AxisGroup]:
         """One group: the heads."""

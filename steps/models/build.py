@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,11 @@ def new_spec(
         raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, KINDS)}")
     if head not in HEADS:
         raise UserError(f"{where}: unknown head {head!r}{nearest(head, HEADS)}")
+    if model_config.get("streaming") and "streaming" not in {field.name for field in fields(KINDS[kind].config)}:
+        raise UserError(f"{where}: streaming: not for type {kind}; conformer streams, and rnn with cells_backward: 0")
     config = from_dict(KINDS[kind].config, model_config, where)
+    if normalisation != GLOBAL and getattr(config, "streaming", None):
+        raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {GLOBAL}")
     return {
         "format": FORMAT,
         "step": step,

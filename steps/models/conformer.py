@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from steps.core.config import check
+from steps.core.config import LATER, check
 from steps.models.attention import SelfAttention
 from steps.models.axes import AxisGroup, Member
-from steps.models.context import Context
+from steps.models.context import Context, State
 from steps.models.dropout import Dropout
 from steps.models.limits import MOST_BLOCKS
+from steps.models.streaming import StreamingConfig
 
 
 @dataclass
@@ -37,6 +38,7 @@ class ConformerConfig:
     conv_norm: `layer` (exact under padding and several processes) or `batch` (folded at export).
     dropout: 0..1, on what each module adds to the residual; none inside modules, where it would cost a CPU the most time.
     subsampling_channels: output channels of the two front-end convolutions.
+    streaming: runs in chunks, such as {chunk_ms: 320, left_chunks: 4}; null: on whole utterances.
     """
 
     d_model: int = 144
@@ -48,8 +50,10 @@ class ConformerConfig:
     num_blocks: int = 4
     block: ConformerBlockConfig | None = None
     blocks: list[ConformerBlockConfig] = field(default_factory=list)
+    streaming: StreamingConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
+        check(self.streaming is None or self.kernel_size > 1, "streaming needs a kernel_size of 3 or more")
         check(self.d_model >= 8, "d_model must be at least 8")
         check(self.head_dim >= 2 and self.head_dim % 2 == 0, "head_dim must be even")
         check(self.kernel_size % 2 == 1, "kernel_size must be odd")
@@ -91,7 +95,12 @@ class FeedForward(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """LayerNorm, pointwise + GLU, depthwise convolution, norm, SiLU, pointwise. Pointwise convolutions are Linear."""
+    """LayerNorm, pointwise + GLU, depthwise convolution, norm, SiLU, pointwise. Pointwise convolutions are Linear.
+
+    In chunks the kernel meets zeros behind the end of each chunk and what is there before it, so that the same weights serve
+    chunks of any length and whole utterances.
+    Source of that: Li et al. 2023 (arXiv:2304.09325), dynamic chunk convolution.
+    """
 
     def __init__(self, d_model: int, channels: int, kernel_size: int, conv_norm: str, dropout: float):
         super().__init__()
@@ -112,7 +121,11 @@ class ConvolutionModule(nn.Module):
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)
         gated = self.cut(gated, context.is_pad.unsqueeze(-1))
         # (N, C, T)
-        mixed = self.convolve(gated.transpose(1, 2))
+        gated = gated.transpose(1, 2)
+        if context.state is not None:
+            mixed = self.convolve_after(gated, context.state)
+        else:
+            mixed = self.convolve_chunks(gated, context.chunk) if context.chunk else self.convolve(gated)
         if isinstance(self.conv_norm, nn.LayerNorm):
             mixed = self.conv_norm(mixed.transpose(1, 2))
         else:
@@ -146,6 +159,25 @@ class ConvolutionModule(nn.Module):
         )
         return flat.squeeze(3)
 
+    def convolve_chunks(self, gated: torch.Tensor, chunk: int) -> torch.Tensor:
+        """`convolve` without the frames behind each chunk. Args: gated (N, C, T); chunk: frames, above 0.  Returns: the same shape."""
+        batch, channels, frames = gated.shape
+        before = self.look_ahead
+        # (N, C, chunks, before + chunk)
+        windows = functional.pad(gated, (before, -frames % chunk)).unfold(2, before + chunk, chunk)
+        mixed = self.convolve(windows.transpose(1, 2).flatten(0, 1))[..., before:]
+        return mixed.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)[..., :frames]
+
+    def convolve_after(self, gated: torch.Tensor, state: State) -> torch.Tensor:
+        """`convolve` one chunk after others. Args: gated (N, C, T); state: conv (N, C, kernel // 2), replaced.  Returns: as gated."""
+        joined = torch.cat([state["conv"], gated], dim=2)
+        state["conv"] = joined[..., int(gated.shape[2]) :]
+        return self.convolve(joined)[..., self.look_ahead :]
+
+    def state_sizes(self) -> dict[str, tuple[int, ...]]:
+        """Sizes of what is kept between chunks, without the batch."""
+        return {"conv": (self.depthwise.out_channels, self.look_ahead)}
+
     def axis_groups(self) -> list[AxisGroup]:
         """The inner channels. With `conv_norm: layer`, the small model's norm sees only the channels that stay."""
         names = ["depthwise.weight", "depthwise.bias", "conv_norm.weight", "conv_norm.bias"]
@@ -175,6 +207,10 @@ class ConformerBlock(nn.Module):
     def look_ahead(self) -> float:
         """Encoder frames that an output frame sees beyond itself."""
         return max(self.attention.look_ahead, self.convolution.look_ahead)
+
+    def state_sizes(self, left: int) -> dict[str, tuple[int, ...]]:
+        """Sizes of what is kept between chunks, without the batch. Args: left: frames before a chunk that it sees."""
+        return self.attention.state_sizes(left) | self.convolution.state_sizes()
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""

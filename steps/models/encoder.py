@@ -10,12 +10,13 @@ from torch import nn
 
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import ConformerBlock, ConformerConfig
-from steps.models.context import Context
+from steps.models.context import Context, State
 from steps.models.dnn import DnnBlock, DnnConfig
 from steps.models.dropout import Dropout
 from steps.models.hub import HubConfig, hub_block, hub_frontend
 from steps.models.low_rank import LowRankLinear
 from steps.models.rnn import RnnBlock, RnnConfig
+from steps.models.streaming import FRAME_MS, ChunkConfig, frames_of
 from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
 
 
@@ -23,8 +24,9 @@ from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
 class Kind:
     """An architecture.
 
-    config: its config class, with `d_model`, `dropout` and `blocks`.   block: (config, block config) -> module whose forward
-    takes (x, Context) and which has `look_ahead` and `axis_groups`.   frontend: (config, feature_dim) -> module whose forward
+    config: its config class, with `d_model`, `dropout`, `blocks` and, if it can stream, `streaming`.
+    block: (config, block config) -> module whose forward takes (x, Context) and which has `look_ahead`, `axis_groups` and, if it
+    can stream, `state_sizes`.   frontend: (config, feature_dim) -> module whose forward
     takes (features, lengths) and which has `output_lengths`, `look_ahead`, `stride` and `axis_groups`.
     """
 
@@ -62,11 +64,17 @@ class Encoder(nn.Module):
 
     Args: kind: a name in KINDS.   config: the sizes, of that kind's config class.   feature_dim: D.
           normalisation: a name in NORMALISATIONS.
+    Attributes: streaming: its chunks, see steps/models/streaming.py; None for a model of whole utterances.
+          chunk: encoder frames of a chunk outside training; 0: whole utterances.
     """
 
     def __init__(self, kind: str, config: Any, feature_dim: int, normalisation: str = GLOBAL):
         super().__init__()
         self.kind, self.config, self.normalisation = kind, config, normalisation
+        self.streaming: ChunkConfig | None = getattr(config, "streaming", None)
+        self.chunk = self.streaming.chunk if self.streaming else 0
+        if self.streaming and normalisation != GLOBAL:
+            raise ValueError(f"streaming: normalisation {normalisation} hears the whole utterance; it must be {GLOBAL}")
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         self.frontend = KINDS[kind].frontend(config, feature_dim)
@@ -106,22 +114,81 @@ class Encoder(nn.Module):
         Args:    feats (N, T, D) float, log-mel or MFCC as extracted; lengths (N,) int64 feature frames.
         Returns: the front end's and each block's output, a list of (N, T', d_model), and (N,) int64 encoder frames.
         """
+        chunk, left = self.draw_chunk(), self.left
         x = self.dropout(self.frontend(self.normalise(feats, lengths), lengths))
-        context = Context.of(self.output_lengths(lengths), x.shape[1])
+        # what cannot look ahead needs no chunks to forbid it
+        context = Context.of(self.output_lengths(lengths), x.shape[1], chunk if left else 0, left)
         hidden = [x]
         for block in self.blocks:
             x = block(x, context)
             hidden.append(x)
         return hidden, context.lengths
 
+    @property
+    def left(self) -> int:
+        """Encoder frames before a chunk that attention sees."""
+        return self.streaming.left if self.streaming else 0
+
+    def draw_chunk(self) -> int:
+        """Frames of the chunks to run in: `chunk`; in training one of those that the settings list, by torch's random numbers,
+        which the trainer seeds with seed, step and batch."""
+        drawn = self.streaming.drawn if self.training and self.streaming else []
+        return drawn[int(torch.randint(len(drawn), ()))] if drawn else self.chunk
+
+    def use_chunk(self, chunk_ms: int) -> None:
+        """Hear in chunks of another length from now on; 0: whole utterances. Raises: ValueError."""
+        if not self.streaming:
+            raise ValueError(f"a {self.kind} without `streaming` in its settings does not run in chunks")
+        self.chunk = frames_of(chunk_ms)
+
+    def describe_chunk(self) -> str:
+        """How the model hears, such as `chunks of 320 ms`; empty for one of whole utterances."""
+        if not self.streaming:
+            return ""
+        return f"chunks of {self.chunk * FRAME_MS} ms" if self.chunk else "whole utterances"
+
+    def chunk_frames(self) -> int:
+        """Feature frames that one chunk is computed from; the next one starts stride * chunk frames later."""
+        return self.frontend.stride * self.chunk + self.frontend.look_ahead
+
+    def first_states(self, batch: int) -> list[State]:
+        """What the blocks know before the first chunk. Args: batch: N."""
+        like = self.feature_mean
+        sizes = [block.state_sizes(self.left) for block in self.blocks]
+        return [{name: like.new_zeros(batch, *size) for name, size in own.items()} for own in sizes]
+
+    def encode_chunk(
+        self, feats: torch.Tensor, states: list[State], seen: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[State]]:
+        """Run front end and blocks on one chunk, after others: what `encode` gives for these frames.
+
+        Args:    feats (N, chunk_frames, D).   states: from `first_states` or the chunk before.   seen (N,) int64: encoder frames
+                 of earlier chunks.   lengths (N,) int64: feature frames that are no padding, less than all only at an
+                 utterance's end; default: all.
+        Returns: the last block's output (N, chunk, d_model); states for the next chunk.
+        """
+        if lengths is None:
+            lengths = torch.full_like(seen, self.chunk_frames())
+        x = self.frontend(self.normalise(feats, lengths), lengths)
+        context = Context.of_chunk(self.output_lengths(lengths), self.chunk, seen, self.left)
+        after = []
+        for block, state in zip(self.blocks, states, strict=True):
+            kept = dict(state)
+            x = block(x, replace(context, state=kept))
+            after.append(kept)
+        return x, after
+
     def look_ahead(self) -> float:
-        """Feature frames that an encoder frame sees beyond the `stride` frames it stands for; inf: to the end of the utterance."""
+        """Feature frames that an encoder frame sees at most beyond the `stride` frames it stands for; inf: to the utterance's end."""
         if self.normalisation != GLOBAL:
             return math.inf
-        return self.frontend.look_ahead + self.frontend.stride * sum(block.look_ahead for block in self.blocks)
+        blocks = sum(block.look_ahead for block in self.blocks)
+        return self.frontend.look_ahead + self.frontend.stride * (min(blocks, self.chunk - 1) if self.chunk else blocks)
 
     def whole_utterance_parts(self) -> list[str]:
         """Names of the parts that need the whole utterance and so cannot run while somebody is still speaking."""
+        if self.chunk:
+            return []
         blocks = [f"blocks.{index}" for index, block in enumerate(self.blocks) if math.isinf(block.look_ahead)]
         return ([] if self.normalisation == GLOBAL else [f"normalisation: {self.normalisation}"]) + blocks
 

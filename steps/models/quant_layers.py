@@ -71,12 +71,15 @@ class QuantLSTM(nn.Module):
             "bias_hh_l0": self.bias_hh,
         }
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Args: x (N, T, input_size).  Returns: (N, T, H) and the last state (h, c), each (1, N, H)."""
+    def forward(
+        self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Args: x (N, T, input_size); state: h and c before it, zeros if left out.  Returns: (N, T, H) and the last state (h, c),
+        each (1, N, H)."""
         zeros = x.new_zeros(1, x.shape[0], self.hidden_size)
         weights = list(self.dequantized().values())
         # arguments after the weights: has_biases, num_layers, dropout, train, bidirectional, batch_first
-        output, hidden, cell = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, True)
+        output, hidden, cell = torch.lstm(x, state or (zeros, zeros), weights, True, 1, 0.0, False, False, True)
         return output, (hidden, cell)
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from steps.core.config import check
+from steps.core.config import LATER, check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
-from steps.models.context import Context
+from steps.models.context import Context, State
 from steps.models.dropout import Dropout
+from steps.models.streaming import ChunkConfig
 
 
 @dataclass
@@ -30,6 +31,7 @@ class RnnConfig:
     """Sizes of a recurrent encoder. Give `block` and `num_blocks` for equal blocks, or `blocks` one by one.
 
     d_model: width between blocks.  dropout: 0..1.  subsampling_channels: output channels of the two front-end convolutions.
+    streaming: runs in chunks, such as {chunk_ms: 320}; needs cells_backward: 0; null: on whole utterances.
     """
 
     d_model: int = 192
@@ -38,6 +40,7 @@ class RnnConfig:
     num_blocks: int = 3
     block: RnnBlockConfig | None = None
     blocks: list[RnnBlockConfig] = field(default_factory=list)
+    streaming: ChunkConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         check(self.d_model >= 8, "d_model must be at least 8")
@@ -46,6 +49,8 @@ class RnnConfig:
             len(self.subsampling_channels) == 2 and min(self.subsampling_channels) >= 1, "give two subsampling_channels"
         )
         fill_blocks(self, RnnBlockConfig)
+        one_way = not any(block.cells_backward for block in self.blocks)
+        check(self.streaming is None or one_way, "streaming needs cells_backward: 0 in every block")
 
 
 def flip_by_length(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -65,9 +70,13 @@ class ProjectedLstm(nn.Module):
         self.lstm = nn.LSTM(d_model, cells, batch_first=True)
         self.proj = nn.Linear(cells, d_model)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Args: x (N, T, d_model).  Returns: the same shape."""
-        return self.proj(self.lstm(x)[0])
+    def forward(self, x: torch.Tensor, state: State | None = None) -> torch.Tensor:
+        """Args: x (N, T, d_model); state: h and c (N, cells) after the chunk before, replaced.  Returns: the shape of x."""
+        if state is None:
+            return self.proj(self.lstm(x)[0])
+        out, (hidden, cell) = self.lstm(x, (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
+        state["h"], state["c"] = hidden.squeeze(0), cell.squeeze(0)
+        return self.proj(out)
 
     def axis_groups(self, config_key: str) -> list[AxisGroup]:
         """The cells: rows of the four gates, columns of the recurrent matrix, inputs of the projection."""
@@ -95,10 +104,14 @@ class RnnBlock(nn.Module):
         """Encoder frames that an output frame sees beyond itself: all of them with a backward LSTM."""
         return 0 if self.backwards is None else math.inf
 
+    def state_sizes(self, left: int) -> dict[str, tuple[int, ...]]:
+        """Sizes of what is kept between chunks, without the batch. Args: left: not needed."""
+        return dict.fromkeys("hc", (self.forwards.lstm.hidden_size,))
+
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""
         normed = self.norm(x)
-        out = self.forwards(normed)
+        out = self.forwards(normed, context.state)
         if self.backwards is not None:
             out = out + flip_by_length(self.backwards(flip_by_length(normed, context.lengths)), context.lengths)
         return x + self.dropout(out)

@@ -212,7 +212,8 @@ class Trainer:
         dev = score_dev(self.model, self.dev_data, self.tokenizer, self.loop.max_batch_frames, self.device)
         numbers = ("loss", "wer", "cer")
         dev |= zip(numbers, distributed.from_first_process([dev[name] for name in numbers], self.device), strict=True)
-        self.monitor.dev(self.step, when, dev)
+        how = self.model.describe_chunk()
+        self.monitor.dev(self.step, f"{when}, {how}" if how else when, dev)
         return dev
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ from steps.core.cli import UserError
 from steps.core.config import LATER, check
 from steps.data.dataset import Batch, SpeechDataset
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, soften, stretch
+from steps.losses.late import lay_late
 from steps.models.asr_model import AsrModel
 from steps.models.context import Context
 from steps.models.heads.ctc import inner_places
@@ -32,6 +33,8 @@ class DistillConfig:
     weighting: of several teachers, `equal`, or `error`: by 1 / word error rate on dev. The first one sets the frames: the
     others' peaks are laid on its peaks.
     intermediate_weight: share of the KL given to the student's middle block, through its own output layer, 0..1; 0: off.
+    late: most frames by which the student's peaks may come after the teacher's, for a streaming student of a teacher that
+    hears whole utterances; needs frames: all.
     hidden_weight: added weight of hidden-layer matching, 0: off.  hidden_layers: pairs [student block, teacher block] counted
     from 0 (last: -1); default: the last of each; with several teachers, the first is matched.
     hidden_only: the last of several teachers is matched and teaches nothing else, whatever its units.
@@ -46,6 +49,7 @@ class DistillConfig:
     teacher_view: str = "augmented"
     weighting: str = field(default="equal", metadata=LATER)
     intermediate_weight: float = 0.0
+    late: int = field(default=0, metadata=LATER)
     hidden_weight: float = 0.0
     hidden_layers: list[list[int]] | None = None
     hidden_only: bool = field(default=False, metadata=LATER)
@@ -60,6 +64,8 @@ class DistillConfig:
         check(self.weighting in ("equal", "error"), "weighting must be equal or error")
         check(0 <= self.intermediate_weight < 1, "intermediate_weight must be in [0, 1)")
         check(self.kl_weight or not self.intermediate_weight, "intermediate_weight needs a kl_weight above 0")
+        check(0 <= self.late <= 50, "late must be 0 to 50 frames")
+        check(not self.late or (self.kl_weight and self.frames == "all"), "late needs a kl_weight and frames: all")
         check(self.hidden_weight >= 0, "hidden_weight must be >= 0")
         check(
             self.kl_weight > 0 or self.hidden_weight > 0, "kl_weight and hidden_weight are both 0: nothing is distilled"
@@ -268,12 +274,15 @@ class DistillObjective(nn.Module):
 
         Returns: scalar, nats.
         """
-        share, temperature = self.config.intermediate_weight, self.config.temperature
+        share, temperature, late = self.config.intermediate_weight, self.config.temperature, self.config.late
         outputs = [(1 - share, log_probs), *((share, model.classify(hidden[place])) for place in self.inner)]
         total = log_probs.new_zeros(())
         for weight, target, selected in zip(self.weights, lesson.targets, lesson.selected, strict=True):
             for part, output in outputs:
-                total = total + weight * part * frame_kl_sum(output, target, selected, temperature)
+                said = target
+                if late:
+                    said = lay_late(soften(output, temperature), target, selected.sum(dim=1), late)
+                total = total + weight * part * frame_kl_sum(output, said, selected, temperature)
         return total
 
     def forward(

@@ -192,7 +192,10 @@ class Setup:
         return model
 
     def check_look_ahead(self, model: AsrModel) -> None:
-        """Raise UserError when a model hears further ahead than the settings allow."""
+        """Raise UserError when a model hears further ahead than the settings allow, or streams features that cannot."""
+        if model.streaming and self.features.level_dbfs is not None:
+            what = "level_dbfs scales a sound by the whole of it, which a streaming model does not wait for"
+            raise UserError(f"{self.args.features}: {what}; leave it out")
         limit_ms = cast(TrainConfig, self.config).max_look_ahead_ms
         reach_ms = model.look_ahead() * self.features.frame_shift_ms
         if limit_ms is None or reach_ms <= limit_ms:
@@ -201,7 +204,7 @@ class Setup:
         why = f"{', '.join(whole)} hear the whole utterance" if whole else f"the model hears {reach_ms:g} ms ahead"
         raise UserError(
             f"{self.args.config}: max_look_ahead_ms: {limit_ms:g}, but {why}; "
-            "rnn with cells_backward: 0 and dnn with little splice have a short look-ahead"
+            "streaming: {chunk_ms: 320}, rnn with cells_backward: 0 and dnn with little splice have a short look-ahead"
         )
 
     def load(self, folder: Path | str) -> AsrModel:

@@ -9,7 +9,7 @@ from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.models.asr_model import AsrModel
-from steps.models.build import build_model, load_model
+from steps.models.build import build_model, load_model, new_spec
 from steps.training.setup import Setup, TrainConfig
 
 # of model.json, true of the saved file only
@@ -19,8 +19,8 @@ OF_A_FILE = ("parameters", "nonzero_parameters", "weights_sha256", "files_sha256
 def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     """The model of a folder, to be trained further.
 
-    Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ...}` and `freeze` count. With
-    another tokenizer than its own the output layer is new, drawn from the seed.
+    Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ..., streaming: ...}` and `freeze`
+    count. With another tokenizer than its own the output layer is new, drawn from the seed.
 
     Returns: AsrModel whose frozen part takes no gradient.   Raises: MissingInput, UserError.
     """
@@ -32,14 +32,17 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
         )
     if initial.spec["quantization"]:
         raise UserError(f"{folder}: is quantized; start from its float parent")
-    if unused := sorted(config.model.keys() - {"dropout"}):
+    if unused := sorted(config.model.keys() - {"dropout", "streaming"}):
         raise UserError(
             f"{where}: model: {', '.join(unused)}: with --init the sizes are those of {folder}; leave it out"
         )
+    # checked as for a new model, and refused with the name of the settings
+    sizes = initial.spec["model"] | config.model
+    checked = new_spec(initial.kind, sizes, 0, 0, "", f"{where}: model", normalisation=initial.normalisation)
     if load_config(FeatureConfig, Path(folder) / "features.yaml") != setup.features:
         raise UserError(f"{folder}/features.yaml differs from --features {setup.args.features}; use the same for both")
     spec = {name: value for name, value in initial.spec.items() if name not in OF_A_FILE}
-    spec |= {"vocab_size": setup.tokenizer.vocab_size, "model": spec["model"] | config.model, "sparsity": None}
+    spec |= {"vocab_size": setup.tokenizer.vocab_size, "model": checked["model"], "sparsity": None}
     torch.manual_seed(setup.args.seed)
     model = build_model(spec)
     state = initial.state_dict()

@@ -18,8 +18,7 @@ from steps.data.feature_config import FRAME_SHIFT_MS, FeatureConfig
 from steps.data.labels import is_stored
 from steps.data.tokenizer import read_tokens
 from steps.deploy.foreign import ForeignCtc
-from steps.deploy.runtimes import load_recogniser
-from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.runtimes import frame_recogniser
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 from steps.training.stored import StoredTeacher, open_stored, stored_identity
@@ -83,10 +82,7 @@ class ExportTeacher:
 
     def __init__(self, folder: str | Path, num_threads: int = 1):
         self.name = str(folder)
-        recogniser = load_recogniser(folder, num_threads=num_threads)
-        if not isinstance(recogniser, CtcRecogniser):
-            raise UserError(f"{folder}: its runtime gives no frame-wise posteriors; name its model folder")
-        self.recogniser = recogniser
+        self.recogniser = frame_recogniser(folder, num_threads)
         self.features, self.vocabulary = self.recogniser.features, self.recogniser.tokens
         longest = max(LENGTHS)
         frames = len(self.recogniser.log_probs(np.zeros((longest, self.features.dim), dtype=np.float32)))

@@ -17,6 +17,17 @@ SHORT = {
     "dnn": ("dnn", {"d_model": 16, "context": 5, "blocks": [{"units": 24, "splice": 2}, {"units": 24, "splice": 1}]}),
     "dnn-no-splice": ("dnn", {"d_model": 16, "context": 0, "num_blocks": 1, "block": {"units": 24, "splice": 0}}),
     "rnn-one-way": ("rnn", CONVOLUTIONS | {"block": {"cells_forward": 12, "cells_backward": 0}}),
+    "rnn-in-chunks": (
+        "rnn",
+        CONVOLUTIONS | {"block": {"cells_forward": 12, "cells_backward": 0}, "streaming": {"chunk_ms": 320}},
+    ),
+    # frame 9 is the first of its chunk of 3
+    "conformer-in-chunks": (
+        "conformer",
+        CONVOLUTIONS
+        | {"head_dim": 8, "block": {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}}
+        | {"streaming": {"chunk_ms": 120, "left_chunks": 2}},
+    ),
 }
 WHOLE = {
     "conformer": (
@@ -77,6 +88,10 @@ def test_settings_refuse_what_hears_too_far():
     with pytest.raises(UserError, match="blocks.0, blocks.1 hear the whole utterance"):
         check(*WHOLE["conformer"], 10_000)
     check(*WHOLE["conformer"], None)
+    # 3 frames of the front end and 4 times 2 of the chunk's own
+    check(*SHORT["conformer-in-chunks"], 110)
+    with pytest.raises(UserError, match="hears 110 ms ahead"):
+        check(*SHORT["conformer-in-chunks"], 109)
 
 
 def test_a_context_knows_the_padding():

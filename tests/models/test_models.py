@@ -70,7 +70,7 @@ def test_attention_is_the_one_written_out_and_so_are_its_gradients():
     for attend in (module.attend, module.attend_in_steps):
         module.zero_grad()
         qkv = module.qkv(x).view(3, 13, 3, 3, 8)
-        mixed = attend(qkv, angles, is_pad)
+        mixed = attend(qkv, angles, Context.of((~is_pad).sum(dim=1), 13))
         (mixed[~is_pad] * torch.arange(8.0)).square().sum().backward()
         results.append((mixed.detach()[~is_pad], module.qkv.weight.grad.clone()))
     assert results[0][0].shape == (19, 3, 8)

@@ -15,6 +15,7 @@ from steps.models.build import build_model, new_spec
 from steps.models.heads.ctc import CtcConfig
 from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
 from steps.training.teachers import ModelTeacher
+from steps.training.teaching import Taught
 
 BLOCK = {"heads": 2, "ff1": 16, "ff2": 16, "conv_channels": 16}
 SIZES = {
@@ -190,3 +191,35 @@ def test_layers_that_are_not_there_are_refused():
 def test_nothing_to_distill_is_refused():
     with pytest.raises(ValueError, match="nothing is distilled"):
         DistillConfig(kl_weight=0.0)
+
+
+class Early:
+    """Says what a student will say, a frame earlier; sure of it."""
+
+    name, features, vocabulary, frame_shift_ms, depth, width = "early", FEATURES, VOCABULARY, 40.0, 0, 0
+
+    def __init__(self, log_probs):
+        self.log_probs = log_probs
+
+    def teach(self, feats, lengths):
+        return Taught(self.log_probs, (lengths - 3) // 4, [])
+
+
+def test_a_student_whose_peaks_come_later_is_taught_where_they_come(batch):
+    """Of a teacher that spoke a frame earlier the late student has nothing to learn, a punctual one much."""
+    path = torch.tensor([[0, 0, 1, 0, 2, 0, 0, 3, 0, 0, 0, 4, 0, 0], [0, 5, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]])
+    late = torch.cat([path[:, :1], path[:, :-1]], dim=1)
+    early, own = (torch.nn.functional.one_hot(p, 6).float().mul(8.0).log_softmax(-1) for p in (path, late))
+    student = make(0)
+    student.classify = lambda hidden: own + 0 * hidden.sum()
+    sums = {}
+    for frames in (0, 1, 3):
+        objective = DistillObjective(DistillConfig(kl_weight=1.0, late=frames), student, [Early(early)], CtcConfig())
+        sums[frames] = objective(student, batch)["kl"].item()
+    assert sums[0] > 50 and 0 <= sums[1] < 1e-3 and 0 <= sums[3] < 1e-3
+
+
+def test_late_peaks_need_frame_wise_teaching_on_all_frames():
+    for settings in ({"frames": "window"}, {"kl_weight": 0.0, "hidden_weight": 1.0}):
+        with pytest.raises(ConfigError, match="late needs a kl_weight and frames: all"):
+            from_dict(DistillConfig, {"late": 2} | settings, "x.yaml")

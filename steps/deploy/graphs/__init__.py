@@ -8,6 +8,7 @@ import onnx
 from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graphs.ctc import CtcGraphs
+from steps.deploy.graphs.ctc_streaming import StreamingCtcGraphs
 from steps.deploy.runtimes import Recogniser
 from steps.models.asr_model import AsrModel
 
@@ -37,10 +38,13 @@ class HeadGraphs(Protocol):
 
 
 GRAPHS: dict[str, HeadGraphs] = {"ctc": CtcGraphs()}
+# of models that run in chunks
+STREAMING_GRAPHS: dict[str, HeadGraphs] = {"ctc": StreamingCtcGraphs()}
 
 
 def graphs_of(model: AsrModel) -> HeadGraphs:
     """The graphs of a model's head. Raises: UserError when there are none."""
-    if model.head.name not in GRAPHS:
-        raise UserError(f"a {model.head.name} model cannot be exported; heads with graphs: {', '.join(GRAPHS)}")
-    return GRAPHS[model.head.name]
+    known, kind = (STREAMING_GRAPHS, "streaming ") if model.chunk else (GRAPHS, "")
+    if model.head.name not in known:
+        raise UserError(f"a {kind}{model.head.name} model cannot be exported; heads with graphs: {', '.join(known)}")
+    return known[model.head.name]

@@ -160,6 +160,11 @@ def compare(model: AsrModel, exported: Network) -> tuple[float, float]:
         pairs.append((expected[is_valid], log_probs[is_valid]))
     # (frames, V) each
     expected, log_probs = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    return check_same(model, expected, log_probs)
+
+
+def check_same(model: AsrModel, expected: np.ndarray, log_probs: np.ndarray) -> tuple[float, float]:
+    """What torch and onnxruntime differ by. Args: both (frames, V).  Returns, Raises: see `compare`."""
     difference, snr_db = measure(expected, log_probs)
     if quantized_layers(model):
         if not snr_db >= LOWEST_SNR_DB:

@@ -14,7 +14,7 @@ from steps.core.exports import check_sums, folder_kind
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes.ctc import CtcRecogniser
-from steps.deploy.screen import screen
+from steps.deploy.screen import screen, streams
 
 
 class Recogniser(Protocol):
@@ -78,6 +78,10 @@ def _open_onnx(folder: Path, _device: str, num_threads: int, prefix: str | None)
     # here, so that the process of sherpa-onnx loads no second onnxruntime
     from steps.deploy.runtimes.onnx_model import OnnxModel
 
+    if streams(folder):
+        from steps.deploy.runtimes.streaming import StreamingNetwork, StreamingRecogniser
+
+        return StreamingRecogniser(StreamingNetwork(folder, num_threads, prefix), *_read_beside(folder))
     return CtcRecogniser(OnnxModel(folder, num_threads, prefix), *_read_beside(folder))
 
 
@@ -158,6 +162,17 @@ def load_recogniser(
         for path in sorted(folder.glob("*.onnx")):
             screen(path)
     return RUNTIMES[name].open(folder, device, num_threads, profile_prefix)
+
+
+def frame_recogniser(folder: str | Path, num_threads: int = 1) -> CtcRecogniser:
+    """Open a folder for what needs log-probabilities of features that it has: a CTC model of whole utterances.
+
+    Raises: MissingInput, UserError.
+    """
+    recogniser = load_recogniser(folder, num_threads=num_threads)
+    if not isinstance(recogniser, CtcRecogniser) or recogniser.hears != "features":
+        raise UserError(f"{folder}: its runtime gives no frame-wise posteriors of features; name its model folder")
+    return recogniser
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -121,8 +121,10 @@ class CtcRecogniser:
         """
         if heard.ndim != 2 or heard.shape[1] != self.features.dim:
             raise UserError(f"{name}: features {heard.shape}, the model wants (T, {self.features.dim})")
-        # (T', V)
-        log_probs = np.asarray(self.log_probs(heard))
+        return self.read(np.asarray(self.log_probs(heard)), name)
+
+    def read(self, log_probs: np.ndarray, name: str) -> dict[str, str]:
+        """Text of the log-probabilities of one utterance. Args: log_probs (T', V).  Returns, Raises: see `recognise`."""
         if not np.isfinite(log_probs).all():
             raise UserError(f"{name}: the model returned log-probabilities that are not finite")
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)

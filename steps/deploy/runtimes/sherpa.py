@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from steps.core.config import load_config
 from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import SPACE, read_tokens
+from steps.deploy.pieces import feed
+from steps.deploy.screen import metadata, streams
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "sherpa-onnx"
@@ -166,26 +168,47 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int) 
     import sherpa_onnx
 
     own, samples_file = Path(folder) / SHERPA_TOKENS, Path(folder) / SAMPLES_FILE
+    path, online = f"{folder}/model.onnx", streams(folder)
     tokens = str(own if own.is_file() else Path(folder) / "tokens.txt")
     open_file = sherpa_onnx.OfflineRecognizer
     if samples_file.is_file():
         recogniser = open_file.from_omnilingual_asr_ctc(str(samples_file), tokens, num_threads)
     else:
-        recogniser = open_file.from_zipformer_ctc(
-            model=f"{folder}/model.onnx",
+        kind = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc if online else open_file.from_zipformer_ctc
+        recogniser = kind(
+            model=path,
             tokens=tokens,
             num_threads=num_threads,
             sample_rate=sample_rate_hz,
             feature_dim=feature_dim,
         )
+    # frames that a chunk reads: as much silence behind a sound brings its last words out
+    silence = int(metadata(path)["T"]) * sample_rate_hz // 100 if online else 0
     while head := sys.stdin.buffer.read(8):
         (count,) = struct.unpack("<q", head)
         samples = np.frombuffer(sys.stdin.buffer.read(4 * count), dtype="<f4")
-        stream = recogniser.create_stream()
-        stream.accept_waveform(sample_rate_hz, samples)
-        recogniser.decode_stream(stream)
-        answers.write(json.dumps(stream.result.text).encode() + b"\n")
+        if online:
+            text = stream_text(recogniser, np.concatenate([samples, np.zeros(silence, "<f4")]), sample_rate_hz)
+        else:
+            stream = recogniser.create_stream()
+            stream.accept_waveform(sample_rate_hz, samples)
+            recogniser.decode_stream(stream)
+            text = stream.result.text
+        answers.write(json.dumps(text).encode() + b"\n")
         answers.flush()
+
+
+def stream_text(recogniser: Any, samples: np.ndarray, rate_hz: int) -> str:
+    """Child: text of a sound by an OnlineRecognizer, fed in pieces. Args: samples (S,), the silence behind it included."""
+    stream = recogniser.create_stream()
+    for piece in feed(samples, rate_hz):
+        stream.accept_waveform(rate_hz, piece)
+        while recogniser.is_ready(stream):
+            recogniser.decode_stream(stream)
+    stream.input_finished()
+    while recogniser.is_ready(stream):
+        recogniser.decode_stream(stream)
+    return recogniser.get_result(stream)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""Features of sound that is still arriving: the same frames as `compute_features` gives of the whole."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from steps.core.cli import UserError
+from steps.data.feature_config import FeatureConfig
+
+
+class OnlineFeatures:
+    """Takes samples in pieces of any length and gives frames.
+
+    How many frames are taken at once decides what they are, to the last bit; the pieces do not.
+
+    Args:   config: its features.
+    Raises: UserError for features that need the whole of a sound.
+    """
+
+    def __init__(self, config: FeatureConfig):
+        if config.level_dbfs is not None or config.kind == "samples":
+            what = "level_dbfs" if config.level_dbfs is not None else "kind: samples"
+            raise UserError(f"features with {what} are not computed while sound arrives")
+        self.config = replace(config, snip_edges=True)
+        self.mirrors = not config.snip_edges
+        # as torchaudio.compliance.kaldi rounds them
+        self.length = int(config.sample_rate_hz * config.frame_length_ms * 0.001)
+        self.shift = int(config.sample_rate_hz * config.frame_shift_ms * 0.001)
+        # samples from the first of a frame on that must be there: it, and the way to the next
+        self.needed = max(self.length, self.shift)
+        # samples before the first that its frame hears, mirrored, as Kaldi has it; below 0: skipped
+        self.before = self.length // 2 - self.shift // 2 if self.mirrors else 0
+        self.samples = np.empty(0, np.float32)
+        self.begun = self.before == 0
+
+    @property
+    def ready(self) -> int:
+        """Frames that can be taken."""
+        if not self.begun:
+            return 0
+        return max(0, (len(self.samples) - self.needed) // self.shift + 1)
+
+    def accept(self, samples: np.ndarray) -> None:
+        """More sound. Args: samples (S,) float32 in [-1, 1]."""
+        self.samples = np.concatenate([self.samples, samples.astype(np.float32, copy=False)])
+        if not self.begun and len(self.samples) >= abs(self.before):
+            head = self.samples[: max(0, self.before)][::-1]
+            self.samples = np.concatenate([head, self.samples[max(0, -self.before) :]])
+            self.begun = True
+
+    def finish(self, silence: int) -> None:
+        """The sound ends. Args: silence: frame shifts of digital silence that follow, enough for the mirror at the end."""
+        if self.mirrors:
+            # the last frames hear the silence mirrored, which is silence; there are as many as there are shifts, rounded
+            behind = self.needed - self.shift - self.before + self.shift // 2
+        else:
+            behind = self.needed - self.length
+        self.accept(np.zeros(silence * self.shift + behind, np.float32))
+
+    def take(self, count: int) -> np.ndarray:
+        """The next frames. Args: count: at least 1, at most `ready`.  Returns: (count, D) float32."""
+        # here, because it loads torch
+        from steps.data.features import piece_features
+
+        feats = piece_features(self.samples[: (count - 1) * self.shift + self.length], self.config)
+        self.samples = self.samples[count * self.shift :]
+        return feats

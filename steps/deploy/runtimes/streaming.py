@@ -1,0 +1,152 @@
+"""An exported streaming CTC model in onnxruntime: sound goes in as it arrives, chunk after chunk.
+
+The file is in the layout of sherpa-onnx's online zipformer2_ctc (steps/deploy/graphs/ctc_streaming.py), and what runs here is
+the loop that sherpa-onnx runs: a chunk is computed as soon as one frame more than it reads is there.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from steps.core.cli import MissingInput, UserError
+from steps.data.feature_config import FeatureConfig
+from steps.data.online_features import OnlineFeatures
+from steps.deploy.pieces import feed
+from steps.deploy.runtimes.ctc import CtcRecogniser, Network
+from steps.deploy.runtimes.onnx_model import open_session
+from steps.deploy.screen import STREAMING_TYPE
+from steps.search.greedy import greedy_search
+
+# of the metadata: frames read and frames advanced by a chunk
+READ, ADVANCED = "T", "decode_chunk_len"
+MOST_FRAMES = 4096
+# numbers of all states of one stream
+MOST_KEPT = 1 << 26
+ELEMENTS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+
+class StreamingNetwork:
+    """The file of a streaming CTC model.
+
+    Args: source: exported folder, ONNX file, or the file's content.   num_threads: CPU threads.
+          profile_prefix: see `open_session`.
+    Attributes: feature_dim: D.   vocab_size: V.   width, shift: feature frames that a chunk reads, and advances by.
+                session: the InferenceSession.
+    Raises: MissingInput; UserError for another kind of file.
+    """
+
+    def __init__(self, source: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None):
+        if not isinstance(source, bytes):
+            source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
+            if not source.is_file():
+                raise MissingInput(f"{source}: no such file; export the model (steps.export_model)")
+        self.session = open_session(source, num_threads, profile_prefix)
+        self.name = "the graph" if isinstance(source, bytes) else str(source)
+        meta, inputs = self.session.get_modelmeta().custom_metadata_map, self.session.get_inputs()
+        outputs = self.session.get_outputs()
+        numbers = [meta.get(key, "") for key in (READ, ADVANCED)]
+        fits = meta.get("model_type") == STREAMING_TYPE and all(
+            n.isascii() and n.isdigit() and len(n) < 6 for n in numbers
+        )
+        self.width, self.shift = map(int, numbers) if fits else (0, 0)
+        self.feature_dim, self.vocab_size = (value.shape[-1] for value in (inputs[0], outputs[0]))
+        self.states = [(value.name, ELEMENTS.get(value.type), value.shape) for value in inputs[1:]]
+        kept = [np.prod([1 if isinstance(s, str) else s for s in shape], dtype=float) for _, _, shape in self.states]
+        fits = fits and 1 <= self.shift <= self.width <= MOST_FRAMES and len(inputs) == len(outputs)
+        fits = fits and inputs[0].shape[1:] == [self.width, self.feature_dim] and isinstance(self.vocab_size, int)
+        if not fits or None in [kind for _, kind, _ in self.states] or sum(kept) > MOST_KEPT:
+            raise UserError(
+                f"{self.name}: not a streaming CTC model from steps.export_model, by its inputs and metadata"
+            )
+        self.inputs = [value.name for value in inputs]
+
+    def first_states(self, batch: int = 1) -> list[np.ndarray]:
+        """What is known before the first chunk. Args: batch: N."""
+        sizes = [[batch if isinstance(size, str) else size for size in shape] for _, _, shape in self.states]
+        return [np.zeros(size, kind) for size, (_, kind, _) in zip(sizes, self.states, strict=True)]
+
+    def step(self, feats: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """One chunk of every stream. Args: feats (N, width, D) float32.  Returns: (N, T', V) float32; states for the next chunk."""
+        log_probs, *after = self.session.run(None, dict(zip(self.inputs, (feats, *states), strict=True)))
+        return log_probs, after
+
+
+class Stream:
+    """One sound while it arrives. Args: recogniser: that made it."""
+
+    def __init__(self, recogniser: "StreamingRecogniser"):
+        self.recogniser, self.network = recogniser, recogniser.network
+        self.features = OnlineFeatures(recogniser.features)
+        self.frames = np.empty((0, self.network.feature_dim), np.float32)
+        self.states = self.network.first_states()
+        self.parts: list[np.ndarray] = []
+
+    def accept(self, samples: np.ndarray) -> None:
+        """More sound. Args: samples (S,) float32 in [-1, 1]."""
+        self.features.accept(samples)
+        width, shift = self.network.width, self.network.shift
+        while len(self.frames) + self.features.ready > width:
+            self.frames = np.concatenate([self.frames, self.features.take(width - len(self.frames))])
+            log_probs, self.states = self.network.step(self.frames[None], self.states)
+            self.parts.append(log_probs[0])
+            self.frames = self.frames[shift:]
+
+    def finish(self) -> None:
+        """The sound has ended: what is not read yet goes through the network with silence behind it."""
+        self.features.finish(self.network.width)
+        self.accept(np.empty(0, np.float32))
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        """Of all frames so far, (T', V) float32."""
+        return np.concatenate([np.empty((0, self.network.vocab_size), np.float32), *self.parts])
+
+    @property
+    def text(self) -> str:
+        """What has been recognised so far, greedily."""
+        log_probs = self.log_probs
+        (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.recogniser.blank_id)
+        return " ".join(self.recogniser.text(ids).split())
+
+
+class StreamingRecogniser(CtcRecogniser):
+    """A streaming network with the features it hears and the tokens it emits; see Recogniser in steps/deploy/runtimes.
+
+    Args: network, features, tokens, name: as for CtcRecogniser.
+    """
+
+    hears = "audio"
+
+    def __init__(self, network: StreamingNetwork, features: FeatureConfig, tokens: list[str], name: str):
+        # of which no more than the sizes is asked, because log_probs is another one here
+        super().__init__(cast(Network, network), features, tokens, name)
+        self.network = network
+
+    def stream(self) -> Stream:
+        """A new sound. Raises: UserError for features that need the whole of one."""
+        return Stream(self)
+
+    def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
+        """Text of one sound, fed in pieces of 10 to 500 ms as if somebody spoke. Args, Returns: see CtcRecogniser, but samples (S,)."""
+        if heard.ndim != 1:
+            raise UserError(f"{name}: a streaming model hears samples (S,), not {heard.shape}")
+        stream = self.stream()
+        for piece in feed(heard, self.features.sample_rate_hz):
+            stream.accept(piece)
+        stream.finish()
+        return self.read(stream.log_probs, name)
+
+    def log_probs(self, feats: np.ndarray) -> np.ndarray:
+        """Log-probabilities of whole chunks of features. Args: feats (T, D) float32.  Returns: (T', V) float32."""
+        states, parts = self.network.first_states(), [np.empty((0, self.network.vocab_size), np.float32)]
+        for start in range(0, len(feats) - self.network.width + 1, self.network.shift):
+            log_probs, states = self.network.step(feats[None, start : start + self.network.width], states)
+            parts.append(log_probs[0])
+        return np.concatenate(parts)
+
+    def run(self, heard: np.ndarray) -> None:
+        """Run the network on the features of one utterance, the last frame repeated to the end of a chunk: what is timed."""
+        missing = self.network.width - len(heard)
+        behind = missing if missing > 0 else -(len(heard) - self.network.width) % self.network.shift
+        self.log_probs(np.pad(heard, ((0, behind), (0, 0)), mode="edge"))

@@ -1,0 +1,71 @@
+"""Settings of models that run while somebody speaks: chunk by chunk, with what earlier chunks left behind."""
+
+from dataclasses import dataclass, field
+
+from steps.core.config import check
+
+# of an encoder frame
+FRAME_MS = 40
+LONGEST_CHUNK_MS, MOST_LEFT_CHUNKS = 8000, 100
+
+
+def frames_of(chunk_ms: int) -> int:
+    """Encoder frames of a chunk; 0: whole utterances. Raises: ValueError for a length that no chunk can have."""
+    fits = chunk_ms % FRAME_MS == 0 and 0 <= chunk_ms <= LONGEST_CHUNK_MS
+    check(fits, f"a chunk is a multiple of {FRAME_MS} ms, at most {LONGEST_CHUNK_MS}, not {chunk_ms}")
+    return chunk_ms // FRAME_MS
+
+
+@dataclass
+class ChunkConfig:
+    """chunk_ms: sound that is heard at once, a multiple of 40 ms."""
+
+    chunk_ms: int = 320
+
+    def __post_init__(self):
+        check(frames_of(self.chunk_ms) >= 1, f"chunk_ms must be at least {FRAME_MS}")
+
+    @property
+    def chunk(self) -> int:
+        """Encoder frames of a chunk."""
+        return frames_of(self.chunk_ms)
+
+    @property
+    def left(self) -> int:
+        """Encoder frames before a chunk that attention sees; 0 without attention."""
+        return 0
+
+    @property
+    def drawn(self) -> list[int]:
+        """Encoder frames of the chunks that training draws from; 0: the whole utterance."""
+        return []
+
+
+@dataclass
+class StreamingConfig(ChunkConfig):
+    """Chunks of a model with attention.
+
+    left_chunks: chunks before the present one that attention sees; chunks of another length see as long a stretch.
+    drawn_ms: lengths of chunks in training, of which every batch draws one; 0: the whole utterance. An empty list: always
+    chunk_ms.
+    Source: Zhang et al. 2020 (arXiv:2012.05481), section 3, for drawing; from few lengths instead of all is ours.
+    """
+
+    left_chunks: int = 4
+    drawn_ms: list[int] = field(default_factory=lambda: [0, 160, 320, 640])
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(1 <= self.left_chunks <= MOST_LEFT_CHUNKS, f"left_chunks must be 1 to {MOST_LEFT_CHUNKS}")
+        for length_ms in self.drawn_ms:
+            frames_of(length_ms)
+
+    @property
+    def left(self) -> int:
+        """Encoder frames before a chunk that attention sees."""
+        return self.left_chunks * self.chunk
+
+    @property
+    def drawn(self) -> list[int]:
+        """Encoder frames of the chunks that training draws from; 0: the whole utterance."""
+        return [frames_of(length_ms) for length_ms in self.drawn_ms]

@@ -1,0 +1,309 @@
+"""Streaming exports: the graph is the model, sound may come in any pieces, and sherpa-onnx says the same."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+
+from steps import decode
+from steps.compress.lowrank import factorise
+from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.surgery import shrink
+from steps.core.cli import UserError
+from steps.core.datadir import Utterance, write_data_dir
+from steps.core.outdir import write_text
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import compute_features
+from steps.data.online_features import OnlineFeatures
+from steps.deploy.export import export_folder
+from steps.deploy.graphs import graphs_of
+from steps.deploy.macs import count_macs
+from steps.deploy.pieces import feed
+from steps.deploy.runtimes import frame_recogniser, load_recogniser
+from steps.deploy.runtimes.sherpa import SherpaProcess
+from steps.deploy.runtimes.streaming import StreamingNetwork, StreamingRecogniser
+from steps.deploy.screen import metadata, streams
+from steps.stress import noisy_features
+from steps.training.teachers import ExportTeacher
+from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
+
+FEATURES = FeatureConfig(num_mel_bins=DIM)
+CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
+ONE_WAY = {"streaming": {"chunk_ms": 160}, "block": {"cells_forward": 24, "cells_backward": 0}}
+
+
+def conformer(**changes):
+    return make_model("conformer", **(CHUNKS | changes))
+
+
+def pruned():
+    return shrink(conformer(), {"blocks.0.convolution.channels": [0, 3, 4, 7], "blocks.1.attention.heads": [1]})
+
+
+VARIANTS = {
+    "conformer": conformer,
+    "batch-norm": lambda: conformer(conv_norm="batch"),
+    "pruned": pruned,
+    "low-rank": lambda: factorise(
+        make_model("conformer", **CHUNKS), {"blocks.0.attention.qkv": 5, "frontend.linear": 9}
+    ),
+    "rnn": lambda: make_model("rnn", **ONE_WAY),
+}
+
+
+def opened(model):
+    """The model's graph in onnxruntime, compared with torch. Returns: recogniser, difference, SNR."""
+    head = graphs_of(model)
+    contents = {name: graph.SerializeToString() for name, graph in head.build(model).items()}
+    recogniser = head.open(contents, FEATURES, TOKENS, "m")
+    return recogniser, *head.compare(model, recogniser)
+
+
+@pytest.mark.parametrize(
+    "variant", [name if name != "low-rank" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
+def test_chunks_in_onnxruntime_are_the_models_masked_forward_pass(variant):
+    model = VARIANTS[variant]()
+    _, difference, _ = opened(model)
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("variant", ["conformer", "rnn"])
+def test_codes_stream_too(variant, bits):
+    _, _, snr_db = opened(quantize_model(VARIANTS[variant](), QuantizeConfig(bits=bits)))
+    assert snr_db > 25
+
+
+def test_a_graph_that_forgets_is_refused():
+    model = conformer()
+    head = graphs_of(model)
+    graph = head.build(model)["model.onnx"]
+    (node,) = [node for node in graph.graph.node if "new_cached_val1_1" in node.output]
+    node.output[0] = "unused"
+    (other,) = [node for node in graph.graph.node if "new_cached_val2_1" in node.output]
+    other.output.append("x")
+    del other.output[1:]
+    graph.graph.node.append(type(node)(op_type="Identity", input=["cached_val1_1"], output=["new_cached_val1_1"]))
+    recogniser = head.open({"model.onnx": graph.SerializeToString()}, FEATURES, TOKENS, "m")
+    with pytest.raises(UserError, match="nats from the model"):
+        head.compare(model, recogniser)
+
+
+CONFIGS = {
+    "default": FEATURES,
+    "snip": FeatureConfig(num_mel_bins=DIM, snip_edges=True),
+    "mfcc, 8 kHz": FeatureConfig(kind="mfcc", num_mel_bins=DIM, num_ceps=13, sample_rate_hz=8000),
+    "short frames": FeatureConfig(num_mel_bins=DIM, frame_length_ms=8.0),
+    "short frames, snip": FeatureConfig(num_mel_bins=DIM, frame_length_ms=8.0, snip_edges=True),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("length", [1, 79, 80, 300, 4000, 8123])
+def test_features_of_arriving_sound_are_those_of_the_whole(name, length):
+    config, random = CONFIGS[name], np.random.default_rng(length)
+    sound = random.uniform(-0.3, 0.3, length).astype(np.float32)
+    shift = config.sample_rate_hz // 100
+    whole = np.concatenate([sound, np.zeros(7 * shift, np.float32)])
+    expected = compute_features(torch.from_numpy(whole), config).numpy()
+    online, start, parts = OnlineFeatures(config), 0, []
+    while start < length:
+        step = int(random.integers(1, 900))
+        online.accept(sound[start : start + step])
+        start += step
+        if online.ready >= 3:
+            parts.append(online.take(3))
+    online.finish(7)
+    parts.append(online.take(online.ready))
+    np.testing.assert_allclose(np.concatenate(parts), expected, atol=5e-4)
+
+
+def noise(samples, seed=0):
+    """Sound with something to recognise: whistles of a tenth of a second, and noise."""
+    random = np.random.default_rng(seed)
+    tones = random.uniform(100, 7000, samples // 1600 + 1) * 2 * np.pi / 16000
+    sound = 0.3 * np.sin(np.cumsum(np.repeat(tones, 1600)[:samples])) + random.normal(0, 0.01, samples)
+    return sound.astype(np.float32)
+
+
+@torch.no_grad()
+def emits_letters(model):
+    """The model with an output layer that prefers no letter, and letters to blanks."""
+    feats = compute_features(torch.from_numpy(noise(32000, seed=9)), FEATURES)
+    hidden = model.norm(model.encode(feats[None], torch.tensor([len(feats)]))[0][-1])
+    model.output.weight *= 20
+    model.output.bias.copy_(-(hidden @ model.output.weight.T).mean(dim=(0, 1)))
+    model.output.bias[:3] -= 100.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An exported folder of a streaming Conformer that emits letters."""
+    model = emits_letters(conformer())
+    place = save_folder(tmp_path_factory.mktemp("streaming") / "m", model, FEATURES)
+    export_folder(place, place / "export")
+    return place / "export"
+
+
+def test_any_split_of_the_sound_gives_the_same_numbers_and_text(folder):
+    recogniser, sound = load_recogniser(folder), noise(20000)
+    assert isinstance(recogniser, StreamingRecogniser)
+    expected = recogniser.recognise(sound, "u")["greedy"]
+    assert len(set(expected)) > 3
+    streams_ = []
+    for seed in range(6):
+        random, stream, start = np.random.default_rng(seed), recogniser.stream(), 0
+        longest, shown = (1, 7, 200, 3000, 9000, 20000)[seed], []
+        while start < len(sound):
+            step = max(int(random.integers(0, longest + 1)), 1 if longest > 1 else 37)
+            stream.accept(sound[start : start + step])
+            start += step
+            shown.append(stream.text if longest > 200 else "")
+        stream.finish()
+        streams_.append(stream.log_probs)
+        assert stream.text == expected and all(expected.startswith(text) for text in shown)
+    assert all(np.array_equal(streams_[0], other) for other in streams_)
+
+
+def test_it_hears_what_torch_hears_and_to_the_end(folder):
+    """Every frame of a sound is in, and is what torch's masked forward pass gives of the same sound with silence behind it."""
+    recogniser, model = load_recogniser(folder), load_recogniser(folder.parent).model.model
+    network = recogniser.network
+    for samples in (1, 100, 400, 3040, 3041, 16000, 20320):
+        stream = recogniser.stream()
+        stream.accept(noise(samples))
+        stream.finish()
+        whole = torch.cat([torch.from_numpy(noise(samples)), torch.zeros(160 * network.width)])
+        feats = compute_features(whole, FEATURES)
+        with torch.no_grad():
+            expected = model(feats[None], torch.tensor([len(feats)]))[0][0].numpy()
+        frames = len(stream.log_probs)
+        # a last chunk of silence may be computed in one and not in the other
+        assert 4 * frames >= samples / 160 - 3 and len(expected) - frames <= 4 and frames % 4 == 0
+        np.testing.assert_allclose(stream.log_probs, expected[:frames], atol=2e-4)
+        assert recogniser.recognise(noise(samples), "u")["greedy"] == stream.text
+
+
+def test_sherpa_says_the_same(folder):
+    pytest.importorskip("sherpa_onnx")
+    recogniser, texts = load_recogniser(folder), []
+    with SherpaProcess(folder) as process:
+        for number, samples in enumerate((20, 400, 3040, 16000, 37000)):
+            sound = noise(samples, seed=number)
+            texts.append(process.recognise(sound, "u")["greedy"])
+            assert texts[-1] == recogniser.recognise(sound, "u")["greedy"]
+    assert len(texts[-1]) > 10
+
+
+@pytest.mark.parametrize("variant", ["pruned", pytest.param("rnn", marks=pytest.mark.slow)])
+def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
+    pytest.importorskip("sherpa_onnx")
+    model = emits_letters(VARIANTS[variant]())
+    place = save_folder(tmp_path / "m", model, FEATURES)
+    export_folder(place, place / "export")
+    with SherpaProcess(place / "export") as process:
+        sound = noise(20000)
+        expected = load_recogniser(place / "export").recognise(sound, "u")["greedy"]
+        assert process.recognise(sound, "u")["greedy"] == expected and len(expected) > 5
+
+
+def test_pieces_add_up():
+    pieces = list(feed(np.arange(20001), 16000))
+    assert [len(piece) for piece in pieces[:6]] == [160, 320, 800, 1600, 3200, 8000]
+    assert np.array_equal(np.concatenate(pieces), np.arange(20001)) and list(feed(np.empty(0), 16000)) == []
+
+
+def test_programs_use_it_like_any_export(folder, tmp_path):
+    write_data_dir(tmp_path / "data", [utterance(folder)])
+
+    def decoded(place, *options):
+        with pytest.MonkeyPatch.context() as patch:
+            words = ["--model", place, "--data", tmp_path / "data", "--out", tmp_path / "out", *options]
+            patch.setattr(sys, "argv", ["program", *map(str, words)])
+            decode.main()
+        return (tmp_path / "out/greedy.txt").read_text().split(maxsplit=1)[1].strip()
+
+    text = load_recogniser(folder).recognise(noise(16000), "u")["greedy"]
+    assert decoded(folder) == text
+    # without the silence behind, in chunks of the model's own, of another length, and whole
+    said = [decoded(folder.parent, *options) for options in ((), ("--chunk-ms", 40), ("--chunk-ms", 0))]
+    assert text.startswith(said[0][:-2]) and len(set(said)) == 3
+    assert json.loads((tmp_path / "out/decode.json").read_text())["chunk_ms"] == 0
+    with pytest.raises(UserError, match="--chunk-ms is for model folders; export the model again with --chunk-ms 40"):
+        decoded(folder, "--chunk-ms", 40)
+    assert 5e5 < count_macs(folder, 2.0) < 2e6
+    page = (folder / "README.md").read_text()
+    assert "Look-ahead: 150 ms" in page and "19 more frames of digital silence, 190 ms" in page
+    assert "OnlineRecognizer.from_zipformer2_ctc" in page and "OfflineRecognizer" not in page and streams(folder)
+
+
+def test_what_needs_posteriors_of_features_refuses_it(folder):
+    for use in (frame_recogniser, ExportTeacher):
+        with pytest.raises(UserError, match="gives no frame-wise posteriors of features; name its model folder"):
+            use(folder)
+    with pytest.raises(UserError, match="u: a streaming model hears samples"):
+        load_recogniser(folder).recognise(np.zeros((50, DIM), np.float32), "u")
+    (noisy,) = noisy_features(FEATURES, 5, 0, load_recogniser(folder).hears)(utterance(folder))
+    assert noisy.shape == (16000,) and not np.allclose(noisy, noise(16000), atol=0.01)
+
+
+def utterance(folder):
+    """A second of sound in a file."""
+    soundfile.write(folder.parent / "a.wav", noise(16000), 16000, "FLOAT")
+    return Utterance("s-a", "s", "a", str(folder.parent / "a.wav"), duration_s=1.0)
+
+
+def test_it_is_opened_without_torch(folder):
+    code = "import sys; from steps.deploy.runtimes import load_recogniser; load_recogniser(sys.argv[1]).stream(); "
+    assert (
+        subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)", str(folder)]).returncode == 0
+    )
+
+
+def test_a_folder_is_exported_with_other_chunks(folder, tmp_path):
+    model = folder.parent
+    export_folder(model, tmp_path / "long", chunk_ms=320)
+    assert metadata(tmp_path / "long/model.onnx")["T"] == "35"
+    export_folder(model, tmp_path / "whole", chunk_ms=0)
+    assert not streams(tmp_path / "whole") and load_recogniser(tmp_path / "whole").hears == "features"
+    with pytest.raises(UserError, match="m: a chunk is a multiple of 40 ms"):
+        export_folder(model, tmp_path / "odd", chunk_ms=90)
+    plain = save_folder(tmp_path / "plain", make_model("dnn"), FEATURES)
+    with pytest.raises(UserError, match="plain: a dnn without `streaming` in its settings does not run in chunks"):
+        export_folder(plain, tmp_path / "odd", chunk_ms=320)
+
+
+def test_features_that_need_the_whole_sound_are_refused():
+    for config in (FeatureConfig(level_dbfs=-25.0), FeatureConfig(kind="samples")):
+        with pytest.raises(UserError, match="are not computed while sound arrives"):
+            OnlineFeatures(config)
+
+
+@pytest.mark.slow
+def test_they_are_refused_before_anything_is_written(tmp_path):
+    place = save_folder(tmp_path / "m", conformer(), FeatureConfig(num_mel_bins=DIM, level_dbfs=-25.0))
+    with pytest.raises(UserError, match="features with level_dbfs are not computed while sound arrives"):
+        export_folder(place, tmp_path / "out")
+    assert not (tmp_path / "out/SHA256SUMS").exists()
+
+
+def test_a_file_that_says_nonsense_about_itself_is_refused():
+    content = graphs_of(conformer()).build(conformer())["model.onnx"].SerializeToString()
+    for key, value in (("T", "99999999999"), ("T", "-3"), ("T", "20"), ("decode_chunk_len", "0")):
+        graph = onnx.load_from_string(content)
+        (entry,) = [entry for entry in graph.metadata_props if entry.key == key]
+        entry.value = value
+        with pytest.raises(UserError, match="not a streaming CTC model"):
+            StreamingNetwork(graph.SerializeToString())
+
+
+def test_what_is_no_graph_says_nothing_about_itself(tmp_path):
+    write_text(tmp_path / "model.onnx", "no graph")
+    assert metadata(tmp_path / "model.onnx") == {} and not streams(tmp_path) and not streams(tmp_path / "nowhere")
