@@ -166,7 +166,7 @@ def test_without_blanks_every_token_is_a_unit():
 
 
 def test_the_longest_pause_within_the_limits_is_taken():
-    units = [Unit(i, i + 1, start, start + 5, 1.0) for i, start in enumerate((0, 10, 40, 50, 60, 95))]
+    units = [Unit(i, i + 1, start, start + 5, 1.0, start) for i, start in enumerate((0, 10, 40, 50, 60, 95))]
     assert choose_cuts(units, 100, 10, 75) == [2]  # of 25 frames, and what is left fits
     assert choose_cuts(units, 100, 10, 60) == [2, 5]
     assert choose_cuts(units, 100, 30, 45) == [3, 5]  # the longest comes too early now

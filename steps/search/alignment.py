@@ -18,13 +18,17 @@ class CannotAlign(Exception):
 
 @dataclass(frozen=True)
 class Unit:
-    """A word, or a character of a script without spaces: tokens [first, last), frames [start, end) and their mean probability."""
+    """A word, or a character of a script without spaces: tokens [first, last), frames [start, end) and their mean probability.
+
+    complete: the first frame of its last token, with which greedy search has the whole of it.
+    """
 
     first: int
     last: int
     start: int
     end: int
     score: float
+    complete: int
 
 
 def best_path(log_probs: np.ndarray, ids: Sequence[int], blank_id: int) -> np.ndarray:
@@ -79,7 +83,8 @@ def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str]
         if spoken:
             own = frames[(numbers[frames] >= spoken[0]) & (numbers[frames] <= spoken[-1])]
             probs = np.exp(log_probs[own, np.asarray(ids)[numbers[own]]])
-            units.append(Unit(first, last, int(own[0]), int(own[-1]) + 1, float(probs.mean())))
+            complete = own[numbers[own] == spoken[-1]][0]
+            units.append(Unit(first, last, int(own[0]), int(own[-1]) + 1, float(probs.mean()), int(complete)))
     return units
 
 

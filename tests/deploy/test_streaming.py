@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
@@ -63,7 +64,9 @@ def opened(model):
     return recogniser, *head.compare(model, recogniser)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [name if name != "low-rank" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_chunks_in_onnxruntime_are_the_models_masked_forward_pass(variant):
     model = VARIANTS[variant]()
     _, difference, _ = opened(model)
@@ -199,7 +202,7 @@ def test_sherpa_says_the_same(folder):
     assert len(texts[-1]) > 10
 
 
-@pytest.mark.parametrize("variant", ["pruned", "rnn"])
+@pytest.mark.parametrize("variant", ["pruned", pytest.param("rnn", marks=pytest.mark.slow)])
 def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
     pytest.importorskip("sherpa_onnx")
     model = emits_letters(VARIANTS[variant]())
@@ -230,10 +233,8 @@ def test_programs_use_it_like_any_export(folder, tmp_path):
     text = load_recogniser(folder).recognise(noise(16000), "u")["greedy"]
     assert decoded(folder) == text
     # without the silence behind, in chunks of the model's own, of another length, and whole
-    said = [
-        decoded(folder.parent, *options) for options in ((), ("--chunk-ms", 160), ("--chunk-ms", 40), ("--chunk-ms", 0))
-    ]
-    assert said[0] == said[1] and text.startswith(said[0][:-2]) and len(set(said)) == 3
+    said = [decoded(folder.parent, *options) for options in ((), ("--chunk-ms", 40), ("--chunk-ms", 0))]
+    assert text.startswith(said[0][:-2]) and len(set(said)) == 3
     assert json.loads((tmp_path / "out/decode.json").read_text())["chunk_ms"] == 0
     with pytest.raises(UserError, match="--chunk-ms is for model folders; export the model again with --chunk-ms 40"):
         decoded(folder, "--chunk-ms", 40)
@@ -279,21 +280,28 @@ def test_a_folder_is_exported_with_other_chunks(folder, tmp_path):
         export_folder(plain, tmp_path / "odd", chunk_ms=320)
 
 
-def test_features_that_need_the_whole_sound_are_refused(tmp_path):
+def test_features_that_need_the_whole_sound_are_refused():
+    for config in (FeatureConfig(level_dbfs=-25.0), FeatureConfig(kind="samples")):
+        with pytest.raises(UserError, match="are not computed while sound arrives"):
+            OnlineFeatures(config)
+
+
+@pytest.mark.slow
+def test_they_are_refused_before_anything_is_written(tmp_path):
     place = save_folder(tmp_path / "m", conformer(), FeatureConfig(num_mel_bins=DIM, level_dbfs=-25.0))
     with pytest.raises(UserError, match="features with level_dbfs are not computed while sound arrives"):
         export_folder(place, tmp_path / "out")
     assert not (tmp_path / "out/SHA256SUMS").exists()
 
 
-@pytest.mark.parametrize(("key", "value"), [("T", "99999999999"), ("T", "-3"), ("T", "20"), ("decode_chunk_len", "0")])
-def test_a_file_that_says_nonsense_about_itself_is_refused(key, value):
-    model = conformer()
-    graph = graphs_of(model).build(model)["model.onnx"]
-    (entry,) = [entry for entry in graph.metadata_props if entry.key == key]
-    entry.value = value
-    with pytest.raises(UserError, match="not a streaming CTC model"):
-        StreamingNetwork(graph.SerializeToString())
+def test_a_file_that_says_nonsense_about_itself_is_refused():
+    content = graphs_of(conformer()).build(conformer())["model.onnx"].SerializeToString()
+    for key, value in (("T", "99999999999"), ("T", "-3"), ("T", "20"), ("decode_chunk_len", "0")):
+        graph = onnx.load_from_string(content)
+        (entry,) = [entry for entry in graph.metadata_props if entry.key == key]
+        entry.value = value
+        with pytest.raises(UserError, match="not a streaming CTC model"):
+            StreamingNetwork(graph.SerializeToString())
 
 
 def test_what_is_no_graph_says_nothing_about_itself(tmp_path):

@@ -40,7 +40,7 @@ def test_peaks_are_found_where_they_are_late_each_by_its_own_delay():
     assert all(place - near[place] in (0, 1) for place in range(15))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_ways_are_in_order_never_early_and_lose_nothing(seed):
     random = torch.Generator().manual_seed(seed)
     said = 3 * torch.randn(4, 30, UNITS, generator=random)
@@ -65,7 +65,7 @@ def test_ways_are_in_order_never_early_and_lose_nothing(seed):
 def test_it_is_the_best_of_all_ways():
     """Against every way written out, for short utterances."""
     random = torch.Generator().manual_seed(3)
-    for _ in range(10):
+    for _ in range(6):
         said = 2 * torch.randn(1, 6, UNITS, generator=random)
         said[..., 0] += 2.0
         said, student = said.log_softmax(-1), (2 * torch.randn(1, 6, UNITS, generator=random)).log_softmax(-1)

@@ -66,7 +66,7 @@ def test_caches_give_what_the_masked_forward_pass_gives(variant, dtype, toleranc
     model = streaming(kind, left_chunks=2, **changes).to(dtype)
     lengths = torch.tensor([203, 111, 64, 8, 3])
     feats = torch.randn(5, 203, DIM, generator=torch.Generator().manual_seed(0)).to(dtype)
-    for chunk in (1, 2, 3, 8, 16, 60):
+    for chunk in (1, 2, 3, 8, 16, 60) if dtype == torch.float64 else (1, 8):
         model.use_chunk(40 * chunk)
         with torch.no_grad():
             hidden, frames = model.encode(feats, lengths)

@@ -1,0 +1,144 @@
+"""How long after its end a word comes out of a streaming model.
+
+    python3 -m steps.time_words --model exp/an4_streaming/student_kd --reference exp/an4_streaming/teacher \\
+        --data data/an4_streaming/test --out exp/an4_streaming/student_kd/delays_test.json
+
+Where a word ends is what --reference, a model of whole utterances with the same units, makes of the transcript (forced
+alignment). The word is out with the chunk in which --model emits its last unit, once all sound that this chunk reads is
+there. Counted are the words of utterances that are recognised without an error. Computing takes no time here:
+steps.benchmark has that.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from steps.core.cli import UserError, make_parser, parse_count, run_main, say
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import write_json
+from steps.data.feature_config import FeatureConfig
+from steps.deploy.export import use_chunk
+from steps.deploy.recognition import open_inputs
+from steps.deploy.runtimes import frame_recogniser
+from steps.deploy.runtimes.ctc import CtcRecogniser, load_tokenizer
+from steps.models.asr_model import AsrModel
+from steps.models.streaming import FRAME_MS
+from steps.models.subsampling import CENTRE, STRIDE
+from steps.search.alignment import CannotAlign, align_units
+from steps.search.greedy import greedy_search
+
+# percent of the words
+SHARES = (50, 95)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When things happen, in ms of sound. features: what is heard.   chunk: encoder frames.   ahead: feature frames that the
+    front end reads beyond those that an encoder frame stands for."""
+
+    features: FeatureConfig
+    chunk: int
+    ahead: int
+
+    def middle_ms(self, frame: int) -> float:
+        """The middle of what an encoder frame hears."""
+        return self._middle_of(STRIDE * frame + CENTRE)
+
+    def out_ms(self, frame: int) -> float:
+        """When all sound that the frame's chunk reads is there."""
+        last = STRIDE * (frame // self.chunk + 1) * self.chunk + self.ahead - 1
+        return self._middle_of(last) + self.features.frame_length_ms / 2
+
+    def _middle_of(self, feature_frame):
+        first = self.features.frame_length_ms if self.features.snip_edges else self.features.frame_shift_ms
+        return first / 2 + feature_frame * self.features.frame_shift_ms
+
+
+def main() -> None:
+    args = parse_args()
+    model, reference = (frame_recogniser(folder, args.num_threads) for folder in (args.model, args.reference))
+    own = net_of(model, args.model)
+    use_chunk(own, args.chunk_ms, args.model)
+    if not own.chunk:
+        raise UserError(f"{args.model}: hears whole utterances; give --chunk-ms to a model that streams")
+    if reference.tokens != model.tokens or net_of(reference, args.reference).frontend.stride != STRIDE:
+        raise UserError(f"{args.reference}: its units or frames differ from those of {args.model}")
+    clock = Clock(model.features, own.chunk, int(own.frontend.look_ahead))
+    utterances, tokenizer = read_data_dir(args.data), load_tokenizer(args.model)
+    ids = {utt.utt_id: tokenizer.encode(utt.text) for utt in utterances}
+    pairs = ((model, args.model), (reference, args.reference))
+    said, true = (log_probs_of(hear, args.data, utterances, folder) for hear, folder in pairs)
+    peaks_ms, outs_ms, right = [], [], 0
+    for utt_id, heard in said.items():
+        found = delays(heard, true[utt_id], ids[utt_id], model, clock) if utt_id in true else []
+        right += bool(found)
+        peaks_ms += [peak for peak, _ in found]
+        outs_ms += [out for _, out in found]
+    if not right:
+        raise UserError(f"{args.data}: {args.model} recognises no utterance without an error; nothing to time")
+    facts = {"utterances": right, "of": len(utterances), "words": len(outs_ms), "chunk_ms": own.chunk * FRAME_MS}
+    write_json(args.out, facts | {"peak_ms": percentiles(peaks_ms), "out_ms": percentiles(outs_ms)})
+    say(f"{len(outs_ms)} words of {right} of {len(utterances)} utterances, chunks of {facts['chunk_ms']} ms")
+    for text, values in (("emitted", peaks_ms), ("out with its chunk", outs_ms)):
+        middle, late = percentiles(values).values()
+        say(f"{text}: {middle:.0f} ms after the end of the word (median), {late:.0f} ms (95 %)")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="streaming model folder")
+    parser.add_argument("--reference", required=True, metavar="DIR", help="model folder that hears whole utterances")
+    parser.add_argument("--data", required=True, metavar="DIR", help="data folder with transcripts")
+    parser.add_argument("--chunk-ms", type=int, metavar="MS", help="length of the chunks (default: the model's own)")
+    parser.add_argument("--out", required=True, metavar="PATH", help="JSON file to write")
+    parser.add_argument("--num-threads", type=parse_count, default=1, metavar="N", help="CPU threads (default: 1)")
+    return parser.parse_args()
+
+
+def net_of(recogniser: CtcRecogniser, folder: str) -> AsrModel:
+    """The model behind a recogniser. Raises: UserError for an export."""
+    net = getattr(recogniser.model, "model", None)
+    if net is None:
+        raise UserError(f"{folder}: an exported folder does not tell its frames; name the model folder")
+    return cast(AsrModel, net)
+
+
+def log_probs_of(recogniser: CtcRecogniser, data: str, utterances: Sequence, folder: str) -> dict[str, np.ndarray]:
+    """Log-probabilities (T', V) of each utterance that is heard in one piece, by id."""
+    inputs = open_inputs(recogniser, data, list(utterances), folder)
+    heard = {utt.utt_id: list(inputs(utt)) for utt in utterances}
+    return {utt_id: recogniser.log_probs(pieces[0]) for utt_id, pieces in heard.items() if len(pieces) == 1}
+
+
+def delays(
+    said: np.ndarray, true: np.ndarray, ids: Sequence[int], recogniser: CtcRecogniser, clock: Clock
+) -> list[tuple[float, float]]:
+    """How late the words of one utterance are.
+
+    Args:    said, true: (T', V) log-probabilities of the model and of the reference.   ids: of the transcript.
+    Returns: ms from the end of each word until its last unit is emitted, and until it is out; none where the model recognises
+             another text, or one of the two cannot be aligned.
+    """
+    (heard,) = greedy_search(said[None], [len(said)], recogniser.blank_id)
+    if not ids or recogniser.text(heard).split() != recogniser.text(list(ids)).split():
+        return []
+    try:
+        own, other = (align_units(values, ids, recogniser.tokens, recogniser.blank_id) for values in (said, true))
+    except CannotAlign:
+        return []
+    ends = [clock.middle_ms(unit.end - 1) for unit in other]
+    words = list(zip(own, ends, strict=True))
+    return [(clock.middle_ms(w.complete) - end, clock.out_ms(w.complete) - end) for w, end in words]
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The delays within which so many percent of the words lie, in ms."""
+    return {f"p{share}": round(float(np.percentile(values, share)), 1) for share in SHARES}
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

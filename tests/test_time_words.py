@@ -1,0 +1,83 @@
+"""When words come out of a streaming model, by hand and through the program."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from steps import time_words
+from steps.core.cli import UserError
+from steps.core.datadir import Utterance, write_data_dir
+from steps.data.feature_config import FeatureConfig
+from steps.deploy.runtimes import load_recogniser
+from steps.time_words import Clock, delays, percentiles
+from tests.deploy.conftest import TOKENS, make_model, save_folder
+from tests.deploy.test_streaming import CHUNKS, FEATURES, emits_letters, noise
+
+SPACE, A, B = (TOKENS.index(token) for token in ("\u2581", "a", "b"))
+
+
+def spoken(path):
+    """Log-probabilities of a path of ids. Returns: (T, V)."""
+    probs = np.full((len(path), len(TOKENS)), 1e-3)
+    probs[np.arange(len(path)), path] = 1.0
+    return np.log(probs / probs.sum(axis=1, keepdims=True))
+
+
+def reader():
+    """What `delays` asks of a recogniser."""
+    texts = {SPACE: " ", A: "a", B: "b"}
+    return SimpleNamespace(tokens=TOKENS, blank_id=0, text=lambda ids: "".join(texts[i] for i in ids).strip())
+
+
+def test_delays_by_hand():
+    """Chunks of 4 frames; feature frames of 25 ms every 10 ms, the first around 5 ms; a frame reads 7 of them."""
+    clock = Clock(FeatureConfig(), 4, 3)
+    assert clock.middle_ms(0) == 35.0 and clock.middle_ms(2) == 115.0
+    # the last of 19 feature frames is around 185 ms and ends 12.5 ms later
+    assert [clock.out_ms(frame) for frame in (0, 3, 4)] == [197.5, 197.5, 357.5]
+    assert Clock(FeatureConfig(snip_edges=True), 4, 3).out_ms(0) == 205.0
+    #               0  1  2  3  4  5  6  7  8  9
+    true = spoken([0, A, B, B, 0, SPACE, A, 0, 0, 0])
+    said = spoken([0, A, 0, 0, B, B, SPACE, 0, A, 0])
+    # "ab" ends with frame 3 and is complete with frame 4, "a" ends with 6 and is complete with 8
+    found = delays(said, true, [A, B, SPACE, A], reader(), clock)
+    assert found == [(40.0, 357.5 - 155.0), (80.0, 517.5 - 275.0)]
+    # another text, or none
+    assert delays(said, true, [A, SPACE, A], reader(), clock) == [] and delays(said, true, [], reader(), clock) == []
+    assert percentiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p95": 2.9}
+
+
+def run(*words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            time_words, "load_tokenizer", lambda _: SimpleNamespace(encode=lambda t: [TOKENS.index(c) for c in t])
+        )
+        patch.setattr(sys, "argv", ["program", *map(str, words)])
+        time_words.main()
+
+
+def test_the_program(tmp_path):
+    folder = save_folder(tmp_path / "m", emits_letters(make_model("conformer", **CHUNKS)), FEATURES)
+    plain = save_folder(tmp_path / "plain", make_model("dnn"), FEATURES)
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000, "FLOAT")
+    recogniser, sound = load_recogniser(folder), Utterance("s-a", "s", "", str(tmp_path / "a.wav"), duration_s=1.0)
+    (feats,) = time_words.open_inputs(recogniser, tmp_path, [sound], folder)(sound)
+    text = recogniser.recognise(feats, "s-a")["greedy"]
+    assert len(text) > 2
+    write_data_dir(tmp_path / "data", [Utterance("s-a", "s", text, str(tmp_path / "a.wav"), duration_s=1.0)])
+    words = ("--data", tmp_path / "data", "--out", tmp_path / "d.json")
+    run("--model", folder, "--reference", folder, *words)
+    facts = json.loads((tmp_path / "d.json").read_text())
+    assert facts["utterances"] == facts["of"] == 1 and facts["chunk_ms"] == 160
+    # a model is not late against itself but where a unit lasts; it is out at the end of a chunk, at most one later
+    assert -200 <= facts["peak_ms"]["p50"] <= 0 and facts["out_ms"]["p50"] - facts["peak_ms"]["p50"] <= 162.5
+    for model, message in (
+        (plain, "hears whole utterances; give --chunk-ms"),
+        (folder.parent / "x", "neither model.json nor"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run("--model", model, "--reference", folder, *words)

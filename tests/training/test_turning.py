@@ -1,0 +1,60 @@
+"""A model of whole utterances goes on as a streaming one, and the other way round; what cannot is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steps.core.cli import UserError
+from steps.core.config import load_config
+from steps.data.feature_config import FeatureConfig
+from steps.distill_student import start_from_
+from steps.models.build import load_model
+from steps.training.setup import Setup, TrainConfig
+from steps.training.start import start_from
+from tests.deploy.conftest import TOKENS, make_model, save_folder
+
+CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
+
+
+def setup(folder, kind, sizes, features=None):
+    """What `start_from` asks of a training with these settings on the tokenizer of `folder`."""
+    made = SimpleNamespace(
+        config=TrainConfig(type=kind, model=sizes),
+        args=SimpleNamespace(config="x.yaml", features="f.yaml", tokenizer=folder, seed=0),
+        features=features or load_config(FeatureConfig, folder / "features.yaml"),
+        tokenizer=SimpleNamespace(vocab_size=len(TOKENS)),
+    )
+    made.check_look_ahead = lambda model: Setup.check_look_ahead(made, model)
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return save_folder(tmp_path_factory.mktemp("turning") / "whole", make_model("conformer"))
+
+
+def test_a_model_turns_and_keeps_its_weights(whole):
+    before = load_model(whole)
+    turned = start_from(setup(whole, "conformer", CHUNKS), whole)
+    assert turned.chunk == 4 and turned.spec["model"]["streaming"]["drawn_ms"] == [0, 160, 320, 640]
+    assert all(torch.equal(tensor, turned.state_dict()[name]) for name, tensor in before.state_dict().items())
+    # what starts from it in steps.distill_student has the same sizes, with or without chunks
+    start_from_(make_model("conformer", **CHUNKS), before, "whole")
+    start_from_(make_model("conformer"), turned, "turned")
+    with pytest.raises(UserError, match="its layers differ"):
+        start_from_(make_model("conformer", kernel_size=7, **CHUNKS), before, "whole")
+
+
+def test_what_cannot_turn_is_refused(whole, tmp_path):
+    both_ways = save_folder(tmp_path / "rnn", make_model("rnn"))
+    with pytest.raises(UserError, match="x.yaml: model: streaming needs cells_backward: 0"):
+        start_from(setup(both_ways, "rnn", {"streaming": {"chunk_ms": 160}}), both_ways)
+    dnn = save_folder(tmp_path / "dnn", make_model("dnn"))
+    with pytest.raises(UserError, match="x.yaml: model: streaming: not for type dnn"):
+        start_from(setup(dnn, "dnn", CHUNKS), dnn)
+    features = FeatureConfig(num_mel_bins=20, level_dbfs=-25.0)
+    loud = save_folder(tmp_path / "loud", make_model("conformer"), features)
+    with pytest.raises(UserError, match="f.yaml: level_dbfs scales a sound by the whole of it"):
+        start_from(setup(loud, "conformer", CHUNKS, features), loud)
+    assert start_from(setup(loud, "conformer", {}, features), loud).chunk == 0
