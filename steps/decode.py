@@ -4,8 +4,9 @@
         --out exp/an4/student/decode_test_onnx
 
 --model is a model folder (run by torch) or an exported folder (run by onnxruntime). Writes greedy.txt and, with
---words and `lexicon: true`, lexicon.txt (Kaldi text lines), then decode.json. With --labels each recording is one label of
-that list: one_of.txt has the one with the largest CTC probability. --config: the recipe's own decode.yaml
+--words and `lexicon: true`, lexicon.txt, of transducers with `beam: 4` beam.txt (Kaldi text lines), then decode.json. With
+--labels each recording is one label of that list: one_of.txt has the one with the largest CTC probability. --config: the
+recipe's own decode.yaml
 where it has one, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported folder from
 the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a separate process. With --shard J --num-shards N it
 decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
@@ -22,6 +23,7 @@ from steps.core.exports import model_hashes
 from steps.core.shards import add_shard_options, own_part
 from steps.deploy.recognition import DecodeConfig, decode_all, open_inputs, write_hypotheses
 from steps.deploy.runtimes import RUNTIMES, Recogniser, load_recogniser, runtime_of, versions
+from steps.deploy.runtimes.transducer import TransducerRecogniser
 
 
 def main() -> None:
@@ -41,6 +43,10 @@ def main() -> None:
         if args.words and config.lexicon:
             words = recogniser.use_words(args.words, args.model, config.word_score)
         labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
+        if config.beam and isinstance(recogniser, TransducerRecogniser):
+            recogniser.use_beam(config.beam)
+        elif config.beam:
+            say("beam: no such column here; only transducers, run by torch or onnxruntime, are searched so")
         inputs = open_inputs(recogniser, args.data, utterances, args.model)
         say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by {runtime} on {device}")
         hyps, seconds = decode_all(recogniser, utterances, inputs)
@@ -56,6 +62,7 @@ def main() -> None:
         "labels": labels,
     }
     facts |= {} if args.chunk_ms is None else {"chunk_ms": args.chunk_ms}
+    facts |= {"beam": config.beam} if "beam" in hyps else {}
     write_hypotheses(folder_of_part(args), hyps, facts)
     say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
 

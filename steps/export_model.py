@@ -1,8 +1,8 @@
-"""Turn a model folder into what ships: an ONNX file, its tokens and its feature settings.
+"""Turn a model folder into what ships: ONNX files, their tokens and its feature settings.
 
     python3 -m steps.export_model --model exp/an4/student --out exp/an4/student/export
 
-The graph is loaded by onnxruntime and compared with torch at several lengths before it is written. --layout samples writes
+The graphs are loaded by onnxruntime and compared with torch at several lengths before they are written. --layout samples writes
 model_samples.onnx instead, for sherpa-onnx: a model that hears samples, as its loader of omnilingual CTC models reads one.
 A streaming model's graph runs chunk by chunk; --chunk-ms gives the chunks another length than the model's own, 0 a graph for
 whole utterances.
@@ -33,7 +33,7 @@ def main() -> None:
         what = "sherpa-onnx would take tokens.txt for byte-level BPE and drop letters"
         say(f"{what}: give it {SHERPA_TOKENS} instead ({args.out}/README.md)")
     graph_bytes = report.size_bytes - report.tensor_bytes
-    say(f"{report.size_bytes:,} bytes ({graph_bytes:,} of them graph) in {args.out}/{LAYOUTS[args.layout]}")
+    say(f"{report.size_bytes:,} bytes ({graph_bytes:,} of them graph) in {args.out}: {', '.join(report.files)}")
 
 
 if __name__ == "__main__":

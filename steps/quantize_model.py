@@ -42,6 +42,7 @@ from steps.core.provenance import write_run_record
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import is_packed
+from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.training import distributed
 from steps.training.setup import LearningConfig, Setup, training_parser
 
@@ -110,6 +111,9 @@ def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
         packed = is_packed(describe(formats, config))
         batches, _ = setup.calibration(model, config.calibration_batches)
         say(f"calibration: {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
+        behind = () if model.head.frame_wise else (*PREDICTOR_LAYERS, *JOINER_LAYERS)
+        if unheard := [name for name in formats if name.split(".")[0] in behind]:
+            say(f"rounded as with method mse, because they hear no frames: {', '.join(unheard)}")
         coder = gptq_coder(model, formats, batches, packed, rounding_coder("mse", packed))
         float_model = setup.load(setup.args.model)
         small = quantize_model(float_model, config, coder)

@@ -2,8 +2,8 @@
 
     python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
 
-For each of greedy.txt, lexicon.txt and one_of.txt that exists, writes beside it wer_KIND (the rates), errors_KIND.txt (alignments),
-per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). `unit` and `fold` in the decoding settings
+For each of greedy.txt, lexicon.txt, one_of.txt and beam.txt that exists, writes beside it wer_KIND (the rates), errors_KIND.txt
+(alignments), per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). `unit` and `fold` in the decoding settings
 say what counts as a word: for unit char, each character does; with `cer` the rate of characters has an interval, too. With
 --classes true each transcript is also a class: classes_KIND has accuracy, precision, recall, F1 and the confusions.
 """

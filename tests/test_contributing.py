@@ -78,7 +78,7 @@ class ToyHead(CtcHead):
 
     name = "toy"
 
-    def layers(self, d_model, vocab_size):
+    def layers(self, d_model, vocab_size, sizes):
         return {"units": nn.Linear(d_model, vocab_size)}
 
     def classify(self, model, hidden):

@@ -14,7 +14,7 @@ features=features.yaml
 tokenizer=tokenizer.yaml
 decode=decode.yaml
 
-# conformer, rnn or dnn; one folder of models for each: AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
+# conformer, rnn, dnn, or transducer on conformers; one folder of models for each: AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
 _net=${AN4_NET:-conformer}
 teachers="teacher"
 compare="student_kd:student"
@@ -31,7 +31,18 @@ teacher_int8          teacher           quantize_model   int8.yaml
 student_kd_int8       student_kd        quantize_model   int8.yaml
 student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
 "
-if [[ $_net != conformer ]]; then
+if [[ $_net == transducer ]]; then
+  compare="transducer_kd:transducer transducer_kd:student_kd"
+  chain="
+teacher                  -                    train_teacher    teacher.yaml
+student_kd               teacher              distill_student  student.yaml
+transducer               -                    distill_student  transducer_student.yaml
+transducer_kd            teacher              distill_student  transducer_student.yaml
+transducer_kd_prune      transducer_kd        prune_model      student_prune.yaml
+transducer_kd_int8       transducer_kd        quantize_model   int8.yaml
+transducer_kd_prune_int8 transducer_kd_prune  quantize_model   int8.yaml
+"
+elif [[ $_net != conformer ]]; then
   chain="
 teacher               -                 train_teacher    ${_net}_teacher.yaml
 student               -                 distill_student  ${_net}_student.yaml

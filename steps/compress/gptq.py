@@ -27,7 +27,8 @@ def gptq_coder(
     """Round the layers of a model in the order of its modules, each by what it hears when those before are rounded already.
 
     Args:    model: its weights become those that the codes stand for.   batches: features and lengths of training data.
-             packed: whether scales are float16.   fallback: codes convolutions.
+             packed: whether scales are float16.   fallback: codes convolutions, and layers that hear no frames: those of a
+             transducer behind its encoder.
     Returns: a coder that gives the codes found here.
     """
     found: dict[tuple[str, str], Codes] = {}

@@ -133,6 +133,7 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
     if model.spec["quantization"]:
         raise UserError("the model is already quantized; quantize the one it was made from")
     dense, sparse = quantizable_layers(model), bool(model.spec["sparsity"])
+    dense = {name: layer for name, layer in dense.items() if name.split(".")[0] not in model.head.training_only}
     kernels = quantizable_convolutions(model) if config.convolutions is not None else {}
     every = [*dense, *kernels]
     check_names(every, config.layers, "layers")

@@ -24,7 +24,7 @@ def shrunk_spec(model: AsrModel, kept: Mapping[str, Sequence[int]]) -> dict[str,
             raise ValueError(f"no axis group {name!r}")
         _check_indices(groups[name], indices)
         *path, last = groups[name].config_path
-        place = spec["model"]
+        place = spec[groups[name].section]
         for key in path:
             place = place[key]
         place[last] = len(indices)

@@ -209,8 +209,12 @@ def to_dict(config: "DataclassInstance") -> dict[str, Any]:
     return {
         field.name: _plain(value)
         for field, value in values.items()
-        if not (field.metadata.get("later") and value == field.default)
+        if not (field.metadata.get("later") and value == _default(field))
     }
+
+
+def _default(field):
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _plain(value):

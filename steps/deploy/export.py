@@ -53,15 +53,6 @@ Look-ahead: the whole utterance. Needs onnxruntime {oldest} or later (ONNX opset
 
 Run: sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(model="model_samples.onnx", tokens="{tokens}")
 """
-SHERPA = """\
-Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
-    model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
-"""
-SHERPA_STREAMING = """\
-Or: sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
-    model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
-with the silence above put into the stream before input_finished().
-"""
 BYTE_BPE = f"""\
 sherpa-onnx would take this tokens.txt for byte-level BPE because of its letters, and silently drop some of them.
 {SHERPA_TOKENS} is the file for it: the same symbols and one more, which the model never emits.
@@ -82,7 +73,7 @@ class ExportReport:
     largest_difference: largest difference from torch over valid frames, nats.
     snr_db: power of the log-probabilities around their frame's mean against that of the difference.
     integer_layers: number of quantized layers in the graphs.
-    sherpa_tokens: whether sherpa-onnx would misread tokens.txt and has its own file instead.
+    sherpa_tokens: whether sherpa-onnx would misread tokens.txt and has its own file instead.   files: names of the ONNX files.
     """
 
     size_bytes: int
@@ -91,6 +82,7 @@ class ExportReport:
     snr_db: float
     integer_layers: int
     sherpa_tokens: bool
+    files: tuple[str, ...]
 
 
 def export_folder(
@@ -133,7 +125,8 @@ def export_folder(
     tensors = [tensor for graph in graphs.values() for tensor in graph.graph.initializer]
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
     size_bytes = sum(map(len, contents.values()))
-    return ExportReport(size_bytes, tensor_bytes, difference, snr_db, len(quantized_layers(model)), misread)
+    layers = len(quantized_layers(model))
+    return ExportReport(size_bytes, tensor_bytes, difference, snr_db, layers, misread, tuple(contents))
 
 
 def of_samples(model: AsrModel, name: str) -> dict[str, onnx.ModelProto]:
@@ -182,18 +175,16 @@ def describe(
         features=describe_features(features),
         **common,
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
-        sherpa=describe_sherpa(features, tokens, SHERPA_STREAMING if model.chunk else SHERPA)
-        if computes(features)
-        else "",
+        sherpa=describe_sherpa(graphs_of(model).sherpa, features, tokens) if computes(features) else "",
         integer=INTEGER.format(bits=" and ".join(map(str, bits)), stored=stored) if quantized else "",
     )
 
 
-def describe_sherpa(features: FeatureConfig, tokens: list[str], call: str = SHERPA) -> str:
-    """How sherpa-onnx opens the folder. Args: call: SHERPA or SHERPA_STREAMING."""
+def describe_sherpa(how: str, features: FeatureConfig, tokens: list[str]) -> str:
+    """How sherpa-onnx opens the folder. Args: how: the head's lines."""
     misread = takes_for_byte_bpe(tokens)
     name = SHERPA_TOKENS if misread else "tokens.txt"
-    call = call.format(tokens=name, rate=features.sample_rate_hz, dim=features.dim)
+    call = how.format(tokens=name, rate=features.sample_rate_hz, dim=features.dim)
     return call + BYTE_BPE if misread else call
 
 

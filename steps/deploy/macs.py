@@ -6,12 +6,13 @@ import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from steps.core.cli import UserError
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.base import FeatureRecogniser
 
 FRAMES_PER_SECOND = 100
 PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat",
@@ -30,8 +31,8 @@ def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
     Raises:  UserError for a node that multiplies in a way not known here.
     """
     with tempfile.TemporaryDirectory() as temp:
-        recogniser = load_recogniser(folder, profile_prefix=f"{temp}/profile")
-        recogniser.run(np.zeros((round(seconds * FRAMES_PER_SECOND), recogniser.features.dim), dtype=np.float32))
+        recogniser = cast(FeatureRecogniser, load_recogniser(folder, profile_prefix=f"{temp}/profile"))
+        recogniser.run_all(np.zeros((round(seconds * FRAMES_PER_SECOND), recogniser.features.dim), dtype=np.float32))
         profiles = [Path(path).read_text(encoding="utf-8") for path in recogniser.end_profiling()]
     events = [event for profile in profiles for event in json.loads(profile)]
     nodes = [event["args"] for event in events if event["name"].endswith("_kernel_time")]

@@ -26,7 +26,7 @@ class DecodeConfig:
     lexicon: also decode with the word list, when there is one.   word_score: nats added for each word in lexicon decoding;
     below 0 gives fewer words.   unit: what error rates count: word (WER), char (CER, for scripts without spaces) or phone
     (PER).   fold: words that count as others when scored, such as {ix: ih}.   cer: the rate of characters stands beside that
-    of words, with intervals.
+    of words, with intervals.   beam: also decode transducers by modified beam search with so many paths; 0: greedy only.
     """
 
     lexicon: bool = True
@@ -34,8 +34,10 @@ class DecodeConfig:
     unit: str = "word"
     fold: dict = dataclasses.field(default_factory=dict)
     cer: bool = False
+    beam: int = 0
 
     def __post_init__(self) -> None:
+        check(0 <= self.beam <= 100, "beam must be 0 to 100")
         check(self.unit in ("word", "char", "phone"), f"unit must be word, char or phone, not {self.unit!r}")
         check(not self.cer or self.unit == "word", f"cer: true is for unit: word, not {self.unit}")
         pairs = [word for pair in self.fold.items() for word in pair]
@@ -160,7 +162,7 @@ def decode_all(
 
 def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
     """Write one text file per kind, and decode.json with their hashes last; those of other kinds, left by an earlier run, go."""
-    for kind in {"lexicon", "one_of"} - set(hyps):
+    for kind in {"lexicon", "one_of", "beam"} - set(hyps):
         (out / f"{kind}.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():
         write_table(out / f"{kind}.txt", texts)

@@ -32,7 +32,8 @@ class AxisGroup:
     """A set of `size` interchangeable parts, each of which can be removed from every member axis at once.
 
     name: unique, e.g. `blocks.0.ff1`.   kind: heads, ff, conv, subsampling, cells or units.
-    config_path: where the size is in the model's configuration.   multiple: pruned sizes are multiples of it.
+    config_path: where the size is in a section of model.json.   multiple: pruned sizes are multiples of it.
+    section: `model`, or `head_sizes` for those of the head.
     """
 
     name: str
@@ -41,6 +42,7 @@ class AxisGroup:
     config_path: tuple[str | int, ...]
     members: tuple[Member, ...]
     multiple: int = 8
+    section: str = "model"
 
     def prefixed(self, prefix: str, config_prefix: tuple[str | int, ...]) -> "AxisGroup":
         """The same group seen from the parent module."""

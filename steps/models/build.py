@@ -53,11 +53,13 @@ def new_spec(
     where: str = "model",
     head: str = DEFAULT,
     normalisation: str = GLOBAL,
+    head_sizes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Description of an uncompressed model.
 
     Args: model_config: as under `model:` in the settings.   step: name of the program that makes it.   where: for messages.
           head: a name in HEADS.   normalisation: a name in NORMALISATIONS; GLOBAL is not written.
+          head_sizes: as under `head_sizes:` in the settings; not written for a head without sizes.
     """
     if kind not in KINDS:
         raise UserError(f"{where}: unknown type {kind!r}{nearest(kind, KINDS)}")
@@ -68,19 +70,24 @@ def new_spec(
     config = from_dict(KINDS[kind].config, model_config, where)
     if normalisation != GLOBAL and getattr(config, "streaming", None):
         raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {GLOBAL}")
-    return {
-        "format": FORMAT,
-        "step": step,
-        "type": kind,
-        "head": head,
-        "model": describe_config(config),
-        "feature_dim": feature_dim,
-        "vocab_size": vocab_size,
-        "low_rank": {},
-        "quantization": None,
-        "sparsity": None,
-        "parent": None,
-    } | ({} if normalisation == GLOBAL else {"normalisation": normalisation})
+    own = to_dict(from_dict(HEADS[head].sizes, head_sizes or {}, where.replace(": model", ": head_sizes")))
+    return (
+        {
+            "format": FORMAT,
+            "step": step,
+            "type": kind,
+            "head": head,
+            "model": describe_config(config),
+            "feature_dim": feature_dim,
+            "vocab_size": vocab_size,
+            "low_rank": {},
+            "quantization": None,
+            "sparsity": None,
+            "parent": None,
+        }
+        | ({} if normalisation == GLOBAL else {"normalisation": normalisation})
+        | ({"head_sizes": own} if own else {})
+    )
 
 
 def describe_config(config: Any) -> dict[str, Any]:
@@ -97,7 +104,8 @@ def build_model(spec: dict[str, Any]) -> AsrModel:
         if normalisation not in NORMALISATIONS:
             raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, not {show(normalisation)}")
         head, vocab_size = spec.get("head", DEFAULT), spec["vocab_size"]
-        model = AsrModel(kind, config, spec["feature_dim"], head, vocab_size, normalisation)
+        own = from_dict(HEADS[head].sizes, spec.get("head_sizes", {}), "model.json: head_sizes")
+        model = AsrModel(kind, config, spec["feature_dim"], head, vocab_size, normalisation, own)
         for name, rank in spec["low_rank"].items():
             dense = model.get_submodule(name)
             thin = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None)
@@ -200,11 +208,11 @@ def _check_reload(folder, model):
     lengths = torch.tensor([frames], device=device)
     try:
         with torch.no_grad():
-            same = torch.equal(model(feats, lengths)[0], load_model(folder, device)(feats, lengths)[0])
+            said = [one.head.probe(one, one(feats, lengths)[0]) for one in (model, load_model(folder, device))]
     except UserError:
         (folder / "model.json").unlink()
         raise
     model.train(was_training)
-    if not same:
+    if not torch.equal(*said):
         (folder / "model.json").unlink()
         raise UserError(f"{folder}: the saved model does not compute what the model in memory does; do not use it")

@@ -46,6 +46,9 @@ NOTES = """\
 ONE_OF_NOTE = """\
 - one_of: each recording is one label of a closed list: that with the largest CTC probability. A third task.
 """
+BEAM_NOTE = """\
+- beam: modified beam search, of transducers; no word list.
+"""
 COMPARISON_NOTE = """\
 Below 0: the first has fewer errors. *: the paired bootstrap interval leaves out 0. p: matched pairs test of NIST's
 sc_stats, which takes segments as independent, not speakers. Can show: the smallest difference such a comparison finds
@@ -97,6 +100,7 @@ def result_notes(rows: Sequence[ResultRow]) -> str:
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
     notes, rate = NOTES.format(over=", ".join(groups)) + character_note(rows), rate_of(rows)
     notes += ONE_OF_NOTE if any("one_of" in row.scores for row in rows) else ""
+    notes += BEAM_NOTE if any("beam" in row.scores for row in rows) else ""
     return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
 
 

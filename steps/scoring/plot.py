@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation
 from steps.core.outdir import atomic_file
 from steps.scoring.results import ResultRow
 
-SERIES = (("greedy", "o", "#3b7dc4"), ("lexicon", "s", "#d0652a"), ("one_of", "^", "#2f9465"))
+SERIES = (("greedy", "o", "#3b7dc4"), ("lexicon", "s", "#d0652a"), ("one_of", "^", "#2f9465"), ("beam", "D", "#8a5cc2"))
 COLORS = ("#3b7dc4", "#d0652a", "#2f9465", "#9a5fb8", "#b8860b", "#c2477a", "#4a9aa8", "#7a7a7a")
 # stands for the colour of the page's text
 INK = "#010203"

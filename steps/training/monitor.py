@@ -171,7 +171,7 @@ def recognise_set(
         outputs, lengths = model(batch.feats, batch.lengths)
         loss += model.head.loss_sum(model, outputs, lengths, batch).item()
         frames += int(lengths.sum())
-        paths = model.head.best_tokens(outputs, lengths)
+        paths = model.head.best_tokens(model, outputs, lengths)
         hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
     refs = {dataset.utt_id(index): dataset.text(index) for index in range(len(dataset))}
     return loss / max(frames, 1), refs, hyps

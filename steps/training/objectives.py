@@ -12,11 +12,12 @@ from steps.core.config import LATER, check
 from steps.data.dataset import Batch, SpeechDataset
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, soften, stretch
 from steps.losses.late import lay_late
+from steps.losses.transducer import lattice_kl_sum
 from steps.models.asr_model import AsrModel
 from steps.models.context import Context
 from steps.models.heads.ctc import inner_places
 from steps.training.stored import StoredTeacher
-from steps.training.teachers import Teacher, frame_ratio
+from steps.training.teachers import Teacher, check_lattices, frame_ratio
 from steps.training.teaching import CleanLabels, Taught, follow, memory_line, on_frames, padded
 
 
@@ -40,6 +41,8 @@ class DistillConfig:
     hidden_only: the last of several teachers is matched and teaches nothing else, whatever its units.
     hidden_norm: each frame of the teacher's states is brought to mean 0 and variance 1 first, for encoders whose states have a
     few huge channels (Whisper's last block: 230 beside 1).
+    lattice_weight: added weight of the lattice of a transducer teacher, the first one, for a transducer student: at each node
+    the posteriors of blank, next unit and all others; 0: off.
     """
 
     kl_weight: float = 0.5
@@ -54,6 +57,7 @@ class DistillConfig:
     hidden_layers: list[list[int]] | None = None
     hidden_only: bool = field(default=False, metadata=LATER)
     hidden_norm: bool = field(default=False, metadata=LATER)
+    lattice_weight: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self):
         check(0 <= self.kl_weight <= 1, "kl_weight must be in [0, 1]")
@@ -67,9 +71,11 @@ class DistillConfig:
         check(0 <= self.late <= 50, "late must be 0 to 50 frames")
         check(not self.late or (self.kl_weight and self.frames == "all"), "late needs a kl_weight and frames: all")
         check(self.hidden_weight >= 0, "hidden_weight must be >= 0")
-        check(
-            self.kl_weight > 0 or self.hidden_weight > 0, "kl_weight and hidden_weight are both 0: nothing is distilled"
-        )
+        check(self.lattice_weight >= 0, "lattice_weight must be >= 0")
+        weights = self.kl_weight, self.hidden_weight, self.lattice_weight
+        check(any(weights), "kl_weight and hidden_weight are both 0: nothing is distilled")
+        clean = self.teacher_view == "clean"
+        check(not (clean and self.lattice_weight), "lattice_weight needs teacher_view: augmented")
         check(
             all(len(pair) == 2 for pair in self.hidden_layers or []), "hidden_layers must be pairs [student, teacher]"
         )
@@ -83,12 +89,13 @@ class Lesson:
     """What the student is taught on a batch.
 
     targets: softened log posteriors of each teacher, (N, T', V).   selected: of each, (N, T') bool, the frames that it teaches.
-    hidden: states of the first teacher, (N, T', C) for each pair of layers.
+    hidden: states of the first teacher, (N, T', C) for each pair of layers.   collapsed: its lattice, (N, T', U + 1, 3).
     """
 
     targets: list[torch.Tensor]
     selected: list[torch.Tensor]
     hidden: list[torch.Tensor]
+    collapsed: torch.Tensor | None = None
 
 
 class TranscriptObjective(nn.Module):
@@ -141,8 +148,14 @@ class DistillObjective(nn.Module):
     ):  # fmt: skip
         super().__init__()
         head = student.head
-        if not head.frame_posteriors:
-            raise UserError(f"distill: a {head.name} student has no frame-wise posteriors to teach")
+        if config.kl_weight and not head.has_posteriors(student):
+            raise UserError(
+                f"distill: this {head.name} student has no frame-wise posteriors to teach; set kl_weight to 0"
+            )
+        if config.kl_weight == 1 and not head.frame_wise:
+            raise UserError(
+                f"distill.kl_weight: 1, but parts of a {head.name} model learn from transcripts alone; lower it"
+            )
         head.check_settings(student, settings)
         if config.kl_weight == 1 and settings != type(settings)():
             raise UserError(
@@ -159,6 +172,8 @@ class DistillObjective(nn.Module):
         self.inner = inner_places(student, None, "distill") if config.intermediate_weight else []
         self.pairs = self._layer_pairs(student) if config.hidden_weight else []
         self.ratios = [frame_ratio(teacher, student) for teacher in teachers]
+        if config.lattice_weight:
+            check_lattices(student, self.teachers[0], self.ratios[0])
         places = [place for _, place in self.pairs]
         # of each teacher, where it labels clean speech as it goes
         self.clean = [
@@ -249,7 +264,8 @@ class DistillObjective(nn.Module):
             targets.append(soften(taught.log_probs, config.temperature))
             is_pad = Context.of(torch.minimum(lengths, taught.lengths), frames).is_pad
             selected.append(select_frames(targets[-1], is_pad, config.frames, config.window))
-        return Lesson(targets, selected, hidden)
+        collapsed = self.teachers[0].collapsed(said[0], batch) if config.lattice_weight else None  # type: ignore[union-attr]
+        return Lesson(targets, selected, hidden, collapsed)
 
     def taught_frames(self, lesson: Lesson) -> torch.Tensor:
         """Frames that are taught, those of each teacher with its weight. Returns: scalar."""
@@ -275,7 +291,8 @@ class DistillObjective(nn.Module):
         Returns: scalar, nats.
         """
         share, temperature, late = self.config.intermediate_weight, self.config.temperature, self.config.late
-        outputs = [(1 - share, log_probs), *((share, model.classify(hidden[place])) for place in self.inner)]
+        inner = [(share, model.head.posteriors(model, hidden[place])) for place in self.inner]
+        outputs = [(1 - share, log_probs), *inner]
         total = log_probs.new_zeros(())
         for weight, target, selected in zip(self.weights, lesson.targets, lesson.selected, strict=True):
             for part, output in outputs:
@@ -295,22 +312,27 @@ class DistillObjective(nn.Module):
         """
         config = self.config
         hidden, lengths = model.encode(batch.feats, batch.lengths)
-        # (N, T', V)
-        log_probs = model.classify(hidden[-1])
-        is_pad = Context.of(lengths, log_probs.shape[1]).is_pad
+        # (N, T', ...)
+        outputs = model.classify(hidden[-1])
+        is_pad = Context.of(lengths, outputs.shape[1]).is_pad
         lesson = lesson or self.lesson(model, batch)
         if share is None:
             share = float((~is_pad).sum() / self.taught_frames(lesson).clamp(min=1))
         terms = {}
         if config.kl_weight < 1:
-            labelled = model.head.loss_terms(model, hidden, log_probs, lengths, batch, self.settings)
+            labelled = model.head.loss_terms(model, hidden, outputs, lengths, batch, self.settings)
             terms = {name: (1 - config.kl_weight) * value for name, value in labelled.items()}
         if config.kl_weight:
+            log_probs = outputs if model.head.frame_wise else model.head.posteriors(model, hidden[-1])
             # the mean is over the frames that are taught
             terms["kl"] = config.kl_weight * share * self.kl_sum(model, hidden, log_probs, lesson)
         for (own, _), projection, taught in zip(self.pairs, self.projections, lesson.hidden, strict=True):
             match = hidden_match_sum(projection(hidden[own]).float(), taught.float(), is_pad)
             terms["hidden"] = terms.get("hidden", 0.0) + config.hidden_weight / len(self.pairs) * match
+        if lesson.collapsed is not None:
+            own = model.head.collapsed(model, outputs, batch)  # type: ignore[attr-defined]
+            matched = lattice_kl_sum(own, lesson.collapsed, lengths, batch.token_lengths)
+            terms["lattice"] = config.lattice_weight * matched
         return terms
 
 

@@ -23,8 +23,9 @@ from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
 from steps.models.encoder import GLOBAL, NORMALISATIONS
-from steps.models.heads import DEFAULT
+from steps.models.heads import DEFAULT, HEADS
 from steps.models.heads.ctc import CtcConfig
+from steps.models.heads.transducer import TransducerConfig
 from steps.training import distributed
 from steps.training.examine import examine
 from steps.training.inherit import InheritConfig
@@ -41,7 +42,7 @@ NO_RESULT = ("loader_workers", "save_every_s")
 @dataclass(kw_only=True)
 class LearningConfig:
     """Settings of every program that trains. source: `ark` (features of stage 1) or `on_the_fly`.
-    augment: null switches SpecAugment off.  ctc: additions to plain CTC.  distill: used where there is a teacher.
+    augment: null switches SpecAugment off.  ctc, transducer: the loss of such a head.  distill: used where there is a teacher.
     end_spaces: transcripts of characters begin and end with a space, so that silence at the ends of a recording is the same
     token as between words; without, a small corpus can teach to write its usual first word there."""
 
@@ -50,6 +51,7 @@ class LearningConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
     ctc: CtcConfig = field(default_factory=CtcConfig)
+    transducer: TransducerConfig = field(default_factory=TransducerConfig, metadata=LATER)
     distill: DistillConfig = field(default_factory=DistillConfig)
     end_spaces: bool = field(default=False, metadata=LATER)
 
@@ -63,7 +65,8 @@ class LearningConfig:
 class TrainConfig(LearningConfig):
     """Settings of a training from scratch.
 
-    type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc.
+    type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc or transducer.  head_sizes: sizes
+    of the head, keys of its class of sizes.
     normalisation: what features are centred and scaled by: `global`, mean and deviation of the corpus; `utterance`, the mean of
     the utterance instead; `utterance_variance`, its deviation, too.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
@@ -74,6 +77,7 @@ class TrainConfig(LearningConfig):
     type: str = "conformer"
     model: dict = field(default_factory=dict)
     head: str = DEFAULT
+    head_sizes: dict = field(default_factory=dict, metadata=LATER)
     normalisation: str = field(default=GLOBAL, metadata=LATER)
     max_look_ahead_ms: float | None = None
     freeze: str | None = field(default=None, metadata=LATER)
@@ -185,7 +189,7 @@ class Setup:
             raise UserError(f"{self.args.config}: {what}: steps.train_teacher with --init FOLDER")
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
-        how = (where, config.head, config.normalisation)
+        how = (where, config.head, config.normalisation, config.head_sizes)
         model = build_model(new_spec(config.type, config.model, *sizes, self.step, *how))
         self.check_look_ahead(model)
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
@@ -227,6 +231,9 @@ class Setup:
         # so that the projections of hidden matching do not depend on what was drawn before
         torch.manual_seed(self.args.seed)
         settings, distill = getattr(self.config, model.head.name), self.config.distill
+        for other in HEADS.keys() - {model.head.name}:
+            if (unused := getattr(self.config, other, None)) and unused != type(unused)():
+                raise UserError(f"{self.args.config}: {other}: has no effect on a {model.head.name} model; remove it")
         if not teachers:
             return TranscriptObjective(settings, model)
         opened = open_teachers(teachers.split(","), self.device, self.args.num_threads)
@@ -237,7 +244,7 @@ class Setup:
             )
         for teacher in opened:
             speaks, shows = (
-                distill.kl_weight > 0 and teacher in speakers,
+                max(distill.kl_weight, distill.lattice_weight) > 0 and teacher in speakers,
                 distill.hidden_weight > 0 and teacher is matched,
             )
             check_fit(teacher, self.tokenizer.pieces, self.features, match_units=speaks, match_hidden=shows)

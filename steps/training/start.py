@@ -1,11 +1,11 @@
-"""Where a training starts that goes on from a finished model: its encoder, and its output layer where the units are the same."""
+"""Where a training starts that goes on from a finished model: its encoder, and its head where that and the units are the same."""
 
 from pathlib import Path
 from typing import cast
 
 import torch
 
-from steps.core.cli import UserError
+from steps.core.cli import UserError, say
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.models.asr_model import AsrModel
@@ -20,35 +20,44 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     """The model of a folder, to be trained further.
 
     Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ..., streaming: ...}` and `freeze`
-    count. With another tokenizer than its own the output layer is new, drawn from the seed.
+    count. With another tokenizer than its own, or with another `head`, of `head_sizes`, the layers of the head are new, drawn
+    from the seed.
 
     Returns: AsrModel whose frozen part takes no gradient.   Raises: MissingInput, UserError.
     """
     config = cast(TrainConfig, setup.config)
     initial, where = load_model(folder), setup.args.config
-    if initial.kind != config.type or initial.head.name != config.head:
-        raise UserError(
-            f"{where}: type {config.type} with head {config.head}, but {folder} is {initial.kind}, {initial.head.name}"
-        )
+    own_head = initial.head.name == config.head
+    if initial.kind != config.type:
+        raise UserError(f"{where}: type {config.type}, but {folder} is {initial.kind}")
     if initial.spec["quantization"]:
         raise UserError(f"{folder}: is quantized; start from its float parent")
     if unused := sorted(config.model.keys() - {"dropout", "streaming"}):
         raise UserError(
             f"{where}: model: {', '.join(unused)}: with --init the sizes are those of {folder}; leave it out"
         )
+    if own_head and config.head_sizes:
+        raise UserError(f"{where}: head_sizes: with --init the sizes are those of {folder}; leave it out")
     # checked as for a new model, and refused with the name of the settings
-    sizes = initial.spec["model"] | config.model
-    checked = new_spec(initial.kind, sizes, 0, 0, "", f"{where}: model", normalisation=initial.normalisation)
+    sizes, own = initial.spec["model"] | config.model, initial.spec.get("head_sizes") if own_head else config.head_sizes
+    how = (config.head, initial.normalisation, own)
+    checked = new_spec(initial.kind, sizes, 0, 0, "", f"{where}: model", *how)
     if load_config(FeatureConfig, Path(folder) / "features.yaml") != setup.features:
         raise UserError(f"{folder}/features.yaml differs from --features {setup.args.features}; use the same for both")
-    spec = {name: value for name, value in initial.spec.items() if name not in OF_A_FILE}
+    spec = {name: value for name, value in initial.spec.items() if name not in (*OF_A_FILE, "head_sizes")}
     spec |= {"vocab_size": setup.tokenizer.vocab_size, "model": checked["model"], "sparsity": None}
+    spec |= {name: checked[name] for name in ("head", "head_sizes") if name in checked}
+    if not own_head:
+        kept = {name: rank for name, rank in spec["low_rank"].items() if name.split(".")[0] not in initial.head_layers}
+        spec["low_rank"] = kept
+        say(f"{folder}: its encoder is taken over, its {initial.head.name} head is not")
     torch.manual_seed(setup.args.seed)
     model = build_model(spec)
     state = initial.state_dict()
     own_units = (Path(folder) / "tokens.txt").read_bytes() == (Path(setup.args.tokenizer) / "tokens.txt").read_bytes()
-    if not own_units:
-        of_head = tuple(f"{name}." for name in model.head_layers)
+    if not (own_units and own_head):
+        of_head, of_theirs = (tuple(f"{name}." for name in one.head_layers) for one in (model, initial))
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(of_theirs)}
         state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(of_head)}
     model.load_state_dict(state)
     setup.check_look_ahead(model)

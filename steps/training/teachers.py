@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ from steps.deploy.foreign import ForeignCtc
 from steps.deploy.runtimes import frame_recogniser
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
+from steps.models.heads.transducer import TransducerHead
 from steps.training.stored import StoredTeacher, open_stored, stored_identity
 from steps.training.teaching import Taught
+
+if TYPE_CHECKING:
+    from steps.data.dataset import Batch
 
 # lengths in feature frames at which two frame rates are compared
 LENGTHS = (8, 9, 10, 11, 64, 157, 500)
@@ -63,8 +67,8 @@ class ModelTeacher:
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "ModelTeacher":
         """Open a model folder. Raises: MissingInput, UserError."""
         model = load_model(folder, device)
-        if not model.head.frame_posteriors:
-            raise UserError(f"{folder}: a {model.head.name} model has no frame-wise posteriors and cannot teach")
+        if not model.head.has_posteriors(model):
+            raise UserError(f"{folder}: this {model.head.name} model has no frame-wise posteriors and cannot teach")
         features = load_config(FeatureConfig, Path(folder) / "features.yaml")
         return cls(model, features, read_tokens(Path(folder) / "tokens.txt"), str(folder))
 
@@ -72,7 +76,13 @@ class ModelTeacher:
     def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> Taught:
         """See Teacher."""
         hidden, out_lengths = self.model.encode(feats, lengths)
-        return Taught(self.model.classify(hidden[-1]), out_lengths, hidden)
+        return Taught(self.model.head.posteriors(self.model, hidden[-1]), out_lengths, hidden)
+
+    @torch.no_grad()
+    def collapsed(self, taught: Taught, batch: "Batch") -> torch.Tensor:
+        """The lattice of a transducer, collapsed. Args: taught: what `teach` said.  Returns: (N, T', U + 1, 3)."""
+        outputs = self.model.classify(taught.hidden[-1])
+        return cast(TransducerHead, self.model.head).collapsed(self.model, outputs, batch)
 
 
 class ExportTeacher:
@@ -209,3 +219,13 @@ def check_fit(
     if match_hidden and not teacher.depth:
         what = "label again with hidden_layers" if isinstance(teacher, StoredTeacher) else "name its model folder"
         raise UserError(f"{name}: exposes no hidden states; {what}, or set distill.hidden_weight to 0")
+
+
+def check_lattices(student: AsrModel, teacher: Teacher | StoredTeacher, ratio: float | None) -> None:
+    """Refuse lattice distillation between models without lattices of the same frames. Raises: UserError."""
+    if not isinstance(student.head, TransducerHead):
+        raise UserError(f"distill: lattice_weight: a {student.head.name} student has no lattice; set it to 0")
+    if not isinstance(teacher, ModelTeacher) or not isinstance(teacher.model.head, TransducerHead):
+        raise UserError(f"{teacher.name}: not the model folder of a transducer; set distill.lattice_weight to 0")
+    if ratio is not None:
+        raise UserError(f"{teacher.name}: has other frames than the student; set distill.lattice_weight to 0")

@@ -29,10 +29,10 @@ SIZES = {
 }
 
 
-def make_model(kind, quantized=False, **changes):
+def make_model(kind, quantized=False, head="ctc", **changes):
     """A tiny AsrModel in eval mode whose norms, statistics and CMVN are random."""
     torch.manual_seed(1)
-    model = build_model(new_spec(kind, SIZES[kind] | changes, DIM, len(TOKENS), "test"))
+    model = build_model(new_spec(kind, SIZES[kind] | changes, DIM, len(TOKENS), "test", head=head))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "norm" in name and tensor.is_floating_point():
@@ -53,7 +53,7 @@ def save_folder(folder, model, features=FeatureConfig(num_mel_bins=DIM)):  # noq
 
 @pytest.fixture(scope="session")
 def make():
-    """Function (kind, quantized=False, **changed sizes) -> AsrModel."""
+    """Function (kind, quantized=False, head="ctc", **changed sizes) -> AsrModel."""
     return make_model
 
 

@@ -19,6 +19,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec
 from steps.models.heads.ctc import CtcConfig
+from steps.models.heads.transducer import TransducerConfig
 from steps.training import loop
 from steps.training.data import epoch_groups
 from steps.training.loop import LoopConfig, Trainer
@@ -49,22 +50,24 @@ def data(corpus):
     return tokenizer, features, train, dev, read_cmvn(corpus.train / "cmvn.json", features.dim)
 
 
-def make_model(data, seed=0):
+def make_model(data, seed=0, head="ctc"):
     tokenizer, features, _, _, cmvn = data
     torch.manual_seed(seed)
-    model = build_model(new_spec("conformer", SIZES, features.dim, tokenizer.vocab_size, "test"))
+    model = build_model(new_spec("conformer", SIZES, features.dim, tokenizer.vocab_size, "test", head=head))
     model.set_cmvn_(cmvn["mean"], cmvn["std"])
     return model
 
 
-def make_trainer(data, out, loop=LOOP, teacher=None, after_update=None, view="augmented", optimizer="adamw"):
+def make_trainer(
+    data, out, loop=LOOP, teacher=None, after_update=None, view="augmented", optimizer="adamw", head="ctc"
+):
     tokenizer, features, train, dev, _ = data
-    model = make_model(data)
+    model, settings = make_model(data, head=head), {"ctc": CtcConfig, "transducer": TransducerConfig}[head]()
     kd = DistillConfig(hidden_weight=0.5 if view == "augmented" else 0.0, frames="window", teacher_view=view)
-    objective = TranscriptObjective(CtcConfig(), model)
+    objective = TranscriptObjective(settings, model)
     if teacher is not None:
         face = ModelTeacher(teacher, features, tokenizer.pieces)
-        objective = DistillObjective(kd, model, [face], CtcConfig())
+        objective = DistillObjective(kd, model, [face], settings)
     optim = OptimConfig(optimizer=optimizer, peak_lr=3e-3)
     augment = SpecAugmentConfig(freq_width=4, time_width=4)
     cpu, never = torch.device("cpu"), SimpleNamespace(poll=lambda: 0)
@@ -97,10 +100,18 @@ def train_interrupted(data, out, stops, **options):
     return trainer
 
 
-@pytest.mark.parametrize("optimizer, view", [("adamw", None), ("adamw", "augmented"), ("muon", "clean")])
-def test_resume_is_exact_to_the_bit(data, tmp_path, optimizer, view):
+RUNS = [
+    ("adamw", None, "ctc"),
+    ("adamw", "augmented", "ctc"),
+    ("muon", "clean", "ctc"),
+    ("muon", "augmented", "transducer"),
+]
+
+
+@pytest.mark.parametrize("optimizer, view, head", RUNS)
+def test_resume_is_exact_to_the_bit(data, tmp_path, optimizer, view, head):
     options = {"teacher": make_model(data, seed=1), "view": view} if view else {}
-    options["optimizer"] = optimizer
+    options |= {"optimizer": optimizer, "head": head}
     whole = make_trainer(data, tmp_path / "whole", **options)
     whole.train()
     per_epoch = len(epoch_groups(data[2], LOOP, 0, 0))

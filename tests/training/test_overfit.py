@@ -12,6 +12,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec
 from steps.models.heads.ctc import CtcConfig
+from steps.models.heads.transducer import TransducerConfig
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.objectives import TranscriptObjective
 from steps.training.optim import OptimConfig
@@ -25,18 +26,22 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "end_spaces"), [("conformer", False), ("rnn", False), ("dnn", True)])
-def test_a_fresh_model_learns_eight_utterances_by_heart(corpus, tmp_path, kind, end_spaces):
+CASES = [("conformer", "ctc", False), ("rnn", "ctc", False), ("dnn", "ctc", True), ("dnn", "transducer", False)]
+
+
+@pytest.mark.parametrize(("kind", "head", "end_spaces"), CASES)
+def test_a_fresh_model_learns_eight_utterances_by_heart(corpus, tmp_path, kind, head, end_spaces):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer, features = Tokenizer.load(corpus.tokenizer), load_config(FeatureConfig, corpus.features)
     data = SpeechDataset(corpus.train, tokenizer, features, end_spaces=end_spaces).sample(8)
-    model = build_model(new_spec(kind, SIZES[kind], features.dim, tokenizer.vocab_size, "test"))
+    model = build_model(new_spec(kind, SIZES[kind], features.dim, tokenizer.vocab_size, "test", head=head))
     cmvn = read_cmvn(corpus.train / "cmvn.json", features.dim)
     model.set_cmvn_(cmvn["mean"], cmvn["std"])
     loop = LoopConfig(epochs=60, max_batch_frames=300, average_last=5, dev_every=1000, save_every_s=1000.0)
     optim, never = OptimConfig(peak_lr=6e-3), SimpleNamespace(poll=lambda: 0)
-    trainer = Trainer(model, TranscriptObjective(CtcConfig(), model), data, data, tokenizer, loop, optim, None,
+    settings = {"ctc": CtcConfig, "transducer": TransducerConfig}[head]()
+    trainer = Trainer(model, TranscriptObjective(settings, model), data, data, tokenizer, loop, optim, None,
                       tmp_path, 0, torch.device("cpu"), never)  # fmt: skip
     dev = trainer.train()
     assert len(data) == 8 and dev["wer"] == 0.0, dev["example"]

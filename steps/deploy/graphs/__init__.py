@@ -9,6 +9,7 @@ from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graphs.ctc import CtcGraphs
 from steps.deploy.graphs.ctc_streaming import StreamingCtcGraphs
+from steps.deploy.graphs.transducer import TransducerGraphs
 from steps.deploy.runtimes import Recogniser
 from steps.models.asr_model import AsrModel
 
@@ -16,10 +17,12 @@ from steps.models.asr_model import AsrModel
 class HeadGraphs(Protocol):
     """What deploy has to know about a head.
 
-    files: ONNX files of an export, by the names that runtimes look for.
+    files: ONNX files of an export, by the names that runtimes look for.   sherpa: lines of its README on how sherpa-onnx opens
+    them, with {tokens}, {rate} and {dim}.
     """
 
     files: Sequence[str]
+    sherpa: str
 
     def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
         """The graphs by file name, float or quantized. Args: model: on the CPU."""
@@ -37,7 +40,7 @@ class HeadGraphs(Protocol):
         """Lines of the export's README about the files: inputs, outputs, blank."""
 
 
-GRAPHS: dict[str, HeadGraphs] = {"ctc": CtcGraphs()}
+GRAPHS: dict[str, HeadGraphs] = {"ctc": CtcGraphs(), "transducer": TransducerGraphs()}
 # of models that run in chunks
 STREAMING_GRAPHS: dict[str, HeadGraphs] = {"ctc": StreamingCtcGraphs()}
 

@@ -14,7 +14,8 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.integer import integer_graph_
 from steps.deploy.runtimes import Recogniser
-from steps.deploy.runtimes.ctc import SHORTEST, CtcRecogniser, Network
+from steps.deploy.runtimes.base import SHORTEST
+from steps.deploy.runtimes.ctc import CtcRecogniser, Network
 from steps.deploy.runtimes.onnx_model import OnnxModel, open_session
 from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed
@@ -34,6 +35,10 @@ README = """\
 - model.onnx: inputs x (N, T, {dim}) float32 features and x_lens (N,) int64 frames; outputs log_probs
   (N, U, {vocab_size}) and log_probs_lens (N,). Mean and variance normalisation are inside.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
+"""
+SHERPA = """\
+Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+    model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
 """
 
 
@@ -77,6 +82,7 @@ class CtcGraphs:
     """See HeadGraphs."""
 
     files: Sequence[str] = (FILE,)
+    sherpa = SHERPA
 
     def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
         """The one graph; see HeadGraphs."""
@@ -143,6 +149,7 @@ class SamplesNetwork:
 def compare(model: AsrModel, exported: Network) -> tuple[float, float]:
     """Compare torch and onnxruntime on single utterances and on a ragged batch of features around the corpus mean.
 
+    Args:    exported: its `log_probs` are what the head's `probe` gives.
     Returns: largest difference over valid frames, nats; signal-to-noise ratio, dB.
     Raises:  UserError when lengths differ, a number is not finite, or the difference is too large.
     """
@@ -152,7 +159,8 @@ def compare(model: AsrModel, exported: Network) -> tuple[float, float]:
         shape = (len(lengths), max(lengths), model.spec["feature_dim"])
         feats = model.feature_mean + torch.randn(shape, generator=random) / model.feature_scale
         with torch.inference_mode():
-            expected, expected_lengths = (t.numpy() for t in model(feats, torch.tensor(lengths)))
+            outputs, expected_lengths = model(feats, torch.tensor(lengths))
+            expected, expected_lengths = model.head.probe(model, outputs).numpy(), expected_lengths.numpy()
         log_probs, out_lengths = exported.log_probs(feats.numpy(), np.array(lengths, dtype=np.int64))
         if log_probs.shape != expected.shape or not np.array_equal(out_lengths, expected_lengths):
             raise UserError(f"export: for lengths {lengths} the graph gives other lengths than the model; not usable")

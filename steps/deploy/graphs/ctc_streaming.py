@@ -42,6 +42,11 @@ CONFORMER, LSTM = {"key": "key", "value": "val1", "conv": "conv1"}, {"h": "conv1
 EMBED = ("N", 128, 3, 19)
 # chunks: of single streams that are compared, and of two streams in one batch, the second begun so many chunks later
 CHUNKS, LATER = 12, 3
+SHERPA = """\
+Or: sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
+    model="model.onnx", tokens="{tokens}", sample_rate={rate}, feature_dim={dim})
+with the silence above put into the stream before input_finished().
+"""
 README = """\
 - model.onnx: one chunk of {chunk_ms} ms a run, and what is kept between chunks. Inputs: x (N, {width}, {dim}) float32, the
   features of frames {shift}*i to {shift}*i + {last} in run i, and {count} states, zeros before the first run. Outputs: log_probs
@@ -117,6 +122,7 @@ class StreamingCtcGraphs:
     """See HeadGraphs."""
 
     files: Sequence[str] = (FILE,)
+    sherpa = SHERPA
 
     def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
         """The one graph; see HeadGraphs."""

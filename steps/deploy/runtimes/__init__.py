@@ -14,6 +14,7 @@ from steps.core.exports import check_sums, folder_kind
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.runtimes.transducer import ENCODER, TransducerRecogniser
 from steps.deploy.screen import screen, streams
 
 
@@ -69,15 +70,21 @@ class Runtime:
 
 def _open_torch(folder: Path, device: str, num_threads: int, _prefix: str | None) -> Recogniser:
     # here, so that an exported folder is opened without torch
-    from steps.deploy.runtimes.torch_model import TorchModel
+    from steps.deploy.runtimes.torch_model import TorchCtc, TorchTransducer
+    from steps.models.build import read_spec
 
-    return CtcRecogniser(TorchModel(folder, device, num_threads), *_read_beside(folder))
+    if read_spec(folder).get("head") == "transducer":
+        return TransducerRecogniser(TorchTransducer(folder, device, num_threads), *_read_beside(folder))
+    return CtcRecogniser(TorchCtc(folder, device, num_threads), *_read_beside(folder))
 
 
 def _open_onnx(folder: Path, _device: str, num_threads: int, prefix: str | None) -> Recogniser:
     # here, so that the process of sherpa-onnx loads no second onnxruntime
     from steps.deploy.runtimes.onnx_model import OnnxModel
+    from steps.deploy.runtimes.onnx_transducer import OnnxTransducer
 
+    if (folder / ENCODER).is_file():
+        return TransducerRecogniser(OnnxTransducer(folder, num_threads, prefix), *_read_beside(folder))
     if streams(folder):
         from steps.deploy.runtimes.streaming import StreamingNetwork, StreamingRecogniser
 

@@ -9,15 +9,13 @@ import numpy as np
 from steps.core.cli import MissingInput, UserError
 from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
-from steps.data.tokenizer import Tokenizer, join_pieces
+from steps.data.tokenizer import Tokenizer
+from steps.deploy.runtimes.base import FeatureRecogniser, filled_up
 from steps.search import lexicon
 from steps.search.greedy import emitted_log_probs, greedy_search
 from steps.search.one_of import OneOf
 
-BLANKS = ("<blk>", "<blank>", "<eps>")
 SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
-# feature frames that every front end can take; shorter utterances are padded to it
-SHORTEST = 8
 
 
 class Network(Protocol):
@@ -30,36 +28,23 @@ class Network(Protocol):
         """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
 
 
-class CtcRecogniser:
-    """A network with the features it hears and the tokens it emits; see Recogniser in steps/deploy/runtimes.
+class CtcRecogniser(FeatureRecogniser):
+    """A CTC network with the features it hears and the tokens it emits; see Recogniser in steps/deploy/runtimes.
 
-    Args: name: folder, for messages.
-    Attributes: model: the Network.   features: FeatureConfig.   tokens: text of each id.   blank_id.
-                decoder: LexiconDecoder, after `use_words`.   chooser: OneOf, after `use_labels`.
-                sure: see steps.deploy.recognition.decode_all.
+    Args, Attributes: see FeatureRecogniser.   decoder: LexiconDecoder, after `use_words`.   chooser: OneOf, after `use_labels`.
+    sure: see steps.deploy.recognition.decode_all.
     """
 
-    hears = "features"
+    model: Network
 
     def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
-        self.model, self.features, self.tokens = model, features, tokens
+        super().__init__(model, features, tokens, name)
         self.decoder: lexicon.LexiconDecoder | None = None
         self.chooser: OneOf | None = None
         self.sure: list[float] = []
-        blanks = [tokens.index(blank) for blank in BLANKS if blank in tokens]
-        if not blanks:
-            raise UserError(f"{name}/tokens.txt: no blank among the tokens ({', '.join(BLANKS)})")
-        self.blank_id = blanks[0]
-        if len(tokens) != model.vocab_size:
-            raise UserError(f"{name}: the model has {model.vocab_size} outputs, tokens.txt {len(tokens)} tokens")
-        if features.dim != model.feature_dim:
-            raise UserError(f"{name}: the model wants {model.feature_dim} features, features.yaml gives {features.dim}")
 
     def __enter__(self) -> "CtcRecogniser":
         return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -69,26 +54,12 @@ class CtcRecogniser:
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
         """Log-probabilities of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32."""
-        length = len(feats)
-        if length < SHORTEST:
-            feats = np.pad(feats, ((0, SHORTEST - length), (0, 0)))
-        log_probs, lengths = self.model.log_probs(feats[None], np.array([length], dtype=np.int64))
+        log_probs, lengths = self.model.log_probs(*filled_up(feats))
         return log_probs[0, : lengths[0]]
 
     def run(self, heard: np.ndarray) -> None:
         """Run the network on one utterance: what is timed. Args: heard (T, D) float32."""
         self.log_probs(heard)
-
-    def end_profiling(self) -> list[str]:
-        """See Recogniser."""
-        session = getattr(self.model, "session", None)
-        if session is None:
-            raise UserError("only onnxruntime profiles what it runs")
-        return [session.end_profiling()]
-
-    def text(self, ids: list[int]) -> str:
-        """Text of token ids, without leading or trailing spaces."""
-        return join_pieces(self.tokens, ids, self.blank_id)
 
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict | None:
         """Also recognise with the words of a file alone.
@@ -119,8 +90,7 @@ class CtcRecogniser:
         Returns: {"greedy": text} and, with a word list, "lexicon", with a list of labels "one_of".
         Raises:  UserError for features of another width, or when a log-probability is not finite.
         """
-        if heard.ndim != 2 or heard.shape[1] != self.features.dim:
-            raise UserError(f"{name}: features {heard.shape}, the model wants (T, {self.features.dim})")
+        self.check_heard(heard, name)
         return self.read(np.asarray(self.log_probs(heard)), name)
 
     def read(self, log_probs: np.ndarray, name: str) -> dict[str, str]:
@@ -129,7 +99,7 @@ class CtcRecogniser:
             raise UserError(f"{name}: the model returned log-probabilities that are not finite")
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.blank_id)
         self.sure = emitted_log_probs(log_probs, self.blank_id)
-        texts = {"greedy": " ".join(self.text(ids).split())}
+        texts = {"greedy": self.words(ids)}
         if self.decoder is not None:
             texts["lexicon"] = self.decoder.decode(log_probs)
         if self.chooser is not None:

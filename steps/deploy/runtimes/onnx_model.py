@@ -51,7 +51,7 @@ class OnnxModel:
 
     Args: source: exported folder, ONNX file, or the file's content.   num_threads: CPU threads.
           profile_prefix: see `open_session`.
-    Attributes: feature_dim: D.   vocab_size: V.   session: the InferenceSession.
+    Attributes: feature_dim: D.   vocab_size: V.   sessions: the one InferenceSession.
     """
 
     def __init__(self, source: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None):
@@ -59,9 +59,10 @@ class OnnxModel:
             source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
             if not source.is_file():
                 raise MissingInput(f"{source}: no such file; export the model (steps.export_model)")
-        self.session = open_session(source, num_threads, profile_prefix)
+        session = open_session(source, num_threads, profile_prefix)
+        self.sessions = [session]
         name = "the graph" if isinstance(source, bytes) else source
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        inputs, outputs = session.get_inputs(), session.get_outputs()
         kinds = [(value.type, len(value.shape)) for value in (*inputs, *outputs)]
         if kinds != KINDS or not isinstance(inputs[0].shape[2], int) or not isinstance(outputs[0].shape[2], int):
             raise UserError(f"{name}: not a CTC model from steps.export_model, by its inputs and outputs")
@@ -70,5 +71,5 @@ class OnnxModel:
 
     def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
-        log_probs, out_lengths = self.session.run(None, dict(zip(self._inputs, (feats, lengths), strict=True)))
+        log_probs, out_lengths = self.sessions[0].run(None, dict(zip(self._inputs, (feats, lengths), strict=True)))
         return log_probs, out_lengths

@@ -26,6 +26,7 @@ from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import SPACE, read_tokens
 from steps.deploy.pieces import feed
+from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.deploy.screen import metadata, streams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -170,18 +171,16 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int) 
     own, samples_file = Path(folder) / SHERPA_TOKENS, Path(folder) / SAMPLES_FILE
     path, online = f"{folder}/model.onnx", streams(folder)
     tokens = str(own if own.is_file() else Path(folder) / "tokens.txt")
+    settings = {"tokens": tokens, "num_threads": num_threads, "sample_rate": sample_rate_hz, "feature_dim": feature_dim}
     open_file = sherpa_onnx.OfflineRecognizer
     if samples_file.is_file():
         recogniser = open_file.from_omnilingual_asr_ctc(str(samples_file), tokens, num_threads)
+    elif (Path(folder) / ENCODER).is_file():
+        files = {Path(name).stem: f"{folder}/{name}" for name in (ENCODER, DECODER, JOINER)}
+        recogniser = open_file.from_transducer(**files, **settings)
     else:
         kind = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc if online else open_file.from_zipformer_ctc
-        recogniser = kind(
-            model=path,
-            tokens=tokens,
-            num_threads=num_threads,
-            sample_rate=sample_rate_hz,
-            feature_dim=feature_dim,
-        )
+        recogniser = kind(model=path, **settings)
     # frames that a chunk reads: as much silence behind a sound brings its last words out
     silence = int(metadata(path)["T"]) * sample_rate_hz // 100 if online else 0
     while head := sys.stdin.buffer.read(8):

@@ -32,7 +32,7 @@ class StreamingNetwork:
     Args: source: exported folder, ONNX file, or the file's content.   num_threads: CPU threads.
           profile_prefix: see `open_session`.
     Attributes: feature_dim: D.   vocab_size: V.   width, shift: feature frames that a chunk reads, and advances by.
-                session: the InferenceSession.
+                sessions: the one InferenceSession.
     Raises: MissingInput; UserError for another kind of file.
     """
 
@@ -41,10 +41,11 @@ class StreamingNetwork:
             source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
             if not source.is_file():
                 raise MissingInput(f"{source}: no such file; export the model (steps.export_model)")
-        self.session = open_session(source, num_threads, profile_prefix)
+        session = open_session(source, num_threads, profile_prefix)
+        self.sessions = [session]
         self.name = "the graph" if isinstance(source, bytes) else str(source)
-        meta, inputs = self.session.get_modelmeta().custom_metadata_map, self.session.get_inputs()
-        outputs = self.session.get_outputs()
+        meta, inputs = session.get_modelmeta().custom_metadata_map, session.get_inputs()
+        outputs = session.get_outputs()
         numbers = [meta.get(key, "") for key in (READ, ADVANCED)]
         fits = meta.get("model_type") == STREAMING_TYPE and all(
             n.isascii() and n.isdigit() and len(n) < 6 for n in numbers
@@ -68,7 +69,7 @@ class StreamingNetwork:
 
     def step(self, feats: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """One chunk of every stream. Args: feats (N, width, D) float32.  Returns: (N, T', V) float32; states for the next chunk."""
-        log_probs, *after = self.session.run(None, dict(zip(self.inputs, (feats, *states), strict=True)))
+        log_probs, *after = self.sessions[0].run(None, dict(zip(self.inputs, (feats, *states), strict=True)))
         return log_probs, after
 
 

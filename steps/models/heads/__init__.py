@@ -4,6 +4,7 @@ A head holds no tensors: its layers belong to the model, beside the encoder's, u
 names the head; its graphs (steps/deploy/graphs) and its decoding are found by that name.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from steps.models.axes import AxisGroup
 from steps.models.heads.ctc import CtcHead
+from steps.models.heads.transducer import TransducerHead
 
 if TYPE_CHECKING:
     from steps.models.asr_model import AsrModel
@@ -20,17 +22,35 @@ class Head(Protocol):
     """The interface of a head.
 
     name: as in model.json; also the section of the training settings that `loss_terms` receives.
-    frame_posteriors: whether `classify` returns log-probabilities of units for every frame, which frame-wise distillation needs.
+    sizes: dataclass of its own sizes, `head_sizes` in the settings.   frame_wise: whether what `classify` returns are the
+    posteriors; otherwise some of its layers learn from transcripts alone.   training_only: names of layers that recognise
+    nothing, and do not ship.
     """
 
     name: str
-    frame_posteriors: bool
+    sizes: type
+    frame_wise: bool
+    training_only: Sequence[str]
 
-    def layers(self, d_model: int, vocab_size: int) -> dict[str, nn.Module]:
+    def layers(self, d_model: int, vocab_size: int, sizes: Any) -> dict[str, nn.Module]:
         """Its layers by name, with fresh weights; the names must differ from the encoder's."""
 
     def classify(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
         """Its output for every frame of a block's output. Args: hidden (N, T', d_model).  Returns: (N, T', ...)."""
+
+    def posteriors(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of units for every frame of a block's output, blank 0: what frame-wise distillation needs.
+
+        Args: hidden (N, T', d_model).   Returns: (N, T', V) float32.
+        """
+
+    def has_posteriors(self, model: "AsrModel") -> bool:
+        """Whether this model has them."""
+
+    def probe(self, model: "AsrModel", outputs: torch.Tensor) -> torch.Tensor:
+        """Run every layer that recognises and that `classify` does not run, once a frame, as search does at most: what is counted,
+        and compared. Args: outputs: of `classify`.  Returns: (N, T', V) log-probabilities.
+        """
 
     def loss_sum(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
         """Negative log-likelihood of the transcripts. Args: batch: with `tokens`, `token_lengths`.  Returns: scalar, nats."""
@@ -44,15 +64,15 @@ class Head(Protocol):
     def check_settings(self, model: "AsrModel", settings: Any) -> None:
         """Raise UserError when the settings of the loss do not fit the model."""
 
-    def best_tokens(self, outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
+    def best_tokens(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
         """Token ids of each utterance by greedy search."""
 
     def frames_needed(self, lengths: Any, repeats: Any) -> Any:
         """Least encoder frames for transcripts. Args: arrays: numbers of tokens, and of tokens equal to the one before."""
 
-    def axis_groups(self) -> list[AxisGroup]:
-        """Its prunable axes."""
+    def axis_groups(self, model: "AsrModel") -> list[AxisGroup]:
+        """Its prunable axes, of section head_sizes."""
 
 
-HEADS: dict[str, Head] = {head.name: head for head in (CtcHead(),)}
+HEADS: dict[str, Head] = {head.name: head for head in (CtcHead(), TransducerHead())}
 DEFAULT = "ctc"

@@ -1,5 +1,6 @@
 """Connectionist temporal classification: one Linear, log-probabilities for every frame; unit 0 is the blank."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,18 +52,57 @@ def inner_places(model: "AsrModel", blocks: list[int] | None, section: str) -> l
     return places
 
 
+def ctc_terms(
+    model: "AsrModel", hidden: list[torch.Tensor], log_probs: torch.Tensor, lengths: torch.Tensor, batch: Any,
+    settings: CtcConfig
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """`ctc`, and `inner` with intermediate CTC.
+
+    Args:    hidden: from `encode`; log_probs (N, T', V): the head's posteriors of the last of them.   Returns: scalars, nats.
+    Source:  Lee & Watanabe 2021 (arXiv:2102.03216), section 3, for intermediate CTC.
+    """
+    weight = settings.intermediate_weight
+    transcripts = (lengths, batch.tokens, batch.token_lengths)
+    terms = {"ctc": (1 - weight) * ctc_loss_sum(log_probs, *transcripts)}
+    if weight:
+        places = inner_places(model, settings.intermediate_blocks, model.head.name)
+        for place in places:
+            inner = ctc_loss_sum(model.head.posteriors(model, hidden[place]), *transcripts)
+            terms["inner"] = terms.get("inner", 0.0) + weight / len(places) * inner
+    return terms
+
+
+@dataclass
+class CtcSizes:
+    """CTC has no sizes of its own."""
+
+
 class CtcHead:
     """LayerNorm and a Linear to the units (Graves, Fernandez, Gomez, Schmidhuber, ICML 2006)."""
 
-    name, frame_posteriors = "ctc", True
+    name, frame_wise = "ctc", True
+    sizes: type = CtcSizes
+    training_only: Sequence[str] = ()
 
-    def layers(self, d_model: int, vocab_size: int) -> dict[str, nn.Module]:
+    def layers(self, d_model: int, vocab_size: int, sizes: CtcSizes) -> dict[str, nn.Module]:
         """`norm` and `output`, their names in every model folder so far."""
         return {"norm": nn.LayerNorm(d_model), "output": nn.Linear(d_model, vocab_size)}
 
     def classify(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
         """Log-probabilities. Args: hidden (N, T', d_model), of any block.  Returns: (N, T', V) float32."""
         return model.output(model.norm(hidden)).float().log_softmax(dim=-1)
+
+    def posteriors(self, model: "AsrModel", hidden: torch.Tensor) -> torch.Tensor:
+        """What `classify` returns."""
+        return model.classify(hidden)
+
+    def has_posteriors(self, model: "AsrModel") -> bool:
+        """Always."""
+        return True
+
+    def probe(self, model: "AsrModel", outputs: torch.Tensor) -> torch.Tensor:
+        """The log-probabilities as they are."""
+        return outputs
 
     def loss_sum(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor, batch: Any) -> torch.Tensor:
         """CTC of the last block. Args: outputs (N, T', V); lengths (N,) int64.  Returns: scalar, nats."""
@@ -72,25 +112,15 @@ class CtcHead:
         self, model: "AsrModel", hidden: list[torch.Tensor], outputs: torch.Tensor, lengths: torch.Tensor, batch: Any,
         settings: CtcConfig
     ) -> dict[str, torch.Tensor]:  # fmt: skip
-        """`ctc`, and `inner` with intermediate CTC. Args: settings: CtcConfig.  Returns: dict of scalars, nats.
-
-        Source: Lee & Watanabe 2021 (arXiv:2102.03216), section 3, for intermediate CTC.
-        """
-        weight = settings.intermediate_weight
-        terms = {"ctc": (1 - weight) * self.loss_sum(model, outputs, lengths, batch)}
-        if weight:
-            places = inner_places(model, settings.intermediate_blocks, self.name)
-            for place in places:
-                inner = self.loss_sum(model, self.classify(model, hidden[place]), lengths, batch)
-                terms["inner"] = terms.get("inner", 0.0) + weight / len(places) * inner
-        return terms
+        """`ctc`, and `inner` with intermediate CTC. Args: settings: CtcConfig.  Returns: dict of scalars, nats."""
+        return ctc_terms(model, hidden, outputs, lengths, batch, settings)
 
     def check_settings(self, model: "AsrModel", settings: CtcConfig) -> None:
         """Raise UserError when intermediate CTC names blocks that do not exist."""
         if settings.intermediate_weight:
             inner_places(model, settings.intermediate_blocks, self.name)
 
-    def best_tokens(self, outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
+    def best_tokens(self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
         """The best unit of each frame, repetitions and blanks removed. Returns: a list of ids for each utterance."""
         return greedy_search(outputs, lengths, BLANK_ID)
 
@@ -98,6 +128,6 @@ class CtcHead:
         """A frame for each token, and one for the blank between two equal ones."""
         return lengths + repeats
 
-    def axis_groups(self) -> list[AxisGroup]:
+    def axis_groups(self, model: "AsrModel") -> list[AxisGroup]:
         """None: the tokenizer determines the units."""
         return []

@@ -1,0 +1,126 @@
+"""From features to text with a transducer, whatever runs it: greedy search and, if asked for, modified beam search."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from steps.core.cli import UserError
+from steps.data.feature_config import FeatureConfig
+from steps.data.tokenizer import UNKNOWN
+from steps.deploy.runtimes.base import FeatureRecogniser, filled_up
+from steps.search.transducer import beam_search, greedy_search, log_softmax
+
+# of an export, as sherpa-onnx calls the parts
+ENCODER, DECODER, JOINER = "encoder.onnx", "decoder.onnx", "joiner.onnx"
+
+
+class Network(Protocol):
+    """OnnxTransducer or TorchTransducer. feature_dim: D.   vocab_size: V.   context: how many of the last units count."""
+
+    feature_dim: int
+    vocab_size: int
+    context: int
+
+    def encode(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the encoder. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', J) float32, (N,) int64."""
+
+    def predict(self, last: np.ndarray) -> np.ndarray:
+        """Run the predictor. Args: last (N, context) int64, -1: none.  Returns: (N, J) float32."""
+
+    def join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Run the joiner. Args: (N, J) float32 each.  Returns: (N, V) float32, unnormalised."""
+
+
+class Probed:
+    """A transducer that scores every frame after units that differ from frame to frame, as TransducerHead.probe does."""
+
+    def __init__(self, model: Network):
+        self.model, self.feature_dim, self.vocab_size = model, model.feature_dim, model.vocab_size
+
+    def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
+        encoded, out_lengths = self.model.encode(feats, lengths)
+        rows, frames, width = encoded.shape
+        last = (np.arange(frames)[:, None] + np.arange(self.model.context)) % self.vocab_size
+        predicted = np.tile(self.model.predict(last.astype(np.int64)), (rows, 1))
+        logits = self.model.join(encoded.reshape(-1, width), predicted)
+        return log_softmax(logits).reshape(rows, frames, -1), out_lengths
+
+
+class TransducerRecogniser(FeatureRecogniser):
+    """A transducer with the features it hears and the tokens it emits; see Recogniser in steps/deploy/runtimes.
+
+    The unknown unit is never emitted, as in sherpa-onnx.
+
+    Args, Attributes: see FeatureRecogniser.   paths: of the beam, after `use_beam`.
+    """
+
+    model: Network
+
+    def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
+        super().__init__(model, features, tokens, name)
+        self.paths = 0
+        self.never = [tokens.index(UNKNOWN)] if UNKNOWN in tokens else []
+        if self.blank_id:
+            raise UserError(f"{name}/tokens.txt: the blank of a transducer is token 0, not {self.blank_id}")
+
+    def __enter__(self) -> "TransducerRecogniser":
+        return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Greedy, and beam if asked for."""
+        return ("greedy", "beam") if self.paths else ("greedy",)
+
+    def use_beam(self, paths: int) -> None:
+        """Also recognise by modified beam search. Args: paths: at least 1."""
+        self.paths = paths
+
+    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> None:
+        """See Recogniser; a transducer's units depend on one another, and a word list cannot be used."""
+
+    def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
+        """See Recogniser; nor can a list of labels."""
+
+    def encode(self, feats: np.ndarray) -> np.ndarray:
+        """Run the encoder on one utterance. Args: feats (T, D) float32.  Returns: (T', J) float32."""
+        encoded, lengths = self.model.encode(*filled_up(feats))
+        return encoded[0, : lengths[0]]
+
+    def probe(self, feats: np.ndarray) -> np.ndarray:
+        """Scores of one utterance's frames, see Probed. Args: feats (T, D) float32.  Returns: (T', V) log-probabilities."""
+        log_probs, lengths = Probed(self.model).log_probs(*filled_up(feats))
+        return log_probs[0, : lengths[0]]
+
+    def run_all(self, heard: np.ndarray) -> None:
+        """See FeatureRecogniser."""
+        self.probe(heard)
+
+    def greedy(self, encoded: np.ndarray) -> list[int]:
+        """Token ids by greedy search. Args: encoded (T', J).  Raises: ValueError when a score is not finite."""
+        model = self.model
+        (ids,) = greedy_search(encoded[None], [len(encoded)], model.predict, model.join, model.context, self.never)
+        return ids
+
+    def run(self, heard: np.ndarray) -> None:
+        """Run the networks and greedy search, which decides what they hear, on one utterance. Args: heard (T, D) float32."""
+        self.greedy(self.encode(heard))
+
+    def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
+        """Text of one utterance, words separated by single spaces.
+
+        Args:    heard: (T, D) float32 features.   name: for messages.
+        Returns: {"greedy": text} and, after `use_beam`, "beam".
+        Raises:  UserError for features of another width, or when a score is not finite.
+        """
+        self.check_heard(heard, name)
+        encoded, model = self.encode(heard), self.model
+        try:
+            texts = {"greedy": self.words(self.greedy(encoded))}
+            if self.paths:
+                ids = beam_search(encoded, model.predict, model.join, model.context, self.paths, self.never)
+                texts["beam"] = self.words(ids)
+        except ValueError as error:
+            raise UserError(f"{name}: the model returned {error}") from None
+        return texts

@@ -1,0 +1,76 @@
+"""The test recipe with transducers in its chain, from sound to the report: alone, taught, pruned, with codes."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from steps.core.exports import onnx_bytes, shipped_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAIN = """
+teacher          -              train_teacher    teacher.yaml
+transducer       -              distill_student  transducer.yaml
+transducer_kd    teacher        distill_student  transducer.yaml
+transducer_twice transducer_kd  distill_student  lattice.yaml
+transducer_from  teacher        train_teacher    from.yaml
+transducer_prune transducer_kd  prune_model      student_prune.yaml
+transducer_thin  transducer_kd  prune_model      lowrank.yaml
+transducer_zeros transducer_kd  prune_model      sparse.yaml
+transducer_int8  transducer_kd  quantize_model   int8.yaml
+transducer_4bit  transducer_kd  quantize_model   bits4.yaml
+"""
+MODELS = [line.split()[0] for line in CHAIN.split("\n") if line]
+FLOAT = [name for name in MODELS if name not in ("transducer_int8", "transducer_4bit")]
+
+
+def write_recipe(folder):
+    """The test recipe with another chain, and beam search."""
+    shutil.copytree(ROOT / "tests/recipes/tiny", folder)
+    recipe = (folder / "recipe.sh").read_text()
+    head = recipe.split("teachers=")[0].replace("speeds=", "decode=decode.yaml\nspeeds=")
+    (folder / "recipe.sh").write_text(
+        f'{head}teachers="teacher"\ncompare="transducer_kd:transducer"\nchain="{CHAIN}"\n'
+    )
+    conf = folder / "conf"
+    for path in conf.glob("*.yaml"):
+        path.write_text(path.read_text().replace("../../../../conf", str(ROOT / "conf")))
+    student = (conf / "student.yaml").read_text().replace("distill: {kl_weight: 0.5", "distill: {kl_weight: 0.3")
+    (conf / "transducer.yaml").write_text(f"head: transducer\nhead_sizes: {{predictor: 48, joiner: 48}}\n{student}")
+    (conf / "lattice.yaml").write_text(
+        "base: transducer.yaml\nloop: {epochs: 6}\ndistill: {hidden_weight: 0.0, lattice_weight: 0.3}\n"
+    )
+    teacher = (conf / "teacher.yaml").read_text()
+    (conf / "from.yaml").write_text("head: transducer\n" + teacher[teacher.index("loop:") :])
+    (conf / "bits4.yaml").write_text(f"base: {ROOT}/conf/quantize.yaml\nbits: 4\nmethod: mse\nlayers: {{output: 8}}\n")
+    (conf / "decode.yaml").write_text("beam: 4\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_kind_of_transducer_from_sound_to_the_report(tmp_path):
+    recipe = write_recipe(tmp_path / "tiny_transducer")
+    words = ["./run.sh", "--recipe", str(recipe), "--workdir", str(tmp_path / "work")]
+    words += ["--num-threads", "1", "--trainings", "2", "--device", "cpu"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    exp = tmp_path / "work/exp/tiny_transducer"
+    rows = {row["model"]: row for row in json.loads((exp / "report/results.json").read_text())["rows"]}
+    assert list(rows) == MODELS
+    for name in MODELS[1:]:
+        score, export = rows[name]["scores"]["greedy"], exp / name / "export"
+        # alone, so small a student learns nothing in so little time, with CTC neither
+        assert "lexicon" not in rows[name]["scores"] and (score["wer_percent"] < 15 or name == "transducer"), name
+        sizes = shipped_bytes(export)
+        assert rows[name]["bytes_shipped"] == sum(sizes.values()) and len([n for n in sizes if ".onnx" in n]) == 3
+        assert onnx_bytes(sizes) > 10_000
+        assert (exp / name / "decode_test_onnx/wer_beam").read_text().startswith("%WER")
+        if name in FLOAT:
+            texts = {
+                (exp / name / f"decode_test{runtime}/greedy.txt").read_text() for runtime in ("", "_onnx", "_sherpa")
+            }
+            assert len(texts) == 1, name
+    assert rows["transducer_prune"]["parameters"] < 0.65 * rows["transducer_kd"]["parameters"]
+    assert rows["transducer_int8"]["bytes_shipped"] < 0.8 * rows["transducer_kd"]["bytes_shipped"]
