@@ -189,8 +189,10 @@ class Setup:
             raise UserError(f"{self.args.config}: {what}: steps.train_teacher with --init FOLDER")
         where = f"{self.args.config}: model"
         sizes = (self.features.dim, self.tokenizer.vocab_size)
-        how = (where, config.head, config.normalisation, config.head_sizes)
-        model = build_model(new_spec(config.type, config.model, *sizes, self.step, *how))
+        spec = new_spec(
+            config.type, config.model, *sizes, self.step, where, config.head, config.normalisation, config.head_sizes
+        )
+        model = build_model(spec)
         self.check_look_ahead(model)
         model.set_cmvn_(self.cmvn["mean"], self.cmvn["std"])
         return model
