@@ -92,7 +92,7 @@ def look(args: argparse.Namespace, spoken: list[Utterance], features: FeatureCon
     stats = summarise(args.text, spoken, [])
     bins = features.num_mel_bins if features.kind == "fbank" else None
     device = choose_device(args.device).type
-    return Facts(round(stats["hours"], 4), stats["speakers"], frames, bins, device)
+    return Facts(round(stats["hours"], 4), stats["speakers"], stats["distinct_words"], frames, bins, device)
 
 
 def recall(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:

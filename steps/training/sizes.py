@@ -1,5 +1,6 @@
 """Settings chosen for a corpus: its facts, the table of conf/sizes.yaml, a time budget, and the settings files that follow."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +31,28 @@ class Amount:
     masks: dict
     vtlp: float
     end_spaces: bool
+    few_words: dict | None = None
 
     def __post_init__(self):
+        if self.few_words is not None:
+            known = ["below", "measured", "size", "updates", "vtlp"]
+            check(sorted(self.few_words) == known, f"few_words must have {', '.join(known)}")
+            self.few()
         check(sorted(self.updates) == ["recover", "student", "teacher"], "updates must be of teacher, student, recover")
         good = all(type(number) is int and number > 0 for number in self.updates.values())
         check(good and self.max_batch_frames > 0, "updates and max_batch_frames must be whole numbers above 0")
         known = ["freq_masks", "freq_share", "time_masks", "time_width"]
         good = sorted(self.masks) == ["student", "teacher"] and all(sorted(one) == known for one in self.masks.values())
         check(good, f"masks must be of teacher and student, and have {', '.join(known)}")
+
+    def few(self) -> "Amount":
+        """The same for a corpus of few words."""
+        other = {key: value for key, value in (self.few_words or {}).items() if key != "below"}
+        return dataclasses.replace(self, few_words=None, **other)
+
+    def of(self, words: int) -> "Amount":
+        """The same for so many different words."""
+        return self.few() if self.few_words and words < self.few_words["below"] else self
 
 
 @dataclass
@@ -66,19 +81,23 @@ class Table:
             limits == sorted(limits) and limits[-1] == math.inf, "amounts must go from small to large, the last to null"
         )
         for name, amount in self.amounts.items():
-            check(
-                amount.size in self.sizes, f"amounts: {name}: no size {amount.size}; there are {', '.join(self.sizes)}"
-            )
+            for one in (amount, amount.few()):
+                known = ", ".join(self.sizes)
+                check(one.size in self.sizes, f"amounts: {name}: no size {one.size}; there are {known}")
         check(0 < self.least_share <= 1, "least_share must be in (0, 1]")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a corpus. hours, speakers: of the training set, without copies at other speeds.   frames: of each utterance
-    that is trained on, copies included.   mel_bins: None for features without a frequency axis."""
+    """What is known of a corpus.
+
+    hours, speakers, words (different ones): of the training set, without copies at other speeds.   frames: of each utterance that
+    is trained on, copies included.   mel_bins: None for features without a frequency axis.
+    """
 
     hours: float
     speakers: int
+    words: int
     frames: list[int]
     mel_bins: int | None
     device: str
@@ -128,7 +147,7 @@ def choose(
     minutes = 60 * facts.hours
     fits = (name for name, one in table.amounts.items() if one.up_to_minutes is None or minutes <= one.up_to_minutes)
     name = next(fits)
-    amount, order = table.amounts[name], list(table.sizes)
+    amount, order = table.amounts[name].of(facts.words), list(table.sizes)
     found = []
     for size in order[order.index(amount.size) :: -1]:
         seconds = time_updates(settings(table, amount, size, facts, lines, 1.0)[0])

@@ -44,7 +44,7 @@ def test_three_minutes_of_speech(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     exp = tmp_path / "exp/kaldi"
     record = json.loads((exp / "sizes/sizes.json").read_text())
-    assert record["amount"] == "minutes" and "measured: recipe yesno" in done.stdout
+    assert record["amount"] == "minutes" and f"size {record['size']}" in done.stdout
     for model, updates in record["updates"].items():
         steps = json.loads((exp / model / "run.json").read_text())["steps"]
         assert abs(steps - updates) <= 0.1 * updates + record["epochs"][model]

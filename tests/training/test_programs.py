@@ -59,7 +59,7 @@ def test_real_updates_are_timed_and_nothing_is_left_behind(corpus, tmp_path):
     lines = [Line("teacher", "big", {}), Line("student", "small", {})]
     frames = [int(number) for number in read_table(corpus.train / "utt2num_frames").values()]
     mel_bins = load_config(FeatureConfig, corpus.features).num_mel_bins
-    facts = Facts(0.01, 3, frames, mel_bins, "cpu")
+    facts = Facts(0.01, 3, 20, frames, mel_bins, "cpu")
     files, _ = settings(table, table.amounts["minutes"], "small", facts, lines, 1.0)
     given = {"data": str(corpus.train), "text": str(corpus.train), "features": str(corpus.features)}
     args = SimpleNamespace(**given, seed=0, device="cpu", num_threads=1)

@@ -42,9 +42,9 @@ CHAIN = [
 ]
 
 
-def facts(minutes, utterance_s=5.0, speakers=9, copies=3, mel_bins=80, device="cpu"):
+def facts(minutes, utterance_s=5.0, speakers=9, copies=3, mel_bins=80, device="cpu", words=100):
     count = round(60 * minutes / utterance_s)
-    return Facts(minutes / 60, speakers, [round(100 * utterance_s)] * (count * copies), mel_bins, device)
+    return Facts(minutes / 60, speakers, words, [round(100 * utterance_s)] * (count * copies), mel_bins, device)
 
 
 def slow(seconds):
@@ -80,7 +80,7 @@ def test_all_of_the_table_is_valid_and_students_are_smaller(amount, size):
 
 @pytest.mark.parametrize(
     ("minutes", "amount", "size"),
-    [(3, "minutes", "small"), (10, "minutes", "small"), (10.1, "half_hours", "medium"), (90, "half_hours", "medium"),
+    [(3, "minutes", "medium"), (10, "minutes", "medium"), (10.1, "half_hours", "medium"), (90, "half_hours", "medium"),
      (180, "hours", "large"), (600, "hours", "large")],
 )  # fmt: skip
 def test_the_amount_of_speech_decides(minutes, amount, size):
@@ -93,6 +93,15 @@ def test_the_amount_of_speech_decides(minutes, amount, size):
         assert abs(choice.updates[model] - wanted[role]) <= per_epoch / 2 or choice.epochs[model] == 1
     assert choice.seconds["student_kd"] == pytest.approx(OVERHEAD * choice.updates["student"] * (0.05 + 0.025))
     assert choice.seconds["teacher"] == pytest.approx(OVERHEAD * choice.updates["teacher"] * 0.1)
+
+
+def test_few_words_are_another_matter():
+    few, more = (choose(TABLE, facts(3, words=words), CHAIN, None, slow(0.1)[0]) for words in (9, 10))
+    assert (few.size, more.size) == ("small", "medium") and "yesno" in few.measured and "yesno" not in more.measured
+    assert few.updates["student"] < 0.6 * more.updates["student"]
+    assert [one.files["student.yaml"]["augment"]["vtlp"] for one in (few, more)] == [0.0, 0.1]
+    # larger amounts make no difference
+    assert choose(TABLE, facts(38, words=2), CHAIN, None, slow(0.1)[0]).size == "medium"
 
 
 @pytest.mark.parametrize(("minutes", "utterance_s"), [(3, 5), (1, 2), (0.5, 0.4), (20, 5), (2, 30)])
@@ -166,6 +175,7 @@ def test_budgets(text, seconds):
         ({"amounts": {"one": {"size": "huge"}}}, "no size huge"),
         ({"amounts": {"one": {"updates": {"teacher": 3}}}}, "updates must be of teacher, student, recover"),
         ({"amounts": {"one": {"up_to_minutes": 10}}}, "the last to null"),
+        ({"amounts": {"one": {"few_words": {"below": 3}}}}, "few_words must have below, measured"),
         ({"sizes": {"small": {"techer": {}}}}, "did you mean 'teacher'"),
         ({"amounts": {"one": {"masks": {"teacher": {}}}}}, "masks must be of teacher and student"),
         ({"least_share": 0.0}, "least_share"),
