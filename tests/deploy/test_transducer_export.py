@@ -122,7 +122,7 @@ def test_a_word_list_is_refused_and_no_column_is_made_up(folder, tmp_path, monke
     assert recogniser.use_words(tmp_path / "words.txt", folder) is recogniser.use_labels("l", folder) is None
     words = ["transcribe", str(folder), "a.wav", "--words", str(tmp_path / "words.txt")]
     monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(UserError, match="this recogniser writes what it likes; leave out --words"):
+    with pytest.raises(UserError, match="cannot be limited to a word list; leave out --words"):
         transcribe.main()
 
 
