@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from steps.deploy.lean import lean_blocks_
 from steps.models.asr_model import AsrModel
 from steps.models.conformer import ConvolutionModule
 from steps.models.quant_layers import float_like, quantized_layers
@@ -38,7 +39,7 @@ class Value:
 
 
 def float_twin(model: AsrModel) -> AsrModel:
-    """A copy of the model in float, for tracing: weights dequantized, batch norms folded into their convolutions."""
+    """A copy of the model in float, for tracing: weights dequantized, batch norms folded into their convolutions, blocks lean."""
     twin = copy.deepcopy(model).cpu().eval()
     for name, layer in quantized_layers(twin).items():
         twin.set_submodule(name, float_like(layer))
@@ -46,6 +47,7 @@ def float_twin(model: AsrModel) -> AsrModel:
         if isinstance(module, ConvolutionModule) and isinstance(module.conv_norm, nn.BatchNorm1d):
             module.depthwise = fuse_conv_bn_eval(module.depthwise, module.conv_norm)
             module.conv_norm = nn.Identity()
+    lean_blocks_(twin)
     return twin.eval()
 
 
@@ -108,8 +110,7 @@ def fold_constants(content: bytes) -> onnx.ModelProto:
 def strip_(graph: onnx.ModelProto, name: str) -> None:
     """Remove names, documentation, metadata and defaults, and name what is left shortly: the same model gives the same bytes.
 
-    The IR version becomes the lowest that knows the graph's opset. Names of inputs and outputs stay, and those that
-    `integer_graph_` gives, which end in .codes or .scales.
+    The IR version becomes the lowest that knows the graph's opset. Names of inputs and outputs stay.
 
     Args: name: name of the graph, the head's.
     """
@@ -133,7 +134,7 @@ def strip_(graph: onnx.ModelProto, name: str) -> None:
         for values in (node.input, node.output):
             for name in values:
                 if name not in names:
-                    names[name] = name if is_kept(name) else next(fresh)
+                    names[name] = next(fresh)
             values[:] = [names[name] for name in values]
     constants = {names[tensor.name]: tensor for tensor in body.initializer if tensor.name in names}
     for name, tensor in constants.items():
@@ -158,12 +159,12 @@ def short_names() -> Iterator[str]:
 
 
 def same_constants(tensors: Iterable[onnx.TensorProto]) -> dict[str, str]:
-    """Name of the first constant with the same content, for every later one whose name is not kept."""
+    """Name of the first constant with the same content, for every later one."""
     first: dict[tuple[Any, ...], str] = {}
     same = {}
     for tensor in tensors:
         content = (tensor.data_type, *tensor.dims, numpy_helper.to_array(tensor).tobytes())
-        if not is_kept(tensor.name) and first.setdefault(content, tensor.name) != tensor.name:
+        if first.setdefault(content, tensor.name) != tensor.name:
             same[tensor.name] = first[content]
     return same
 
@@ -175,9 +176,12 @@ def drop_defaults_(node: onnx.NodeProto, opset: int) -> None:
     known = onnx.defs.get_schema(node.op_type, opset, "").attributes
     for attribute in list(node.attribute):
         default = known[attribute.name].default_value
-        # of these the schema does not say that they are 1
-        ones = node.op_type == "Conv" and attribute.name in ("strides", "dilations") and set(attribute.ints) == {1}
-        if ones or (default.type and helper.get_attribute_value(default) == helper.get_attribute_value(attribute)):
+        # of these the schema does not say it
+        silent = {"strides": 1, "dilations": 1, "pads": 0} if node.op_type == "Conv" else {}
+        usual = set(attribute.ints) == {silent.get(attribute.name)}
+        # a convolution's weight has it
+        usual |= node.op_type == "Conv" and attribute.name == "kernel_shape"
+        if usual or (default.type and helper.get_attribute_value(default) == helper.get_attribute_value(attribute)):
             node.attribute.remove(attribute)
 
 
@@ -193,8 +197,3 @@ def shorten_integers_(tensor: onnx.TensorProto) -> None:
 def opset_of(graph: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a graph asks for."""
     return next(entry.version for entry in graph.opset_import if not entry.domain)
-
-
-def is_kept(name: str) -> bool:
-    """Whether a value's name is one that `integer_graph_` gave."""
-    return name.endswith((".codes", ".scales"))

@@ -1,10 +1,9 @@
 """Rewrites a traced float graph so that its quantized layers hold the codes of the model folder and, where a row has one scale,
 multiply integers.
 
-A Linear becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication by scales, which onnxruntime fuses into com.microsoft's
-DynamicQuantizeMatMul; with packed codes, which are for small files, it is that one node. An LSTM becomes DynamicQuantizeLSTM,
-also com.microsoft's. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions,
-and layers with a scale for each group, keep their operator; their weights are computed from the codes when the file is loaded.
+A Linear becomes DynamicQuantizeMatMul and an LSTM DynamicQuantizeLSTM, both com.microsoft's: one node where ONNX's own operators
+take five. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions, and layers with a scale for each
+group, keep their operator; their weights are computed from the codes when the file is loaded.
 
 On processors with AVX2 or AVX-512 but without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits. With codes
 beyond 63 that saturates and costs 10 to 25 dB, so these are stored as `code + 128` in uint8 with zero point 128, whose
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from steps.core.cli import UserError
 from steps.deploy.packed import Unpacking
@@ -24,7 +23,6 @@ from steps.models.codes import Codes
 from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, QuantLSTM
 
 MICROSOFT = "com.microsoft"
-# what onnxruntime makes of the five nodes of a Linear, and of its bias
 FUSED = "DynamicQuantizeMatMul"
 # numbers of a constant that are worth a piece of the one of float16, and with a shape of its own
 WORTH_A_PIECE, WORTH_A_SHAPE = 4, 32
@@ -39,7 +37,7 @@ def integer_graph_(graph: ModelProto, layers: Mapping[str, Quantized], packed: b
     """
     body = graph.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
-    # content of the float weight as it stands in the graph -> names of the layers with such a weight
+    # the float weight as the graph has it -> names of the layers with such a weight
     waiting: dict[Any, list[str]] = {}
     for name, layer in layers.items():
         waiting.setdefault(_key(float_weight(layer)), []).append(name)
@@ -47,17 +45,17 @@ def integer_graph_(graph: ModelProto, layers: Mapping[str, Quantized], packed: b
     unpacking = Unpacking(packed)
     for node in body.node:
         weight = constants.get(node.input[1]) if node.op_type in REWRITES else None
-        names = waiting.get(_key(weight)) if weight is not None else None
-        if not names:
+        names = waiting.get(_key(as_matrix(node, weight))) if weight is not None else None
+        if weight is None or not names:
             nodes.append(node)
             continue
         name = names.pop(0)
-        nodes += REWRITES[node.op_type](node, name, layers[name], unpacking)
+        nodes += REWRITES[node.op_type](node, name, layers[name], unpacking, weight.shape)
     missing = [name for names in waiting.values() for name in names]
     if missing:
         raise UserError(f"export: these quantized layers were not found in the graph: {', '.join(missing)}")
+    nodes = with_biases(nodes, constants)
     if packed:
-        nodes = with_biases(nodes, constants)
         shorten_(body, nodes, unpacking)
         unpacking.finish()
     for key, array in unpacking.constants.items():
@@ -99,18 +97,31 @@ def shorten_(body: Any, nodes: list[NodeProto], unpacking: Unpacking) -> None:
             unpacking.floats(tensor.name, array)
 
 
-def _key(array):
-    return array.shape, np.ascontiguousarray(array).tobytes()
+def _key(matrix):
+    return matrix.shape, np.ascontiguousarray(matrix).tobytes()
 
 
 def float_weight(layer: Quantized) -> np.ndarray:
-    """The dequantized weight in the layout of the graph: (I, O) for a MatMul, (1, 4H, I) for an LSTM."""
+    """The dequantized weight, (O, I); of an LSTM that for its input, gates in ONNX's order."""
     tensors = {name: tensor.detach().numpy() for name, tensor in layer.dequantized().items()}
-    if isinstance(layer, QuantLinear):
-        return tensors["weight"].T
-    if isinstance(layer, QuantConv):
-        return tensors["weight"]
-    return onnx_gates(tensors["weight_ih_l0"])[None]
+    if isinstance(layer, QuantLSTM):
+        return onnx_gates(tensors["weight_ih_l0"])
+    return tensors["weight"].reshape(len(tensors["weight"]), -1)
+
+
+def as_matrix(node: NodeProto, weight: np.ndarray) -> np.ndarray:
+    """The weight of a node as (O, I)."""
+    if node.op_type == "MatMul":
+        return weight.T
+    if node.op_type == "Gemm":
+        return weight if is_transposed(node) else weight.T
+    weight = weight[0] if node.op_type == "LSTM" else weight
+    return weight.reshape(len(weight), -1)
+
+
+def is_transposed(node: NodeProto) -> bool:
+    """Whether a Gemm has its weight as (O, I)."""
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 def onnx_gates(rows: np.ndarray) -> np.ndarray:
@@ -119,30 +130,24 @@ def onnx_gates(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([inputs, output, forget, cell])
 
 
-def integer_matmul(node: NodeProto, name: str, layer: QuantLinear, unpacking: Unpacking) -> list[NodeProto]:
-    """Nodes in place of a MatMul."""
+def integer_matmul(
+    node: NodeProto, name: str, layer: QuantLinear, unpacking: Unpacking, shape: tuple[int, ...]
+) -> list[NodeProto]:
+    """Node in place of a MatMul or Gemm."""
     weight = layer.matrices()["weight"]
     if weight.format.group is not None:
-        node.input[1] = unpacking.weights(name, weight, (layer.in_features, layer.out_features), by_column=True)
+        by_column = node.op_type == "MatMul" or not is_transposed(node)
+        node.input[1] = unpacking.weights(name, weight, shape, by_column)
         return [node]
     codes = unpacking.codes(name, weight, weight.codes.numpy().T)
-    scales_of_codes = unpacking.scales(name, weight)
-    x, y = node.input[0], node.output[0]
-    zero_point = unpacking.constant(np.asarray(unpacking.zero_point(weight.format)))
-    if unpacking.packed:
-        inputs = [x, codes, scales_of_codes, zero_point]
-        return [helper.make_node(FUSED, inputs, [y], domain=MICROSOFT)]
-    quantized, scale, zero, total, total_float, scales = (f"{name}/{part}" for part in "qsztfm")
-    return [
-        helper.make_node("DynamicQuantizeLinear", [x], [quantized, scale, zero]),
-        helper.make_node("MatMulInteger", [quantized, codes, zero, zero_point], [total]),
-        helper.make_node("Cast", [total], [total_float], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [scale, scales_of_codes], [scales]),
-        helper.make_node("Mul", [total_float, scales], [y]),
-    ]
+    inputs = [node.input[0], codes, unpacking.scales(name, weight)]
+    inputs += [unpacking.constant(np.asarray(unpacking.zero_point(weight.format))), *node.input[2:]]
+    return [helper.make_node(FUSED, inputs, list(node.output), domain=MICROSOFT)]
 
 
-def integer_lstm(node: NodeProto, name: str, layer: QuantLSTM, unpacking: Unpacking) -> list[NodeProto]:
+def integer_lstm(
+    node: NodeProto, name: str, layer: QuantLSTM, unpacking: Unpacking, shape: tuple[int, ...]
+) -> list[NodeProto]:
     """Node in place of an LSTM; inputs and outputs stay."""
     extra, weights = [], []
     for part, matrix in (("input", layer.matrices()["weight_ih"]), ("hidden", layer.matrices()["weight_hh"])):
@@ -165,15 +170,18 @@ def integer_lstm(node: NodeProto, name: str, layer: QuantLSTM, unpacking: Unpack
     return [new]
 
 
-def float_convolution(node: NodeProto, name: str, layer: QuantConv, unpacking: Unpacking) -> list[NodeProto]:
+def float_convolution(
+    node: NodeProto, name: str, layer: QuantConv, unpacking: Unpacking, shape: tuple[int, ...]
+) -> list[NodeProto]:
     """The same node, its kernels computed from codes."""
-    node.input[1] = unpacking.weights(name, layer.matrices()["weight"], layer.shape, by_column=False)
+    node.input[1] = unpacking.weights(name, layer.matrices()["weight"], shape, by_column=False)
     return [node]
 
 
 # operator of the traced graph -> what is put in its place
 REWRITES: dict[str, Callable[..., list[NodeProto]]] = {
     "MatMul": integer_matmul,
+    "Gemm": integer_matmul,
     "LSTM": integer_lstm,
     "Conv": float_convolution,
 }

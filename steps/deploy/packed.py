@@ -24,8 +24,8 @@ LARGEST_INT8 = 63
 class Unpacking:
     """Nodes and constants that hold the codes of a graph's layers.
 
-    Packed, all codes of one format are one constant, and all float16 numbers another, which nodes cut into pieces: for each
-    layer a node, and no constant with a name and a shape of its own.
+    Packed, all codes of one format are one constant, and all float16 numbers another, which a few nodes cut into pieces: no
+    constant with a name and a shape of its own for each layer, nor a node.
 
     Args:       packed: whether codes take their bits and scales are float16, or codes take a byte and scales are float32.
     Attributes: nodes: to be put in front of all others.   constants: by name.   Both are complete after `finish`.
@@ -89,13 +89,26 @@ class Unpacking:
         """Put the constants that layers share and the nodes that cut them in front."""
         later, self.nodes = self.nodes, []
         for format, pieces in self.levels.items():
-            self.cut(self.unpacked(format, np.concatenate([piece.ravel() for piece in pieces.values()])), pieces)
+            self.cut_columns(format, pieces)
         if self.short:
             numbers = np.concatenate([piece.ravel() for piece in self.short.values()])
             self.constants["short"] = np.pad(numbers, (0, -len(numbers) % FILLED_TO))
             self.cut(self.node("Cast", ["short"], "long", to=TensorProto.FLOAT), self.short)
         self.nodes += later
         self.levels, self.short = {}, {}
+
+    def cut_columns(self, format: CodeFormat, pieces: dict[str, np.ndarray]) -> None:
+        """Unpack all codes of a format, matrices with as many rows side by side. Args: pieces: levels by name, two axes or more."""
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, piece in pieces.items():
+            alike.setdefault(piece.shape[:-1], []).append(name)
+        groups = {names[0] if len(names) == 1 else f"{names[0]}/wide": names for names in alike.values()}
+        wide = {group: np.concatenate([pieces[name] for name in names], axis=-1) for group, names in groups.items()}
+        self.cut(self.unpacked(format, np.concatenate([piece.ravel() for piece in wide.values()])), wide)
+        for group, names in groups.items():
+            if len(names) > 1:
+                widths = self.constant(np.array([pieces[name].shape[-1] for name in names]))
+                self.nodes.append(helper.make_node("Split", [group, widths], names, axis=wide[group].ndim - 1))
 
     def unpacked(self, format: CodeFormat, levels: np.ndarray) -> str:
         """All codes of a format, of all layers. Args: levels: numbers of their levels, (N,).  Returns: name of (>= N,) integers."""
@@ -150,8 +163,12 @@ class Unpacking:
         Returns: its name.
         """
         rows, columns = codes.codes.shape
-        value = self.node("Cast", [self.codes(name, codes, codes.codes.numpy())], f"{name}/f", to=TensorProto.FLOAT)
-        zero = self.zero_point(codes.format)
+        if self.packed and codes.format.bits < 8:
+            own, zero = self.codes(name, codes, codes.codes.numpy()), float(self.zero_point(codes.format))
+        else:
+            own, zero = f"{name}.bytes", 0.0
+            self.constants[own] = codes.codes.numpy()
+        value = self.node("Cast", [own], f"{name}/f", to=TensorProto.FLOAT)
         if zero:
             value = self.node("Sub", [value, self.constant(np.float32(zero))], f"{name}/c")
         scales = self.scales(name, codes, (rows, codes.format.groups(columns)))

@@ -82,36 +82,46 @@ def test_float_and_integer_graphs_follow_the_model(make, variant):
     assert snr_db > 25
     layers = quantized_layers(small)
     counts = operators(integer)
-    assert counts["MatMulInteger"] == sum(isinstance(layer, QuantLinear) for layer in layers.values())
+    assert counts["DynamicQuantizeMatMul"] == sum(isinstance(layer, QuantLinear) for layer in layers.values())
     assert counts["DynamicQuantizeLSTM"] == sum(isinstance(layer, QuantLSTM) for layer in layers.values())
     assert counts["LSTM"] == counts["ConvInteger"] == 0
     assert counts["Conv"] == operators(graph)["Conv"]
     assert counts["MatMul"] == (4 if model.kind == "conformer" else 0)  # scores and values of two blocks
+    # of each kind of feed-forward module one half, in the layer before
+    assert not any(np.array_equal(array, 0.5) for array in constants(graph).values())
 
 
 @pytest.mark.parametrize(("bits", "offset"), [(8, 128), (7, 0)])
 @pytest.mark.parametrize("kind", ["conformer", "rnn"])
 def test_the_codes_in_the_graph_are_the_folders(make, kind, bits, offset):
     model = quantize_model(make(kind), QuantizeConfig(bits=bits))
-    tensors = constants(build_graph(model))
-    seen = 0
+    graph = build_graph(model)
+    tensors = constants(graph)
+    found = []
+    for node in graph.graph.node:
+        places = {"DynamicQuantizeMatMul": [(1, 2)], "DynamicQuantizeLSTM": [(1, 8), (2, 10)]}
+        for codes, scales in places.get(node.op_type, []):
+            found.append((tensors[node.input[codes]].astype(np.int32) - offset, tensors[node.input[scales]]))
+    expected = []
     for name, layer in quantized_layers(model).items():
         if isinstance(layer, QuantLinear):
-            expected = {f"{name}.codes": layer.weight_codes.T, f"{name}.scales": layer.weight_scales}
+            # half of what feed-forward modules give is added, and their last layers give that
+            share = 0.5 if name.endswith(("ff1.down", "ff2.down")) else 1.0
+            expected.append((layer.weight_codes.T.numpy(), share * layer.weight_scales.numpy()))
         else:
-            expected = {
-                f"{name}.input.codes": onnx_gates(layer.weight_ih_codes.numpy()).T[None],
-                f"{name}.input.scales": onnx_gates(layer.weight_ih_scales.numpy())[None],
-                f"{name}.hidden.codes": onnx_gates(layer.weight_hh_codes.numpy()).T[None],
-                f"{name}.hidden.scales": onnx_gates(layer.weight_hh_scales.numpy())[None],
-            }
-        for key, value in expected.items():
-            stored = tensors[key].astype(np.int32) - offset if key.endswith("codes") else tensors[key]
-            np.testing.assert_array_equal(stored, value)
-            seen += 1
-    assert seen == sum(name.endswith((".codes", ".scales")) for name in tensors)
+            for codes in layer.matrices().values():
+                expected.append(tuple(onnx_gates(t.numpy()).T[None] for t in (codes.codes, codes.scales.unsqueeze(1))))
+    assert len(found) == len(expected)
+    for pair, wanted in zip(in_order(found), in_order(expected), strict=True):
+        np.testing.assert_array_equal(pair[0], wanted[0])
+        np.testing.assert_array_equal(pair[1].ravel(), wanted[1].ravel())
     largest_float = max(array.size for array in tensors.values() if array.dtype == np.float32)
     assert largest_float <= model.frontend.conv2.weight.numel()  # no weight is there a second time
+
+
+def in_order(pairs):
+    """Matrices sorted by their content."""
+    return sorted(pairs, key=lambda pair: np.ascontiguousarray(pair[0], np.int32).tobytes())
 
 
 def matmul_graph(weight):
@@ -129,7 +139,7 @@ def test_integer_products_do_not_saturate(bits, largest, kind):
     layer.weight_codes[4:] = -largest
     graph = matmul_graph(np.ascontiguousarray(layer.dequantized()["weight"].numpy().T))
     integer_graph_(graph, {"layer": layer})
-    assert [numpy_helper.to_array(t).dtype for t in graph.graph.initializer if t.name.endswith("codes")] == [kind]
+    assert [numpy_helper.to_array(t).dtype for t in graph.graph.initializer if t.name == "layer.codes"] == [kind]
     (y,) = open_session(graph.SerializeToString()).run(None, {"x": np.ones((5, 64), np.float32)})
     np.testing.assert_allclose(y, np.repeat([[64.0 * largest] * 4 + [-64.0 * largest] * 4], 5, axis=0), rtol=1e-5)
 
@@ -147,7 +157,7 @@ def test_layers_with_equal_weights_are_all_rewritten(make):
     for block in model.blocks:
         block.up.weight_codes.zero_()
         block.down.weight_codes.zero_()
-    assert operators(build_graph(model))["MatMulInteger"] == len(quantized_layers(model))
+    assert operators(build_graph(model))["DynamicQuantizeMatMul"] == len(quantized_layers(model))
 
 
 def test_a_graph_that_computes_something_else_is_refused(make):
@@ -156,7 +166,7 @@ def test_a_graph_that_computes_something_else_is_refused(make):
         graph = build_graph(model)
         for tensor in graph.graph.initializer:
             array = numpy_helper.to_array(tensor)
-            if tensor.name.endswith(".scales") or (not quantized and array.ndim == 2):
+            if array.dtype == np.float32 and array.ndim == (1 if quantized else 2):
                 tensor.CopyFrom(numpy_helper.from_array(array * np.float32(factor), tensor.name))
         with pytest.raises(UserError, match="not usable"):
             compare(model, OnnxModel(graph.SerializeToString()))

@@ -13,7 +13,11 @@ from steps.deploy.macs import count_macs, node_macs
 def test_counts_are_those_of_the_model(kind, quantized, make, save, tmp_path):
     model = make(kind, quantized)
     export_folder(save(tmp_path / "m", model), tmp_path / "m" / "export")
-    assert count_macs(tmp_path / "m" / "export") == pytest.approx(macs_per_second(make(kind)), rel=1e-6)
+    expected = macs_per_second(make(kind))
+    if kind == "conformer":
+        # the channel that masks padding: 2 blocks, 2 heads, 249 frames of 10 s
+        expected += 2 * 2 * 249**2 / 10
+    assert count_macs(tmp_path / "m" / "export") == pytest.approx(expected, rel=1e-6)
 
 
 def node(name, inputs, outputs):

@@ -43,6 +43,8 @@ def graphs(make):
         made[name] = build_graph(model)
         made[f"{name}-int8"] = build_graph(quantize_model(model, QuantizeConfig()))
         made[f"{name}-int7"] = build_graph(quantize_model(model, QuantizeConfig(bits=7)))
+        packed = QuantizeConfig(bits=3, convolutions=8, rest="float16")
+        made[f"{name}-int3"] = build_graph(quantize_model(model, packed))
     return made
 
 

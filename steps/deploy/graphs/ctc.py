@@ -13,6 +13,7 @@ from steps.core.exports import SAMPLES_FILE
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.integer import integer_graph_
+from steps.deploy.lean import with_halves
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.base import SHORTEST
 from steps.deploy.runtimes.ctc import CtcRecogniser, Network
@@ -56,8 +57,7 @@ class FilledUp(nn.Module):
     def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Args, Returns: as for AsrModel."""
         frames = torch.clamp(torch.tensor(feats.shape[1]), min=SHORTEST)
-        filler = feats.new_zeros(feats.shape[0], SHORTEST, feats.shape[2])
-        return self.model(torch.cat([feats, filler], dim=1)[:, :frames], lengths)
+        return self.model(nn.functional.pad(feats, (0, 0, 0, SHORTEST))[:, :frames], lengths)
 
 
 class OfSamples(nn.Module):
@@ -91,6 +91,7 @@ class CtcGraphs:
         inputs = [Value("x", real, ("N", "T", dim)), Value("x_lens", integer, ("N",))]
         outputs = [Value("log_probs", real, ("N", "U", vocab_size)), Value("log_probs_lens", integer, ("N",))]
         example = example_features(dim), torch.tensor(EXAMPLE_LENGTHS)
+        model = with_halves(model)
         graph = trace(FilledUp(float_twin(model)), example, inputs, outputs)
         return {FILE: finished(graph, model)}
 
