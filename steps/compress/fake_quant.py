@@ -49,24 +49,25 @@ class Rounded(torch.autograd.Function):
         return grad * inside, of_scales, None, None
 
 
-class RoundedWeights:
+class RoundedWeights(nn.Module):
     """What the layers below share: for each of their matrices a parameter of scales, as logarithms and in one dimension, so that
     optimizers treat them as they do biases; a step of the optimizer then changes a scale by the same share, whatever its size.
 
-    Attributes: format: of the codes.   packed: whether their scales will be float16.
+    Attributes: format: of the codes.   packed: whether their scales will be float16.   matrices: names of the layer's, without `_l0`.
     """
 
     format: CodeFormat
     packed: bool
+    matrices: tuple[str, ...]
 
     def add_scales(self, name: str, weight: torch.Tensor) -> None:
         """Start at the scales of the least squares. Args: name: of the matrix among the layer's, without `_l0`."""
         scales = rounding.least_squares_scales(weight, self.format)
-        self.register_parameter(f"{name}_log_scales", nn.Parameter(scales.clamp(min=1e-30).log().flatten()))  # type: ignore[attr-defined]
+        self.register_parameter(f"{name}_log_scales", nn.Parameter(scales.clamp(min=1e-30).log().flatten()))
 
     def scales(self, name: str) -> torch.Tensor:
         """The scales of a matrix. Returns: (O,), or (O, G) with groups."""
-        weight = getattr(self, name + layer_suffix(self))  # type: ignore[arg-type]
+        weight = getattr(self, name + layer_suffix(self))
         scales = getattr(self, f"{name}_log_scales").exp()
         if self.packed:
             scales = scales + (rounding.short_scales(scales.detach()) - scales.detach())
@@ -74,14 +75,14 @@ class RoundedWeights:
 
     def rounded(self, name: str) -> torch.Tensor:
         """A matrix as its codes will have it. Returns: (O, I)."""
-        weight = getattr(self, name + layer_suffix(self))  # type: ignore[arg-type]
+        weight = getattr(self, name + layer_suffix(self))
         scales = rounding.spread(self.scales(name), self.format, weight.shape[1])
         shrink = 1 / math.sqrt(min(self.format.group or math.inf, weight.shape[1]) * 2 ** (self.format.bits - 1))
         return Rounded.apply(weight, scales, self.format, shrink)
 
     def codes(self, name: str) -> Codes:
         """The codes of a matrix."""
-        weight = getattr(self, name + layer_suffix(self))  # type: ignore[arg-type]
+        weight = getattr(self, name + layer_suffix(self))
         with torch.no_grad():
             return rounding.round_to_codes(weight, self.scales(name), self.format)
 
@@ -115,6 +116,7 @@ class RoundedLSTM(RoundedWeights, nn.LSTM):
         for name in self.matrices:
             self.add_scales(name, getattr(layer, f"{name}_l0"))
 
+    # narrower than nn.LSTM's on purpose: no packed sequences and no first state, which nothing here passes
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[override]
         """Args: x (N, T, I).  Returns: (N, T, H) and the last state (h, c), each (1, N, H)."""
         zeros = x.new_zeros(1, x.shape[0], self.hidden_size)
@@ -162,7 +164,7 @@ def describe_state(model: nn.Module) -> str:
     rows = []
     for name, layer in model.named_modules():
         if isinstance(layer, RoundedWeights):
-            for matrix in layer.matrices:  # type: ignore[attr-defined]
+            for matrix in layer.matrices:
                 weight = getattr(layer, matrix + layer_suffix(layer))
                 rows.append((rounding.noise(weight, layer.codes(matrix)), weight.numel(), name))
     total = sum(size for _, size, _ in rows)
