@@ -23,10 +23,14 @@ def main() -> None:
     text = "how sound goes in: features frame by frame (default), or samples in a row, for sherpa-onnx"
     parser.add_argument("--layout", choices=LAYOUTS, default="features", help=text)
     parser.add_argument("--chunk-ms", type=int, metavar="MS", help="of a streaming model: length of its chunks")
+    text = "refuse files that multiply fewer integers than this share, 0 to 1, and say what is float (default: any)"
+    parser.add_argument("--min-quantized-fraction", type=float, default=0.0, metavar="F", help=text)
     add_common(parser, out="folder to write")
     args = parser.parse_args()
+    if not 0 <= args.min_quantized_fraction <= 1:
+        parser.error(f"--min-quantized-fraction: expected 0 to 1, not {args.min_quantized_fraction:g}")
     torch.set_num_threads(1)
-    report = export_folder(args.model, args.out, args.layout, args.chunk_ms)
+    report = export_folder(args.model, args.out, args.layout, args.chunk_ms, args.min_quantized_fraction)
     say(f"largest difference from torch: {report.largest_difference:.2g} nats, {report.snr_db:.1f} dB")
     say(f"layers in codes: {report.integer_layers}")
     if report.sherpa_tokens:

@@ -2,13 +2,13 @@
 
     python3 -m steps.quantize_model --model exp/an4/student --config conf/quantize.yaml --out exp/an4/student_int8
 
-Methods gptq and qat read data, qat learns from it, taught by --teacher:
+Methods gptq and qat read data, and so does any with a target_kb or target_bits; qat learns from it, taught by --teacher:
 
     python3 -m steps.quantize_model --model exp/an4/teacher --teacher exp/an4/teacher --data data/an4/train_sp --dev data/an4/dev \\
         --tokenizer data/an4/tokenizer --features conf/features.yaml --config conf/quantize_2bit.yaml --out exp/an4/teacher_2bit
 
 Writes a model folder with quantization.json in it: what coding cost each layer, and every tensor that stays float, with its
-share of the bytes.
+share of the bytes; and, with a target, budget.json: the bits chosen, what was measured, and what other sizes would have got.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
-from steps.compress import fake_quant, sparsity
+from steps.compress import budget, fake_quant, sparsity
 from steps.compress.gptq import gptq_coder
 from steps.compress.quantizer import (
     FloatTensor,
@@ -39,6 +40,7 @@ from steps.core.cli import UserError, run_main, say
 from steps.core.config import ConfigError, load_config, read_yaml, save_config
 from steps.core.outdir import write_json
 from steps.core.provenance import write_run_record
+from steps.deploy.export import export_bytes
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import is_packed
@@ -65,19 +67,23 @@ def main() -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
     parser.add_argument("--teacher", metavar="DIR[,DIR...]", help="model folders that teach, with method qat")
     args = parser.parse_args()
-    method = read_yaml(args.config).get("method", "rtn")
+    settings = read_yaml(args.config)
+    method = settings.get("method", "rtn")
+    targets = [key for key in ("target_kb", "target_bits") if settings.get(key) is not None]
     check_out(Path(args.out), Path(args.model))
-    if method not in ("gptq", "qat"):
+    if method not in ("gptq", "qat") and not targets:
         quantize_at_once(args)
         return
     missing = [f"--{name}" for name in DATA_OPTIONS if getattr(args, name) is None]
     if missing:
         why = "a recipe gives it to settings with a section loop:"
-        raise ConfigError(f"{args.config}: method {method} reads data; {', '.join(missing)} missing ({why})")
+        what = " and ".join([f"method {method}"] * (method in ("gptq", "qat")) + targets)
+        raise ConfigError(f"{args.config}: {what} reads data; {', '.join(missing)} missing ({why})")
     config = load_config(LearntConfig, args.config)
     setup = Setup(args, config, STEP)
     if setup.already_done(model=args.model, teacher=args.teacher if method == "qat" else None):
         return
+    config = with_chosen_bits(setup, config)
     model = setup.load(args.model)
     if method == "qat":
         train(setup, model, config)
@@ -102,19 +108,68 @@ def quantize_at_once(args: argparse.Namespace) -> None:
     say_sizes(source, out)
 
 
+def with_chosen_bits(setup: Setup, config: LearntConfig) -> LearntConfig:
+    """The settings with bits for each layer, where they have a target; chosen once, and read again by a training that goes on."""
+    path = setup.out / "budget.json"
+    if not config.has_target:
+        return config
+    if distributed.rank() == 0 and not path.is_file():
+        model = setup.load(setup.args.model)
+        found = choose_bits(setup, model, config)
+        setup.claim_out()
+        write_json(path, found)
+    distributed.barrier()
+    chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+    say(f"budget: {chosen['bits']} bits a weight, {chosen['code_bytes']:,} bytes of codes, {path}")
+    return dataclasses.replace(config, layers=config.layers | chosen["layers"])
+
+
+def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str, Any]:
+    """Measure what few bits cost each layer on dev data, and choose. Returns: the content of budget.json."""
+    batches, loss_fn = setup.calibration(model, config.calibration_batches, setup.args.dev)
+
+    @torch.no_grad()
+    def loss(tried: AsrModel) -> float:
+        return sum(float(loss_fn(tried.eval(), batch)) for batch in batches) / len(batches)
+
+    def export_size(layers: dict[str, int]) -> int:
+        asked = dataclasses.replace(config, layers=config.layers | layers, method="rtn")
+        return export_bytes(quantize_model(model, asked), setup.args.model)
+
+    say(
+        f"dev loss of each layer with fewer bits, {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio:"
+    )
+    formats = budget.candidates(model, config)
+    base, options = budget.measure_options(model, formats, rounding_coder("mse", True), loss)
+    knapsack = budget.Knapsack(options)
+    weights = sum(codes_of(model, name) for name in options)
+    if config.target_kb is not None:
+        chosen = budget.within_file(knapsack, round(1000 * config.target_kb), export_size)
+    else:
+        chosen = budget.within_bits(knapsack, cast(float, config.target_bits), weights)
+    return budget.describe_budget(knapsack, chosen, base, weights, export_size(budget.bits_of(chosen)))
+
+
+def codes_of(model: AsrModel, name: str) -> int:
+    """How many weights of a layer become codes."""
+    return sum(tensor.numel() for key, tensor in model.get_submodule(name).named_parameters() if "weight" in key)
+
+
 def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
-    """Method gptq."""
+    """Method gptq; rtn and mse with a target."""
     if setup.args.teacher:
-        say("--teacher: not used, method gptq learns from the model's own inputs")
+        say(f"--teacher: not used, method {config.method} learns from the model's own inputs")
     if distributed.rank() == 0:
         formats = choose_formats(model, config)
         packed = is_packed(describe(formats, config))
-        batches, _ = setup.calibration(model, config.calibration_batches)
-        say(f"calibration: {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
-        behind = () if model.head.frame_wise else (*PREDICTOR_LAYERS, *JOINER_LAYERS)
-        if unheard := [name for name in formats if name.split(".")[0] in behind]:
-            say(f"rounded as with method mse, because they hear no frames: {', '.join(unheard)}")
-        coder = gptq_coder(model, formats, batches, packed, rounding_coder("mse", packed))
+        coder = rounding_coder(config.method if config.method == "rtn" else "mse", packed)
+        if config.method == "gptq":
+            batches, _ = setup.calibration(model, config.calibration_batches)
+            say(f"calibration: {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
+            behind = () if model.head.frame_wise else (*PREDICTOR_LAYERS, *JOINER_LAYERS)
+            if unheard := [name for name in formats if name.split(".")[0] in behind]:
+                say(f"rounded as with method mse, because they hear no frames: {', '.join(unheard)}")
+            coder = gptq_coder(model, formats, batches, packed, coder)
         float_model = setup.load(setup.args.model)
         small = quantize_model(float_model, config, coder)
         setup.claim_out()

@@ -38,7 +38,9 @@ class QuantizeConfig:
     skip: names of layers, or of modules with all their layers, that stay float.
     convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float.
     rest: float32 or float16, for what stays float in a packed file.
-    calibration_batches: of training data, for gptq.
+    calibration_batches: of training data, for gptq; of dev data, for a target.
+    target_kb: size of the whole export in 1000 bytes, or target_bits: of a weight on average. Then `bits` is the most that a
+    layer may get; each layer's are chosen by what fewer bits do to its dev loss. Neither: all layers have `bits`.
     """
 
     bits: int | str = 8
@@ -50,12 +52,15 @@ class QuantizeConfig:
     convolutions: int | None = None
     rest: str = "float32"
     calibration_batches: int = 8
+    target_kb: float | None = None
+    target_bits: float | None = None
 
     def __post_init__(self):
         check(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         check(self.rest in ("float32", "float16"), "rest must be float32 or float16")
         check(self.calibration_batches >= 1, "calibration_batches must be at least 1")
         self.format()
+        self.check_target()
         for name, entry in self.layers.items():
             try:
                 self.format(entry)
@@ -64,6 +69,20 @@ class QuantizeConfig:
         check(self.convolutions != 1, "convolutions must be 2 to 8 bits")
         if self.convolutions is not None:
             CodeFormat(self.convolutions)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether bits are chosen layer by layer."""
+        return self.target_kb is not None or self.target_bits is not None
+
+    def check_target(self) -> None:
+        """Raise ValueError where a target does not fit the other settings."""
+        check(self.target_kb is None or self.target_bits is None, "give target_kb or target_bits, not both")
+        check(self.target_kb is None or self.target_kb > 0, "target_kb must be above 0")
+        check(self.target_bits is None or self.target_bits > 0, "target_bits must be above 0")
+        if self.has_target:
+            check(self.grid == "auto", "with a target, grid must be auto")
+            check(type(self.bits) is int and self.bits > 1, "with a target, bits is the most a layer may get, 2 to 8")
 
     def format(self, entry: Any = None, sparse: bool = False) -> CodeFormat:
         """The format that the settings, or an entry of `layers`, ask for.

@@ -2,13 +2,15 @@
 
 import hashlib
 import math
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
 
-from steps.core.cli import UserError
+from steps.core.cli import UserError, say
 from steps.core.config import load_config
 from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS, SUMS
 from steps.core.outdir import atomic_file, sha256_file, write_text
@@ -19,15 +21,19 @@ from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
 from steps.deploy.graphs.ctc import CtcGraphs, SamplesNetwork, compare
 from steps.deploy.integer import MICROSOFT
+from steps.deploy.macs import quantized_fraction
 from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model
 from steps.models.codes import is_packed
+from steps.models.conformer import FeedForward
 from steps.models.quant_layers import quantized_layers
 
 BESIDE = ("tokens.txt", "features.yaml")
 # how sound goes in -> the file: features frame by frame, which every runtime of ours reads, or samples in a row (sherpa-onnx)
 LAYOUTS = {"features": "model.onnx", "samples": SAMPLES_FILE}
+# a node for half of what a feed-forward module gives, where its scales cannot be halved in the file
+HALF_BYTES = 48
 README = """\
 A speech recogniser: {head}, {quantization}.
 
@@ -86,13 +92,15 @@ class ExportReport:
 
 
 def export_folder(
-    model_dir: str | Path, out: str | Path, layout: str = "features", chunk_ms: int | None = None
-) -> ExportReport:
+    model_dir: str | Path, out: str | Path, layout: str = "features", chunk_ms: int | None = None,
+    min_quantized_fraction: float = 0.0,
+) -> ExportReport:  # fmt: skip
     """Export a model folder. SHA256SUMS, which lists what ships, is written last.
 
     Args:   model_dir: model folder.   out: folder to write.   layout: see LAYOUTS.   chunk_ms: of a streaming model, instead of
-            its own; 0: for whole utterances.
-    Raises: MissingInput, UserError when a file would not compute what the model does, or has no such layout.
+            its own; 0: for whole utterances.   min_quantized_fraction: of multiplications, 0..1, of one file model.onnx.
+    Raises: MissingInput, UserError when a file would not compute what the model does, multiplies too much in float, or has no
+            such layout.
     """
     model_dir, out = Path(model_dir), Path(out)
     if other := [name for name in LAYOUTS.values() if name != LAYOUTS[layout] and (out / name).is_file()]:
@@ -107,6 +115,8 @@ def export_folder(
         difference, snr_db = compare(model, SamplesNetwork(contents[SAMPLES_FILE], features.dim, len(tokens)))
     else:
         difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
+    if min_quantized_fraction:
+        check_integers(model_dir, contents, min_quantized_fraction)
     out.mkdir(parents=True, exist_ok=True)
     for old in (SUMS, SHERPA_TOKENS, *contents):
         (out / old).unlink(missing_ok=True)
@@ -149,6 +159,32 @@ def use_chunk(model: AsrModel, chunk_ms: int | None, where: str | Path) -> None:
         model.use_chunk(chunk_ms)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def check_integers(model_dir: Path, contents: dict[str, bytes], least: float) -> None:
+    """Say what multiplies in float. Args: contents: ONNX files by name.  Raises: UserError when less than `least` is of integers."""
+    if set(contents) != {"model.onnx"}:
+        raise UserError("--min-quantized-fraction is for models of one file model.onnx; leave it out")
+    with tempfile.TemporaryDirectory() as temp:
+        for name, content in contents.items():
+            (Path(temp) / name).write_bytes(content)
+        for name in BESIDE:
+            shutil.copy(model_dir / name, temp)
+        share, left = quantized_fraction(temp)
+    told = f"{share:.1%} of the multiplications are of integers"
+    told += "".join(f", {part:.1%} {name} in float" for name, part in left.items())
+    if share < least:
+        raise UserError(
+            f"{model_dir}: {told}; --min-quantized-fraction {least:g} asks for more: quantize more layers, or ask for less"
+        )
+    say(told)
+
+
+def export_bytes(model: AsrModel, model_dir: str | Path) -> int:
+    """Bytes of what would ship, at most: ONNX files, tokens and features. Args: model_dir: where tokens and features are."""
+    graphs = sum(graph.ByteSize() for graph in graphs_of(model).build(model).values())
+    halves = sum(isinstance(module, FeedForward) for module in model.modules())
+    return graphs + halves * HALF_BYTES + sum((Path(model_dir) / name).stat().st_size for name in BESIDE)
 
 
 def describe(

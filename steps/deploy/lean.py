@@ -58,8 +58,13 @@ def divides(tensor: torch.Tensor, divisor: int, short: bool) -> bool:
 
 
 def lean_blocks_(twin: AsrModel) -> None:
-    """Replace the blocks of a Conformer by one module that gives what the last of them does. Args: twin: float, batch norms folded."""
-    if all(type(block) is ConformerBlock and type(block.attention) is SelfAttention for block in twin.blocks):
+    """Replace the blocks of a Conformer of whole utterances by one module that gives what the last of them does.
+
+    Args: twin: float, batch norms folded.
+    """
+    if not twin.chunk and all(
+        type(block) is ConformerBlock and type(block.attention) is SelfAttention for block in twin.blocks
+    ):
         twin.blocks = nn.ModuleList([LeanBlocks(twin.blocks)])
 
 

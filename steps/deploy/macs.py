@@ -20,6 +20,7 @@ PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatM
 CONVOLUTIONS = {"Conv", "FusedConv", "NhwcFusedConv", "ConvInteger"}
 RECURRENT = {"LSTM", "DynamicQuantizeLSTM"}
 KNOWN = PRODUCTS | CONVOLUTIONS | RECURRENT
+INTEGER = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "DynamicQuantizeLSTM"}
 SUSPECTS = ("matmul", "gemm", "conv", "lstm", "gru", "rnn", "attention", "einsum")
 
 
@@ -30,13 +31,33 @@ def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
     Returns: multiply-accumulates per second of audio.
     Raises:  UserError for a node that multiplies in a way not known here.
     """
+    return sum(macs for _, macs in profiled_macs(folder, seconds)) / seconds
+
+
+def quantized_fraction(folder: str | Path, seconds: float = 10.0) -> tuple[float, dict[str, float]]:
+    """How much of an exported file multiplies integers.
+
+    Args:    as for `count_macs`.
+    Returns: share of the multiply-accumulates, 0..1; of those in float the shares by operator, largest first.
+    """
+    found = profiled_macs(folder, seconds)
+    total, shares = sum(macs for _, macs in found), dict[str, float]()
+    for name, macs in found:
+        if name not in INTEGER and macs:
+            kind = name.removeprefix("Fused")
+            shares[kind] = shares.get(kind, 0.0) + macs / total
+    return 1.0 - sum(shares.values()), dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def profiled_macs(folder: str | Path, seconds: float) -> list[tuple[str, int]]:
+    """Operator and multiply-accumulates of every node that ran, for one utterance of zeros."""
     with tempfile.TemporaryDirectory() as temp:
         recogniser = cast(FeatureRecogniser, load_recogniser(folder, profile_prefix=f"{temp}/profile"))
         recogniser.run_all(np.zeros((round(seconds * FRAMES_PER_SECOND), recogniser.features.dim), dtype=np.float32))
         profiles = [Path(path).read_text(encoding="utf-8") for path in recogniser.end_profiling()]
     events = [event for profile in profiles for event in json.loads(profile)]
     nodes = [event["args"] for event in events if event["name"].endswith("_kernel_time")]
-    return sum(node_macs(node) for node in nodes) / seconds
+    return [(node["op_name"], node_macs(node)) for node in nodes]
 
 
 def node_macs(node: Mapping[str, Any]) -> int:

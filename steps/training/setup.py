@@ -258,12 +258,15 @@ class Setup:
         fit = (model.output_lengths, model.head.frames_needed)
         return SpeechDataset(folder, self.tokenizer, self.features, self.config.source, *fit, self.config.end_spaces)
 
-    def calibration(self, model: AsrModel, count: int) -> tuple[list[Batch], Callable[[AsrModel, Batch], torch.Tensor]]:
-        """The first `count` batches of training data in a fixed order, and the model's loss on them.
+    def calibration(
+        self, model: AsrModel, count: int, folder: str | None = None
+    ) -> tuple[list[Batch], Callable[[AsrModel, Batch], torch.Tensor]]:
+        """The first `count` batches of a data folder in a fixed order, and the model's loss on them.
 
+        Args:    folder: default: the training data.
         Returns: batches on the device; loss function, nats per encoder frame.
         """
-        data = self.dataset(self.args.data, model)
+        data = self.dataset(folder or self.args.data, model)
         plan = plan_batches(data.num_frames, self.config.loop.max_batch_frames, self.args.seed, 0)[:count]
         loader = BatchLoader(data, [(indices, 1.0) for indices in plan], None, None, 0, 0)
 

@@ -5,7 +5,8 @@ import pytest
 from steps.compress.footprint import macs_per_second
 from steps.core.cli import UserError
 from steps.deploy.export import export_folder
-from steps.deploy.macs import count_macs, node_macs
+from steps.deploy.macs import count_macs, node_macs, quantized_fraction
+from steps.models.quant_layers import quantized_layers
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -18,6 +19,20 @@ def test_counts_are_those_of_the_model(kind, quantized, make, save, tmp_path):
         # the channel that masks padding: 2 blocks, 2 heads, 249 frames of 10 s
         expected += 2 * 2 * 249**2 / 10
     assert count_macs(tmp_path / "m" / "export") == pytest.approx(expected, rel=1e-6)
+    share, left = quantized_fraction(tmp_path / "m" / "export")
+    # of 249 encoder frames in 10 s
+    codes = sum(c.codes.numel() for layer in quantized_layers(model).values() for c in layer.matrices().values())
+    assert share == pytest.approx(codes * 24.9 / expected, abs=1e-9)
+    assert sum(left.values()) == pytest.approx(1 - share) and bool(left) is (kind != "dnn" or not quantized)
+
+
+def test_an_export_that_multiplies_in_float_can_be_refused(make, save, tmp_path, capsys):
+    folder = save(tmp_path / "m", make("rnn", quantized=True))
+    with pytest.raises(UserError, match=r"of integers, \d+\.\d% Conv in float; --min-quantized-fraction 0\.9 asks for"):
+        export_folder(folder, tmp_path / "out", min_quantized_fraction=0.9)
+    assert not (tmp_path / "out").exists()
+    export_folder(folder, tmp_path / "out", min_quantized_fraction=0.3)
+    assert "% Conv in float" in capsys.readouterr().out
 
 
 def node(name, inputs, outputs):

@@ -2,6 +2,7 @@
 trained."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -10,11 +11,13 @@ import torch
 
 from steps import quantize_model as program
 from steps.compress.sparsity import measured_sparsity, sparsify_
-from steps.core.cli import Interrupted
+from steps.core.cli import Interrupted, UserError
 from steps.core.config import load_config, save_config
+from steps.core.exports import shipped_bytes
 from steps.data.cmvn import read_cmvn
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
+from steps.deploy.export import export_folder
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
 from steps.models.quant_layers import float_like, quantized_layers
 from steps.training import setup as training_setup
@@ -113,3 +116,39 @@ def test_zeros_of_a_sparse_model_stay(quantize, parents):
         if name.endswith("weight") and tensor.dim() > 1:
             assert (small.get_parameter(name)[tensor == 0] == 0).all(), name
     assert measured_sparsity(small) >= measured_sparsity(parent) > 0.49
+
+
+BUDGET = """
+{target}
+method: mse
+layers: {{output: 8}}
+rest: float16
+loop: {{max_batch_frames: 700}}
+"""
+
+
+def test_a_file_of_the_size_that_was_asked_for(quantize, capsys):
+    with pytest.raises(UserError, match=r"target_kb: 3, but the smallest export has \d+\.\d kB") as refused:
+        quantize("none", BUDGET.format(target="target_kb: 3"))
+    target = float(re.search(r"has (\S+) kB", str(refused.value))[1]) + 2.5
+    folder = quantize("small", BUDGET.format(target=f"target_kb: {target}"))
+    export_folder(folder, folder / "export")
+    size = sum(shipped_bytes(folder / "export").values())
+    found = json.loads((folder / "budget.json").read_text())
+    assert found["export_bytes"] - 500 < size <= found["export_bytes"] <= 1000 * target
+    bits = {name: format["bits"] for name, format in read_spec(folder)["quantization"]["layers"].items()}
+    assert bits == found["chosen"]["layers"] | {"output": 8}
+    assert len(set(found["chosen"]["layers"].values())) > 1
+    assert "budget: " in capsys.readouterr().out
+
+
+def test_a_training_that_goes_on_keeps_the_bits_it_chose(quantize, monkeypatch):
+    settings = QAT.format(bits=8, optimizer="adamw") + "target_bits: 2.5\n"
+    with pytest.raises(Interrupted):
+        quantize("pieces", settings, stop_at=2)
+    monkeypatch.setattr(program, "choose_bits", None)
+    folder = quantize("pieces", settings)
+    chosen = json.loads((folder / "budget.json").read_text())["chosen"]
+    assert chosen["bits"] <= 2.5
+    spec = read_spec(folder)["quantization"]["layers"]
+    assert {name: spec[name]["bits"] for name in chosen["layers"]} == chosen["layers"]
