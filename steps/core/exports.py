@@ -12,6 +12,8 @@ SUMS = "SHA256SUMS"
 SHERPA_TOKENS = "tokens_sherpa.txt"
 # the graph of samples in a row, in a folder of its own: the layout that sherpa-onnx's loader of omnilingual CTC models reads
 SAMPLES_FILE = "model_samples.onnx"
+# the decoding graph of a language model and its words, where an export has them: only decoding with it needs them
+GRAPH, GRAPH_WORDS = "HLG.fst", "words.txt"
 SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 
@@ -73,10 +75,15 @@ def check_sums(folder: str | Path) -> None:
             raise UserError(f"{folder / name}: not the file that {SUMS} names; copy or export the folder again")
 
 
-def shipped_bytes(folder: str | Path) -> dict[str, int]:
-    """Sizes of the files of an exported folder that ship, by name. Raises: MissingInput, UserError."""
+def shipped_bytes(folder: str | Path, graph: bool = False) -> dict[str, int]:
+    """Sizes of the files of an exported folder that ship, by name.
+
+    Args: graph: also of those that only decoding with its language model needs.   Raises: MissingInput, UserError.
+    """
     sizes = {}
     for name in read_sums(folder):
+        if name in (GRAPH, GRAPH_WORDS) and not graph:
+            continue
         path = Path(folder) / name
         if not path.is_file():
             raise MissingInput(f"{path}: no such file; {Path(folder) / SUMS} has it; export the model again")

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS, SUMS
+from steps.core.exports import GRAPH, GRAPH_WORDS, SAMPLES_FILE, SHERPA_TOKENS, SUMS
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.feature_text import describe_features
@@ -108,7 +108,7 @@ def export_folder(
     else:
         difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
     out.mkdir(parents=True, exist_ok=True)
-    for old in (SUMS, SHERPA_TOKENS, *contents):
+    for old in (SUMS, SHERPA_TOKENS, GRAPH, GRAPH_WORDS, "graph.json", *contents):
         (out / old).unlink(missing_ok=True)
     for name in BESIDE:
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
