@@ -289,3 +289,14 @@ def test_a_second_graph_takes_the_place_of_the_first(shipped):
     ship_graph(shipped.export, content, ["<eps>", "AB", "BAD", "BED", "CAD", "DAB"], facts)
     assert (shipped.export / "README.md").read_text().count("With a language model") == 1
     assert len(read_sums(shipped.export)) == 3
+
+
+def test_a_folder_left_half_way_is_one_without_a_graph(shipped, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("steps.deploy.graph_files.atomic_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make(monkeypatch, shipped)
+    check_sums(shipped.export)
+    assert list(read_sums(shipped.export)) == ["model.onnx"]

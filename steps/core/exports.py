@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import sha256_file
+from steps.core.outdir import sha256_file, write_text
 
 # its files are what a runtime needs, and their bytes a model's size
 SUMS = "SHA256SUMS"
@@ -59,6 +59,11 @@ def read_sums(folder: str | Path) -> dict[str, str]:
             f"{path}:{(wrong or [1])[0]}: expected a digest and a file name; copy or export the folder again"
         )
     return {match[2]: match[1] for match in found if match}
+
+
+def write_sums(folder: str | Path, sums: dict[str, str]) -> None:
+    """Write SHA256SUMS. Args: sums: {name: hex digest}."""
+    write_text(Path(folder) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def check_sums(folder: str | Path) -> None:

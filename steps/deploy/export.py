@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import GRAPH, GRAPH_WORDS, SAMPLES_FILE, SHERPA_TOKENS, SUMS
+from steps.core.exports import GRAPH, GRAPH_WORDS, SAMPLES_FILE, SHERPA_TOKENS, SUMS, write_sums
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.feature_text import describe_features
@@ -121,7 +121,7 @@ def export_folder(
         write_text(out / SHERPA_TOKENS, sherpa_tokens(tokens))
     sums = {name: sha256_file(out / name) for name in (*BESIDE, *([SHERPA_TOKENS] if misread else []))}
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    write_text(out / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    write_sums(out, sums)
     tensors = [tensor for graph in graphs.values() for tensor in graph.graph.initializer]
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
     size_bytes = sum(map(len, contents.values()))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.exports import GRAPH, GRAPH_WORDS, SUMS, check_sums, read_sums
+from steps.core.exports import GRAPH, GRAPH_WORDS, check_sums, read_sums, write_sums
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.tokenizer import read_tokens
 from steps.lm.fst import check_fst, read_fst
@@ -80,6 +80,8 @@ def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[s
     """
     folder = Path(folder)
     sums = {name: digest for name, digest in read_sums(folder).items() if name not in (GRAPH, GRAPH_WORDS)}
+    # so that a folder that is left half-way is one without a graph
+    write_sums(folder, sums)
     with atomic_file(folder / GRAPH, "wb") as file:
         file.write(graph)
     write_text(folder / GRAPH_WORDS, "".join(f"{word} {number}\n" for number, word in enumerate(words)))
@@ -87,5 +89,4 @@ def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[s
     order = len(facts["lm"]["ngrams"])
     about = ABOUT.format(order=order, **{key: facts[key] for key in ("lm_scale", "word_score", "words")})
     write_text(folder / "README.md", readme.split(ABOUT[:20])[0] + about)
-    sums |= {name: sha256_file(folder / name) for name in (GRAPH, GRAPH_WORDS)}
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    write_sums(folder, sums | {name: sha256_file(folder / name) for name in (GRAPH, GRAPH_WORDS)})
