@@ -13,6 +13,7 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted
 from steps.deploy.graph_files import check_installed, ship_graph
 from steps.deploy.recognition import DecodeConfig, open_inputs
-from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes import Recogniser, load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.deploy.spellings import Spellings, spell
 from steps.lm.arpa import read_arpa
@@ -37,28 +38,32 @@ from steps.lm.ngram import NGram
 from steps.scoring.wer import count_utterances, in_units, pool
 from steps.search.graph import GraphDecoder
 
+# of the best weights on dev: below, the choice is mostly chance
+FEW_ERRORS = 20
+
+
+@dataclass(frozen=True)
+class Dev:
+    """What weights are chosen on. log_probs: (T', V) of each piece of each utterance."""
+
+    utterances: Sequence[Utterance]
+    log_probs: Sequence[Sequence[np.ndarray]]
+    num_tokens: int
+    scoring: DecodeConfig
+
 
 def main() -> None:
     args = parse_args()
     check_installed()
     config, scoring = load_config(LmConfig, args.config).graph, load_config(DecodeConfig, args.decode_config)
     model = read_arpa(args.lm)
+    pairs = list(itertools.product(config.lm_scale, config.word_score))
     with load_recogniser(args.export, num_threads=args.num_threads, runtime="onnxruntime") as opened:
-        if not isinstance(opened, CtcRecogniser):
-            raise UserError(f"{args.export}: a graph is for CTC models only")
-        recogniser = opened
-        if recogniser.blank_id:
-            raise UserError(f"{args.export}/tokens.txt: the blank is not token 0, which sherpa-onnx takes for it")
+        recogniser = check_recogniser(opened, args.export)
         spellings = spell_model(model, recogniser, args)
         check_hotwords(config, model, spellings)
-        pairs = list(itertools.product(config.lm_scale, config.word_score))
-        tried, utterances = [], choose_utterances(args.dev, config.most_dev)
-        log_probs = dev_log_probs(recogniser, args, utterances) if len(pairs) > 1 else []
-    for lm_scale, word_score in pairs if len(pairs) > 1 else []:
-        graph, words = make(model, spellings, Weights(lm_scale, word_score, config.hotwords))
-        errors = count_errors(graph, words, log_probs, utterances, scoring)
-        tried.append({"lm_scale": lm_scale, "word_score": word_score, **errors})
-        say(f"lm_scale {lm_scale:g}, word_score {word_score:g}: {errors['errors']} errors of {errors['words']} on dev")
+        dev = hear_dev(recogniser, args, config.most_dev, scoring) if len(pairs) > 1 else None
+    tried = [] if dev is None else try_weights(pairs, config, model, spellings, dev)
     best = choose(tried) if tried else dict(zip(("lm_scale", "word_score"), pairs[0], strict=True))
     graph, words = make(model, spellings, Weights(best["lm_scale"], best["word_score"], config.hotwords))
     facts = {
@@ -68,7 +73,7 @@ def main() -> None:
         "lexicon": {"file": str(args.lexicon), "sha256": sha256_file(args.lexicon)} if args.lexicon else None,
         "words": len(words) - 1,
         "not_spelled": spellings.lacking,
-        "dev": {"set": str(args.dev), "utterances": len(utterances), "tried": tried},
+        "dev": {"set": str(args.dev), "utterances": len(dev.utterances) if dev else 0, "tried": tried},
         "settings": to_dict(config),
     }
     ship_graph(args.export, graph, words, facts)
@@ -90,6 +95,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_recogniser(recogniser: Recogniser, folder: str) -> CtcRecogniser:
+    """Refuse what a graph cannot be used with. Raises: UserError."""
+    if not isinstance(recogniser, CtcRecogniser):
+        raise UserError(f"{folder}: a graph is for CTC models only")
+    if recogniser.blank_id:
+        raise UserError(f"{folder}/tokens.txt: the blank is not token 0, which sherpa-onnx takes for it")
+    return recogniser
+
+
 def spell_model(model: NGram, recogniser: CtcRecogniser, args: argparse.Namespace) -> Spellings:
     """Spell the words of the language model; those that cannot be are named."""
     words = [word for (word,) in model.probs[0] if word not in ("<s>", "</s>", "<unk>")]
@@ -109,19 +123,27 @@ def check_hotwords(config: GraphConfig, model: NGram, spellings: Spellings) -> N
         )
 
 
-def choose_utterances(dev: str, most: int) -> list[Utterance]:
-    """Utterances of dev, evenly taken where there are more than `most`."""
-    utterances = read_data_dir(dev, check_audio=False)
-    step = max(1, -(-len(utterances) // most))
-    return list(utterances)[::step]
-
-
-def dev_log_probs(
-    recogniser: CtcRecogniser, args: argparse.Namespace, utterances: list[Utterance]
-) -> list[list[np.ndarray]]:
-    """Log-probabilities of each utterance, (T', V) for each piece of it."""
+def hear_dev(recogniser: CtcRecogniser, args: argparse.Namespace, most: int, scoring: DecodeConfig) -> Dev:
+    """Run the model once over dev, over `most` utterances at most, evenly taken."""
+    utterances = list(read_data_dir(args.dev, check_audio=False))
+    utterances = utterances[:: max(1, -(-len(utterances) // most))]
     inputs = open_inputs(recogniser, args.dev, utterances, args.export)
-    return [[recogniser.log_probs(np.ascontiguousarray(x, np.float32)) for x in inputs(utt)] for utt in utterances]
+    log_probs = [[recogniser.log_probs(np.ascontiguousarray(x, np.float32)) for x in inputs(utt)] for utt in utterances]
+    return Dev(utterances, log_probs, len(recogniser.tokens), scoring)
+
+
+def try_weights(
+    pairs: Sequence[tuple[float, float]], config: GraphConfig, model: NGram, spellings: Spellings, dev: Dev
+) -> list[dict[str, Any]]:
+    """Errors on dev of each pair of lm_scale and word_score."""
+    tried = []
+    for lm_scale, word_score in pairs:
+        errors = count_errors(*make(model, spellings, Weights(lm_scale, word_score, config.hotwords)), dev)
+        tried.append({"lm_scale": lm_scale, "word_score": word_score, **errors})
+        say(f"lm_scale {lm_scale:g}, word_score {word_score:g}: {errors['errors']} errors of {errors['words']} on dev")
+    if min(one["errors"] for one in tried) < FEW_ERRORS:
+        say(f"warning: under {FEW_ERRORS} errors on dev tell little about weights; is dev in the training set?")
+    return tried
 
 
 def make(model: NGram, spellings: Spellings, weights: Weights) -> tuple[bytes, list[str]]:
@@ -133,22 +155,19 @@ def make(model: NGram, spellings: Spellings, weights: Weights) -> tuple[bytes, l
     return write_fst(fst), words
 
 
-def count_errors(
-    graph: bytes,
-    words: list[str],
-    log_probs: Sequence[Sequence[np.ndarray]],
-    utterances: Sequence[Utterance],
-    scoring: DecodeConfig,
-) -> dict[str, int]:
+def count_errors(graph: bytes, words: list[str], dev: Dev) -> dict[str, int]:
     """Errors of dev with a graph, and reference words, in the units that the recipe counts."""
     with tempfile.NamedTemporaryFile(suffix=".fst") as file:
         file.write(graph)
         file.flush()
-        decoder = GraphDecoder(file.name, words, log_probs[0][0].shape[1])
-    texts = [" ".join(filter(None, map(decoder.decode, pieces))) for pieces in log_probs]
+        decoder = GraphDecoder(file.name, words, dev.num_tokens)
+    texts = (" ".join(filter(None, map(decoder.decode, pieces))) for pieces in dev.log_probs)
     hyps, refs = (
-        {utt.utt_id: in_units(in_units(text, "word", scoring.fold), scoring.unit) for utt, text in pairs}
-        for pairs in (zip(utterances, texts, strict=True), ((utt, utt.text) for utt in utterances))
+        {utt_id: in_units(in_units(text, "word", dev.scoring.fold), dev.scoring.unit) for utt_id, text in pairs}
+        for pairs in (
+            [(utt.utt_id, text) for utt, text in zip(dev.utterances, texts, strict=True)],
+            [(utt.utt_id, utt.text) for utt in dev.utterances],
+        )
     )
     found = pool(count_utterances(refs, hyps))
     return {"errors": found.errors, "words": found.reference_length}

@@ -148,7 +148,7 @@ def test_the_graph_ships_and_its_bytes_count_for_its_column_only(shipped):
     assert readme.startswith("A recogniser.\n\nWith a language model:") and readme.count("ctc_graph") == 1
 
 
-def test_weights_are_chosen_on_dev_and_written_down(shipped, monkeypatch):
+def test_weights_are_chosen_on_dev_and_written_down(shipped, monkeypatch, capsys):
     facts = json.loads((shipped.export / "graph.json").read_text())
     tried = facts["dev"]["tried"]
     assert len(tried) == 24 and {one["words"] for one in tried} == {7}
@@ -156,6 +156,7 @@ def test_weights_are_chosen_on_dev_and_written_down(shipped, monkeypatch):
     before = (shipped.export / "HLG.fst").read_bytes()
     make(monkeypatch, shipped)
     assert (shipped.export / "HLG.fst").read_bytes() == before
+    assert "warning: under 20 errors on dev tell little" in capsys.readouterr().out
     make(monkeypatch, shipped, *settings(shipped, "graph: {lm_scale: [0.5], word_score: [-1.0]}"))
     facts = json.loads((shipped.export / "graph.json").read_text())
     assert (facts["lm_scale"], facts["word_score"], facts["dev"]["tried"]) == (0.5, -1.0, [])
