@@ -8,7 +8,7 @@ words from arcs with a new token only, finds them all. Source: Mohri, Pereira, R
 
 import math
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,8 @@ from steps.lm.ngram import BEGIN, END, UNKNOWN, Gram, NGram
 
 MOST_ARCS = 20_000_000
 EPSILON = 0
+# ways to begin a word from which on those without one token share arcs with the others
+MANY = 64
 LN10 = math.log(10)
 
 
@@ -74,6 +76,7 @@ class _Builder:
     after, context, token: a word has just ended with the token; None: and blanks since then.
     between, context: spaces since then.
     choose, context, token: a word of this context comes next, or those of a shorter one; its first token is not `token`.
+    some, context, group: a word of this context whose first token is in a group of them comes next.
     """
 
     def __init__(
@@ -169,20 +172,32 @@ class _Builder:
 
     def _choose(self, source, context, token):
         root = self.tree(context)
-        self.arcs_below(source, root, token)
+        groups = group_count(root)
+        if token is None or groups == 1:
+            self.arcs_below(source, root, lambda first: first != token)
+        else:
+            # thousands of tokens, each without itself: else their arcs were the square of that
+            self.arcs_below(source, root, lambda first: first != token and first % groups == token % groups)
+            for group in range(groups):
+                if group != token % groups:
+                    self.arc(source, None, self.state("some", context, group))
         if context:
             shorter = self.context(context[1:])
             cost = -LN10 * self.weights.lm_scale * self.model.backoffs.get(context, 0.0)
             self.arc(source, None, self.state("choose", shorter, token), cost)
 
-    def arcs_below(self, source: int, node: _Node, token: int | None) -> None:
-        """Arcs to the children of a node and to the ends of words, but for those that begin with the token just emitted."""
+    def _some(self, source, context, group):
+        root = self.tree(context)
+        self.arcs_below(source, root, lambda first: first % group_count(root) == group)
+
+    def arcs_below(self, source: int, node: _Node, takes: Callable[[int], bool]) -> None:
+        """Arcs to the children of a node and to the ends of words. Args: takes: whether one with this token is wanted."""
         paid = 0.0 if node.state < 0 else node.best
         for first, child in node.children.items():
-            if first != token:
+            if takes(first):
                 self.arc(source, first, child.state, child.best - paid)
         for last, context, word, cost in node.ends:
-            if last != token:
+            if takes(last):
                 self.arc(source, last, self.state("after", context, last), cost - paid, self.numbers[word])
 
     def tree(self, context: Gram) -> _Node:
@@ -207,6 +222,12 @@ class _Builder:
             self.arc(state, token, state)
             self.arc(state, self.blank, state + 1)
             self.arc(state + 1, self.blank, state + 1)
-            self.arcs_below(state, node, token)
-            self.arcs_below(state + 1, node, None)
+            self.arcs_below(state, node, lambda first, own=token: first != own)
+            self.arcs_below(state + 1, node, lambda _: True)
         return root
+
+
+def group_count(root: _Node) -> int:
+    """Into how many groups the first tokens of a tree are put, by their remainder."""
+    ways = len(root.children) + len(root.ends)
+    return math.isqrt(ways) if ways > MANY else 1

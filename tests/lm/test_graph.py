@@ -106,6 +106,29 @@ def test_the_best_path_is_the_best_of_all(order, spellings, space_id):
     assert len(said) > 1
 
 
+def test_tokens_that_share_arcs_do_not_change_the_best_path(monkeypatch):
+    monkeypatch.setattr("steps.lm.graph.MANY", 3)
+    rng, words = (
+        np.random.default_rng(0),
+        {word: [ids] for word, ids in zip("abcde", [(1,), (2,), (3,), (4,), (1, 2)], strict=True)},
+    )
+    model = estimate(count_ngrams(["abac", "ddbe", "cab"], 2), [1, 1], words)
+    fst, names = build_graph(model, words, Weights(0.5, 1.0))
+    check_fst(fst, 5, len(names))
+    for frames in (2, 4, 4, 4):
+        log_probs = random_log_probs(rng, frames, 5)
+        text, score = best_path(fst, names, log_probs)
+        expected, best = best_by_trying_all(model, words, Weights(0.5, 1.0), None, log_probs)
+        assert score == pytest.approx(best, abs=1e-4) and text == expected
+
+
+def test_words_of_thousands_of_single_tokens_do_not_square_the_graph():
+    words = {str(token): [(token,)] for token in range(1, 901)}
+    model = estimate(count_ngrams([list(words)], 1), [1], words)
+    fst, _ = build_graph(model, words, Weights())
+    assert len(fst.arcs) < 900 * 70, "900 x 899 without groups"
+
+
 def test_without_a_language_model_it_finds_what_the_lexicon_search_finds():
     rng, pieces = np.random.default_rng(0), ["<blk>", "\u2581", "A", "B"]
     decoder = LexiconDecoder(CHARS, pieces, special_ids=(0,), word_score=-0.5)
