@@ -29,6 +29,7 @@ from steps.deploy.graph_files import check_installed, ship_graph
 from steps.deploy.recognition import DecodeConfig, open_inputs
 from steps.deploy.runtimes import Recogniser, load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.runtimes.streaming import StreamingRecogniser
 from steps.deploy.spellings import Spellings, spell
 from steps.lm.arpa import read_arpa
 from steps.lm.config import GraphConfig, LmConfig
@@ -128,8 +129,18 @@ def hear_dev(recogniser: CtcRecogniser, args: argparse.Namespace, most: int, sco
     utterances = list(read_data_dir(args.dev, check_audio=False))
     utterances = utterances[:: max(1, -(-len(utterances) // most))]
     inputs = open_inputs(recogniser, args.dev, utterances, args.export)
-    log_probs = [[recogniser.log_probs(np.ascontiguousarray(x, np.float32)) for x in inputs(utt)] for utt in utterances]
+    log_probs = [[listen(recogniser, np.ascontiguousarray(x, np.float32)) for x in inputs(utt)] for utt in utterances]
     return Dev(utterances, log_probs, len(recogniser.tokens), scoring)
+
+
+def listen(recogniser: CtcRecogniser, heard: np.ndarray) -> np.ndarray:
+    """Log-probabilities (T', V) of what `open_inputs` yields: features (T, D), or samples (S,) for a streaming model."""
+    if not isinstance(recogniser, StreamingRecogniser):
+        return recogniser.log_probs(heard)
+    stream = recogniser.stream()
+    stream.accept(heard)
+    stream.finish()
+    return stream.log_probs
 
 
 def try_weights(

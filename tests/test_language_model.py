@@ -261,24 +261,27 @@ def test_files_that_do_not_belong_together_are_refused(shipped, monkeypatch):
         make(monkeypatch, shipped)
 
 
-def test_recognisers_without_posteriors_take_no_graph(shipped, monkeypatch):
+def test_recognisers_without_posteriors_take_no_graph(shipped, monkeypatch, capsys):
     writer = HubWriter.__new__(HubWriter)
     writer.features = FeatureConfig()
     writer.kinds = ("greedy",)
-    monkeypatch.setattr(decode, "load_recogniser", lambda *args, **kwargs: writer)
-    with pytest.raises(UserError, match="a graph is for models with frame-wise posteriors"):
-        run(
-            monkeypatch,
-            decode,
-            "--model",
-            shipped.export,
-            "--data",
-            shipped.root / "dev",
-            "--graph",
-            shipped.export,
-            "--out",
-            shipped.out,
-        )
+    monkeypatch.setattr(transcribe, "load_recogniser", lambda *args, **kwargs: writer)
+    with pytest.raises(UserError, match="cannot be weighed by a language model; leave out --graph"):
+        run(monkeypatch, transcribe, shipped.export, shipped.root / "a.wav", "--graph", shipped.export)
+    monkeypatch.setattr(FakeRecogniser, "use_graph", lambda *_: None)
+    run(
+        monkeypatch,
+        decode,
+        "--model",
+        shipped.export,
+        "--data",
+        shipped.root / "dev",
+        "--graph",
+        shipped.export,
+        "--out",
+        shipped.out,
+    )
+    assert "onnxruntime takes no graph for" in capsys.readouterr().out and not (shipped.out / "lm.txt").exists()
     with pytest.raises(UserError, match="a graph is for CTC models only"):
         monkeypatch.setattr(make_graph, "load_recogniser", lambda *args, **kwargs: writer)
         make(monkeypatch, shipped)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.deploy.runtimes.ctc import SPECIAL, load_tokenizer
-from steps.search.lexicon import SPACE, has_single_characters, try_to_spell
+from steps.deploy.runtimes.ctc import spelling
+from steps.search.lexicon import SPACE, try_to_spell
 
 LONGEST_LINE = 10_000
 
@@ -32,17 +32,11 @@ def spell(
             lines; a word may come several times. Its words are spelled as it says and in no other way.
     Raises: MissingInput, UserError.
     """
-    special = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
-    single = has_single_characters(tokens, special)
-    space_id = tokens.index(SPACE) if single and SPACE in tokens else None
+    encode, special = spelling(folder, tokens, blank_id)
+    space_id = tokens.index(SPACE) if encode is None and SPACE in tokens else None
     found = read_lexicon(lexicon, tokens, special) if lexicon else {}
     wanted = list(dict.fromkeys(words))
-    own = try_to_spell(
-        (word for word in wanted if word not in found),
-        tokens,
-        None if single else load_tokenizer(folder).encode,
-        special,
-    )
+    own = try_to_spell((word for word in wanted if word not in found), tokens, encode, special)
     found |= {word: [ids] for word, ids in own.items()}
     trimmed = {word: [_trim(ids, space_id) for ids in found[word]] for word in wanted if word in found}
     good = {word: ways for word, ways in trimmed.items() if all(ways)}

@@ -10,6 +10,8 @@ import math
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import ne
 
 import numpy as np
 
@@ -222,7 +224,7 @@ class _Builder:
             self.arc(state, token, state)
             self.arc(state, self.blank, state + 1)
             self.arc(state + 1, self.blank, state + 1)
-            self.arcs_below(state, node, lambda first, own=token: first != own)
+            self.arcs_below(state, node, partial(ne, token))
             self.arcs_below(state + 1, node, lambda _: True)
         return root
 
