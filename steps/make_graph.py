@@ -5,7 +5,8 @@
 Writes HLG.fst and words.txt into the folder, where SHA256SUMS lists them from then on and README.md says how to use them, and
 graph.json: the weights, and what each pair of them gave on dev. steps.decode, steps.transcribe (--graph) and sherpa-onnx
 (`ctc_graph`) read the same graph. --lexicon: spellings of words, `word token token ...` lines, several for a word if need be;
-all other words are spelled as the tokenizer does. --decode-config: the recipe's decode.yaml, which says what counts as a word.
+all other words are spelled as the tokenizer does. --decode-config: the recipe's decode.yaml, which says what counts as a word. Of
+other models than CTC no graph is made.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted
 from steps.deploy.graph_files import check_installed, ship_graph
 from steps.deploy.recognition import DecodeConfig, open_inputs
-from steps.deploy.runtimes import Recogniser, load_recogniser
+from steps.deploy.runtimes import load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.deploy.runtimes.streaming import StreamingRecogniser
 from steps.deploy.spellings import Spellings, spell
@@ -60,7 +61,10 @@ def main() -> None:
     model = read_arpa(args.lm)
     pairs = list(itertools.product(config.lm_scale, config.word_score))
     with load_recogniser(args.export, num_threads=args.num_threads, runtime="onnxruntime") as opened:
-        recogniser = check_recogniser(opened, args.export)
+        if not isinstance(opened, CtcRecogniser):
+            say(f"{args.export}: only CTC models are decoded along a graph; none is made")
+            return
+        recogniser = check_blank(opened, args.export)
         spellings = spell_model(model, recogniser, args)
         check_hotwords(config, model, spellings)
         dev = hear_dev(recogniser, args, config.most_dev, scoring) if len(pairs) > 1 else None
@@ -96,10 +100,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_recogniser(recogniser: Recogniser, folder: str) -> CtcRecogniser:
-    """Refuse what a graph cannot be used with. Raises: UserError."""
-    if not isinstance(recogniser, CtcRecogniser):
-        raise UserError(f"{folder}: a graph is for CTC models only")
+def check_blank(recogniser: CtcRecogniser, folder: str) -> CtcRecogniser:
+    """Refuse a model whose blank sherpa-onnx would take for a token. Raises: UserError."""
     if recogniser.blank_id:
         raise UserError(f"{folder}/tokens.txt: the blank is not token 0, which sherpa-onnx takes for it")
     return recogniser
