@@ -48,6 +48,9 @@ compress=false           # true: features take a quarter of the space and lose a
 features=features.yaml   # settings files: in the recipe's conf/, else in conf/
 tokenizer=tokenizer.yaml # units of text, looked for in the same places
 decode=decode.yaml       # settings of the lexicon column, in the same places
+lm=                      # settings of a language model (lm.yaml, in the same places): exports get its graph, decoding its column
+lm_text=                 # a text file or finished .arpa file for it, in the same places; empty: the training transcripts
+spellings=               # spellings of words for it, `word token token ...` lines, in the same places; else the tokenizer's
 classes=false            # true: transcripts are commands; accuracy, precision, recall, F1 and what was taken for what
 stress="20 10 5 0"       # test sets with noise this many dB below the speech, too; empty: none
 sherpa=false             # true: exported files are decoded by sherpa-onnx, too, and the texts compared
@@ -68,6 +71,7 @@ apply_options && read_chain
 [[ -n $workdir || $recipe_dir != /* ]] || workdir=$recipe_dir
 data=${workdir:+${workdir%/}/}data/$name exp=${workdir:+${workdir%/}/}exp/$name
 features=$(conf_file "$features") tokenizer=$(conf_file "$tokenizer") decode=$(conf_file "$decode")
+for _name in lm lm_text spellings; do [[ -z ${!_name} ]] || printf -v "$_name" %s "$(conf_file "${!_name}")"; done
 read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
@@ -104,6 +108,7 @@ task 2 tokenizer --needs "${sets[0]}/text" ${after_prepare:+@after_prepare} --co
   --makes "$data/tokenizer/tokenizer.model" "$data/tokenizer/tokens.txt" -- \
   python3 -m steps.train_tokenizer --data "${sets[0]}" --config "$tokenizer" --out "$data/tokenizer"
 extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
+lm_task
 
 # 3 teacher     labelled data -> teacher
 # 4 student     the same small net twice: alone, and with the teacher
@@ -112,11 +117,7 @@ extra_task 2 after_tokenizer "$data/tokenizer/tokens.txt"
 for i in "${!models[@]}"; do make_model "$i"; store_labels "$i"; done
 
 # 7 export      every model folder -> ONNX and its tokens, compared with the model; SHA256SUMS lists what ships
-for model in "${models[@]}"; do
-  task 7 "export_$model" --needs "$exp/$model/model.json" --parallel --makes "$exp/$model/export/SHA256SUMS" -- \
-    python3 -m steps.export_model --model "$exp/$model" --out "$exp/$model/export"
-  export_for_sherpa "$model"
-done
+for model in "${models[@]}"; do export_task "$model"; done
 
 # 8 score       every model folder and every exported file, on every test set, and in noise
 for model in "${models[@]}"; do score_model "$model"; done

@@ -2,7 +2,7 @@
 
     python3 -m steps.combine_decodes --data data/an4/test --decode exp/an4/student/decode_test --num-shards 8
 
-Reads part.1 to part.8 of --decode and writes greedy.txt, lexicon.txt, one_of.txt, beam.txt and decode.json there, as steps.decode
+Reads part.1 to part.8 of --decode and writes greedy.txt, lexicon.txt, lm.txt, one_of.txt, beam.txt and decode.json there, as steps.decode
 without parts does, after checking that every utterance is there exactly once and that all parts were decoded alike.
 """
 
@@ -46,7 +46,10 @@ def main() -> None:
     parts = [out / f"part.{shard}" for shard in range(1, args.num_shards + 1)]
     facts = merge_facts(parts)
     utt_ids = [utt.utt_id for utt in read_data_dir(args.data, check_audio=False, need_text=False)]
-    lists = {"lexicon": facts.get("words"), "one_of": facts.get("labels"), "beam": facts.get("beam")}
+    lists = {
+        name: facts.get(fact)
+        for name, fact in (("lexicon", "words"), ("lm", "graph"), ("one_of", "labels"), ("beam", "beam"))
+    }
     kinds = ["greedy", *(kind for kind, used in lists.items() if used)]
     problems: list[Problem] = []
     hyps = {}

@@ -4,12 +4,12 @@
         --out exp/an4/student/decode_test_onnx
 
 --model is a model folder (run by torch) or an exported folder (run by onnxruntime). Writes greedy.txt and, with
---words and `lexicon: true`, lexicon.txt, of transducers with `beam: 4` beam.txt (Kaldi text lines), then decode.json. With
---labels each recording is one label of that list: one_of.txt has the one with the largest CTC probability. --config: the
-recipe's own decode.yaml
+--words and `lexicon: true`, lexicon.txt, with --graph lm.txt, of transducers with `beam: 4` beam.txt (Kaldi text lines), then
+decode.json. With --labels each recording is one label of that list: one_of.txt has the one with the largest CTC probability.
+--config: the recipe's own decode.yaml
 where it has one, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported folder from
-the audio with sherpa-onnx (requirements-sherpa.txt), greedily, in a separate process. With --shard J --num-shards N it
-decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
+the audio with sherpa-onnx (requirements-sherpa.txt), greedily and with --graph, in a separate process. With --shard J
+--num-shards N it decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
 """
 
 import argparse
@@ -43,6 +43,9 @@ def main() -> None:
         if args.words and config.lexicon:
             words = recogniser.use_words(args.words, args.model, config.word_score)
         labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
+        graph = recogniser.use_graph(args.graph) if args.graph else None
+        if args.graph and graph is None:
+            say(f"{runtime} takes no graph for {args.model}: no lm column")
         if config.beam and isinstance(recogniser, TransducerRecogniser):
             recogniser.use_beam(config.beam)
         elif config.beam:
@@ -60,6 +63,7 @@ def main() -> None:
         "settings": to_dict(config),
         "words": words,
         "labels": labels,
+        **({"graph": graph} if graph else {}),
     }
     facts |= {} if args.chunk_ms is None else {"chunk_ms": args.chunk_ms}
     facts |= {"beam": config.beam} if "beam" in hyps else {}
@@ -75,6 +79,7 @@ def make_decode_parser() -> argparse.ArgumentParser:
     parser.add_argument("--words", metavar="FILE", help="word list, one per line, for the lexicon column")
     text = "list of labels, one per line: each recording is one of them (the one_of column)"
     parser.add_argument("--labels", metavar="FILE", help=text)
+    parser.add_argument("--graph", metavar="DIR", help="folder with HLG.fst of steps.make_graph, for the lm column")
     text = "what runs the model (default: torch a model folder, onnxruntime an exported one)"
     parser.add_argument("--runtime", choices=("own", *RUNTIMES), default="own", help=text)
     text = "length of the chunks that a streaming model folder hears in, instead of its own; 0: whole utterances"

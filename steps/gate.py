@@ -39,7 +39,7 @@ def main() -> None:
     facts: list[str] = []
     judge(*judge_wer(args, baseline), failures, facts)
     if args.max_bytes is not None:
-        size = sum(shipped_bytes(Path(args.exp) / args.model / "export").values())
+        size = sum(shipped_bytes(Path(args.exp) / args.model / "export", graph=args.kind == "lm").values())
         judge(size <= args.max_bytes, f"{size:,} bytes (at most {args.max_bytes:,})", failures, facts)
     if args.max_rtf is not None:
         rtf = read_rtf(args)

@@ -4,7 +4,8 @@
 
 The folder is an exported folder or a model folder. Any sample rate; the formats: tests/README.md. Of files with several
 channels --channel says which one is meant. With --words only words of that list come out; with --labels each file is one label of
-that list, the most probable one. A file that is not audio, or not
+that list, the most probable one; with --graph words of a language model, weighed by it (an export with HLG.fst names itself). A
+file that is not audio, or not
 whole, is reported, the others are done, and the exit status is 1. What is longer than half a minute is cut in its pauses, so
 that an hour needs little more memory than a sentence.
 """
@@ -30,9 +31,12 @@ def main(results: TextIO | None = None) -> None:
             used = recogniser.use_words(args.words, args.model, args.word_score)
         elif args.labels:
             used = recogniser.use_labels(args.labels, args.model)
+        elif args.graph:
+            used = recogniser.use_graph(args.graph)
         if used is None:
             kind, option = ("word list", "--words") if args.words else ("list of labels", "--labels")
-            raise UserError(f"{args.model}: cannot be limited to a {kind}; leave out {option}")
+            what = f"cannot be limited to a {kind}" if not args.graph else "cannot be weighed by a language model"
+            raise UserError(f"{args.model}: {what}; leave out {'--graph' if args.graph else option}")
         failed = transcribe(recogniser, args.audio, results or sys.stdout, args.channel, args.damaged == "accept")
     if failed:
         raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
@@ -45,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     lists = parser.add_mutually_exclusive_group()
     lists.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
     lists.add_argument("--labels", metavar="FILE", help="labels, one per line: each file is one of them")
+    lists.add_argument("--graph", metavar="DIR", help="folder with HLG.fst: decode with its language model")
     parser.add_argument(
         "--word-score", type=parse_finite, default=0.0, metavar="X", help="nats added for each such word"
     )

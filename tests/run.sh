@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/env.sh
-ensure_python requirements.txt requirements-home.txt requirements-sherpa.txt requirements-av.txt requirements-hub.txt requirements-test.txt
+ensure_python requirements.txt requirements-home.txt requirements-sherpa.txt requirements-av.txt requirements-hub.txt requirements-lm.txt requirements-test.txt
 workers=$(env -u OMP_NUM_THREADS nproc) # nproc itself obeys that variable
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 

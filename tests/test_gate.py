@@ -41,11 +41,14 @@ def make_exp(root, speakers=40):
         (root / name / "export").mkdir()
         for file in ("model.onnx", "tokens.txt", "features.yaml"):
             (root / name / "export" / file).write_bytes(name[:1].encode() * 100)
+        (root / name / "export/HLG.fst").write_bytes(b"x" * 50)
         sums = [f"{sha256_file(path)}  {path.name}\n" for path in sorted((root / name / "export").iterdir())]
         (root / name / "export/SHA256SUMS").write_text("".join(sums))
         hyps = {utt.utt_id: said for utt, said in zip(utterances, texts, strict=True)}
-        write_hypotheses(folder, {"greedy": hyps}, {"files": model_hashes(root / name / "export")})
-        score(folder, "greedy", utterances, "test")
+        kinds = ("greedy", "lm") if wrong == 0 else ("greedy",)
+        write_hypotheses(folder, dict.fromkeys(kinds, hyps), {"files": model_hashes(root / name / "export")})
+        for kind in kinds:
+            score(folder, kind, utterances, "test")
     speeds = {"models": {"same": {"rtf_with_features": 0.01, "files": model_hashes(root / "same/export")}}}
     (root / "benchmark.json").write_text(json.dumps(speeds))
 
@@ -94,6 +97,9 @@ def test_a_stricter_alpha_is_stricter(gate):
 def test_bytes_and_speed_count_too(gate):
     options = ("--max-wer-increase", 1)
     assert gate("same", *options, "--max-bytes", 300, "--max-rtf", 0.01)[0] == 0
+    # a language model counts where it is used
+    assert gate("same", *options, "--kind", "lm", "--max-bytes", 350)[0] == 0
+    assert gate("same", *options, "--kind", "lm", "--max-bytes", 349)[0] != 0
     status, said = gate("same", *options, "--max-bytes", 299, "--max-rtf", 0.009)
     assert status == 1 and "300 bytes (at most 299)" in said and "real-time factor 0.01000" in said
     status, said = gate("near", *options, "--max-rtf", 1)

@@ -16,11 +16,12 @@ MAY_IMPORT = {
     "models": {"core", "losses", "search"},
     "losses": set(),
     "search": set(),
+    "lm": {"core"},
     "data": {"core"},
     "scoring": {"core"},
     "compress": {"models", "losses", "data", "core"},
     "training": {"data", "models", "losses", "search", "scoring", "core"},
-    "deploy": {"compress", "data", "models", "search", "core"},
+    "deploy": {"compress", "data", "models", "search", "lm", "core"},
 }
 TORCH = {"torch", "torchaudio", "safetensors"}
 # One file's arrow, not its folder's: an exported folder is a teacher, too.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPED = ("compress", "core", "data", "deploy", "losses", "models", "scoring", "search", "training")
+TYPED = ("compress", "core", "data", "deploy", "lm", "losses", "models", "scoring", "search", "training")
 
 
 def untyped(text):

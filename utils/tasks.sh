@@ -115,6 +115,7 @@ check_settings() {
 install_requirements() {
   local file files=(requirements.txt)
   [[ $sherpa == false ]] || files+=(requirements-sherpa.txt)
+  [[ -z $lm ]] || files+=(requirements-lm.txt)
   [[ " ${steps[*]} " != *" import_model "* ]] || files+=(requirements-hub.txt)
   for file in $extra_requirements; do
     [[ -f $recipe_dir/$file ]] && file=$recipe_dir/$file
@@ -135,19 +136,44 @@ extra_task() {
   task "$1" "$2" --needs "${@:3}" --conf "${yamls[@]}" -- "${words[@]}"
 }
 
-# Declares decoding and scoring of the folder $2, whose file $3 makes it usable, on set $4 into $5; the rest are options.
+# Declares the training of the language model, if one is asked for.
+lm_task() {
+  [[ -n $lm ]] || return 0
+  local source=(--data "${sets[0]}") need=${sets[0]}/text words=("${word_list[@]}")
+  [[ -z $lm_text ]] || source=(--text "$lm_text") need=$lm_text
+  [[ $lm_text != *.arpa ]] || source=(--arpa "$lm_text") words=()
+  task 2 lm --needs "$need" "$dev/text" "${words[@]}" --conf "$lm" --makes "$data/lm/lm.arpa" -- \
+    python3 -m steps.train_lm "${source[@]}" --dev "$dev" "${words[@]/#/--words=}" --config "$lm" --out "$data/lm"
+}
+
+# Declares the export of the model $1, with the graph of the language model if there is one.
+export_task() {
+  local needs=("$exp/$1/model.json") conf=() graph=() out=$exp/$1/export
+  if [[ -n $lm ]]; then
+    needs+=("$data/lm/lm.arpa" "$dev/feats.scp" "$dev/text" ${spellings:+"$spellings"}) conf=(--conf "$lm" "$decode")
+    graph=(:then: python3 -m steps.make_graph --export "$out" --lm "$data/lm/lm.arpa" --dev "$dev" --config "$lm"
+      --decode-config "$decode" ${spellings:+--lexicon "$spellings"})
+  fi
+  task 7 "export_$1" --needs "${needs[@]}" "${conf[@]}" --parallel --makes "$out/SHA256SUMS" -- \
+    python3 -m steps.export_model --model "$exp/$1" --out "$out" "${graph[@]}"
+  export_for_sherpa "$1"
+}
+
+# Declares decoding and scoring of the folder $2 of the model in $dir, whose file $3 makes it usable, on set $4 into $5; the
+# rest are options.
 score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
-  local as_classes=() array=() part=() combine=()
+  local as_classes=() array=() part=() combine=() graph=()
+  [[ -z $lm ]] || graph=("$dir/export")
   [[ $classes == false ]] || as_classes=(--classes true)
   if ((decode_nj > 1)); then
     array=("JOB=1:$decode_nj") part=(--shard JOB --num-shards "$decode_nj")
     combine=(python3 -m steps.combine_decodes --data "$data/$4" --decode "$5" --num-shards "$decode_nj" :then:)
   fi
   scores+=("$5/score_greedy.json")
-  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" "${label_list[@]}" --conf "$decode" \
+  task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" "${label_list[@]}" "${graph[@]/%//SHA256SUMS}" --conf "$decode" \
     --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
     "${array[@]}" python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" "${label_list[@]/#/--labels=}" \
-    --out "$5" --device "$device" --num-threads 1 "${part[@]}" "${@:6}" :then: "${combine[@]}" \
+    "${graph[@]/#/--graph=}" --out "$5" --device "$device" --num-threads 1 "${part[@]}" "${@:6}" :then: "${combine[@]}" \
     python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"
 }
 

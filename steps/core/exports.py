@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.outdir import sha256_file
+from steps.core.outdir import sha256_file, write_text
 
 # its files are what a runtime needs, and their bytes a model's size
 SUMS = "SHA256SUMS"
@@ -12,6 +12,8 @@ SUMS = "SHA256SUMS"
 SHERPA_TOKENS = "tokens_sherpa.txt"
 # the graph of samples in a row, in a folder of its own: the layout that sherpa-onnx's loader of omnilingual CTC models reads
 SAMPLES_FILE = "model_samples.onnx"
+# the decoding graph of a language model and its words, where an export has them: only decoding with it needs them
+GRAPH, GRAPH_WORDS = "HLG.fst", "words.txt"
 SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
 
@@ -59,6 +61,11 @@ def read_sums(folder: str | Path) -> dict[str, str]:
     return {match[2]: match[1] for match in found if match}
 
 
+def write_sums(folder: str | Path, sums: dict[str, str]) -> None:
+    """Write SHA256SUMS. Args: sums: {name: hex digest}."""
+    write_text(Path(folder) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+
+
 def check_sums(folder: str | Path) -> None:
     """Compare the files of an exported folder with its SHA256SUMS, if it has one. Raises: UserError naming the file that differs."""
     folder = Path(folder)
@@ -73,10 +80,15 @@ def check_sums(folder: str | Path) -> None:
             raise UserError(f"{folder / name}: not the file that {SUMS} names; copy or export the folder again")
 
 
-def shipped_bytes(folder: str | Path) -> dict[str, int]:
-    """Sizes of the files of an exported folder that ship, by name. Raises: MissingInput, UserError."""
+def shipped_bytes(folder: str | Path, graph: bool = False) -> dict[str, int]:
+    """Sizes of the files of an exported folder that ship, by name.
+
+    Args: graph: also of those that only decoding with its language model needs.   Raises: MissingInput, UserError.
+    """
     sizes = {}
     for name in read_sums(folder):
+        if name in (GRAPH, GRAPH_WORDS) and not graph:
+            continue
         path = Path(folder) / name
         if not path.is_file():
             raise MissingInput(f"{path}: no such file; {Path(folder) / SUMS} has it; export the model again")

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from steps.core.cli import UserError, say
 from steps.core.config import load_config
-from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS, SUMS
+from steps.core.exports import GRAPH, GRAPH_WORDS, SAMPLES_FILE, SHERPA_TOKENS, SUMS, write_sums
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.feature_text import describe_features
@@ -118,7 +118,7 @@ def export_folder(
     if min_quantized_fraction:
         check_integers(model_dir, contents, min_quantized_fraction)
     out.mkdir(parents=True, exist_ok=True)
-    for old in (SUMS, SHERPA_TOKENS, *contents):
+    for old in (SUMS, SHERPA_TOKENS, GRAPH, GRAPH_WORDS, "graph.json", *contents):
         (out / old).unlink(missing_ok=True)
     for name in BESIDE:
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def export_folder(
         write_text(out / SHERPA_TOKENS, sherpa_tokens(tokens))
     sums = {name: sha256_file(out / name) for name in (*BESIDE, *([SHERPA_TOKENS] if misread else []))}
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    write_text(out / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    write_sums(out, sums)
     tensors = [tensor for graph in graphs.values() for tensor in graph.graph.initializer]
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
     size_bytes = sum(map(len, contents.values()))

@@ -162,7 +162,7 @@ def decode_all(
 
 def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
     """Write one text file per kind, and decode.json with their hashes last; those of other kinds, left by an earlier run, go."""
-    for kind in {"lexicon", "one_of", "beam"} - set(hyps):
+    for kind in {"lexicon", "lm", "one_of", "beam"} - set(hyps):
         (out / f"{kind}.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():
         write_table(out / f"{kind}.txt", texts)

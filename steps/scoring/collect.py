@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.cli import MissingInput, say
-from steps.core.exports import SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
+from steps.core.exports import GRAPH, SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
 from steps.core.tables import counted
 from steps.scoring.results import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
@@ -68,7 +68,7 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     measured = benchmark.get("models", {}).get(model)
     speed = {key: (measured or {}).get(key) for key in BENCHMARK_KEYS}
-    sizes = shipped_bytes(folder / "export")
+    sizes, all_sizes = (shipped_bytes(folder / "export", graph) for graph in (False, True))
     places = {runtime: decode_folder(exp, model, set_name, runtime) for runtime in RUNTIMES}
     pairs = (("torch", "onnxruntime"), ("sherpa-onnx", "onnxruntime"), ("sherpa-onnx", "torch"))
     return ResultRow(
@@ -93,6 +93,7 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
         train_seconds=run.get("seconds"),
         sherpa_tokens=SHERPA_TOKENS in sizes,
         lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
+        bytes_with_lm=sum(all_sizes.values()) if GRAPH in all_sizes else None,
     )
 
 

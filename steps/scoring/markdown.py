@@ -28,7 +28,7 @@ from steps.scoring.story import about, story
 
 HEADER = (
     "model", "params k", "nonzero k", "bits", "size kB", "MMAC/s", "RTF", "RTF+feat",
-    *(title for kind in KINDS for title in (f"{kind} WER", "95 %")), "torch", "sherpa",
+    *(title for kind in KINDS for title in (f"{kind} WER", "95 %")), "kB with lm", "torch", "sherpa",
 )  # fmt: skip
 
 NOTES = """\
@@ -48,6 +48,10 @@ ONE_OF_NOTE = """\
 """
 BEAM_NOTE = """\
 - beam: modified beam search, of transducers; no word list.
+"""
+LM_NOTE = """\
+- lm: words weighed by an n-gram language model, a task of its own, too. kB with lm: size with the graph and the words that
+  this column needs, and no other does.
 """
 COMPARISON_NOTE = """\
 Below 0: the first has fewer errors. *: the paired bootstrap interval leaves out 0. p: matched pairs test of NIST's
@@ -78,6 +82,7 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
             score = row.scores.get(kind)
             cells.append("-" if score is None else f"{score.wer_percent:.2f} ({score.errors}/{score.words})")
             cells.append("-" if score is None else f"{score.interval.low:.1f} - {score.interval.high:.1f}")
+        cells.append(number(row.bytes_with_lm, 1e3, 1))
         checks = (row.torch_scores.get("greedy"), row.sherpa_scores.get("greedy"))
         table.append([*cells, *("-" if score is None else f"{score.wer_percent:.2f}" for score in checks)])
     used = [i for i in range(len(HEADER)) if any(cells[i] != "-" for cells in table)]
@@ -99,6 +104,7 @@ def result_notes(rows: Sequence[ResultRow]) -> str:
     """How to read the main table."""
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
     notes, rate = NOTES.format(over=", ".join(groups)) + character_note(rows), rate_of(rows)
+    notes += LM_NOTE if any("lm" in row.scores for row in rows) else ""
     notes += ONE_OF_NOTE if any("one_of" in row.scores for row in rows) else ""
     notes += BEAM_NOTE if any("beam" in row.scores for row in rows) else ""
     return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)

@@ -14,7 +14,7 @@ from steps.scoring.matched_pairs import MatchedPairs
 from steps.scoring.significance import Interval
 
 FORMAT = 2
-KINDS = ("greedy", "lexicon", "one_of", "beam")
+KINDS = ("greedy", "lexicon", "lm", "one_of", "beam")
 # suffixes of their decoding folders
 RUNTIMES = {"onnxruntime": "_onnx", "torch": "", "sherpa-onnx": "_sherpa"}
 
@@ -77,7 +77,7 @@ class ResultRow:
     # share of weights set to zero by unstructured pruning; saves no bytes by itself
     sparsity: float | None
     quantization_bits: int | None
-    # size of the files that the export's SHA256SUMS lists
+    # size of the files that the export's SHA256SUMS lists, without those of a language model
     bytes_shipped: int
     bytes_onnx: int
     # multiply-accumulates per second of audio, counted from the graph as it ran
@@ -106,6 +106,8 @@ class ResultRow:
     sherpa_tokens: bool = False
     # utterances whose lexicon text by onnxruntime differs from the greedy one
     lexicon_differs: int | None = None
+    # size of all that decoding with the export's language model needs; None where it has none
+    bytes_with_lm: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,13 @@ from steps.scoring.results import KINDS, ResultRow, Results, TrainingSet
 
 # what the error rates count
 UNITS = {"WER": "words", "CER": "characters", "PER": "phones"}
-WAYS = {"greedy": "greedy", "lexicon": "with the lexicon", "one_of": "as one of the labels", "beam": "by beam search"}
+WAYS = {
+    "greedy": "greedy",
+    "lexicon": "with the lexicon",
+    "lm": "with the language model",
+    "one_of": "as one of the labels",
+    "beam": "by beam search",
+}
 
 
 def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str]]) -> str | None:

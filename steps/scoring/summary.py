@@ -58,7 +58,8 @@ def model_card(results: Results, model: str) -> str:
         f"# {markdown(model)}\n",
         f"A CTC speech recogniser of recipe {markdown(results.recipe)}, {kind}"
         + (f", made of {markdown(row.parent)}.\n" if row.parent else ".\n"),
-        f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists",
+        f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists"
+        + (f"; {row.bytes_with_lm:,} with those of its language model" if row.bytes_with_lm else ""),
         f"- {row.parameters:,} parameters, {row.nonzero_parameters:,} of them not zero",
         f"- {number(row.macs_per_second, 1e6, 1)} million multiply-accumulates per second of audio",
     ]

@@ -34,20 +34,29 @@ def spell_words(
     Returns: ids of each word, in the order of `words`.
     Raises:  ValueError listing the words that cannot be spelled.
     """
+    spellings = try_to_spell(words, pieces, encode, special_ids)
+    if bad := [word for word in words if word not in spellings]:
+        more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
+        some = " ".join(bad[:20])
+        raise ValueError(f"{len(bad)} of {len(words)} words cannot be spelled with the tokens: {some}{more}")
+    return [spellings[word] for word in words]
+
+
+def try_to_spell(
+    words: Iterable[str],
+    pieces: Sequence[str],
+    encode: Callable[[str], Iterable[int]] | None = None,
+    special_ids: Collection[int] = (0, 1),
+) -> dict[str, list[int]]:
+    """Spell those words that can be spelled. Args: as for `spell_words`.  Returns: ids of each of them."""
     ids = {piece: i for i, piece in enumerate(pieces) if i not in special_ids}
     end = SPACE if SPACE in ids else ""
-    spellings, bad = [], []
+    spellings = {}
     for word in words:
         spelling: list[Any] = [ids.get(char) for char in word + end] if encode is None else list(encode(word))
         good = all(i is not None and i not in special_ids for i in spelling)
         if good and "".join(pieces[i] for i in spelling).replace(SPACE, "") == word:
-            spellings.append(spelling)
-        else:
-            bad.append(word)
-    if bad:
-        more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
-        some = " ".join(bad[:20])
-        raise ValueError(f"{len(bad)} of {len(words)} words cannot be spelled with the tokens: {some}{more}")
+            spellings[word] = spelling
     return spellings
 
 

@@ -15,8 +15,12 @@ from steps.data.features import compute_features
 from steps.data.hub_vocabulary import spelling_model
 from steps.data.tokenizer import Tokenizer, read_tokens
 from steps.deploy.export import export_folder
+from steps.deploy.graph_files import ship_graph
 from steps.deploy.runtimes import load_recogniser, sherpa
 from steps.deploy.runtimes.sherpa import SherpaProcess, computes, takes_for_byte_bpe
+from steps.lm.estimate import count_ngrams, estimate
+from steps.lm.fst import write_fst
+from steps.lm.graph import Weights, build_graph
 from steps.models.build import build_model, new_spec
 from tests.models import hub_checks
 
@@ -211,3 +215,25 @@ def test_a_splinter_of_sound_is_no_end(exported):
                 continue
             feats = compute_features(torch.from_numpy(samples), recogniser.features).numpy()
             assert said == recogniser.recognise(feats, "u")["greedy"], milliseconds
+
+
+def test_with_a_graph_it_says_what_onnxruntime_says(exported):
+    pytest.importorskip("kaldi_decoder")
+    words = {"a": [[3]], "ab": [[3, 4]], "bad": [[4, 3, 6]], "hag": [[10, 3, 9], [10, 5]]}
+    model = estimate(count_ngrams([["a", "bad"], ["hag", "ab"], ["hag", "a"]], 2), [1, 1], words)
+    fst, names = build_graph(model, words, Weights(0.5, 2.0), space_id=2)
+    facts = {"lm": {"ngrams": [1, 1]}, "lm_scale": 0.5, "word_score": 2.0, "words": 4}
+    ship_graph(exported, write_fst(fst), names, facts)
+    recogniser, random, texts = load_recogniser(exported), np.random.default_rng(0), []
+    recogniser.use_graph(exported)
+    with SherpaProcess(exported) as process:
+        process.use_graph(exported)
+        assert process.kinds == recogniser.kinds == ("greedy", "lm")
+        for seconds in (0.5, 1.0, 2.3):
+            samples = random.uniform(-0.2, 0.2, int(16000 * seconds)).astype(np.float32)
+            feats = compute_features(torch.from_numpy(samples), recogniser.features).numpy()
+            texts.append(process.recognise(samples, "u"))
+            assert texts[-1] == recogniser.recognise(feats, "u")
+    assert all(text["lm"] and set(text["lm"].split()) <= set(words) for text in texts)
+    export_folder(exported.parent, exported)
+    assert not (exported / "HLG.fst").exists() and "words.txt" not in (exported / "SHA256SUMS").read_text()

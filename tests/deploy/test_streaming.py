@@ -28,6 +28,10 @@ from steps.deploy.runtimes import frame_recogniser, load_recogniser
 from steps.deploy.runtimes.sherpa import SherpaProcess
 from steps.deploy.runtimes.streaming import StreamingNetwork, StreamingRecogniser
 from steps.deploy.screen import metadata, streams
+from steps.lm.estimate import count_ngrams, estimate
+from steps.lm.fst import write_fst
+from steps.lm.graph import Weights, build_graph
+from steps.make_graph import listen
 from steps.stress import noisy_features
 from steps.training.teachers import ExportTeacher
 from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
@@ -307,3 +311,16 @@ def test_a_file_that_says_nonsense_about_itself_is_refused():
 def test_what_is_no_graph_says_nothing_about_itself(tmp_path):
     write_text(tmp_path / "model.onnx", "no graph")
     assert metadata(tmp_path / "model.onnx") == {} and not streams(tmp_path) and not streams(tmp_path / "nowhere")
+
+
+def test_a_graph_weighs_what_a_stream_hears_and_its_weights_are_chosen_by_that(folder, tmp_path):
+    pytest.importorskip("kaldi_decoder")
+    sound, recogniser = noise(20000), load_recogniser(folder)
+    words = {letter: [[number]] for number, letter in enumerate(recogniser.tokens) if len(letter) == 1 and number > 2}
+    model = estimate(count_ngrams([], 1), [1], words)
+    graph, names = build_graph(model, words, Weights(0.1, 2.0), space_id=2)
+    (tmp_path / "HLG.fst").write_bytes(write_fst(graph))
+    (tmp_path / "words.txt").write_text("".join(f"{name} {number}\n" for number, name in enumerate(names)))
+    recogniser.use_graph(tmp_path)
+    texts = recogniser.recognise(sound, "u")
+    assert texts["lm"] and recogniser.graph.decode(listen(recogniser, sound)) == texts["lm"]

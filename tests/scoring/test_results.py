@@ -18,7 +18,7 @@ from steps.scoring import results as schema
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, parse_pairs, read_both
 from steps.scoring.ledger import format_ledger
-from steps.scoring.markdown import comparison_table, markdown_table, result_table
+from steps.scoring.markdown import comparison_cells, comparison_table, markdown_table, result_cells, result_table
 from steps.scoring.plot import pareto_front, plot_wer_bytes
 from steps.scoring.wer import read_hypotheses
 
@@ -79,6 +79,27 @@ def test_rows_hold_what_the_folders_hold(exp):
     assert greedy.words == sum(len(utt.text.split()) for utt in UTTERANCES)
     assert greedy.interval.low <= greedy.wer_percent <= greedy.interval.high
     assert greedy.errors < student.torch_scores["greedy"].errors
+
+
+def test_a_language_model_has_a_column_and_its_bytes_stand_in_no_other(exp):
+    export = exp / "student" / "export"
+    for name, size in (("HLG.fst", 5000), ("words.txt", 300)):
+        (export / name).write_bytes(b"x" * size)
+        with open(export / "SHA256SUMS", "a") as sums:
+            sums.write(f"{sha256_file(export / name)}  {name}\n")
+    folder = exp / "student" / "decode_test_onnx"
+    (folder / "lm.txt").write_text((folder / "greedy.txt").read_text().replace(" bad", " one", 3))
+    score(folder, "lm", UTTERANCES, "test")
+    teacher, student, _ = collect_rows(exp, MODELS, ["test"])
+    assert (student.bytes_shipped, student.bytes_with_lm, teacher.bytes_with_lm) == (1050, 6350, None)
+    assert set(student.scores) == {"greedy", "lexicon", "lm"} and set(teacher.scores) == {"greedy", "lexicon"}
+    assert student.scores["greedy"].errors == student.scores["lexicon"].errors > student.scores["lm"].errors
+    header, rows = result_cells([teacher, student])
+    cells = dict(zip(header, rows[1], strict=True))
+    assert (cells["size kB"], cells["kB with lm"]) == ("1.1", "6.3")
+    assert cells["lm WER"].startswith(f"{student.scores['lm'].wer_percent:.2f} (")
+    assert "kB with lm" not in result_cells([teacher])[0]
+    assert "lm" in comparison_cells(compare(exp, [("student", "student")], ["test"], 0))[0]
 
 
 def test_every_missing_file_is_listed(exp):

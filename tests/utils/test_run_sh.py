@@ -49,6 +49,8 @@ elif program == "steps.train_tokenizer":
     make(option("--out"), "tokenizer.model", "tokens.txt")
 elif program == "steps.choose_sizes":
     make(option("--out"), "tokenizer.yaml", "teacher.yaml", "student.yaml", "recover_cut.yaml", "summary.txt")
+elif program == "steps.train_lm":
+    make(option("--out"), "lm.arpa")
 elif program in ("steps.train_teacher", "steps.distill_student", "steps.prune_model", "steps.quantize_model"):
     make(option("--out"), "model.json", "model.safetensors")
 elif program == "steps.combine_labels":
@@ -189,6 +191,31 @@ def test_measurements_can_be_chosen(bench):
     for name, value in (("stress", "loud"), ("classes", "yes"), ("sherpa", "1")):
         bench.write_recipe(f"{RECIPE}{name}={value}\n")
         assert name in bench.run(status=2)[1]
+
+
+def test_a_language_model_ships_with_every_export_and_has_a_column(bench):
+    (bench.recipe / "conf/lm.yaml").write_text("ngram: {order: 2}\n")
+    for name in ("spellings", "own.arpa", "text"):
+        (bench.recipe / f"conf/{name}").write_text("")
+    bench.write_recipe(
+        "prepare=prepare_it\nteachers=big\nlexicon=true\nstress=\nlm=lm.yaml\nchain='big - train_teacher big.yaml'\n"
+    )
+    exp, data, conf = (bench.recipe / name for name in ("exp/my recipe", "data/my recipe", "conf"))
+    ran, _ = bench.run()
+    (trained,) = [line for line in ran if "steps.train_lm" in line]
+    assert f"--data {data}/train --dev {data}/dev --words={data}/words.txt --config {conf}/lm.yaml" in trained
+    (made,) = [line.partition("steps.make_graph ")[2] for line in ran if "steps.make_graph" in line]
+    arguments = f"--export {exp}/big/export --lm {data}/lm/lm.arpa --dev {data}/dev --config {conf}/lm.yaml"
+    assert made == f"{arguments} --decode-config {conf}/decode.yaml"
+    decoded = [line for line in ran if "steps.decode" in line]
+    assert len(decoded) == 2 and all(f"--graph={exp}/big/export --out" in line for line in decoded)
+    (conf / "lm.yaml").write_text("ngram: {order: 3}\n")
+    options = ("--stop-stage", "7", "--lm-text", "own.arpa", "--spellings", "spellings")
+    trained, exported, made = bench.run(*options)[0]
+    assert f"--arpa {conf}/own.arpa --dev {data}/dev --config" in trained and "steps.export_model" in exported
+    assert made.endswith(f"--lexicon {conf}/spellings")
+    (trained,) = bench.run("--lm-text", "text", "--stop-stage", "2")[0]
+    assert f"--text {conf}/text --dev {data}/dev --words={data}/words.txt" in trained
 
 
 def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):

@@ -47,6 +47,9 @@ class Recogniser(Protocol):
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict | None:
         """Also take each recording for one of the labels of a file. Returns: facts; None where it cannot be used."""
 
+    def use_graph(self, folder: str | Path) -> dict | None:
+        """Also recognise with the language model whose graph a folder holds. Returns: facts; None where it cannot be used."""
+
     def run(self, heard: np.ndarray) -> None:
         """Run the network on one utterance: what is timed."""
 

@@ -1,4 +1,4 @@
-"""From features to text with a CTC model, whatever runs it: greedy search; with a list of words or labels, these alone."""
+"""From features to text with a CTC model, whatever runs it: greedy search; with a list of words or labels, or a graph, theirs."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,8 +10,10 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
+from steps.deploy.graph_files import graph_facts, open_graph
 from steps.deploy.runtimes.base import FeatureRecogniser, filled_up
 from steps.search import lexicon
+from steps.search.graph import GraphDecoder
 from steps.search.greedy import emitted_log_probs, greedy_search
 from steps.search.one_of import OneOf
 
@@ -31,8 +33,8 @@ class Network(Protocol):
 class CtcRecogniser(FeatureRecogniser):
     """A CTC network with the features it hears and the tokens it emits; see Recogniser in steps/deploy/runtimes.
 
-    Args, Attributes: see FeatureRecogniser.   decoder: LexiconDecoder, after `use_words`.   chooser: OneOf, after `use_labels`.
-    sure: see steps.deploy.recognition.decode_all.
+    Args, Attributes: see FeatureRecogniser.   decoder: LexiconDecoder, after `use_words`.   graph: GraphDecoder, after
+    `use_graph`.   chooser: OneOf, after `use_labels`.   sure: see steps.deploy.recognition.decode_all.
     """
 
     model: Network
@@ -40,6 +42,7 @@ class CtcRecogniser(FeatureRecogniser):
     def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
         super().__init__(model, features, tokens, name)
         self.decoder: lexicon.LexiconDecoder | None = None
+        self.graph: GraphDecoder | None = None
         self.chooser: OneOf | None = None
         self.sure: list[float] = []
 
@@ -48,8 +51,8 @@ class CtcRecogniser(FeatureRecogniser):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Greedy, lexicon with a word list, one_of with a list of labels."""
-        more = {"lexicon": self.decoder, "one_of": self.chooser}
+        """Greedy, lexicon with a word list, lm with a graph, one_of with a list of labels."""
+        more = {"lexicon": self.decoder, "lm": self.graph, "one_of": self.chooser}
         return ("greedy", *(kind for kind, decoder in more.items() if decoder is not None))
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
@@ -74,6 +77,11 @@ class CtcRecogniser(FeatureRecogniser):
         self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
         return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
 
+    def use_graph(self, folder: str | Path) -> dict:
+        """Also recognise with the graph of a folder. Returns: facts about it.   Raises: MissingInput, UserError."""
+        self.graph = open_graph(folder, len(self.tokens))
+        return graph_facts(folder)
+
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict:
         """Also take each recording for one of the labels of a file. Args, Returns, Raises: as of `use_words`."""
         labels = read_labels(labels_file)
@@ -87,7 +95,7 @@ class CtcRecogniser(FeatureRecogniser):
         """Text of one utterance, words separated by single spaces.
 
         Args:    heard: (T, D) float32 features.   name: for messages.
-        Returns: {"greedy": text} and, with a word list, "lexicon", with a list of labels "one_of".
+        Returns: {"greedy": text} and, with a word list, "lexicon", with a graph "lm", with a list of labels "one_of".
         Raises:  UserError for features of another width, or when a log-probability is not finite.
         """
         self.check_heard(heard, name)
@@ -102,6 +110,8 @@ class CtcRecogniser(FeatureRecogniser):
         texts = {"greedy": self.words(ids)}
         if self.decoder is not None:
             texts["lexicon"] = self.decoder.decode(log_probs)
+        if self.graph is not None:
+            texts["lm"] = self.graph.decode(log_probs)
         if self.chooser is not None:
             texts["one_of"] = self.chooser.decode(log_probs)
         return texts

@@ -38,6 +38,9 @@ class _Writer:
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
         """See Recogniser; a list of labels cannot be used here."""
 
+    def use_graph(self, folder: str | Path) -> None:
+        """See Recogniser; a graph cannot be used here."""
+
     def use_language(self, language: str) -> None:
         """Transcribe this language instead of guessing it. Args: language: code such as en."""
         self.language = language

@@ -2,8 +2,8 @@
 
 sherpa-onnx is optional, brings its own onnxruntime, and ends its process when it cannot read a model; hence the separate
 process. It computes the features itself, from samples: what is tested is the folder as an application would use it.
-The child (`python3 -m steps.deploy.runtimes.sherpa FOLDER THREADS RATE DIM`) reads from standard input, again and again, a count
-of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON.
+The child (`python3 -m steps.deploy.runtimes.sherpa FOLDER THREADS RATE DIM [GRAPH_FOLDER]`) reads from standard input, again and
+again, a count of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON: {kind: text}.
 """
 
 import contextlib
@@ -22,9 +22,10 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import SAMPLES_FILE, SHERPA_TOKENS
+from steps.core.exports import GRAPH, SAMPLES_FILE, SHERPA_TOKENS
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import SPACE, read_tokens
+from steps.deploy.graph_files import check_graph, graph_facts, read_graph_words
 from steps.deploy.pieces import feed
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.deploy.screen import metadata, streams
@@ -81,7 +82,8 @@ class SherpaProcess:
     Raises: UserError when sherpa-onnx is missing, computes no such features, or gives up on the folder.
     """
 
-    hears, kinds = "audio", ("greedy",)
+    hears = "audio"
+    kinds: tuple[str, ...] = ("greedy",)
 
     def __init__(self, folder: str | Path, num_threads: int = 1):
         version()
@@ -125,11 +127,23 @@ class SherpaProcess:
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
         """See Recogniser; a list of labels cannot be used here."""
 
+    def use_graph(self, folder: str | Path) -> dict | None:
+        """See Recogniser; the process starts anew, with sherpa-onnx's `ctc_graph`. Raises: MissingInput, UserError."""
+        if any((self.folder / name).is_file() for name in (SAMPLES_FILE, ENCODER)) or streams(self.folder):
+            # its loaders of these take no graph; of models with states, that was not tried
+            return None
+        check_graph(folder, len(read_tokens(self.folder / "tokens.txt")))
+        self.kinds = ("greedy", "lm")
+        self.command.append(str(Path(folder).resolve()))
+        self.__exit__()
+        self.__enter__()
+        return graph_facts(folder)
+
     def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
         """Text of one utterance, words separated by single spaces.
 
         Args:    heard: (S,) float32 array in [-1, 1] at the rate of features.yaml.   name: for messages.
-        Returns: {"greedy": text}.   Raises: UserError when the process has ended.
+        Returns: {"greedy": text} and, with a graph, "lm".   Raises: UserError when the process has ended.
         """
         samples = np.ascontiguousarray(heard, dtype="<f4")
         try:
@@ -144,7 +158,7 @@ class SherpaProcess:
                 "; exports of version 0.1 end on sound this short: export the model again" if seconds < SHORT_S else ""
             )
             raise UserError(f"{self.folder}: sherpa-onnx gave up at {name}: {self._last_words()}{remedy}")
-        return {"greedy": " ".join(json.loads(line).split())}
+        return {kind: " ".join(text.split()) for kind, text in json.loads(line).items()}
 
     def run(self, heard: np.ndarray) -> None:
         """See Recogniser. Args: heard (S,) float32."""
@@ -161,8 +175,8 @@ class SherpaProcess:
         return f"status {status}; {lines[-1] if lines else 'no message'}"
 
 
-def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int) -> None:
-    """Child: answer requests until standard input ends."""
+def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, graph: str | None = None) -> None:
+    """Child: answer requests until standard input ends. Args: graph: folder of a graph, if any."""
     answers = os.fdopen(os.dup(1), "wb")
     # whatever the library prints goes to standard error
     os.dup2(2, 1)
@@ -174,26 +188,33 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int) 
     settings = {"tokens": tokens, "num_threads": num_threads, "sample_rate": sample_rate_hz, "feature_dim": feature_dim}
     open_file = sherpa_onnx.OfflineRecognizer
     if samples_file.is_file():
-        recogniser = open_file.from_omnilingual_asr_ctc(str(samples_file), tokens, num_threads)
+        recognisers = {"greedy": open_file.from_omnilingual_asr_ctc(str(samples_file), tokens, num_threads)}
     elif (Path(folder) / ENCODER).is_file():
         files = {Path(name).stem: f"{folder}/{name}" for name in (ENCODER, DECODER, JOINER)}
-        recogniser = open_file.from_transducer(**files, **settings)
+        recognisers = {"greedy": open_file.from_transducer(**files, **settings)}
     else:
         kind = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc if online else open_file.from_zipformer_ctc
-        recogniser = kind(model=path, **settings)
+        recognisers = {"greedy": kind(model=path, **settings)}
+    words = [] if graph is None else read_graph_words(graph)
+    if graph is not None:
+        recognisers["lm"] = open_file.from_zipformer_ctc(model=path, **settings, ctc_graph=f"{graph}/{GRAPH}")
     # frames that a chunk reads: as much silence behind a sound brings its last words out
     silence = int(metadata(path)["T"]) * sample_rate_hz // 100 if online else 0
     while head := sys.stdin.buffer.read(8):
         (count,) = struct.unpack("<q", head)
         samples = np.frombuffer(sys.stdin.buffer.read(4 * count), dtype="<f4")
+        texts = {}
         if online:
-            text = stream_text(recogniser, np.concatenate([samples, np.zeros(silence, "<f4")]), sample_rate_hz)
-        else:
+            padded = np.concatenate([samples, np.zeros(silence, "<f4")])
+            texts["greedy"] = stream_text(recognisers["greedy"], padded, sample_rate_hz)
+        for kind, recogniser in recognisers.items() if not online else ():
             stream = recogniser.create_stream()
             stream.accept_waveform(sample_rate_hz, samples)
             recogniser.decode_stream(stream)
-            text = stream.result.text
-        answers.write(json.dumps(text).encode() + b"\n")
+            # its text with a graph is the spelling that was heard; the words are what a lexicon calls it
+            result = stream.result
+            texts[kind] = result.text if kind == "greedy" else " ".join(words[number] for number in result.words)
+        answers.write(json.dumps(texts).encode() + b"\n")
         answers.flush()
 
 
@@ -211,4 +232,5 @@ def stream_text(recogniser: Any, samples: np.ndarray, rate_hz: int) -> str:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], *map(int, sys.argv[2:]))
+    threads, rate_hz, dim = map(int, sys.argv[2:5])
+    serve(sys.argv[1], threads, rate_hz, dim, sys.argv[5] if len(sys.argv) > 5 else None)

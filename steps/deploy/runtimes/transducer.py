@@ -83,6 +83,9 @@ class TransducerRecogniser(FeatureRecogniser):
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
         """See Recogniser; nor can a list of labels."""
 
+    def use_graph(self, folder: str | Path) -> None:
+        """See Recogniser; nor can a graph."""
+
     def encode(self, feats: np.ndarray) -> np.ndarray:
         """Run the encoder on one utterance. Args: feats (T, D) float32.  Returns: (T', J) float32."""
         encoded, lengths = self.model.encode(*filled_up(feats))

@@ -1,0 +1,92 @@
+"""The files of a decoding graph beside a model: HLG.fst and words.txt, checked before a decoder opens them."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from steps.core.cli import MissingInput, UserError
+from steps.core.exports import GRAPH, GRAPH_WORDS, check_sums, read_sums, write_sums
+from steps.core.outdir import atomic_file, sha256_file, write_text
+from steps.data.tokenizer import read_tokens
+from steps.lm.fst import check_fst, read_fst
+from steps.search.graph import GraphDecoder
+
+MOST_BYTES = 1 << 30
+REQUIREMENTS = "requirements-lm.txt"
+ABOUT = """\
+
+With a language model:
+
+- HLG.fst: CTC, lexicon and {order}-gram language model as one graph (OpenFst), token ids plus one on its inputs, numbers of
+  words.txt on its outputs. Its weights are in it: lm_scale {lm_scale:g}, word_score {word_score:g} nats.
+- words.txt: `word number` lines, {words} words; only these come out.
+
+Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
+Or, in sherpa-onnx, the call above and ctc_graph="HLG.fst". Its `words` are numbers of words.txt, its `text` the spelling that
+was heard; of a sound that breaks off within a word it returns nothing, steps.transcribe the words before it.
+"""
+
+
+def open_graph(folder: str | Path, num_tokens: int) -> GraphDecoder:
+    """Open the graph of a folder.
+
+    Args:   num_tokens: V of the model it is for.
+    Raises: MissingInput; UserError when a file is damaged, is for other tokens, or the decoder is not installed.
+    """
+    words = check_graph(folder, num_tokens)
+    try:
+        return GraphDecoder(Path(folder) / GRAPH, words, num_tokens)
+    except ImportError:
+        raise UserError(f"kaldi-decoder is not installed; pip install -r {REQUIREMENTS}") from None
+
+
+def check_graph(folder: str | Path, num_tokens: int) -> list[str]:
+    """Check the files of a graph. Returns: its words.   Raises: MissingInput, UserError."""
+    words = read_graph_words(folder)
+    path = Path(folder) / GRAPH
+    check_sums(folder)
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: over {MOST_BYTES:,} bytes; prune the language model")
+    try:
+        check_fst(read_fst(path.read_bytes()), num_tokens, len(words))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; make it again with steps.make_graph") from None
+    return words
+
+
+def read_graph_words(folder: str | Path) -> list[str]:
+    """The words of a graph by their numbers, the first being none. Raises: MissingInput, UserError."""
+    for name in (GRAPH, GRAPH_WORDS):
+        if not (Path(folder) / name).is_file():
+            raise MissingInput(f"{Path(folder) / name}: no such file; steps.make_graph makes it")
+    return read_tokens(Path(folder) / GRAPH_WORDS)
+
+
+def graph_facts(folder: str | Path) -> dict[str, Any]:
+    """What a decoding records of a graph."""
+    return {"words": len(read_graph_words(folder)) - 1, "sha256": sha256_file(Path(folder) / GRAPH)}
+
+
+def check_installed() -> None:
+    """Raise UserError when the decoder is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("kaldi_decoder", "kaldifst")):
+        raise UserError(f"kaldi-decoder is not installed; pip install -r {REQUIREMENTS}")
+
+
+def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[str, Any]) -> None:
+    """Put a graph into an exported folder; its SHA256SUMS, written last, lists it from then on, and README.md tells of it.
+
+    Args: graph: content of the file.   words: from `build_graph`.   facts: lm_scale, word_score, lm, words.
+    """
+    folder = Path(folder)
+    sums = {name: digest for name, digest in read_sums(folder).items() if name not in (GRAPH, GRAPH_WORDS)}
+    # so that a folder that is left half-way is one without a graph
+    write_sums(folder, sums)
+    with atomic_file(folder / GRAPH, "wb") as file:
+        file.write(graph)
+    write_text(folder / GRAPH_WORDS, "".join(f"{word} {number}\n" for number, word in enumerate(words)))
+    readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
+    order = len(facts["lm"]["ngrams"])
+    about = ABOUT.format(order=order, **{key: facts[key] for key in ("lm_scale", "word_score", "words")})
+    write_text(folder / "README.md", readme.split(ABOUT[:20])[0] + about)
+    write_sums(folder, sums | {name: sha256_file(folder / name) for name in (GRAPH, GRAPH_WORDS)})

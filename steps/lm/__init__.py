@@ -1,0 +1,1 @@
+"""Language models: n-grams from text, ARPA files, and the graphs that decoding with them needs."""

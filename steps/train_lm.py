@@ -1,0 +1,139 @@
+"""Train an n-gram language model on transcripts or on a text file, or take one over from an ARPA file.
+
+    python3 -m steps.train_lm --data data/an4/train --dev data/an4/dev --words data/an4/words.txt --config conf/lm.yaml --out data/an4/lm
+    python3 -m steps.train_lm --text sentences.txt --dev data/an4/dev --config conf/lm.yaml --out data/an4/lm
+
+Writes lm.arpa and lm.json: sizes, and the perplexity of dev. A text file holds one sentence a line, spelled and cased as the
+transcripts are. Transcripts of dev that are in --data, too, are left out, so that what dev says is worth something. --words:
+the words it may know, all of which get a probability; others count as <unk>. Without it: the words of the text.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.config import load_config, to_dict
+from steps.core.datadir import read_data_dir
+from steps.core.outdir import sha256_file, write_json
+from steps.core.tables import counted
+from steps.deploy.runtimes.ctc import read_words
+from steps.lm.arpa import read_arpa, write_arpa
+from steps.lm.config import LmConfig, NgramConfig
+from steps.lm.estimate import count_ngrams, estimate
+from steps.lm.ngram import NGram, Perplexity, perplexity
+from steps.lm.prune import prune
+
+# bytes of a line of a text file
+LONGEST_LINE = 1_000_000
+
+
+def main() -> None:
+    args = parse_args()
+    config = load_config(LmConfig, args.config).ngram
+    dev = {utt.utt_id: utt.text.split() for utt in read_data_dir(args.dev, check_audio=False)}
+    model = make(args, config, dev)
+    sizes = ", ".join(f"{len(grams):,} {length}-grams" for length, grams in enumerate(model.probs, start=1))
+    found = perplexity(model, dev.values())
+    say(describe(found))
+    out = Path(args.out) / "lm.arpa"
+    write_arpa(out, model)
+    if [len(grams) for grams in read_arpa(out).probs] != [len(grams) for grams in model.probs]:
+        raise UserError(f"{out}: reads back differently from what was written")
+    facts = {
+        "settings": to_dict(config),
+        "ngrams": [len(grams) for grams in model.probs],
+        "sources": {str(path): sha256_file(path) for path in source_files(args)},
+        "dev": {
+            "set": str(args.dev),
+            "perplexity": round(found.value, 3),
+            "words": found.words,
+            "unknown": found.unknown,
+        },
+        "sha256": sha256_file(out),
+    }
+    write_json(Path(args.out) / "lm.json", facts)
+    say(f"{sizes}, {out.stat().st_size:,} bytes: {out}")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="DIR", help="data folder whose transcripts to train on")
+    source.add_argument("--text", metavar="FILE", help="text to train on, one sentence a line")
+    source.add_argument("--arpa", metavar="FILE", help="finished model to take over, and to prune as --config says")
+    parser.add_argument("--dev", required=True, metavar="DIR", help="data folder on which the perplexity is measured")
+    parser.add_argument(
+        "--words", metavar="FILE", help="the words it may know, one per line (default: those of the text)"
+    )
+    add_common(parser, config="conf/lm.yaml", out="folder to write")
+    args = parser.parse_args()
+    if args.arpa and args.words:
+        parser.error("--words: a finished model has its own words")
+    return args
+
+
+def source_files(args: argparse.Namespace) -> list[Path]:
+    """The files that the model comes from."""
+    main_file = Path(args.data) / "text" if args.data else Path(args.text or args.arpa)
+    return [main_file, *([Path(args.words)] if args.words else [])]
+
+
+def make(args: argparse.Namespace, config: NgramConfig, dev: dict[str, list[str]]) -> NGram:
+    """Train the model or read it, and prune it. Raises: MissingInput, UserError."""
+    if args.arpa:
+        model = read_arpa(args.arpa)
+    else:
+        words = read_words(args.words) if args.words else None
+        sentences = read_text(args.text) if args.text else transcripts(args.data, dev)
+        try:
+            counts = count_ngrams(sentences, config.order, None if words is None else frozenset(words))
+        except ValueError as error:
+            raise UserError(f"{args.text or args.data}: {error}") from None
+        if not counts[0]:
+            raise UserError(f"{args.text or args.data}: no text to train on")
+        model = estimate(counts, config.least(), words or ())
+    if config.prune:
+        before = sum(map(len, model.probs))
+        model = prune(model, config.prune)
+        say(f"pruned: {before - sum(map(len, model.probs)):,} of {before:,} n-grams left out")
+    return model
+
+
+def transcripts(data: str, dev: dict[str, list[str]]) -> Iterator[list[str]]:
+    """The transcripts of a data folder but for those of dev."""
+    utterances = read_data_dir(data, check_audio=False)
+    own = [utt.text.split() for utt in utterances if utt.utt_id not in dev]
+    if left_out := len(utterances) - len(own):
+        say(f"{counted(left_out, 'utterance')} of {data} left out, which dev holds, too")
+    said = {tuple(words) for words in own}
+    known = sum(tuple(words) in said for words in dev.values())
+    say(f"{counted(len(own), 'transcript')}; {known} of {len(dev)} of dev are among them, word for word")
+    yield from own
+
+
+def read_text(path: str) -> Iterator[list[str]]:
+    """The sentences of a text file, split at blanks; empty lines are skipped. Raises: UserError naming the line."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+            try:
+                words = line.decode("utf-8").split()
+            except UnicodeDecodeError:
+                raise UserError(f"{path}:{number}: not UTF-8 text") from None
+            if len(line) == LONGEST_LINE:
+                raise UserError(f"{path}:{number}: longer than {LONGEST_LINE:,} bytes; one sentence a line is expected")
+            if words:
+                yield words
+
+
+def describe(found: Perplexity) -> str:
+    """A line about the perplexity of dev."""
+    unknown = f", {counted(found.unknown, 'unknown word')} left out" if found.unknown else ""
+    return (
+        f"dev: perplexity {found.value:.2f} ({found.sentences} sentences, {found.words} words with their ends{unknown})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
