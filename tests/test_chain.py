@@ -89,7 +89,7 @@ def test_trainings_can_be_watched(exp):
 
 def test_the_report_is_whole(exp):
     page = (exp / "report/report.html").read_text()
-    assert page.count("<figure>") == 8 and len(page) < 5_000_000
+    assert page.count("<figure>") == 6 and len(page) < 5_000_000
     assert {path.stem for path in (exp / "report/cards").iterdir()} == set(MODELS)
 
 

@@ -161,7 +161,9 @@ def test_an_encoder_without_output_layer_says_nothing_yet(made, tmp_path):
     assert recogniser.use_words(tmp_path / "words.txt", tmp_path / "ours") is None
     assert recogniser.recognise(noise(80, 160).numpy(), "u") == {"greedy": ""}
     heard = noise(1, 80, 160), torch.tensor([80])
-    assert torch.equal(load_model(tmp_path / "ours").encode(*heard)[0][-1], load_model(ours).encode(*heard)[0][-1])
+    bare, whole = (load_model(folder).encode(*heard)[0][-1] for folder in (tmp_path / "ours", ours))
+    # the same weights lie elsewhere in their files, and products may differ in the last bit with that
+    torch.testing.assert_close(bare, whole, rtol=0, atol=1e-5)
 
 
 def test_a_model_that_computes_something_else_is_refused(made, monkeypatch, tmp_path):

@@ -102,7 +102,8 @@ def test_jobs_of_earlier_work_that_write_the_same_files_are_cancelled(start, sub
     for words in (["--mark", "a", "JOB=1:1", "log/x.JOB.log"], ["--mark", "b", "model/train.log"]):
         result = submit(*words, "true")
         assert result.returncode == 0 and "earlier work that would write the same files" in result.stderr
-    assert job_ids(slurm, "running,pending,completing") == []
+    # the last job has told us that it is over, and Slurm may still be completing it
+    wait_until(lambda: job_ids(slurm, "running,pending,completing") == [])
 
 
 def test_a_killed_task_may_have_run_out_of_memory(submit):
