@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(DecodeConfig, args.config)
     runtime = runtime_of(args.model, args.runtime)
-    device = torch_device(args.device) if runtime == "torch" else "cpu"
+    device = torch_device(args.device) if "torch" in RUNTIMES[runtime].packages else "cpu"
     has_features = (Path(args.data) / "feats.scp").is_file()
     utterances = read_data_dir(args.data, check_audio=not has_features, need_text=False)
     utterances = own_part(parser, args, utterances)
@@ -43,6 +43,9 @@ def main() -> None:
         if args.words and config.lexicon:
             words = recogniser.use_words(args.words, args.model, config.word_score)
         labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
+        for given, used, kind in ((args.words and config.lexicon, words, "lexicon"), (args.labels, labels, "one_of")):
+            if given and used is None:
+                say(f"{runtime} takes no such list for {args.model}: no {kind} column")
         graph = recogniser.use_graph(args.graph) if args.graph else None
         if args.graph and graph is None:
             say(f"{runtime} takes no graph for {args.model}: no lm column")
@@ -97,7 +100,7 @@ def folder_of_part(args: argparse.Namespace) -> Path:
 def use_chunk(recogniser: Recogniser, chunk_ms: int, folder: str) -> None:
     """Let a model folder hear in chunks of another length. Raises: UserError where it cannot."""
     model = getattr(getattr(recogniser, "model", None), "model", None)
-    if model is None:
+    if model is None or not hasattr(model, "use_chunk"):
         raise UserError(f"{folder}: --chunk-ms is for model folders; export the model again with --chunk-ms {chunk_ms}")
     try:
         model.use_chunk(chunk_ms)

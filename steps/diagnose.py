@@ -20,6 +20,7 @@ from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import load_model, read_spec
+from steps.scoring.sources import read_json
 from steps.training.examine import examine
 from steps.training.setup import LearningConfig
 
@@ -48,7 +49,8 @@ def read_settings(folder: Path) -> LearningConfig:
     """What conf.yaml of a model folder tells of its training. Raises: UserError for a model that was not trained."""
     path = folder / "conf.yaml"
     settings = read_yaml(path)
-    if "loop" not in settings:
+    # a calibration has the section, too, for its batches
+    if "loop" not in settings or "steps" not in read_json(folder / "run.json"):
         raise UserError(f"{path}: this model was not trained; diagnose the one that it was made from")
     known = {field.name for field in dataclasses.fields(LearningConfig)}
     return from_dict(LearningConfig, {key: value for key, value in settings.items() if key in known}, str(path))

@@ -61,8 +61,8 @@ def main() -> None:
     model = read_arpa(args.lm)
     pairs = list(itertools.product(config.lm_scale, config.word_score))
     with load_recogniser(args.export, num_threads=args.num_threads, runtime="onnxruntime") as opened:
-        if not isinstance(opened, CtcRecogniser):
-            say(f"{args.export}: only CTC models are decoded along a graph; none is made")
+        if not isinstance(opened, CtcRecogniser) or not opened.spells:
+            say(f"{args.export}: only CTC models with units to spell in are decoded along a graph; none is made")
             return
         recogniser = check_blank(opened, args.export)
         spellings = spell_model(model, recogniser, args)

@@ -9,7 +9,7 @@ without a shell: it reads lines `utterance-id WAV-file` (16 bits, one channel, -
 `utterance-id text` to standard output. --out becomes a data folder with the text as it came; local/filter_transcripts.py
 brings it into the student's form and drops what is likely wrong. Utterances in which nothing was heard are left out and
 listed in dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each transcript's tokens, where the
-recogniser tells them: models of ours, CTranslate2. With --shard J --num-shards N one part goes to part.J, and
+recogniser tells them: CTC models of ours, CTranslate2. With --shard J --num-shards N one part goes to part.J, and
 utils/combine_data_dir.py --parts N puts them together.
 """
 

@@ -68,6 +68,7 @@ trains() {
 # Whether there is a section $1 in the settings file $2, or in what that has as its base.
 has_section() {
   local base
+  [[ -f $2 ]] || return # --sizes auto writes it later
   grep -q "^$1:" "$2" && return
   base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$2")
   [[ -n $base && $base != /* ]] && base=$(dirname "$2")/$base

@@ -40,7 +40,7 @@ copy() { # FROM TO: a copy that can be changed, also of a checkout without write
 }
 for file in "$recipe_dir"/*; do
   case ${file##*/} in
-    conf | data | exp | README.md | RESULTS.md | results.json | __pycache__ | FORKED_FROM) ;;
+    conf | data | exp | *.md | results.json | __pycache__ | FORKED_FROM) ;;
     *) copy "$file" "$new/" ;;
   esac
 done

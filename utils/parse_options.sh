@@ -50,8 +50,9 @@ print_help() {
   echo
   settings_block "$1" | while IFS= read -r line; do
     if [[ $line =~ ^([a-z_]+)=([^#]*[^#[:space:]])?[[:space:]]*(#[[:space:]]*(.*))?$ ]]; then
-      name=${BASH_REMATCH[1]//_/-} default=${BASH_REMATCH[2]}
-      printf '  --%-20s %s%s\n' "$name" "${BASH_REMATCH[4]}" "${default:+ [$default]}"
+      name=${BASH_REMATCH[1]} default=${BASH_REMATCH[2]}
+      [[ $default != "\$("* ]] || default=${!name} # what the command says
+      printf '  --%-20s %s%s\n' "${name//_/-}" "${BASH_REMATCH[4]}" "${default:+ [$default]}"
     elif [[ $line =~ ^#\ +(.*)$ && $line != '# End of settings'* ]]; then
       printf '%s\n' "${BASH_REMATCH[1]}"
     fi

@@ -33,13 +33,21 @@ use_sizes() {
     esac
     use_size "$i" "$role"
   done
+  [[ $store_teaching == false ]] || grep -q '^hidden_layers: \[[^]]' "$(conf_file label.yaml)" ||
+    usage_error "$auto: its students match hidden states; store them (hidden_layers: [-1] in label.yaml), or leave out --store-teaching"
   ((${#sizes_lines[@]})) || usage_error "$auto: the chain trains nothing"
   tokenizer=$exp/sizes/tokenizer.yaml
 }
 
 # Names the settings file of the model at place $1 of the chain, of role $2, and keeps its line for choose_sizes.
 use_size() {
-  local file=$exp/sizes/${2/taught/student}.yaml base=
+  local file=$exp/sizes/${2/taught/student}.yaml base='' key
+  if [[ $2 != recover ]]; then
+    for key in head inherit max_look_ahead_ms normalisation; do
+      ! has_section "$key" "${confs[$1]}" || usage_error "--sizes auto: ${confs[$1]}: $key would be lost"
+    done
+    ! grep -qs '^  *streaming:' "${confs[$1]}" || usage_error "--sizes auto: ${confs[$1]}: streaming would be lost"
+  fi
   [[ $2 != recover ]] || { file=$exp/sizes/recover_${models[$1]}.yaml base=${confs[$1]}; sizes_bases+=("$base"); }
   sizes_lines+=("--line=$2:${models[$1]}:$base")
   [[ " ${sizes_files[*]} " == *" $file "* ]] || sizes_files+=("$file")

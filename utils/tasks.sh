@@ -101,6 +101,7 @@ check_settings() {
   for word in $speeds; do
     [[ $word =~ ^[0-9]+([.][0-9]+)?$ ]] || usage_error "speeds: '$word' is not a number"
   done
+  [[ ,$compare =~ ^(,([^:,[:space:]]+:[^:,[:space:]]+)?)+$ ]] || usage_error "compare is A:B,C:D, not '$compare'"
   for word in ${compare//[:,]/ } $ships; do
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare, ships: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done

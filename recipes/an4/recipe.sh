@@ -32,7 +32,7 @@ student_kd_int8       student_kd        quantize_model   int8.yaml
 student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
 "
 if [[ $_net == transducer ]]; then
-  compare="transducer_kd:transducer transducer_kd:student_kd"
+  compare="transducer_kd:transducer,transducer_kd:student_kd"
   chain="
 teacher                  -                    train_teacher    teacher.yaml
 student_kd               teacher              distill_student  student.yaml

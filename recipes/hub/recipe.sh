@@ -15,7 +15,8 @@ compare="tuned_short:tuned"
 # name            parent       step            conf
 chain="
 big               -            import_model    hub.yaml
-tuned             big          train_teacher   tuned.yaml
+head              big          train_teacher   head.yaml
+tuned             head         train_teacher   tuned.yaml
 tuned_short       tuned        prune_model     short.yaml
 tuned_short_int8  tuned_short  quantize_model  quantize.yaml
 "

@@ -23,6 +23,7 @@ from steps.deploy.graphs.ctc import CtcGraphs, SamplesNetwork, compare
 from steps.deploy.integer import MICROSOFT
 from steps.deploy.macs import quantized_fraction
 from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
+from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model
 from steps.models.codes import is_packed
@@ -118,7 +119,18 @@ def export_folder(
     if min_quantized_fraction:
         check_integers(model_dir, contents, min_quantized_fraction)
     out.mkdir(parents=True, exist_ok=True)
-    for old in (SUMS, SHERPA_TOKENS, GRAPH, GRAPH_WORDS, "graph.json", *contents):
+    for old in (
+        SUMS,
+        SHERPA_TOKENS,
+        GRAPH,
+        GRAPH_WORDS,
+        "graph.json",
+        "model.onnx",
+        ENCODER,
+        DECODER,
+        JOINER,
+        *contents,
+    ):
         (out / old).unlink(missing_ok=True)
     for name in BESIDE:
         write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))

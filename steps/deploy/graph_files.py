@@ -22,6 +22,9 @@ With a language model:
 - words.txt: `word number` lines, {words} words; only these come out.
 
 Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
+"""
+# only where the README has such a call, which is for whole utterances and features that sherpa-onnx computes
+ABOUT_SHERPA = """\
 Or, in sherpa-onnx, the call above and ctc_graph="HLG.fst". Its `words` are numbers of words.txt, its `text` the spelling that
 was heard; of a sound that breaks off within a word it returns nothing, steps.transcribe the words before it.
 """
@@ -88,5 +91,6 @@ def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[s
     readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
     order = len(facts["lm"]["ngrams"])
     about = ABOUT.format(order=order, **{key: facts[key] for key in ("lm_scale", "word_score", "words")})
+    about += ABOUT_SHERPA if "from_zipformer_ctc(" in readme else ""
     write_text(folder / "README.md", readme.split(ABOUT[:20])[0] + about)
     write_sums(folder, sums | {name: sha256_file(folder / name) for name in (GRAPH, GRAPH_WORDS)})

@@ -50,6 +50,9 @@ def collect_rows(
 def check_files(exp: str | Path, model: str, set_name: str, benchmark: Mapping[str, Any]) -> bool:
     """Refuse decodings and measurements of other files than a model has now. Returns: whether all tell what they ran."""
     ran = {runtime: Path(exp) / model / ("" if runtime == "torch" else "export") for runtime in RUNTIMES}
+    if (Path(exp) / model / "export_samples" / SUMS).is_file():
+        # what sherpa-onnx reads of models that hear samples
+        ran["sherpa-onnx"] = Path(exp) / model / "export_samples"
     places = {runtime: decode_folder(exp, model, set_name, runtime) for runtime in RUNTIMES}
     known = [check_decoded(place, ran[runtime]) for runtime, place in places.items() if place.is_dir()]
     noise = Path(exp) / model / f"decode_{set_name}_noise" / "noise.json"

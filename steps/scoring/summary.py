@@ -56,7 +56,7 @@ def model_card(results: Results, model: str) -> str:
     kind = f"weights of {row.quantization_bits} bits" if row.quantization_bits else "float32"
     lines = [
         f"# {markdown(model)}\n",
-        f"A CTC speech recogniser of recipe {markdown(results.recipe)}, {kind}"
+        f"A speech recogniser of recipe {markdown(results.recipe)}, {kind}"
         + (f", made of {markdown(row.parent)}.\n" if row.parent else ".\n"),
         f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists"
         + (f"; {row.bytes_with_lm:,} with those of its language model" if row.bytes_with_lm else ""),

@@ -250,7 +250,9 @@ def test_programs_use_it_like_any_export(folder, tmp_path):
 
 def test_what_needs_posteriors_of_features_refuses_it(folder):
     for use in (frame_recogniser, ExportTeacher):
-        with pytest.raises(UserError, match="gives no frame-wise posteriors of features; name its model folder"):
+        with pytest.raises(
+            UserError, match="no frame-wise posteriors of features come from it; name the model folder of a CTC model"
+        ):
             use(folder)
     with pytest.raises(UserError, match="u: a streaming model hears samples"):
         load_recogniser(folder).recognise(np.zeros((50, DIM), np.float32), "u")

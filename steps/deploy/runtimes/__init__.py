@@ -181,7 +181,9 @@ def frame_recogniser(folder: str | Path, num_threads: int = 1) -> CtcRecogniser:
     """
     recogniser = load_recogniser(folder, num_threads=num_threads)
     if not isinstance(recogniser, CtcRecogniser) or recogniser.hears != "features":
-        raise UserError(f"{folder}: its runtime gives no frame-wise posteriors of features; name its model folder")
+        raise UserError(
+            f"{folder}: no frame-wise posteriors of features come from it; name the model folder of a CTC model"
+        )
     return recogniser
 
 

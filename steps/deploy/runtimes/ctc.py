@@ -55,6 +55,11 @@ class CtcRecogniser(FeatureRecogniser):
         more = {"lexicon": self.decoder, "lm": self.graph, "one_of": self.chooser}
         return ("greedy", *(kind for kind, decoder in more.items() if decoder is not None))
 
+    @property
+    def spells(self) -> bool:
+        """Whether there are units to spell with; not in an encoder whose output layer is still to come."""
+        return bool(set(self.tokens) - set(SPECIAL))
+
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
         """Log-probabilities of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32."""
         log_probs, lengths = self.model.log_probs(*filled_up(feats))
@@ -72,18 +77,22 @@ class CtcRecogniser(FeatureRecogniser):
         Returns: {"count", "sha256"} of the word list; None where there are no units to spell with, as in an encoder whose output
                  layer is still to come.   Raises: MissingInput, UserError.
         """
-        if not set(self.tokens) - set(SPECIAL):
+        if not self.spells:
             return None
         self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
         return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
 
-    def use_graph(self, folder: str | Path) -> dict:
+    def use_graph(self, folder: str | Path) -> dict | None:
         """Also recognise with the graph of a folder. Returns: facts about it.   Raises: MissingInput, UserError."""
+        if not self.spells:
+            return None
         self.graph = open_graph(folder, len(self.tokens))
         return graph_facts(folder)
 
-    def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict:
+    def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict | None:
         """Also take each recording for one of the labels of a file. Args, Returns, Raises: as of `use_words`."""
+        if not self.spells:
+            return None
         labels = read_labels(labels_file)
         try:
             self.chooser = OneOf(labels, self.tokens, self.blank_id, *spelling(folder, self.tokens, self.blank_id))
