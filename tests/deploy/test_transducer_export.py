@@ -17,6 +17,7 @@ from steps.data.features import compute_features
 from steps.deploy.export import export_folder
 from steps.deploy.macs import count_macs
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.deploy.runtimes.sherpa import SherpaProcess
 from steps.models.build import build_model, new_spec
 from steps.models.quant_layers import quantized_layers
@@ -54,6 +55,14 @@ def test_what_ships_is_listed_counted_and_explained(folder):
     assert all(f"- {name}: inp" in page for name in FILES) and "from_transducer" in page and "at first -1, 0;" in page
     meta = {entry.key: entry.value for entry in onnx.load(export / "decoder.onnx").metadata_props}
     assert meta == {"vocab_size": "11", "context_size": "2"}
+
+
+def test_another_model_in_its_place_is_the_one_that_runs(folder, make, save, tmp_path):
+    export_folder(folder, tmp_path / "export")
+    export_folder(save(tmp_path / "ctc", make("dnn")), tmp_path / "export")
+    assert not any((tmp_path / "export" / name).exists() for name in FILES)
+    assert load_recogniser(tmp_path / "export").kinds == ("greedy",)
+    assert type(load_recogniser(tmp_path / "export")) is CtcRecogniser
 
 
 def test_the_same_model_gives_the_same_files(folder, tmp_path):

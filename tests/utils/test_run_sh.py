@@ -313,10 +313,16 @@ def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
             "quantize_model   bits.yaml",
             "cut_int8 trains while it is quantized",
         ),
+        (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  chunks.yaml", "streaming would be lost"),
+        (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  head.yaml", "head.yaml: head would be lost"),
+        (["--sizes", "auto", "--store-teaching", "true"], "", "", "its students match hidden states"),
     ],
 )
 def test_sizes_that_cannot_be_chosen_are_refused(bench, options, old, new, said):
     (bench.recipe / "conf/bits.yaml").write_text("loop: {epochs: 3}\n")
+    (bench.recipe / "conf/chunks.yaml").write_text("model:\n  streaming: {chunk_ms: 320}\n")
+    (bench.recipe / "conf/head.yaml").write_text("head: transducer\n")
+    assert not old or old in RECIPE
     bench.write_recipe(RECIPE.replace(old, new, 1) if old else RECIPE)
     assert said in bench.run(*options, status=2)[1]
 
@@ -463,6 +469,7 @@ def test_a_mistake_in_a_recipe_is_one_line(bench, old, new, said):
         (["--seed", "x"], "--seed"),
         (["--speeds", "fast"], "speeds: 'fast' is not a number"),
         (["--test-sets", " "], "test_sets is empty"),
+        (["--compare", "big:small small:cut"], "compare is A:B,C:D, not 'big:small small:cut'"),
         (["--compare", "big:smal"], "compare, ships: no model smal in the chain (did you mean small?)"),
         (["--ships", "smal"], "compare, ships: no model smal in the chain (did you mean small?)"),
         (["--cmd", "nope.py"], "--cmd: no program nope.py here"),
