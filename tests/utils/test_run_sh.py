@@ -314,7 +314,12 @@ def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
             "cut_int8 trains while it is quantized",
         ),
         (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  chunks.yaml", "streaming would be lost"),
-        (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  head.yaml", "head.yaml: head would be lost"),
+        (
+            ["--sizes", "auto"],
+            "distill_student  small.yaml",
+            "distill_student  head.yaml",
+            "head.yaml: head would be lost",
+        ),
         (["--sizes", "auto", "--store-teaching", "true"], "", "", "its students match hidden states"),
     ],
 )
