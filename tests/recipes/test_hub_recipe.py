@@ -10,6 +10,7 @@ from tests.recipes.corpus_runs import ROOT
 
 pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
 SMALL = {
+    "head": "base: {}\nloop: {{epochs: 1, max_batch_frames: 3000}}\n",
     "tuned": "base: {}\nloop: {{epochs: 2, max_batch_frames: 3000, dev_every: 2}}\noptim: {{peak_lr: 2.0e-3}}\n",
     "short": "base: {}\nstructured: {{drop_blocks: 1, keep: 0.6, importance: magnitude}}\nloop: {{epochs: 1, average_last: 1}}\n",
 }
@@ -36,9 +37,9 @@ def test_the_chain_runs(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     exp = recipe / "exp/tunes"
     rows = {row["model"]: row for row in json.loads((exp / "report/results.json").read_text())["rows"]}
-    assert list(rows) == ["big", "tuned", "tuned_short", "tuned_short_int8"]
+    assert list(rows) == ["big", "head", "tuned", "tuned_short", "tuned_short_int8"]
     layers = [len(json.loads((exp / name / "model.json").read_text())["model"]["blocks"]) for name in rows]
-    assert layers == [3, 3, 2, 2]
+    assert layers == [3, 3, 3, 2, 2]
 
 
 def flat(path, changes):
