@@ -72,7 +72,9 @@ def test_folds_by_hand(tmp_path):
     assert run(whole).returncode == 0
     (combine,) = [shlex.split(c) for c in COMMANDS if "combine_data_dir" in c]
     assert run([word.replace("data/mine", str(data)) for word in combine]).returncode == 0
-    (fold,) = [shlex.split(c.replace("$n", "1")) for c in COMMANDS if "fold_data_dir" in c]
+    (folds,) = [shlex.split(c)[0].removeprefix("folds=") for c in COMMANDS if c.startswith("folds=")]
+    (fold,) = [shlex.split(c.replace("$folds", folds).replace("$n", "1")) for c in COMMANDS if "$folds" in c]
+    assert "fold_data_dir" in folds
     assert fold[:5] == ["./run.sh", "--recipe", "mine", "--workdir", "folds/1"]
     prepare = fold[-1].replace("data/mine", str(data))
     done = run(
