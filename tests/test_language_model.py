@@ -50,7 +50,7 @@ def setup(tmp_path, monkeypatch):
     export = tmp_path / "m" / "export"
     export.mkdir(parents=True)
     (export / "model.onnx").write_bytes(b"x" * 1000)
-    (export / "README.md").write_text("A recogniser.\n")
+    (export / "README.md").write_text("A recogniser.\n\nOr: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(...)\n")
     write_text(export / "SHA256SUMS", f"{sha256_file(export / 'model.onnx')}  model.onnx\n")
     for program in (decode, make_graph, transcribe):
         monkeypatch.setattr(program, "load_recogniser", lambda *args, **kwargs: FakeRecogniser())
@@ -145,7 +145,12 @@ def test_the_graph_ships_and_its_bytes_count_for_its_column_only(shipped):
     assert with_graph == {name: (shipped.export / name).stat().st_size for name in read_sums(shipped.export)}
     assert (shipped.export / "words.txt").read_text().startswith("<eps> 0\nAB 1\n")
     readme = (shipped.export / "README.md").read_text()
-    assert readme.startswith("A recogniser.\n\nWith a language model:") and readme.count("ctc_graph") == 1
+    assert (
+        readme.startswith(
+            "A recogniser.\n\nOr: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(...)\n\nWith a language model:"
+        )
+        and readme.count("ctc_graph") == 1
+    )
 
 
 def test_weights_are_chosen_on_dev_and_written_down(shipped, monkeypatch, capsys):
