@@ -290,7 +290,7 @@ def test_recognisers_without_posteriors_take_no_graph(shipped, monkeypatch, caps
     monkeypatch.setattr(make_graph, "load_recogniser", lambda *args, **kwargs: writer)
     before = (shipped.export / "SHA256SUMS").read_bytes()
     make(monkeypatch, shipped)
-    assert "only CTC models are decoded along a graph; none is made" in capsys.readouterr().out
+    assert "only CTC models with units to spell in are decoded along a graph; none is made" in capsys.readouterr().out
     assert (shipped.export / "SHA256SUMS").read_bytes() == before
 
 
