@@ -102,10 +102,10 @@ def use_chunk(recogniser: Recogniser, chunk_ms: int, folder: str) -> None:
     model = getattr(getattr(recogniser, "model", None), "model", None)
     if model is None or not hasattr(model, "use_chunk"):
         raise UserError(f"{folder}: --chunk-ms is for model folders; export the model again with --chunk-ms {chunk_ms}")
-    try:
-        model.use_chunk(chunk_ms)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}") from None
+    # here, so that an exported folder is decoded without torch
+    from steps.deploy import export
+
+    export.use_chunk(model, chunk_ms, folder)
 
 
 def torch_device(name: str) -> str:

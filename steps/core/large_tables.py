@@ -56,12 +56,13 @@ class LargeTable(Mapping[str, str]):
             for row in rows:
                 position += len(row) + 1
                 self._starts.append(position)
-        # Kept for as long as the table is.
+        # kept for as long as the table is, so no `with` (SIM115)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
 
     def __len__(self):
         return len(self._starts) - 1
 
+    # a Mapping promises views of items and values; one pass over the file is all that is wanted of a large table
     def items(self) -> Iterator[tuple[str, str]]:  # type: ignore[override]
         """All (id, value) in order, read in one go."""
         for _, rows, _ in plain_blocks(self.path):
@@ -131,6 +132,7 @@ class Part(Mapping[str, str]):
     def __iter__(self):
         return (key for key in self.table if key in self.keep)
 
+    # passes and not views, as above
     def items(self) -> Iterator[tuple[str, str]]:  # type: ignore[override]
         """All (id, value) in order, read in one go."""
         return ((key, value) for key, value in self.table.items() if key in self.keep)

@@ -108,7 +108,7 @@ class Stream:
         """What has been recognised so far, greedily."""
         log_probs = self.log_probs
         (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.recogniser.blank_id)
-        return " ".join(self.recogniser.text(ids).split())
+        return self.recogniser.words(ids)
 
 
 class StreamingRecogniser(CtcRecogniser):
