@@ -15,6 +15,16 @@ ORT_ERRORS = tuple(
 )
 
 
+def find_graph(source: str | Path | bytes) -> Path | bytes:
+    """The ONNX file of an exported folder; a file or its content is taken as it is. Raises: MissingInput."""
+    if isinstance(source, bytes):
+        return source
+    path = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file; export the model (steps.export_model)")
+    return path
+
+
 def open_session(
     model: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None
 ) -> onnxruntime.InferenceSession:
@@ -55,10 +65,7 @@ class OnnxModel:
     """
 
     def __init__(self, source: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None):
-        if not isinstance(source, bytes):
-            source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
-            if not source.is_file():
-                raise MissingInput(f"{source}: no such file; export the model (steps.export_model)")
+        source = find_graph(source)
         session = open_session(source, num_threads, profile_prefix)
         self.sessions = [session]
         name = "the graph" if isinstance(source, bytes) else source

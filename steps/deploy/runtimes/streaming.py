@@ -9,12 +9,12 @@ from typing import cast
 
 import numpy as np
 
-from steps.core.cli import MissingInput, UserError
+from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.data.online_features import OnlineFeatures
 from steps.deploy.pieces import feed
 from steps.deploy.runtimes.ctc import CtcRecogniser, Network
-from steps.deploy.runtimes.onnx_model import open_session
+from steps.deploy.runtimes.onnx_model import find_graph, open_session
 from steps.deploy.screen import STREAMING_TYPE
 from steps.search.greedy import greedy_search
 
@@ -37,10 +37,7 @@ class StreamingNetwork:
     """
 
     def __init__(self, source: str | Path | bytes, num_threads: int = 1, profile_prefix: str | None = None):
-        if not isinstance(source, bytes):
-            source = Path(source) / "model.onnx" if Path(source).is_dir() else Path(source)
-            if not source.is_file():
-                raise MissingInput(f"{source}: no such file; export the model (steps.export_model)")
+        source = find_graph(source)
         session = open_session(source, num_threads, profile_prefix)
         self.sessions = [session]
         self.name = "the graph" if isinstance(source, bytes) else str(source)
