@@ -22,7 +22,7 @@ from steps.data.tokenizer import Tokenizer
 from steps.models.build import load_model, read_spec
 from steps.scoring.sources import read_json
 from steps.training.examine import examine
-from steps.training.setup import LearningConfig
+from steps.training.settings import LearningConfig
 
 
 def main() -> None:

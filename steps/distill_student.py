@@ -15,7 +15,8 @@ from steps.core.cli import UserError, run_main, say
 from steps.core.config import load_config
 from steps.models.asr_model import AsrModel
 from steps.training import distributed
-from steps.training.setup import Setup, TrainConfig, training_parser
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup, training_parser
 from steps.training.start import start_from
 
 

@@ -22,7 +22,8 @@ from steps.core.config import check, load_config
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 from steps.training import distributed
-from steps.training.setup import LearningConfig, Setup, training_parser
+from steps.training.settings import LearningConfig
+from steps.training.setup import Setup, training_parser
 
 
 @dataclass(kw_only=True)

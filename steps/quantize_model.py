@@ -46,7 +46,8 @@ from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import is_packed
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.training import distributed
-from steps.training.setup import LearningConfig, Setup, training_parser
+from steps.training.settings import LearningConfig
+from steps.training.setup import Setup, training_parser
 
 STEP = "quantize_model"
 DATA_OPTIONS = ("data", "dev", "tokenizer", "features")

@@ -27,8 +27,9 @@ from steps.models.build import build_model, load_model, new_spec, save_model
 from steps.models.conformer import fill_blocks
 from steps.models.heads.ctc import CtcConfig, CtcHead
 from steps.models.subsampling import Conv2dSubsampling
+from steps.training.distill_config import DistillConfig
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.objectives import DistillObjective, TranscriptObjective
 from steps.training.optim import OptimConfig
 from steps.training.teachers import check_fit
 from steps.training.teaching import Taught

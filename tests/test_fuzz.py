@@ -35,7 +35,7 @@ from steps.models.build import build_model, load_model, new_spec, read_spec, sav
 from steps.models.hub_ctranslate import read_encoder
 from steps.scoring.collect import read_json
 from steps.scoring.wer import read_hypotheses
-from steps.training.setup import TrainConfig
+from steps.training.settings import TrainConfig
 from tests.models.hub_folders import write_ctranslate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "utils"))

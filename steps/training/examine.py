@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steps.core.cli import UserError, say
 from steps.core.outdir import write_json
@@ -15,9 +14,7 @@ from steps.scoring.history import read_curves
 from steps.scoring.sources import read_json
 from steps.training.doctor import Finding, SetFacts, TrainingFacts, diagnose
 from steps.training.monitor import error_rates, recognise_set
-
-if TYPE_CHECKING:
-    from steps.training.setup import LearningConfig
+from steps.training.settings import LearningConfig
 
 FILE = "diagnosis.json"
 # utterances of the training set that are recognised again; of each set, that are looked at otherwise; files opened
@@ -32,7 +29,7 @@ def examine(
     train: SpeechDataset,
     dev: SpeechDataset,
     tokenizer: Tokenizer,
-    config: "LearningConfig",
+    config: LearningConfig,
     fresh: bool,
 ) -> list[Finding]:
     """Diagnose a finished training, say and write what was found.
@@ -59,7 +56,7 @@ def gather(
     train: SpeechDataset,
     dev: SpeechDataset,
     tokenizer: Tokenizer,
-    config: "LearningConfig",
+    config: LearningConfig,
     fresh: bool,
 ) -> TrainingFacts:
     """The facts of a training; see `examine`."""

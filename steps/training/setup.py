@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,84 +11,26 @@ import torch
 import yaml
 
 from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, say
-from steps.core.config import LATER, check, load_config, read_yaml, save_config, to_dict
+from steps.core.config import load_config, read_yaml, save_config, to_dict
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
-from steps.data.augment import SpecAugmentConfig
 from steps.data.cmvn import read_cmvn
 from steps.data.dataset import Batch, BatchLoader, SpeechDataset, end_tokens, plan_batches, report_dataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
-from steps.models.encoder import GLOBAL, NORMALISATIONS
-from steps.models.heads import DEFAULT, HEADS
-from steps.models.heads.ctc import CtcConfig
-from steps.models.heads.transducer import TransducerConfig
+from steps.models.heads import HEADS
 from steps.training import distributed
 from steps.training.examine import examine
-from steps.training.inherit import InheritConfig
 from steps.training.interrupt import StopRequest
-from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import DistillConfig, DistillObjective, Objective, TranscriptObjective
-from steps.training.optim import OptimConfig
+from steps.training.loop import Trainer
+from steps.training.objectives import DistillObjective, Objective, TranscriptObjective
+from steps.training.settings import LearningConfig, TrainConfig
 from steps.training.teachers import check_fit, identity, open_teachers, weigh
 
 # may change between an interruption and the next run
 NO_RESULT = ("loader_workers", "save_every_s")
-
-
-@dataclass(kw_only=True)
-class LearningConfig:
-    """Settings of every program that trains. source: `ark` (features of stage 1) or `on_the_fly`.
-    augment: null switches SpecAugment off.  ctc, transducer: the loss of such a head.  distill: used where there is a teacher.
-    end_spaces: transcripts of characters begin and end with a space, so that silence at the ends of a recording is the same
-    token as between words; without, a small corpus can teach to write its usual first word there."""
-
-    source: str = "ark"
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    augment: SpecAugmentConfig | None = field(default_factory=SpecAugmentConfig)
-    ctc: CtcConfig = field(default_factory=CtcConfig)
-    transducer: TransducerConfig = field(default_factory=TransducerConfig, metadata=LATER)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    end_spaces: bool = field(default=False, metadata=LATER)
-
-    def __post_init__(self):
-        check(self.source in ("ark", "on_the_fly"), "source must be ark or on_the_fly")
-        wave = self.augment is not None and self.augment.wave is not None
-        check(not wave or self.source == "on_the_fly", "augment.wave needs source: on_the_fly")
-
-
-@dataclass(kw_only=True)
-class TrainConfig(LearningConfig):
-    """Settings of a training from scratch.
-
-    type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc or transducer.  head_sizes: sizes
-    of the head, keys of its class of sizes.
-    normalisation: what features are centred and scaled by: `global`, mean and deviation of the corpus; `utterance`, the mean of
-    the utterance instead; `utterance_variance`, its deviation, too.
-    max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
-    freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
-    inherit: of a student, the blocks of a larger model that it begins with, whose widths it has.
-    """
-
-    type: str = "conformer"
-    model: dict = field(default_factory=dict)
-    head: str = DEFAULT
-    head_sizes: dict = field(default_factory=dict, metadata=LATER)
-    normalisation: str = field(default=GLOBAL, metadata=LATER)
-    max_look_ahead_ms: float | None = None
-    freeze: str | None = field(default=None, metadata=LATER)
-    inherit: InheritConfig | None = field(default=None, metadata=LATER)
-
-    def __post_init__(self):
-        super().__post_init__()
-        known = ", ".join(NORMALISATIONS)
-        check(self.normalisation in NORMALISATIONS, f"normalisation must be one of {known}, not {self.normalisation!r}")
-        check(self.freeze in (None, "frontend", "encoder"), "freeze must be frontend or encoder, or left out")
-        limit = self.max_look_ahead_ms
-        check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")
 
 
 def training_parser(description: str | None, required: bool = True) -> argparse.ArgumentParser:

@@ -10,7 +10,8 @@ from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec
-from steps.training.setup import Setup, TrainConfig
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup
 
 # of model.json, true of the saved file only
 OF_A_FILE = ("parameters", "nonzero_parameters", "weights_sha256", "files_sha256", "origin")

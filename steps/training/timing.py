@@ -17,7 +17,8 @@ from steps.data.tokenizer import train_tokenizer
 from steps.models.asr_model import AsrModel
 from steps.training.data import epoch_groups
 from steps.training.loop import Trainer
-from steps.training.setup import Setup, TrainConfig
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup
 
 # Updates before the clock runs, and with it; no more of these once they took so long.
 WARM, TIMED, LONGEST_S = 2, 10, 20.0

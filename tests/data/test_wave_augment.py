@@ -23,7 +23,7 @@ from steps.data.wave_augment import (
     reverberate,
     simulated_response,
 )
-from steps.training.setup import TrainConfig
+from steps.training.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000

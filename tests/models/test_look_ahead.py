@@ -10,7 +10,8 @@ from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.models.build import build_model, new_spec
 from steps.models.context import Context
-from steps.training.setup import Setup, TrainConfig
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup
 
 CONVOLUTIONS = {"d_model": 16, "subsampling_channels": [4, 4], "num_blocks": 2}
 SHORT = {

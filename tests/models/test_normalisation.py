@@ -18,7 +18,8 @@ from steps.deploy.graphs.ctc import CtcGraphs
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.build import build_model, new_spec
 from steps.models.encoder import NORMALISATIONS
-from steps.training.setup import Setup, TrainConfig
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup
 
 DIM = 20
 SIZES = {"d_model": 24, "context": 3, "num_blocks": 2, "block": {"units": 40}}

@@ -12,7 +12,8 @@ from steps.core.cli import UserError
 from steps.models.build import build_model, load_model, new_spec
 from steps.models.heads.ctc import CtcConfig
 from steps.models.heads.transducer import TransducerConfig, TransducerSizes
-from steps.training.setup import Setup, TrainConfig
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup
 
 SIZES = {"embedding": 16, "predictor": 24, "joiner": 32, "context": 2}
 BATCH = SimpleNamespace(

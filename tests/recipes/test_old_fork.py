@@ -15,7 +15,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import TokenizerConfig
 from steps.deploy.recognition import DecodeConfig
 from steps.prune_model import PruneConfig
-from steps.training.setup import TrainConfig
+from steps.training.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FORK = ROOT / "tests/recipes/old_fork"

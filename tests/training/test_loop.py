@@ -22,8 +22,9 @@ from steps.models.heads.ctc import CtcConfig
 from steps.models.heads.transducer import TransducerConfig
 from steps.training import loop
 from steps.training.data import epoch_groups
+from steps.training.distill_config import DistillConfig
 from steps.training.loop import LoopConfig, Trainer
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.objectives import DistillObjective, TranscriptObjective
 from steps.training.optim import OptimConfig
 from steps.training.teachers import ModelTeacher
 from tests import kill_resume

@@ -19,9 +19,10 @@ from steps.models.build import build_model, new_spec
 from steps.models.heads.ctc import CtcConfig
 from steps.scoring.wer import count_errors
 from steps.search.greedy import greedy_search
+from steps.training.distill_config import DistillConfig
 from steps.training.loop import LoopConfig, Trainer
 from steps.training.monitor import score_dev
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.objectives import DistillObjective, TranscriptObjective
 from steps.training.optim import OptimConfig, learning_rate
 from steps.training.teachers import ModelTeacher
 

@@ -13,7 +13,8 @@ from steps.losses.ctc import ctc_loss_sum
 from steps.losses.distill import frame_kl_sum
 from steps.models.build import build_model, new_spec
 from steps.models.heads.ctc import CtcConfig
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.distill_config import DistillConfig
+from steps.training.objectives import DistillObjective, TranscriptObjective
 from steps.training.teachers import ModelTeacher
 from steps.training.teaching import Taught
 

@@ -21,7 +21,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.diagnose import read_settings
 from steps.training import setup
-from steps.training.setup import TrainConfig
+from steps.training.settings import TrainConfig
 from steps.training.sizes import Facts, Line, Table, settings
 from steps.training.timing import Timer
 

@@ -13,7 +13,7 @@ from steps.core.datadir import Utterance, write_data_dir
 from steps.core.tables import write_table
 from steps.models.build import build_model, new_spec
 from steps.prune_model import PruneConfig
-from steps.training.setup import TrainConfig
+from steps.training.settings import TrainConfig
 from steps.training.sizes import (
     LEAST_UPDATES,
     OVERHEAD,

@@ -26,7 +26,8 @@ from steps.import_model import ImportConfig, import_folder, open_folder
 from steps.losses.distill import stretch
 from steps.models.build import CARRIED, build_model, new_spec, save_model
 from steps.models.heads.ctc import CtcConfig
-from steps.training.objectives import DistillConfig, DistillObjective
+from steps.training.distill_config import DistillConfig
+from steps.training.objectives import DistillObjective
 from steps.training.teachers import ModelTeacher, check_fit, identity, open_teachers, weigh
 from tests.models.hub_checks import save
 from tests.models.hub_folders import make_folder

@@ -9,7 +9,8 @@ from steps.data.dataset import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import export_folder
 from steps.models.build import build_model, new_spec, save_model
-from steps.training.objectives import DistillConfig, DistillObjective
+from steps.training.distill_config import DistillConfig
+from steps.training.objectives import DistillObjective
 from steps.training.teachers import ExportTeacher, ModelTeacher, check_fit, identity, open_teacher, weigh
 
 FEATURES = FeatureConfig(num_mel_bins=20)
@@ -66,7 +67,7 @@ def test_an_export_teaches_a_student(folder):
 
 
 def student_settings(student):
-    from steps.training.setup import TrainConfig
+    from steps.training.settings import TrainConfig
 
     return getattr(TrainConfig(), student.head.name)
 

@@ -12,7 +12,8 @@ from steps.losses.spikes import retime
 from steps.models.build import build_model, new_spec
 from steps.models.heads.ctc import CtcConfig
 from steps.search.greedy import greedy_search
-from steps.training.objectives import DistillConfig, DistillObjective, TranscriptObjective
+from steps.training.distill_config import DistillConfig
+from steps.training.objectives import DistillObjective, TranscriptObjective
 from steps.training.teachers import ModelTeacher
 from steps.training.teaching import Taught
 

@@ -14,8 +14,9 @@ from steps.losses.transducer import lattice_kl_sum
 from steps.models.build import build_model, new_spec, save_model
 from steps.models.heads.ctc import CtcConfig
 from steps.models.heads.transducer import TransducerConfig
-from steps.training.objectives import DistillConfig, DistillObjective
-from steps.training.setup import TrainConfig
+from steps.training.distill_config import DistillConfig
+from steps.training.objectives import DistillObjective
+from steps.training.settings import TrainConfig
 from steps.training.start import start_from
 from steps.training.teachers import ModelTeacher
 

@@ -10,7 +10,8 @@ from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.distill_student import start_from_
 from steps.models.build import load_model
-from steps.training.setup import Setup, TrainConfig
+from steps.training.settings import TrainConfig
+from steps.training.setup import Setup
 from steps.training.start import start_from
 from tests.deploy.conftest import TOKENS, make_model, save_folder
 
