@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/env.sh
 ensure_python requirements.txt requirements-home.txt requirements-sherpa.txt requirements-av.txt requirements-hub.txt requirements-lm.txt requirements-test.txt
-workers=$(env -u OMP_NUM_THREADS nproc) # nproc itself obeys that variable
+# nproc itself obeys that variable. One more than cores, as some tests wait for other processes.
+workers=$(($(env -u OMP_NUM_THREADS nproc) + 1))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 python3 -m ruff check .

@@ -30,18 +30,22 @@ def prepare_line(recipe):
     return line + (" --check-counts false" if recipe in COUNTED else "")
 
 
+def run_sh(recipe, folder, *options):
+    """Run the recipe on its made-up corpus. Args: options: more of run.sh's. Returns: what it wrote to standard output."""
+    words = ["./run.sh", "--recipe", recipe, "--workdir", folder, "--corpus-dir", folder / "corpus"]
+    words = [*map(str, words), "--prepare", prepare_line(recipe), "--num-threads", "1", "--device", "cpu", "--nj", "1"]
+    words += map(str, options)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, shlex.join(words) + "\n" + done.stdout + done.stderr
+    return done.stdout
+
+
 def run_recipe(recipe, folder):
     """Make the corpus, run all stages. Returns: content of results.json."""
     getattr(corpora, recipe)(folder / "corpus")
     (folder / "tiny.yaml").write_text(MODEL)
-    options = {
-        "--recipe": recipe, "--workdir": folder, "--corpus-dir": folder / "corpus", "--prepare": prepare_line(recipe),
-        "--chain": f"teacher - train_teacher {folder}/tiny.yaml", "--teachers": "teacher", "--compare": "",
-        "--speeds": "1.0", "--num-threads": "1", "--device": "cpu", "--nj": "1",
-    }  # fmt: skip
-    words = ["./run.sh", *(str(word) for pair in options.items() for word in pair)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, shlex.join(words) + "\n" + done.stdout + done.stderr
+    chain = f"teacher - train_teacher {folder}/tiny.yaml"
+    run_sh(recipe, folder, "--chain", chain, "--teachers", "teacher", "--compare", "", "--speeds", "1.0")
     return json.loads((folder / f"exp/{recipe}/report/results.json").read_text())
 
 
@@ -53,3 +57,12 @@ def check_recipe(recipe, folder):
         score = row["scores"]["greedy"]
         assert score["words"] > 0 and score["rate"] == RATES.get(recipe, "WER")
     return results
+
+
+def check_preparation(recipe, folder):
+    """Run a recipe up to its tokenizer, and see that the rest of it, its own chain, is planned from there."""
+    getattr(corpora, recipe)(folder / "corpus")
+    run_sh(recipe, folder, "--stop-stage", "2", "--speeds", "1.0")
+    planned = run_sh(recipe, folder, "--speeds", "1.0", "--dry-run")
+    assert planned.count(": up to date") == 3, planned
+    assert "stage 3 teacher: would run" in planned and "stage 9 report: would run" in planned
