@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from scoring.test_results import UTTERANCES, make_model
 from test_decode_score_report import FakeRecogniser, make_model_folder, run, run_decode
 from test_decode_score_report import setup as setup  # a fixture
 
@@ -16,6 +15,7 @@ from steps.deploy.export import export_folder
 from steps.deploy.recognition import recognise_pieces
 from steps.deploy.runtimes import load_recogniser
 from steps.score import score as score_one
+from tests.scoring.made_up import UTTERANCES, make_model
 
 LABELS = "AB CAD\nCAD\n\nBAD  DAB\nA BED\nABE\nCAD\n"
 

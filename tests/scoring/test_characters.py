@@ -7,7 +7,7 @@ from steps.score import score
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare
 from steps.scoring.markdown import comparison_cells, result_cells, result_notes
-from tests.scoring.test_results import UTTERANCES, make_model
+from tests.scoring.made_up import UTTERANCES, make_model
 
 
 def wanted(exp, model):

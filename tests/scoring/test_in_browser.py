@@ -10,9 +10,9 @@ import shutil
 import subprocess
 
 import pytest
-from scoring.test_results import UTTERANCES, make_model, make_noise
 
 from steps import report
+from tests.scoring.made_up import UTTERANCES, make_model, make_noise
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MODELS = {"teacher": None, "student": None, "student_kd": None, "student_kd_prune": "student_kd",

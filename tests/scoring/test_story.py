@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from scoring.test_results import UTTERANCES, make_model, make_noise
 
 from steps import report
 from steps.core.cli import MissingInput, UserError
 from steps.scoring.collect import collect_rows
 from steps.scoring.results import TrainingSet
 from steps.scoring.story import describe_training, hours_text, ratio, reference_of
+from tests.scoring.made_up import UTTERANCES, make_model, make_noise
 
 MODELS = ["teacher", "student", "student_cut", "student_int8"]
 

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from scoring.test_results import UTTERANCES, make_model
 
 from steps import report
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare
 from steps.scoring.warnings import find_warnings, read_teachers, transcript_notes
 from steps.training.doctor import SetFacts, TrainingFacts, diagnose
+from tests.scoring.made_up import UTTERANCES, make_model
 
 BEFORE = Path(__file__).resolve().parents[1] / "training/yesno_before.json"
 
