@@ -29,8 +29,9 @@ from steps.data.archives import load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.foreign_features import ForeignFeatures, heard_features
+from steps.data.label_description import Description, LabelConfig
 from steps.data.label_parts import combine
-from steps.data.labels import FILE, Description, LabelConfig, LabelPart, LabelWriter, part_name
+from steps.data.labels import FILE, LabelPart, LabelWriter, part_name
 from steps.data.progress import Progress
 from steps.data.sparse_posteriors import SparsePosteriors
 from steps.training import distributed
@@ -135,6 +136,10 @@ def write_part(
             writer.add(utt.utt_id, SparsePosteriors.of(log_probs, settings.keep, settings.threshold), hidden)
             progress.add(len(feats))
         writer.close()
+    for place, lost in zip(description.places, writer.lost, strict=bool(writer.lost)):
+        say(
+            f"block {place - 1}: {settings.hidden_codes} codes a frame; they lose {100 * lost:.1f} % of the variance of its states"
+        )
 
 
 def main() -> None:

@@ -5,33 +5,36 @@ labels.<i>.<j>.bin. All numbers are little-endian:
 
     header       48 bytes: `SLIMLAB1`, uint32 utterances, uint32 bytes of the description, uint64 where the index begins,
                  uint32 crc32 of index and description, 16 bytes 0, uint32 crc32 of these 44 bytes
+    codebooks    only with hidden_codes M: for each stored layer M x 256 x width float16; uint32 crc32 of all
     records      one for each utterance
     index        28 bytes for each utterance, by rising digest: uint64 digest of its id, uint64 where its record begins, uint32
                  bytes, uint32 frames, uint32 crc32 of the record
     description  JSON: who the teacher is, its units, what was kept, which part this is
     record       uint32 entries E, runs B; E units, E values, B runs (see SparsePosteriors: values float16, runs uint16; units
                  uint8, uint16 or uint32 as the vocabulary needs, the highest bit set where a row begins); then for each
-                 stored layer frames x width float16
+                 stored layer frames x width float16, or with hidden_codes frames x M uint8
 
 A file is looked at no further than its header says, and read only where an utterance is asked for. Nothing in it is run.
 """
 
 import hashlib
 import json
+import math
 import os
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.config import check, from_dict, to_dict
+from steps.core.config import from_dict, to_dict
 from steps.core.limits import read_limited
+from steps.data.label_description import Description
 from steps.data.sparse_posteriors import SparsePosteriors
+from steps.data.state_codes import ENTRIES, SAMPLE_FRAMES, Codebooks, decode, fit
 
 FILE = "labels.json"
 MAGIC = b"SLIMLAB1"
@@ -43,56 +46,6 @@ LARGEST_BYTES = 16 << 20
 # of one utterance
 MOST_FRAMES = 1 << 20
 REMEDY = "run steps.label_data again"
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """What is kept of what teachers say (conf/label.yaml).
-
-    keep: log-probabilities per frame, at most; null: all.   threshold: the least probability that is kept, 0..1 (the best unit
-    always is).   hidden_layers: blocks whose outputs are stored, too, counted from 0 (last: -1).
-    """
-
-    keep: int | None = 8
-    threshold: float = 1e-3
-    hidden_layers: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        check(self.keep is None or self.keep >= 1, "keep must be at least 1, or null for all")
-        check(0 <= self.threshold < 1, "threshold must be in [0, 1)")
-
-
-@dataclass(frozen=True)
-class Description:
-    """Who said it, and what was kept.
-
-    teacher: folder name.   identity: hash of its content.   features: what it hears.   dev_wer: percent, where it is known.
-    places: of the stored outputs among those of front end (0) and blocks.   inputs: hash of the utterances and the files they
-    were read from.
-    """
-
-    teacher: str
-    identity: str
-    features: dict
-    vocabulary: list[str]
-    frame_shift_ms: float
-    depth: int
-    width: int
-    dev_wer: float | None
-    settings: LabelConfig
-    places: list[int]
-    part: int
-    num_parts: int
-    inputs: str
-
-    def __post_init__(self) -> None:
-        check(2 <= len(self.vocabulary) <= 1 << 18, "vocabulary must hold 2 to 262144 units")
-        check(0 < self.frame_shift_ms <= 1000, "frame_shift_ms must be above 0 and at most 1000")
-        check(1 <= self.part <= self.num_parts, "part must be 1 to num_parts")
-        check(
-            0 <= self.width < 1 << 20 and all(0 <= place <= self.depth < 1 << 16 for place in self.places),
-            "no such layers",
-        )
 
 
 def part_name(teacher: int, part: int) -> str:
@@ -108,29 +61,60 @@ def keys_of(utt_ids: Iterable[str]) -> np.ndarray:
 
 
 class LabelWriter:
-    """Writes the records of a part into an open file (steps.core.outdir.atomic_file, "wb"); `close` writes the rest."""
+    """Writes the records of a part into an open file (steps.core.outdir.atomic_file, "wb"); `close` writes the rest.
+
+    With hidden_codes, the first utterances wait in memory until there are frames enough to fit codebooks to.
+    Attributes: lost: of each stored layer, the share of the variance of these frames that their codes do not tell.
+    """
 
     def __init__(self, file: IO[bytes], description: Description):
         self.file, self.description = file, description
         self.utt_ids: list[str] = []
         self.rows: list[tuple[int, int, int, int]] = []
+        self.codebooks: list[Codebooks] = []
+        self.lost: list[float] = []
+        self._waiting: list[tuple[str, SparsePosteriors, list[np.ndarray]]] = []
         file.write(bytes(HEADER.size + 4))
 
-    def add(self, utt_id: str, posteriors: SparsePosteriors, hidden: list[np.ndarray]) -> int:
-        """Append an utterance. Args: hidden: (T, width) for each stored layer.  Returns: bytes."""
+    def add(self, utt_id: str, posteriors: SparsePosteriors, hidden: list[np.ndarray]) -> None:
+        """Append an utterance. Args: hidden: (T, width) for each stored layer."""
+        if self.description.settings.hidden_codes is None or self.codebooks:
+            self._write(utt_id, posteriors, hidden)
+            return
+        self._waiting.append((utt_id, posteriors, hidden))
+        if sum(len(states[0]) for *_, states in self._waiting) >= SAMPLE_FRAMES:
+            self._fit()
+
+    def _fit(self):
+        for layer in range(len(self.description.places)):
+            states = np.concatenate([hidden[layer] for *_, hidden in self._waiting])
+            self.codebooks.append(fit(states[:SAMPLE_FRAMES], self.description.settings.hidden_codes or 0))
+            self.lost.append(self.codebooks[-1].lost(states))
+        content = b"".join(books.vectors.astype("<f2").tobytes() for books in self.codebooks)
+        self.file.write(content + struct.pack("<I", zlib.crc32(content)))
+        for waiting in self._waiting:
+            self._write(*waiting)
+        self._waiting = []
+
+    def _write(self, utt_id, posteriors, hidden):
         own = posteriors
         units = own.units.astype(unit_type(own.vocabulary))
         units[np.cumsum(own.counts) - own.counts] |= first_bit(units.dtype)
-        arrays = [units, own.values.astype("<f2"), own.runs.astype("<u2"), *(layer.astype("<f2") for layer in hidden)]
+        arrays = [units, own.values.astype("<f2"), own.runs.astype("<u2")]
+        if self.codebooks:
+            arrays += [books.encode(layer) for books, layer in zip(self.codebooks, hidden, strict=True)]
+        else:
+            arrays += [layer.astype("<f2") for layer in hidden]
         sizes = SIZES.pack(len(units), len(own.runs))
         record = sizes + b"".join(array.tobytes() for array in arrays)
         self.rows.append((self.file.tell(), len(record), int(own.lengths().sum()), zlib.crc32(record)))
         self.utt_ids.append(utt_id)
         self.file.write(record)
-        return len(record)
 
     def close(self) -> None:
         """Write index, description and header. Raises: UserError for an id that is there twice."""
+        if self._waiting:
+            self._fit()
         index = np.zeros(len(self.rows), INDEX)
         index["key"] = keys_of(self.utt_ids)
         for name, values in zip(("at", "size", "frames", "crc"), zip(*self.rows, strict=True), strict=False):
@@ -176,13 +160,29 @@ class LabelPart:
             self.description = from_dict(Description, json.loads(rest[end - at :]), str(path))
         except (ValueError, RecursionError):
             raise self._damaged("its description is no JSON") from None
+        self._codebooks = self._read_codebooks(len(head), int(self.index["at"].min()) if count else len(head))
+
+    def _read_codebooks(self, start, end):
+        """Vectors of each stored layer, (M, 256, width) float16, read between two places of the file; without codes none."""
+        own = self.description
+        if not own.settings.hidden_codes or not len(self.index):
+            return []
+        shape = (len(own.places), own.settings.hidden_codes, ENTRIES, own.width)
+        if end - start != 2 * math.prod(shape) + 4:
+            raise self._damaged("its codebooks are not as long as it says")
+        content = os.pread(self._handle, end - start, start)
+        vectors = np.frombuffer(content[:-4], "<f2").reshape(shape)
+        if zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0] or not np.isfinite(vectors).all():
+            raise self._damaged("its codebooks are damaged")
+        return list(vectors)
 
     def __del__(self):
         if hasattr(self, "_handle"):
             os.close(self._handle)
 
     def read(self, row: int) -> tuple[SparsePosteriors, list[np.ndarray]]:
-        """What was said about one utterance. Args: row: of the index.  Returns: posteriors; (T, width) float16 per layer."""
+        """What was said about one utterance. Args: row: of the index.  Returns: posteriors; (T, width) per layer, float16, float32
+        from codes."""
         entry, own = self.index[row], self.description
         frames, record = int(entry["frames"]), os.pread(self._handle, int(entry["size"]), int(entry["at"]))
         if len(record) != entry["size"] or len(record) < SIZES.size or zlib.crc32(record) != entry["crc"]:
@@ -190,7 +190,8 @@ class LabelPart:
         entries, runs = SIZES.unpack_from(record)
         small, half = unit_type(len(own.vocabulary)), np.dtype("<f2")
         kinds = [(small, entries), (half, entries), (np.dtype("<u2"), runs)]
-        kinds += [(half, frames * own.width)] * len(own.places)
+        codes = own.settings.hidden_codes
+        kinds += [(np.dtype("u1"), frames * codes) if codes else (half, frames * own.width)] * len(own.places)
         if frames > MOST_FRAMES or SIZES.size + sum(kind.itemsize * count for kind, count in kinds) != len(record):
             raise self._damaged("a record is not as long as it says")
         arrays, at = [], SIZES.size
@@ -204,6 +205,11 @@ class LabelPart:
         posteriors = SparsePosteriors(len(own.vocabulary), counts, units, *arrays[1:3])
         if what := posteriors.problem(frames):
             raise self._damaged(f"a record holds {what}")
+        if codes:
+            taken = [array.reshape(frames, codes) for array in arrays[3:]]
+            return posteriors, [
+                decode(books, own_codes) for books, own_codes in zip(self._codebooks, taken, strict=True)
+            ]
         hidden = [array.reshape(frames, own.width) for array in arrays[3:]]
         if not all(np.isfinite(layer).all() for layer in hidden):
             raise self._damaged("a record holds states that are not finite")

@@ -11,11 +11,10 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, to_dict
 from steps.core.outdir import atomic_file
 from steps.data.feature_config import FeatureConfig
+from steps.data.label_description import Description, LabelConfig
 from steps.data.labels import (
     HEADER,
     INDEX,
-    Description,
-    LabelConfig,
     LabelPart,
     Labels,
     LabelWriter,

@@ -19,7 +19,8 @@ from steps.data.cmvn import read_cmvn
 from steps.data.dataset import BatchLoader, SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
-from steps.data.labels import LabelConfig, Labels, read_facts
+from steps.data.label_description import LabelConfig
+from steps.data.labels import Labels, read_facts
 from steps.data.tokenizer import Tokenizer
 from steps.deploy.export import export_folder
 from steps.import_model import ImportConfig, import_folder, open_folder
@@ -118,6 +119,19 @@ def test_all_stored_is_to_the_bit_what_the_teacher_says_of_clean_speech(label, d
     few = objective_of([label(tmp_path / "few", [teacher])], student, dataclasses.replace(config, hidden_weight=0.0))
     assert few(student, batch)["kl"].item() == pytest.approx(terms[0]["kl"].item(), rel=0.02)
     assert identity(everything) != identity(tmp_path / "few") and identity(teacher) != identity(everything)
+
+
+def test_states_kept_as_codes_teach_nearly_what_states_do(label, data, teacher, tmp_path, capsys):
+    student, batch = make(data.feature_config, data.tokenizer.vocab_size, 1), first_batch(data)
+    terms = []
+    for codes in (None, 2):
+        settings = dataclasses.replace(LabelConfig(), hidden_layers=[-1], hidden_codes=codes)
+        folder = label(tmp_path / f"codes{codes}", [teacher], settings)
+        terms.append(objective_of([folder], student, DistillConfig(hidden_weight=1.0))(student, batch))
+    assert "block 1: 2 codes a frame; they lose " in capsys.readouterr().out
+    assert terms[0]["kl"].item() == terms[1]["kl"].item()
+    own, coded = (term["hidden"].item() for term in terms)
+    assert coded != own and coded == pytest.approx(own, rel=0.05)
 
 
 def test_parts_are_made_apart_kept_and_put_together(label, data, teacher, tmp_path, capsys):
