@@ -15,7 +15,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.runtimes import load_recogniser
 from steps.time_words import Clock, delays, percentiles
 from tests.deploy.conftest import TOKENS, make_model, save_folder
-from tests.deploy.test_streaming import CHUNKS, FEATURES, emits_letters, noise
+from tests.deploy.streams import CHUNKS, FEATURES, emits_letters, noise
 
 SPACE, A, B = (TOKENS.index(token) for token in ("\u2581", "a", "b"))
 
