@@ -10,18 +10,26 @@ decode.json. With --labels each recording is one label of that list: one_of.txt 
 where it has one, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported folder from
 the audio with sherpa-onnx (requirements-sherpa.txt), greedily and with --graph, in a separate process. With --shard J
 --num-shards N it decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
+
+--streaming feeds the sound as it would arrive to a model that streams and writes streaming.json, too: the time of a chunk, the
+wait for the last word, what is kept between chunks. Sound that is longer than half a minute is not cut then.
 """
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
 from steps.core.exports import model_hashes
+from steps.core.outdir import write_json
 from steps.core.shards import add_shard_options, own_part
-from steps.deploy.recognition import DecodeConfig, decode_all, open_inputs, write_hypotheses
+from steps.deploy.realtime import RealTime, describe_summary, streaming
+from steps.deploy.recognition import DecodeConfig, decode_all, hear, open_inputs, write_hypotheses
 from steps.deploy.runtimes import RUNTIMES, Recogniser, load_recogniser, runtime_of, versions
 from steps.deploy.runtimes.transducer import TransducerRecogniser
 
@@ -29,31 +37,26 @@ from steps.deploy.runtimes.transducer import TransducerRecogniser
 def main() -> None:
     parser = make_decode_parser()
     args = parser.parse_args()
+    if args.streaming and args.num_shards > 1:
+        parser.error("--streaming measures one run; leave --num-shards out")
     config = load_config(DecodeConfig, args.config)
     runtime = runtime_of(args.model, args.runtime)
     device = torch_device(args.device) if "torch" in RUNTIMES[runtime].packages else "cpu"
-    has_features = (Path(args.data) / "feats.scp").is_file()
+    has_features = not args.streaming and (Path(args.data) / "feats.scp").is_file()
     utterances = read_data_dir(args.data, check_audio=not has_features, need_text=False)
     utterances = own_part(parser, args, utterances)
-    files = model_hashes(args.model)
+    files, live = model_hashes(args.model), None
     with load_recogniser(args.model, device=device, num_threads=args.num_threads, runtime=runtime) as recogniser:
         if args.chunk_ms is not None:
             use_chunk(recogniser, args.chunk_ms, args.model)
-        words = None
-        if args.words and config.lexicon:
-            words = recogniser.use_words(args.words, args.model, config.word_score)
-        labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
-        for given, used, kind in ((args.words and config.lexicon, words, "lexicon"), (args.labels, labels, "one_of")):
-            if given and used is None:
-                say(f"{runtime} takes no such list for {args.model}: no {kind} column")
-        graph = recogniser.use_graph(args.graph) if args.graph else None
-        if args.graph and graph is None:
-            say(f"{runtime} takes no graph for {args.model}: no lm column")
-        if config.beam and isinstance(recogniser, TransducerRecogniser):
-            recogniser.use_beam(config.beam)
-        elif config.beam:
-            say("beam: no such column here; only transducers, run by torch or onnxruntime, are searched so")
-        inputs = open_inputs(recogniser, args.data, utterances, args.model)
+        if args.streaming:
+            recogniser = streaming(recogniser, args.model)
+        columns = use_columns(recogniser, args, config, runtime)
+        if args.streaming:
+            recogniser = live = RealTime(recogniser)
+            inputs: Callable = functools.partial(hear, live, cut=False)
+        else:
+            inputs = open_inputs(recogniser, args.data, utterances, args.model)
         say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by {runtime} on {device}")
         hyps, seconds = decode_all(recogniser, utterances, inputs)
     facts = {
@@ -64,14 +67,47 @@ def main() -> None:
         "device": device,
         "num_threads": args.num_threads,
         "settings": to_dict(config),
-        "words": words,
-        "labels": labels,
-        **({"graph": graph} if graph else {}),
+        **columns,
     }
     facts |= {} if args.chunk_ms is None else {"chunk_ms": args.chunk_ms}
     facts |= {"beam": config.beam} if "beam" in hyps else {}
-    write_hypotheses(folder_of_part(args), hyps, facts)
+    write_streaming(folder_of_part(args), live, facts, runtime)
+    write_hypotheses(folder_of_part(args), hyps, facts | ({"streaming": True} if live else {}))
     say(f"wrote {', '.join(f'{kind}.txt' for kind in hyps)} of {facts['audio_seconds']} s of audio to {args.out}")
+
+
+def use_columns(recogniser: Recogniser, args: argparse.Namespace, config: DecodeConfig, runtime: str) -> dict[str, Any]:
+    """Set up the kinds of decoding beside greedy search. Returns: facts about them for decode.json."""
+    words = None
+    if args.words and config.lexicon:
+        words = recogniser.use_words(args.words, args.model, config.word_score)
+    labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
+    for given, used, kind in ((args.words and config.lexicon, words, "lexicon"), (args.labels, labels, "one_of")):
+        if given and used is None:
+            say(f"{runtime} takes no such list for {args.model}: no {kind} column")
+    graph = recogniser.use_graph(args.graph) if args.graph else None
+    if args.graph and graph is None:
+        say(f"{runtime} takes no graph for {args.model}: no lm column")
+    if config.beam and isinstance(recogniser, TransducerRecogniser):
+        recogniser.use_beam(config.beam)
+    elif config.beam:
+        say("beam: no such column here; only transducers, run by torch or onnxruntime, are searched so")
+    return {"words": words, "labels": labels, **({"graph": graph} if graph else {})}
+
+
+def write_streaming(out: Path, live: RealTime | None, facts: dict[str, Any], runtime: str) -> None:
+    """Write streaming.json and say what is in it; one of an earlier run goes. Args: live: None: nothing was measured."""
+    path = out / "streaming.json"
+    path.unlink(missing_ok=True)
+    if live is None:
+        return
+    # here, so that an exported folder is decoded without torch
+    from steps.deploy.benchmark import describe_host
+
+    found = live.summary()
+    own = {key: facts[key] for key in ("files", "utterances", "audio_seconds", "num_threads")}
+    write_json(path, own | {"runtime": runtime, "cpu": describe_host()["cpu"]} | found)
+    say("\n".join(describe_summary(found)))
 
 
 def make_decode_parser() -> argparse.ArgumentParser:
@@ -87,6 +123,8 @@ def make_decode_parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime", choices=("own", *RUNTIMES), default="own", help=text)
     text = "length of the chunks that a streaming model folder hears in, instead of its own; 0: whole utterances"
     parser.add_argument("--chunk-ms", type=int, metavar="MS", help=text)
+    text = "feed the sound as it would arrive, and measure: streaming.json"
+    parser.add_argument("--streaming", action="store_true", help=text)
     add_common(parser, config="conf/decode.yaml", out="folder of the hypotheses", device=True)
     add_shard_options(parser)
     return parser

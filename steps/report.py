@@ -3,10 +3,10 @@
     python3 -m steps.report --exp exp/an4 --models teacher student student_kd --sets test \\
         --benchmark exp/an4/benchmark.json --compare student_kd:student --out exp/an4/report
 
-Writes report.html (self-contained), report.md, RESULTS.md, wer_bytes_SET.svg and .png, cards/MODEL.md,
-regressions/MODEL_SET_KIND.txt and, last, results.json (its fields: steps/scoring/results.py). Every model is compared with
-its parent when that is reported too, what ships with what it was made of in the end; --compare adds pairs. Error rates are
-those of the exported files.
+Writes report.html (self-contained), report.md, RESULTS.md, wer_bytes_SET.svg and .png, for models that stream
+wer_chunks_SET.svg and .png, cards/MODEL.md, regressions/MODEL_SET_KIND.txt and, last, results.json (its fields:
+steps/scoring/results.py). Every model is compared with its parent when that is reported too, what ships with what it was made of
+in the end; --compare adds pairs. Error rates are those of the exported files.
 """
 
 import argparse
@@ -29,11 +29,12 @@ from steps.scoring.history import read_curves, read_layers, read_settings, read_
 from steps.scoring.ledger import format_ledger
 from steps.scoring.markdown import comparison_table, rate_of, report_page, result_table, results_page, speaker_lines
 from steps.scoring.page import html_page
-from steps.scoring.plot import plot_wer_bytes
+from steps.scoring.plot import plot_wer_bytes, plot_wer_chunks
 from steps.scoring.results import Results, shorten
 from steps.scoring.sources import read_json
 from steps.scoring.speakers import speaker_scores
 from steps.scoring.story import describe_training, reference_of, story
+from steps.scoring.streaming import collect_streaming
 from steps.scoring.summary import model_card
 from steps.scoring.warnings import find_warnings, read_teachers, transcript_notes
 
@@ -72,6 +73,7 @@ def main() -> None:
         ships=ships,
         reference=reference,
         training=describe_training(args.train) if args.train else None,
+        streaming=collect_streaming(args.exp, args.models, args.sets),
         speakers=[one for name in args.sets for one in speaker_scores(args.exp, args.models, name, ships)],
     )
     out = Path(args.out)
@@ -134,12 +136,17 @@ def versions() -> dict[str, str]:
 
 def write_report(out: Path, results: Results, models: Sequence[str], sets: Sequence[str]) -> None:
     """Write the other files of the report; results.json comes last."""
-    plots = {}
+    plots: dict[str, dict[str, str]] = {}
     for name in sets:
-        plots[name] = f"wer_bytes_{name}.svg"
+        plots[name] = {"WER against bytes": f"wer_bytes_{name}.svg"}
         rows = [row for row in results.rows if row.set == name]
-        svg = out / plots[name]
+        svg = out / f"wer_bytes_{name}.svg"
         plot_wer_bytes(rows, f"{results.recipe}, {name}", svg, svg.with_suffix(".png"))
+        live = [row for row in results.streaming if row.set == name]
+        if any(row.chunk_ms for row in live):
+            plots[name]["WER against the length of the chunks"] = f"wer_chunks_{name}.svg"
+            svg = out / f"wer_chunks_{name}.svg"
+            plot_wer_chunks(live, f"{results.recipe}, {name}", svg, svg.with_suffix(".png"))
     for model in models:
         write_text(out / "cards" / f"{model}.md", model_card(results, model))
     write_text(out / "report.md", report_page(results, sets, plots))

@@ -13,12 +13,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from steps.core.cli import UserError, make_parser, parse_count, run_main, say
 from steps.core.datadir import read_data_dir
+from steps.core.exports import model_hashes
 from steps.core.outdir import write_json
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import use_chunk
@@ -78,11 +80,13 @@ def main() -> None:
         right += bool(found)
         peaks_ms += [peak for peak, _ in found]
         outs_ms += [out for _, out in found]
-    if not right:
-        raise UserError(f"{args.data}: {args.model} recognises no utterance without an error; nothing to time")
-    facts = {"utterances": right, "of": len(utterances), "words": len(outs_ms), "chunk_ms": own.chunk * FRAME_MS}
+    facts = {"files": model_hashes(args.model), "reference": Path(args.reference).resolve().name}
+    facts |= {"utterances": right, "of": len(utterances), "words": len(outs_ms), "chunk_ms": own.chunk * FRAME_MS}
     write_json(args.out, facts | {"peak_ms": percentiles(peaks_ms), "out_ms": percentiles(outs_ms)})
     say(f"{len(outs_ms)} words of {right} of {len(utterances)} utterances, chunks of {facts['chunk_ms']} ms")
+    if not right:
+        say(f"{args.model} recognises no utterance of {args.data} without an error: nothing to time")
+        return
     for text, values in (("emitted", peaks_ms), ("out with its chunk", outs_ms)):
         middle, late = percentiles(values).values()
         say(f"{text}: {middle:.0f} ms after the end of the word (median), {late:.0f} ms (95 %)")
@@ -135,9 +139,9 @@ def delays(
     return [(clock.middle_ms(w.complete) - end, clock.out_ms(w.complete) - end) for w, end in words]
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """The delays within which so many percent of the words lie, in ms."""
-    return {f"p{share}": round(float(np.percentile(values, share)), 1) for share in SHARES}
+def percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    """The delays within which so many percent of the words lie, in ms; None without words."""
+    return {f"p{share}": round(float(np.percentile(values, share)), 1) if values else None for share in SHARES}
 
 
 if __name__ == "__main__":

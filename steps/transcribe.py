@@ -8,6 +8,13 @@ that list, the most probable one; with --graph words of a language model, weighe
 file that is not audio, or not
 whole, is reported, the others are done, and the exit status is 1. What is longer than half a minute is cut in its pauses, so
 that an hour needs little more memory than a sentence.
+
+    python3 -m steps.transcribe exp/an4_streaming/student/export --microphone
+    python3 -m steps.transcribe exp/an4_streaming/student/export --follow recording.wav
+
+A model that streams also hears a microphone (requirements-microphone.txt) until Ctrl-C, or a WAV file that is still being written
+until it has not grown for --idle-s seconds, or Ctrl-C. The text grows on the terminal while it comes, greedily: what is shown is
+never taken back. The line of the result is as for any file.
 """
 
 import argparse
@@ -18,6 +25,9 @@ from typing import TextIO
 
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main, tell
 from steps.core.datadir import Utterance
+from steps.core.growing_wav import follow_wav
+from steps.deploy.live import listen, microphone, until_interrupt
+from steps.deploy.realtime import streaming
 from steps.deploy.recognition import hear, recognise_pieces
 from steps.deploy.runtimes import Recogniser, load_recogniser
 
@@ -25,6 +35,9 @@ from steps.deploy.runtimes import Recogniser, load_recogniser
 def main(results: TextIO | None = None) -> None:
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
     args = parse_args()
+    if args.follow or args.microphone:
+        transcribe_live(args, results or sys.stdout)
+        return
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
         used: object = True
         if args.words:
@@ -45,7 +58,11 @@ def main(results: TextIO | None = None) -> None:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("model", metavar="DIR", help="exported folder or model folder")
-    parser.add_argument("audio", nargs="+", metavar="FILE", help="audio files")
+    parser.add_argument("audio", nargs="*", metavar="FILE", help="audio files")
+    parser.add_argument("--follow", metavar="FILE", help="a WAV file that is still being written")
+    parser.add_argument("--microphone", action="store_true", help="what is said now, until Ctrl-C")
+    text = "--follow: the file has ended when it has not grown for so long (default: 2)"
+    parser.add_argument("--idle-s", type=parse_positive, default=2.0, metavar="X", help=text)
     lists = parser.add_mutually_exclusive_group()
     lists.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
     lists.add_argument("--labels", metavar="FILE", help="labels, one per line: each file is one of them")
@@ -58,12 +75,39 @@ def parse_args() -> argparse.Namespace:
     text = "accept: take what can be decoded of files that are cut short (default: refuse)"
     parser.add_argument("--damaged", choices=("refuse", "accept"), default="refuse", help=text)
     parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if sum(map(bool, (args.audio, args.follow, args.microphone))) != 1:
+        parser.error("name audio files, or --follow FILE, or --microphone")
+    if not args.audio and (args.words or args.labels or args.graph):
+        parser.error("--words, --labels and --graph take words back while sound comes; leave them out")
+    return args
+
+
+def parse_positive(text: str) -> float:
+    """Type of options that are a number above 0."""
+    value = parse_finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
+    return value
 
 
 def parse_channel(text: str) -> int | str:
     """Type of --channel: `mix` or a number."""
     return text if text == "mix" else parse_count(text)
+
+
+def transcribe_live(args: argparse.Namespace, results: TextIO) -> None:
+    """Write the result line of a file that grows, or of a microphone. Raises: MissingInput, UserError."""
+    terminal = sys.stderr if sys.stderr.isatty() else None
+    with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as opened, until_interrupt() as came:
+        recogniser = streaming(opened, args.model)
+        rate_hz = recogniser.features.sample_rate_hz
+        if args.follow:
+            sound = follow_wav(args.follow, rate_hz, args.channel, args.idle_s, came)
+        else:
+            sound = microphone(rate_hz, came)
+        text = listen(recogniser, sound, terminal)
+    print(f"{args.follow or 'microphone'}\t{text}", file=results, flush=True)
 
 
 def transcribe(

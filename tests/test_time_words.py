@@ -11,11 +11,12 @@ import soundfile
 from steps import time_words
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance, write_data_dir
+from steps.core.exports import model_hashes
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.runtimes import load_recogniser
 from steps.time_words import Clock, delays, percentiles
 from tests.deploy.conftest import TOKENS, make_model, save_folder
-from tests.deploy.test_streaming import CHUNKS, FEATURES, emits_letters, noise
+from tests.deploy.streams import CHUNKS, FEATURES, emits_letters, noise
 
 SPACE, A, B = (TOKENS.index(token) for token in ("\u2581", "a", "b"))
 
@@ -73,8 +74,13 @@ def test_the_program(tmp_path):
     run("--model", folder, "--reference", folder, *words)
     facts = json.loads((tmp_path / "d.json").read_text())
     assert facts["utterances"] == facts["of"] == 1 and facts["chunk_ms"] == 160
+    assert facts["files"] == model_hashes(folder) and facts["reference"] == "m"
     # a model is not late against itself but where a unit lasts; it is out at the end of a chunk, at most one later
     assert -200 <= facts["peak_ms"]["p50"] <= 0 and facts["out_ms"]["p50"] - facts["peak_ms"]["p50"] <= 162.5
+    write_data_dir(tmp_path / "data", [Utterance("s-a", "s", f"{text}h", str(tmp_path / "a.wav"), duration_s=1.0)])
+    run("--model", folder, "--reference", folder, *words)
+    facts = json.loads((tmp_path / "d.json").read_text())
+    assert (facts["utterances"], facts["of"], facts["out_ms"]) == (0, 1, {"p50": None, "p95": None})
     for model, message in (
         (plain, "hears whole utterances; give --chunk-ms"),
         (folder.parent / "x", "neither model.json nor"),

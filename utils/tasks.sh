@@ -105,6 +105,13 @@ check_settings() {
   for word in ${compare//[:,]/ } $ships; do
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare, ships: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done
+  for word in $streaming $streaming_reference; do
+    [[ " ${models[*]} " == *" $word "* ]] || usage_error "streaming: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
+  done
+  [[ -z $streaming || -n ${chunks// /} ]] || usage_error "chunks is empty; name the length of at least one, in ms"
+  for word in $chunks; do
+    [[ $word =~ ^[1-9][0-9]{1,3}$ ]] || usage_error "chunks: '$word' is no length in ms"
+  done
   [[ $lexicon == false ]] || word_list=("$data/words.txt")
   [[ $one_of == false ]] || label_list=("$data/labels.txt")
   plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
@@ -158,6 +165,36 @@ export_task() {
   task 7 "export_$1" --needs "${needs[@]}" "${conf[@]}" --parallel --makes "$out/SHA256SUMS" -- \
     python3 -m steps.export_model --model "$exp/$1" --out "$out" "${graph[@]}"
   export_for_sherpa "$1"
+  ! is_streaming "$1" || export_chunks "$1"
+}
+
+# Whether the recipe lists the model $1 as one that streams.
+is_streaming() {
+  [[ " $streaming " == *" $1 "* ]]
+}
+
+# Declares an export of the model $1 for each length of its chunks, and one for whole utterances.
+export_chunks() {
+  local ms
+  for ms in 0 $chunks; do
+    task 7 "export_${1}_chunk_$ms" --needs "$exp/$1/model.json" --parallel --makes "$exp/$1/export_chunk_$ms/SHA256SUMS" -- \
+      python3 -m steps.export_model --model "$exp/$1" --chunk-ms "$ms" --out "$exp/$1/export_chunk_$ms"
+  done
+}
+
+# Declares decoding of these exports as sound would arrive, on set $2, greedily, and when the words come out.
+score_chunks() { # MODEL SET
+  local ms live=() dir=$exp/$1 decode_nj=1 lm='' word_list=() label_list=() delays
+  for ms in 0 $chunks; do
+    score "decode_${1}_${2}_chunk_$ms" "$dir/export_chunk_$ms" SHA256SUMS "$2" "$dir/decode_${2}_chunk_$ms" "${live[@]}"
+    live=(--streaming)
+    [[ $ms != 0 && -n $streaming_reference ]] || continue
+    delays=$dir/delays_${2}_chunk_$ms.json
+    scores+=("$delays")
+    task 8 "delays_${1}_${2}_chunk_$ms" --needs "$dir/model.json" "$exp/$streaming_reference/model.json" "$data/$2/feats.scp" \
+      "$data/$2/text" --makes "$delays" --parallel -- python3 -m steps.time_words --model "$dir" \
+      --reference "$exp/$streaming_reference" --data "$data/$2" --chunk-ms "$ms" --out "$delays"
+  done
 }
 
 # Declares decoding and scoring of the folder $2 of the model in $dir, whose file $3 makes it usable, on set $4 into $5; the
@@ -195,6 +232,7 @@ score_model() {
     [[ $sherpa == false ]] ||
       score "decode_$1_${set}_sherpa" "$dir/$sherpa_export" SHA256SUMS "$set" "$dir/decode_${set}_sherpa" --runtime sherpa-onnx
     [[ -z ${stress// /} ]] || stress_task "$1" "$set"
+    ! is_streaming "$1" || score_chunks "$1" "$set"
   done
 }
 

@@ -10,6 +10,10 @@ speeds="0.9 1.0 1.1"
 sherpa=true             # requirements-sherpa.txt
 lexicon=true
 
+streaming="student_turned student student_kd student_kd_prune student_kd_int8"
+chunks="160 320 640"
+streaming_reference=teacher
+
 teachers="teacher"
 compare="student_kd:student,student_kd:student_whole_kd,student_turned:student_whole"
 # student_whole and student_whole_kd hear whole utterances, alone and taught; student_turned goes on from the weights of the

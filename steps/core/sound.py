@@ -89,10 +89,9 @@ def read_sound(
     Returns: ((S,) float32 array with S > 0, within [-1, 1] but for overshoot; (S, C) for "all"; rate in Hz).
     Raises:  MissingInput; UserError: ManyChannels, Damaged, OutOfRange, or unreadable, empty, anything but finite samples.
     """
-    import numpy as np
 
     with _open(path, damaged) as source:
-        pick = _picker(path, source.channels, channel)
+        pick = picker(path, source.channels, channel)
         first = round(start_s * source.rate_hz)
         wanted = None if end_s is None else max(0, round(end_s * source.rate_hz) - first)
         samples = _join(pick(block) for block in _blocks(path, source, first, wanted, damaged))
@@ -100,11 +99,19 @@ def read_sound(
     if not got or (wanted is not None and got + OVERSHOOT_S * rate_hz < wanted):
         limits = "" if end_s is None and not start_s else f"; {start_s} s to {end_s} s was asked for"
         raise OutOfRange(f"{path}: the sound file has {total / rate_hz:.2f} s{limits}")
+    check_scale(path, samples)
+    return samples, rate_hz
+
+
+def check_scale(path: PathLike, samples: np.ndarray) -> None:
+    """Refuse samples that are surely not meant to lie in [-1, 1]. Args: samples: float, one or more.  Raises: UserError."""
+    import numpy as np
+
     loudest = float(max(samples.max(), -samples.min()))
-    if not loudest <= LOUDEST:  # also true for NaN
+    # also true for NaN
+    if not loudest <= LOUDEST:
         what = "not scaled to [-1, 1]" if np.isfinite(samples).all() else "not finite"
         raise UserError(f"{path}: samples are {what} (largest: {loudest:g})")
-    return samples, rate_hz
 
 
 def _join(blocks: Iterator[np.ndarray]) -> np.ndarray:
@@ -119,8 +126,8 @@ def _join(blocks: Iterator[np.ndarray]) -> np.ndarray:
     return np.frombuffer(joined, np.float32).reshape(-1, *shape[1:])
 
 
-def _picker(path: PathLike, channels: int, channel: int | str | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Function from a block (B, C) to the samples that are wanted of it."""
+def picker(path: PathLike, channels: int, channel: int | str | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Function from a block (B, C) to the samples that are wanted of it. Raises: UserError where that is not clear."""
     if channel == "all":
         return lambda block: block
     if channels == 1 and channel in (None, "mix", 1):

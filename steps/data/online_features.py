@@ -32,16 +32,23 @@ class OnlineFeatures:
         self.before = self.length // 2 - self.shift // 2 if self.mirrors else 0
         self.samples = np.empty(0, np.float32)
         self.begun = self.before == 0
+        # samples so far, and frames that were taken of them
+        self.heard = self.taken = 0
+        # after `end`: frames that are still to come
+        self.left: int | None = None
 
     @property
     def ready(self) -> int:
         """Frames that can be taken."""
+        if self.left is not None:
+            return self.left
         if not self.begun:
             return 0
         return max(0, (len(self.samples) - self.needed) // self.shift + 1)
 
     def accept(self, samples: np.ndarray) -> None:
         """More sound. Args: samples (S,) float32 in [-1, 1]."""
+        self.heard += len(samples)
         self.samples = np.concatenate([self.samples, samples.astype(np.float32, copy=False)])
         if not self.begun and len(self.samples) >= abs(self.before):
             head = self.samples[: max(0, self.before)][::-1]
@@ -57,6 +64,23 @@ class OnlineFeatures:
             behind = self.needed - self.length
         self.accept(np.zeros(silence * self.shift + behind, np.float32))
 
+    def end(self) -> None:
+        """The sound ends with nothing behind it: there are as many frames as `compute_features` gives, the last ones mirrored."""
+        if self.heard < self.length:
+            # it fills no frame
+            self.left = 0
+            return
+        if self.mirrors:
+            frames = (self.heard + self.shift // 2) // self.shift
+            self.samples = np.concatenate([self.samples, self.samples[::-1]])
+        else:
+            frames = (self.heard - self.length) // self.shift + 1
+        self.left = frames - self.taken
+
+    def samples_of(self, frames: int) -> int:
+        """Samples that must have arrived before so many frames can be taken. Args: frames: from the first on, 1 or more."""
+        return (frames - 1) * self.shift + self.needed - self.before
+
     def take(self, count: int) -> np.ndarray:
         """The next frames. Args: count: at least 1, at most `ready`.  Returns: (count, D) float32."""
         # here, because it loads torch
@@ -64,4 +88,7 @@ class OnlineFeatures:
 
         feats = piece_features(self.samples[: (count - 1) * self.shift + self.length], self.config)
         self.samples = self.samples[count * self.shift :]
+        self.taken += count
+        if self.left is not None:
+            self.left -= count
         return feats

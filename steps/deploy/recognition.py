@@ -67,11 +67,11 @@ def open_inputs(
 
 
 def hear(
-    recogniser: Recogniser, utt: Utterance, channel: int | str | None = None, damaged: bool = False
+    recogniser: Recogniser, utt: Utterance, channel: int | str | None = None, damaged: bool = False, cut: bool = True
 ) -> Iterator[np.ndarray]:
     """What a recogniser hears of an utterance's audio, in pieces of at most LONGEST_S; none where it fills no frame.
 
-    Args:   channel, damaged: see steps.core.sound.read_sound.
+    Args:   channel, damaged: see steps.core.sound.read_sound.   cut: False: in one piece, however long it is.
     Yields: float32 arrays, (S,) samples or (T, D) features.   Raises: UserError naming the file.
     """
     # here, because it loads torch
@@ -83,7 +83,8 @@ def hear(
         # of the whole, not of each piece, as in stored features
         samples = set_level(samples, config.level_dbfs)
         config = dataclasses.replace(config, level_dbfs=None)
-    for piece in cut_samples(samples.numpy(), config.sample_rate_hz):
+    whole = samples.numpy()
+    for piece in cut_samples(whole, config.sample_rate_hz) if cut else [whole]:
         if len(piece) >= config.frame_length_ms / 1000 * config.sample_rate_hz:
             yield piece if recogniser.hears == "audio" else piece_features(piece, config)
 

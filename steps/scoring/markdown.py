@@ -25,6 +25,7 @@ from steps.scoring.results import KINDS, Comparison, ResultRow, Results, TestSet
 from steps.scoring.significance import few_speakers
 from steps.scoring.speakers import speaker_cells, speaker_note
 from steps.scoring.story import about, story
+from steps.scoring.streaming import streaming_cells, streaming_note
 
 HEADER = (
     "model", "params k", "nonzero k", "bits", "size kB", "MMAC/s", "RTF", "RTF+feat",
@@ -214,7 +215,9 @@ def set_tables(results: Results, set_name: str) -> list[tuple[str, str, Cells]]:
     """All tables of one test set but the first two. Returns: list of (title, note, (header, rows)), none empty."""
     rows = [row for row in results.rows if row.set == set_name]
     noise = [item for item in results.noise_comparisons if item.set == set_name]
+    live = [row for row in results.streaming if row.set == set_name]
     tables = [
+        ("While it is spoken", streaming_note(live), streaming_cells(live)),
         ("Speakers", speaker_note(results, set_name), speaker_cells(results, set_name)),
         ("In noise", NOISE_NOTE, noise_cells(rows)),
         ("What compression costs in noise", NOISE_COST_NOTE, noise_cost_cells(noise)),
@@ -229,8 +232,8 @@ def set_tables(results: Results, set_name: str) -> list[tuple[str, str, Cells]]:
     return [(title, note, cells) for title, note, cells in tables if cells[1]]
 
 
-def set_section(results: Results, set_name: str, plot: str | None = None) -> str:
-    """Everything about one test set, as Markdown. Args: plot: file name of the picture, or None."""
+def set_section(results: Results, set_name: str, plots: Mapping[str, str] | None = None) -> str:
+    """Everything about one test set, as Markdown. Args: plots: file names of pictures by what they show."""
     rows = [row for row in results.rows if row.set == set_name]
     comparisons = [item for item in results.comparisons if item.set == set_name]
     parts = [f"## {markdown(set_name)}\n", result_table(rows)]
@@ -242,8 +245,8 @@ def set_section(results: Results, set_name: str, plot: str | None = None) -> str
     for title, note, (header, table) in set_tables(results, set_name):
         texts = (0, *(i for i, name in enumerate(header) if name in ("kind", "faster than")))
         parts += [f"### {title}\n", markdown_table(header, table, texts), *([note] if note else [])]
-    if plot:
-        parts.append(f"![WER against bytes on {markdown(set_name)}]({quote(plot)})\n")
+    for what, file in (plots or {}).items():
+        parts.append(f"![{what} on {markdown(set_name)}]({quote(file)})\n")
     return "\n".join(parts)
 
 
@@ -259,8 +262,8 @@ def about_lines(results: Results) -> str:
     return "".join(f"- {title}: {markdown(text)}\n" for title, text in about(results))
 
 
-def report_page(results: Results, sets: Sequence[str], plots: Mapping[str, str]) -> str:
-    """Content of report.md. Args: plots: {set: file name}."""
+def report_page(results: Results, sets: Sequence[str], plots: Mapping[str, Mapping[str, str]]) -> str:
+    """Content of report.md. Args: plots: {set: {what it shows: file name}}."""
     made = markdown(f"{results.date}, commit {results.commit or 'unknown'}")
     head = f"# {markdown(results.recipe)}\n\n{first_lines(results, sets)}{made}\n\n{code_block(results.command)}"
     return "\n".join([head, about_lines(results), *(set_section(results, name, plots.get(name)) for name in sets)])

@@ -80,6 +80,10 @@ def set_part(results: Results, name: str, prefix: str) -> list[str]:
         if any(axis.value(row) is not None for row in rows):
             title = f"{rate_of(rows)} against {'bytes' if key == 'bytes' else 'real-time factor'}, {name}"
             parts.append(figure(functools.partial(plot.wer_figure, rows, axis, title), f"{prefix}{key}", title))
+    live = [row for row in results.streaming if row.set == name]
+    if any(row.chunk_ms for row in live):
+        title = f"{rate_of(rows)} against the length of the chunks, {name}"
+        parts.append(figure(functools.partial(plot.chunks_figure, live, title), f"{prefix}chunks", title))
     if comparisons:
         parts += [html_table(*comparison_cells(comparisons, rate_of(rows))), note(COMPARISON_NOTE)]
     for title, words, cells in set_tables(results, name):

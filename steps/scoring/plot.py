@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation
 
 from steps.core.outdir import atomic_file
-from steps.scoring.results import ResultRow
+from steps.scoring.results import ResultRow, StreamingRow
 
 SERIES = (("greedy", "o", "#3b7dc4"), ("lexicon", "s", "#d0652a"), ("one_of", "^", "#2f9465"), ("beam", "D", "#8a5cc2"))
 COLORS = ("#3b7dc4", "#d0652a", "#2f9465", "#9a5fb8", "#b8860b", "#c2477a", "#4a9aa8", "#7a7a7a")
@@ -53,8 +53,18 @@ def plot_wer_bytes(rows: Sequence[ResultRow], title: str, svg_path: str | Path, 
 
     Args: title: text above.
     """
+    _save(lambda: wer_figure(rows, BYTES, title), svg_path, png_path)
+
+
+def plot_wer_chunks(rows: Sequence[StreamingRow], title: str, svg_path: str | Path, png_path: str | Path) -> None:
+    """Draw WER against the length of the chunks for the rows of one test set, as SVG and PNG. Args: title: text above."""
+    _save(lambda: chunks_figure(rows, title), svg_path, png_path)
+
+
+def _save(draw, svg_path, png_path):
+    """The same bytes for the same numbers."""
     with rc_context(SETTINGS):
-        figure = wer_figure(rows, BYTES, title)
+        figure = draw()
         for path, metadata in ((svg_path, {"Date": None}), (png_path, {"Software": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=str(path).rsplit(".", 1)[1], metadata=metadata)
@@ -71,6 +81,36 @@ def wer_figure(rows: Sequence[ResultRow], axis: Axis, title: str) -> Figure:
     _dress(axes, rows, axis, title)
     canvas.draw()
     _place_labels(axes, canvas.get_renderer(), boxed)
+    return figure
+
+
+def chunks_figure(rows: Sequence[StreamingRow], title: str) -> Figure:
+    """WER with intervals against the length of the chunks, a line for each model; dashed, the same weights on whole utterances."""
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lengths = sorted({row.chunk_ms for row in rows if row.chunk_ms})
+    for index, model in enumerate(dict.fromkeys(row.model for row in rows)):
+        own, color = [row for row in rows if row.model == model], COLORS[index % len(COLORS)]
+        # else the bars of models would coincide
+        aside = axes.transData + ScaledTranslation(3 * index / 72, 0, figure.dpi_scale_trans)
+        chunked = [row for row in own if row.chunk_ms]
+        x, y = [lengths.index(row.chunk_ms) for row in chunked], [row.score.wer_percent for row in chunked]
+        below = [max(0.0, row.score.wer_percent - row.score.interval.low) for row in chunked]
+        above = [max(0.0, row.score.interval.high - row.score.wer_percent) for row in chunked]
+        style = {"fmt": "o-", "color": color, "ms": 5, "lw": 0.8, "elinewidth": 0.8, "capsize": 2, "label": model}
+        axes.errorbar(x, y, yerr=[below, above], transform=aside, **style)
+        for row in own:
+            if not row.chunk_ms:
+                axes.axhline(row.score.wer_percent, color=color, lw=0.8, ls="--")
+    axes.set_xticks(range(len(lengths)), [f"{length}" for length in lengths])
+    axes.set_xlim(-0.5, max(len(lengths), 1) - 0.5)
+    axes.set_ylim(0.0, max(1.0, 1.08 * max(row.score.interval.high for row in rows)))
+    axes.grid(alpha=0.3, lw=0.5)
+    axes.set_xlabel("length of the chunks, ms; dashed: whole utterances")
+    axes.set_ylabel("word error rate, %")
+    axes.set_title(title)
+    axes.legend(frameon=False, fontsize=7)
     return figure
 
 

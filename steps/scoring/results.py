@@ -141,6 +141,24 @@ class NoiseComparison:
 
 
 @dataclasses.dataclass(frozen=True)
+class StreamingRow:
+    """One model on one test set in chunks of one length: its export for that length, by onnxruntime.
+
+    chunk_ms: 0: whole utterances, with the same weights.   score: greedy.   more_errors_percent: than on whole utterances.
+    measured: what steps.decode --streaming measured (its fields: steps/scoring/README.md); None for whole utterances.
+    delays: what steps.time_words measured; None where nothing was timed.
+    """
+
+    model: str
+    set: str
+    chunk_ms: int
+    score: Score
+    more_errors_percent: float | None
+    measured: dict[str, Any] | None
+    delays: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class TestSet:
     """What a test set can show.
 
@@ -213,6 +231,8 @@ class Results:
     reference: str | None = None
     training: TrainingSet | None = None
     speakers: list[SpeakerScore] = dataclasses.field(default_factory=list)
+    # models that stream, where the recipe names them: by model, then by the length of the chunks, whole utterances first
+    streaming: list[StreamingRow] = dataclasses.field(default_factory=list)
     format: int = FORMAT
 
 

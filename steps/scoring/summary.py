@@ -6,6 +6,7 @@ from steps.scoring.markdown import speaker_lines
 from steps.scoring.plot import pareto_front
 from steps.scoring.results import ResultRow, Results
 from steps.scoring.story import about, size
+from steps.scoring.streaming import card_lines
 
 
 def summary_sentences(results: Results, set_name: str) -> list[str]:
@@ -87,6 +88,8 @@ def model_card(results: Results, model: str) -> str:
                 lines.append(
                     f"- {item.kind}, against {markdown(item.b)}: {interval_text(item.difference).strip()} points"
                 )
+        live = [row for row in results.streaming if (row.model, row.set) == (model, one.set)]
+        lines += [f"- {line}" for line in card_lines(live)]
         lines += [f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % WER" for n in one.noise]
         lines += [
             f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in one.agreement

@@ -29,6 +29,18 @@ def greedy_search(log_probs: ArrayLike, lengths: ArrayLike, blank_id: int = 0) -
     return [row[keep].tolist() for row, keep in zip(best, is_emitted, strict=True)]
 
 
+def continue_greedy(log_probs: np.ndarray, last: int, blank_id: int = 0) -> tuple[list[int], int]:
+    """Greedy search that goes on where another part of the utterance ended.
+
+    Args:    log_probs (T, V) float.   last: best token of the frame before; the blank where there is none.
+    Returns: token ids that begin in this part; its last frame's best token, `last` for a part without frames.
+    """
+    best = log_probs.argmax(axis=-1)
+    before = np.concatenate([[last], best])
+    begins = (best != blank_id) & (best != before[:-1])
+    return best[begins].tolist(), int(before[-1])
+
+
 def emitted_log_probs(log_probs: np.ndarray, blank_id: int = 0) -> list[float]:
     """How probable each token of one utterance's best path is where it begins. Args: log_probs (T, V).  Returns: nats."""
     best = log_probs.argmax(axis=-1)

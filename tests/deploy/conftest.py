@@ -61,3 +61,14 @@ def make():
 def save():
     """Function (folder, model) -> folder, now a model folder."""
     return save_folder
+
+
+@pytest.fixture(scope="session")
+def streaming_export(tmp_path_factory):
+    """An exported folder of a streaming Conformer that emits letters, in its model folder."""
+    from steps.deploy.export import export_folder
+    from tests.deploy.streams import FEATURES, conformer, emits_letters
+
+    place = save_folder(tmp_path_factory.mktemp("streaming") / "m", emits_letters(conformer()), FEATURES)
+    export_folder(place, place / "export")
+    return place / "export"

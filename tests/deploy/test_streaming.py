@@ -7,19 +7,15 @@ import sys
 import numpy as np
 import onnx
 import pytest
-import soundfile
 import torch
 
 from steps import decode
-from steps.compress.lowrank import factorise
 from steps.compress.quantizer import QuantizeConfig, quantize_model
-from steps.compress.surgery import shrink
 from steps.core.cli import UserError
-from steps.core.datadir import Utterance, write_data_dir
+from steps.core.datadir import write_data_dir
 from steps.core.outdir import write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
-from steps.data.online_features import OnlineFeatures
 from steps.deploy.export import export_folder
 from steps.deploy.graphs import graphs_of
 from steps.deploy.macs import count_macs
@@ -35,29 +31,12 @@ from steps.make_graph import listen
 from steps.stress import noisy_features
 from steps.training.teachers import ExportTeacher
 from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
-
-FEATURES = FeatureConfig(num_mel_bins=DIM)
-CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
-ONE_WAY = {"streaming": {"chunk_ms": 160}, "block": {"cells_forward": 24, "cells_backward": 0}}
+from tests.deploy.streams import FEATURES, VARIANTS, conformer, emits_letters, noise, utterance
 
 
-def conformer(**changes):
-    return make_model("conformer", **(CHUNKS | changes))
-
-
-def pruned():
-    return shrink(conformer(), {"blocks.0.convolution.channels": [0, 3, 4, 7], "blocks.1.attention.heads": [1]})
-
-
-VARIANTS = {
-    "conformer": conformer,
-    "batch-norm": lambda: conformer(conv_norm="batch"),
-    "pruned": pruned,
-    "low-rank": lambda: factorise(
-        make_model("conformer", **CHUNKS), {"blocks.0.attention.qkv": 5, "frontend.linear": 9}
-    ),
-    "rnn": lambda: make_model("rnn", **ONE_WAY),
-}
+@pytest.fixture
+def folder(streaming_export):
+    return streaming_export
 
 
 def opened(model):
@@ -97,63 +76,6 @@ def test_a_graph_that_forgets_is_refused():
     recogniser = head.open({"model.onnx": graph.SerializeToString()}, FEATURES, TOKENS, "m")
     with pytest.raises(UserError, match="nats from the model"):
         head.compare(model, recogniser)
-
-
-CONFIGS = {
-    "default": FEATURES,
-    "snip": FeatureConfig(num_mel_bins=DIM, snip_edges=True),
-    "mfcc, 8 kHz": FeatureConfig(kind="mfcc", num_mel_bins=DIM, num_ceps=13, sample_rate_hz=8000),
-    "short frames": FeatureConfig(num_mel_bins=DIM, frame_length_ms=8.0),
-    "short frames, snip": FeatureConfig(num_mel_bins=DIM, frame_length_ms=8.0, snip_edges=True),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("length", [1, 79, 80, 300, 4000, 8123])
-def test_features_of_arriving_sound_are_those_of_the_whole(name, length):
-    config, random = CONFIGS[name], np.random.default_rng(length)
-    sound = random.uniform(-0.3, 0.3, length).astype(np.float32)
-    shift = config.sample_rate_hz // 100
-    whole = np.concatenate([sound, np.zeros(7 * shift, np.float32)])
-    expected = compute_features(torch.from_numpy(whole), config).numpy()
-    online, start, parts = OnlineFeatures(config), 0, []
-    while start < length:
-        step = int(random.integers(1, 900))
-        online.accept(sound[start : start + step])
-        start += step
-        if online.ready >= 3:
-            parts.append(online.take(3))
-    online.finish(7)
-    parts.append(online.take(online.ready))
-    np.testing.assert_allclose(np.concatenate(parts), expected, atol=5e-4)
-
-
-def noise(samples, seed=0):
-    """Sound with something to recognise: whistles of a tenth of a second, and noise."""
-    random = np.random.default_rng(seed)
-    tones = random.uniform(100, 7000, samples // 1600 + 1) * 2 * np.pi / 16000
-    sound = 0.3 * np.sin(np.cumsum(np.repeat(tones, 1600)[:samples])) + random.normal(0, 0.01, samples)
-    return sound.astype(np.float32)
-
-
-@torch.no_grad()
-def emits_letters(model):
-    """The model with an output layer that prefers no letter, and letters to blanks."""
-    feats = compute_features(torch.from_numpy(noise(32000, seed=9)), FEATURES)
-    hidden = model.norm(model.encode(feats[None], torch.tensor([len(feats)]))[0][-1])
-    model.output.weight *= 20
-    model.output.bias.copy_(-(hidden @ model.output.weight.T).mean(dim=(0, 1)))
-    model.output.bias[:3] -= 100.0
-    return model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An exported folder of a streaming Conformer that emits letters."""
-    model = emits_letters(conformer())
-    place = save_folder(tmp_path_factory.mktemp("streaming") / "m", model, FEATURES)
-    export_folder(place, place / "export")
-    return place / "export"
 
 
 def test_any_split_of_the_sound_gives_the_same_numbers_and_text(folder):
@@ -260,12 +182,6 @@ def test_what_needs_posteriors_of_features_refuses_it(folder):
     assert noisy.shape == (16000,) and not np.allclose(noisy, noise(16000), atol=0.01)
 
 
-def utterance(folder):
-    """A second of sound in a file."""
-    soundfile.write(folder.parent / "a.wav", noise(16000), 16000, "FLOAT")
-    return Utterance("s-a", "s", "a", str(folder.parent / "a.wav"), duration_s=1.0)
-
-
 def test_it_is_opened_without_torch(folder):
     code = "import sys; from steps.deploy.runtimes import load_recogniser; load_recogniser(sys.argv[1]).stream(); "
     assert (
@@ -284,12 +200,6 @@ def test_a_folder_is_exported_with_other_chunks(folder, tmp_path):
     plain = save_folder(tmp_path / "plain", make_model("dnn"), FEATURES)
     with pytest.raises(UserError, match="plain: a dnn without `streaming` in its settings does not run in chunks"):
         export_folder(plain, tmp_path / "odd", chunk_ms=320)
-
-
-def test_features_that_need_the_whole_sound_are_refused():
-    for config in (FeatureConfig(level_dbfs=-25.0), FeatureConfig(kind="samples")):
-        with pytest.raises(UserError, match="are not computed while sound arrives"):
-            OnlineFeatures(config)
 
 
 @pytest.mark.slow

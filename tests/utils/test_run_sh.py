@@ -162,6 +162,36 @@ def test_labels_are_made_by_prepare_and_used_by_every_decoding(bench):
     assert "labels.txt" not in plain and "steps.decode" in plain
 
 
+def test_models_that_stream_are_decoded_in_chunks_of_every_length_and_timed(bench):
+    bench.write_recipe(f"{RECIPE}streaming='small cut'\nchunks='160 640'\nstreaming_reference=big\ndecode_nj=2\n")
+    _, printed = bench.run("--corpus-dir", "corpus", "--dry-run", "true")
+    exp, data = "exp/my recipe", "data/my recipe"
+    lines = printed.replace("'", "").replace(f"{bench.recipe}/", "").splitlines()
+    exports = [
+        line.split(" steps.export_model ")[1] for line in lines if "--chunk-ms" in line and "steps.export_model" in line
+    ]
+    assert exports == [
+        f"--model {exp}/{model} --chunk-ms {ms} --out {exp}/{model}/export_chunk_{ms}"
+        for model in ("small", "cut") for ms in (0, 160, 640)
+    ]  # fmt: skip
+    decodes = [line.split(" steps.decode ")[1] for line in lines if "/export_chunk_" in line and "steps.decode" in line]
+    # whole utterances as ever, chunks as the sound would arrive; in one part each, greedily
+    assert len(decodes) == 2 * 3 * 2 and [line.endswith(" --streaming") for line in decodes] == 4 * [False, True, True]
+    assert not any("--words" in line or "--shard" in line for line in decodes)
+    timed = [line.split(" steps.time_words ")[1] for line in lines if "steps.time_words" in line]
+    assert len(timed) == 2 * 2 * 2 and timed[1] == (
+        f"--model {exp}/small --reference {exp}/big --data {data}/test --chunk-ms 640 --out {exp}/small/delays_test_chunk_640.json"
+    )
+    _, printed = bench.run("--corpus-dir", "corpus", "--dry-run", "true", "--streaming-reference", "")
+    assert "steps.time_words" not in printed and printed.count(" --streaming\n") == 8
+    for options, message in (
+        (("--streaming", "smal"), "no model smal in the chain (did you mean small?)"),
+        (("--chunks", ""), "chunks is empty"),
+        (("--chunks", "16o"), "'16o' is no length in ms"),
+    ):
+        assert message in bench.run("--corpus-dir", "corpus", *options, status=2)[1]
+
+
 def test_the_whole_plan_runs_then_nothing_runs_and_fast(bench):
     ran, printed = bench.run("--corpus-dir", "corpus", "--nj", "3", "--seed", "5")
     exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"

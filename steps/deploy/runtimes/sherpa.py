@@ -3,10 +3,12 @@
 sherpa-onnx is optional, brings its own onnxruntime, and ends its process when it cannot read a model; hence the separate
 process. It computes the features itself, from samples: what is tested is the folder as an application would use it.
 The child (`python3 -m steps.deploy.runtimes.sherpa FOLDER THREADS RATE DIM [GRAPH_FOLDER]`) reads from standard input, again and
-again, a count of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON: {kind: text}.
+again, a count of samples (8 bytes, little-endian) and that many float32; for each it writes one line of JSON: {kind: text}. A
+count below 0 asks a model that streams for [{kind: text}, chunks], timed as in steps/deploy/realtime.py.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,6 +30,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import SPACE, read_tokens
 from steps.deploy.graph_files import check_graph, graph_facts, read_graph_words
 from steps.deploy.pieces import feed
+from steps.deploy.realtime import Chunk, Pace, simulate
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.deploy.screen import metadata, streams
 
@@ -145,9 +149,27 @@ class SherpaProcess:
         Args:    heard: (S,) float32 array in [-1, 1] at the rate of features.yaml.   name: for messages.
         Returns: {"greedy": text} and, with a graph, "lm".   Raises: UserError when the process has ended.
         """
+        return {kind: " ".join(text.split()) for kind, text in self._ask(heard, name, 1).items()}
+
+    def in_real_time(self, heard: np.ndarray, name: str) -> tuple[dict[str, str], list[Chunk]]:
+        """See TimedRecogniser; the processor time is that of its own process. Raises: UserError when that has ended."""
+        texts, chunks = self._ask(heard, name, -1)
+        return {kind: " ".join(text.split()) for kind, text in texts.items()}, [Chunk(*chunk) for chunk in chunks]
+
+    def pace(self) -> Pace:
+        """See TimedRecogniser. Raises: UserError for a model of whole utterances."""
+        if not streams(self.folder):
+            raise UserError(f"{self.folder}: hears whole utterances; export a model with `streaming` in its settings")
+        # here, because the process of sherpa-onnx imports this file and must load no second onnxruntime
+        from steps.deploy.runtimes.streaming import StreamingNetwork
+
+        return Pace.of(StreamingNetwork(self.folder), self.features)
+
+    def _ask(self, heard, name, sign):
+        """What the process answers. Args: sign: -1: timed."""
         samples = np.ascontiguousarray(heard, dtype="<f4")
         try:
-            self.requests.write(struct.pack("<q", len(samples)) + samples.tobytes())
+            self.requests.write(struct.pack("<q", sign * len(samples)) + samples.tobytes())
             self.requests.flush()
             line = self.answers.readline()
         except BrokenPipeError:
@@ -158,7 +180,7 @@ class SherpaProcess:
                 "; exports of version 0.1 end on sound this short: export the model again" if seconds < SHORT_S else ""
             )
             raise UserError(f"{self.folder}: sherpa-onnx gave up at {name}: {self._last_words()}{remedy}")
-        return {kind: " ".join(text.split()) for kind, text in json.loads(line).items()}
+        return json.loads(line)
 
     def run(self, heard: np.ndarray) -> None:
         """See Recogniser. Args: heard (S,) float32."""
@@ -202,11 +224,16 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, 
     silence = int(metadata(path)["T"]) * sample_rate_hz // 100 if online else 0
     while head := sys.stdin.buffer.read(8):
         (count,) = struct.unpack("<q", head)
-        samples = np.frombuffer(sys.stdin.buffer.read(4 * count), dtype="<f4")
-        texts = {}
+        samples = np.frombuffer(sys.stdin.buffer.read(4 * abs(count)), dtype="<f4")
+        texts: dict[str, str] = {}
+        chunks: list[Chunk] = []
         if online:
-            padded = np.concatenate([samples, np.zeros(silence, "<f4")])
-            texts["greedy"] = stream_text(recognisers["greedy"], padded, sample_rate_hz)
+            live = OnlineStream(recognisers["greedy"], sample_rate_hz, silence)
+            if count < 0:
+                chunks = simulate(live, samples, sample_rate_hz)
+            else:
+                live.hear_all(samples)
+            texts["greedy"] = live.text
         for kind, recogniser in recognisers.items() if not online else ():
             stream = recogniser.create_stream()
             stream.accept_waveform(sample_rate_hz, samples)
@@ -214,21 +241,48 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, 
             # its text with a graph is the spelling that was heard; the words are what a lexicon calls it
             result = stream.result
             texts[kind] = result.text if kind == "greedy" else " ".join(words[number] for number in result.words)
-        answers.write(json.dumps(texts).encode() + b"\n")
+        answer = [texts, [astuple(chunk) for chunk in chunks]] if count < 0 else texts
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 
 
-def stream_text(recogniser: Any, samples: np.ndarray, rate_hz: int) -> str:
-    """Child: text of a sound by an OnlineRecognizer, fed in pieces. Args: samples (S,), the silence behind it included."""
-    stream = recogniser.create_stream()
-    for piece in feed(samples, rate_hz):
-        stream.accept_waveform(rate_hz, piece)
-        while recogniser.is_ready(stream):
-            recogniser.decode_stream(stream)
-    stream.input_finished()
-    while recogniser.is_ready(stream):
-        recogniser.decode_stream(stream)
-    return recogniser.get_result(stream)
+class OnlineStream:
+    """Child: one sound while an OnlineRecognizer hears it; see Live in steps/deploy/realtime.py.
+
+    Args: silence: samples of it that are put behind the sound.
+    """
+
+    def __init__(self, recogniser: Any, rate_hz: int, silence: int):
+        self.recogniser, self.rate_hz, self.silence = recogniser, rate_hz, silence
+        self.stream = recogniser.create_stream()
+
+    def hear(self, samples: np.ndarray) -> None:
+        """See Live."""
+        self.stream.accept_waveform(self.rate_hz, samples)
+
+    def advance(self) -> bool:
+        """See Live."""
+        if not self.recogniser.is_ready(self.stream):
+            return False
+        self.recogniser.decode_stream(self.stream)
+        return True
+
+    def end(self) -> None:
+        """See Live."""
+        self.hear(np.zeros(self.silence, "<f4"))
+        self.stream.input_finished()
+
+    @property
+    def text(self) -> str:
+        """See Live."""
+        return " ".join(self.recogniser.get_result(self.stream).split())
+
+    def hear_all(self, samples: np.ndarray) -> None:
+        """A sound in pieces of 10 to 500 ms, to its end."""
+        for act in (*(functools.partial(self.hear, piece) for piece in feed(samples, self.rate_hz)), self.end):
+            act()
+            while self.advance():
+                pass
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.data.online_features import OnlineFeatures
 from steps.deploy.pieces import feed
+from steps.deploy.realtime import Chunk, Pace, simulate
 from steps.deploy.runtimes.ctc import CtcRecogniser, Network
 from steps.deploy.runtimes.onnx_model import find_graph, open_session
 from steps.deploy.screen import STREAMING_TYPE
-from steps.search.greedy import greedy_search
+from steps.search.greedy import continue_greedy
 
 # of the metadata: frames read and frames advanced by a chunk
 READ, ADVANCED = "T", "decode_chunk_len"
@@ -32,7 +33,7 @@ class StreamingNetwork:
     Args: source: exported folder, ONNX file, or the file's content.   num_threads: CPU threads.
           profile_prefix: see `open_session`.
     Attributes: feature_dim: D.   vocab_size: V.   width, shift: feature frames that a chunk reads, and advances by.
-                sessions: the one InferenceSession.
+                stride: of them, those that a frame of the encoder stands for.   sessions: the one InferenceSession.
     Raises: MissingInput; UserError for another kind of file.
     """
 
@@ -53,10 +54,13 @@ class StreamingNetwork:
         kept = [np.prod([1 if isinstance(s, str) else s for s in shape], dtype=float) for _, _, shape in self.states]
         fits = fits and 1 <= self.shift <= self.width <= MOST_FRAMES and len(inputs) == len(outputs)
         fits = fits and inputs[0].shape[1:] == [self.width, self.feature_dim] and isinstance(self.vocab_size, int)
+        frames = outputs[0].shape[1]
+        fits = fits and isinstance(frames, int) and frames > 0 and self.shift % frames == 0
         if not fits or None in [kind for _, kind, _ in self.states] or sum(kept) > MOST_KEPT:
             raise UserError(
                 f"{self.name}: not a streaming CTC model from steps.export_model, by its inputs and metadata"
             )
+        self.stride = self.shift // frames
         self.inputs = [value.name for value in inputs]
 
     def first_states(self, batch: int = 1) -> list[np.ndarray]:
@@ -79,21 +83,45 @@ class Stream:
         self.frames = np.empty((0, self.network.feature_dim), np.float32)
         self.states = self.network.first_states()
         self.parts: list[np.ndarray] = []
+        # what the first `read` of the parts say
+        self.ids: list[int] = []
+        self.read, self.last = 0, recogniser.blank_id
+
+    def hear(self, samples: np.ndarray) -> None:
+        """More sound, not computed yet. Args: samples (S,) float32 in [-1, 1]."""
+        self.features.accept(samples)
+
+    def advance(self) -> bool:
+        """Compute the next chunk, if its sound is there. Returns: whether it was."""
+        missing = self.network.width - len(self.frames)
+        if self.features.ready <= missing:
+            return False
+        self.frames = np.concatenate([self.frames, self.features.take(missing)])
+        log_probs, self.states = self.network.step(self.frames[None], self.states)
+        self.parts.append(log_probs[0])
+        self.frames = self.frames[self.network.shift :]
+        return True
 
     def accept(self, samples: np.ndarray) -> None:
-        """More sound. Args: samples (S,) float32 in [-1, 1]."""
-        self.features.accept(samples)
-        width, shift = self.network.width, self.network.shift
-        while len(self.frames) + self.features.ready > width:
-            self.frames = np.concatenate([self.frames, self.features.take(width - len(self.frames))])
-            log_probs, self.states = self.network.step(self.frames[None], self.states)
-            self.parts.append(log_probs[0])
-            self.frames = self.frames[shift:]
+        """More sound, and all that can be computed of it. Args: samples (S,) float32 in [-1, 1]."""
+        self.hear(samples)
+        while self.advance():
+            pass
+
+    def end(self) -> None:
+        """The sound has ended: silence behind it makes chunks of what is not read yet."""
+        self.features.finish(self.network.width)
 
     def finish(self) -> None:
-        """The sound has ended: what is not read yet goes through the network with silence behind it."""
-        self.features.finish(self.network.width)
-        self.accept(np.empty(0, np.float32))
+        """The sound has ended: all that is not read yet goes through the network."""
+        self.end()
+        while self.advance():
+            pass
+
+    def forget(self) -> None:
+        """Keep no log-probabilities of what `text` has read: for sound without end."""
+        del self.parts[: self.read]
+        self.read = 0
 
     @property
     def log_probs(self) -> np.ndarray:
@@ -102,10 +130,14 @@ class Stream:
 
     @property
     def text(self) -> str:
-        """What has been recognised so far, greedily."""
-        log_probs = self.log_probs
-        (ids,) = greedy_search(log_probs[None], [len(log_probs)], self.recogniser.blank_id)
-        return self.recogniser.words(ids)
+        """What has been recognised so far, greedily; it only grows. Raises: UserError when a log-probability is not finite."""
+        for part in self.parts[self.read :]:
+            if not np.isfinite(part).all():
+                raise UserError(f"{self.network.name}: the model returned log-probabilities that are not finite")
+            ids, self.last = continue_greedy(part, self.last, self.recogniser.blank_id)
+            self.ids += ids
+            self.read += 1
+        return self.recogniser.words(self.ids)
 
 
 class StreamingRecogniser(CtcRecogniser):
@@ -134,6 +166,16 @@ class StreamingRecogniser(CtcRecogniser):
             stream.accept(piece)
         stream.finish()
         return self.read(stream.log_probs, name)
+
+    def in_real_time(self, heard: np.ndarray, name: str) -> tuple[dict[str, str], list[Chunk]]:
+        """As `recognise`, but fed and timed as in steps/deploy/realtime.py. Returns: texts by kind; the chunks."""
+        stream = self.stream()
+        chunks = simulate(stream, heard, self.features.sample_rate_hz)
+        return self.read(stream.log_probs, name), chunks
+
+    def pace(self) -> Pace:
+        """See TimedRecogniser."""
+        return Pace.of(self.network, self.features)
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
         """Log-probabilities of whole chunks of features. Args: feats (T, D) float32.  Returns: (T', V) float32."""

@@ -1,0 +1,104 @@
+"""A streaming CTC model folder run by torch, chunk by chunk with what earlier chunks left behind.
+
+What comes out is what the masked forward pass gives of the whole sound, its end included: the last chunk has as many frames as
+are left, and no silence is put behind it.
+"""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from steps.core.cli import UserError
+from steps.deploy.realtime import Pace
+from steps.deploy.runtimes.ctc import CtcRecogniser
+from steps.deploy.runtimes.streaming import Stream, StreamingNetwork, StreamingRecogniser
+from steps.models.asr_model import AsrModel
+
+
+class TorchChunks:
+    """A model that runs in chunks, with the interface of StreamingNetwork. Args: device: torch device.   name: for messages."""
+
+    def __init__(self, model: AsrModel, device: str, name: str):
+        self.model, self.device, self.name = model, device, name
+        self.width, self.stride = model.chunk_frames(), int(model.frontend.stride)
+        self.shift = self.stride * model.chunk
+        self.feature_dim, self.vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
+
+    def first_states(self, batch: int = 1) -> list[torch.Tensor]:
+        """What is known before the first chunk: the states of the blocks in their order, and (N,) int64 frames so far."""
+        flat = [tensor for state in self.model.first_states(batch) for tensor in state.values()]
+        return [*flat, torch.zeros(batch, dtype=torch.int64, device=self.device)]
+
+    @torch.inference_mode()
+    def step(self, feats: np.ndarray, states: list[torch.Tensor]) -> tuple[np.ndarray, list[torch.Tensor]]:
+        """One chunk of every stream; fewer frames than it reads: the last one.
+
+        Args:    feats (N, width or less, D) float32.   Returns: (N, T', V) float32; states for the next chunk.
+        """
+        *flat, seen = states
+        rest, there = iter(flat), feats.shape[1]
+        names = [block.state_sizes(self.model.left) for block in self.model.blocks]
+        kept = [{name: next(rest) for name in own} for own in names]
+        padded = np.pad(feats, ((0, 0), (0, self.width - there), (0, 0)))
+        hidden, after = self.model.encode_chunk(
+            torch.from_numpy(padded).to(self.device), kept, seen, torch.full_like(seen, there)
+        )
+        frames = int(self.model.output_lengths(torch.tensor(there)))
+        log_probs = self.model.classify(hidden)[:, :frames].cpu().numpy()
+        return log_probs, [
+            *(state[name] for state, own in zip(after, names, strict=True) for name in own),
+            seen + frames,
+        ]
+
+
+class TorchStream(Stream):
+    """One sound while it arrives, which ends with no silence behind it."""
+
+    ended = False
+
+    def end(self) -> None:
+        """The sound has ended: its last chunk is not a whole one."""
+        self.features.end()
+        self.ended = True
+
+    def advance(self) -> bool:
+        """See Stream."""
+        if super().advance():
+            return True
+        # frames that no whole chunk reads; fewer than these make no frame of the encoder
+        if (
+            not self.ended
+            or len(self.frames) + self.features.ready < self.network.width - self.network.shift + self.network.stride
+        ):
+            return False
+        if self.features.ready:
+            self.frames = np.concatenate([self.frames, self.features.take(self.features.ready)])
+        log_probs, self.states = self.network.step(self.frames[None], self.states)
+        self.parts.append(log_probs[0])
+        self.frames = self.frames[:0]
+        return True
+
+
+class TorchStreaming(StreamingRecogniser):
+    """A streaming model folder; see StreamingRecogniser."""
+
+    def stream(self) -> Stream:
+        """A new sound. Raises: UserError for features that need the whole of one."""
+        return TorchStream(self)
+
+    def pace(self) -> Pace:
+        """See TimedRecogniser."""
+        return Pace.of(self.network, self.features, silence=0)
+
+
+def stream_by_torch(recogniser: Any, folder: str) -> TorchStreaming:
+    """What hears a sound as it arrives, of a model folder that was opened. Args: folder: for messages.
+
+    Raises: UserError for a head that is only run of whole sounds here.
+    """
+    if not isinstance(recogniser, CtcRecogniser):
+        raise UserError(f"{folder}: only CTC models run in chunks by torch; name the export/ in it")
+    opened = cast(Any, recogniser.model)
+    network = cast(StreamingNetwork, TorchChunks(opened.model, opened.device, folder))
+    return TorchStreaming(network, recogniser.features, recogniser.tokens, folder)

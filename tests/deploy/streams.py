@@ -1,0 +1,60 @@
+"""Tiny models that stream and emit letters, and sounds for them."""
+
+import numpy as np
+import soundfile
+import torch
+
+from steps.compress.lowrank import factorise
+from steps.compress.surgery import shrink
+from steps.core.datadir import Utterance
+from steps.data.feature_config import FeatureConfig
+from steps.data.features import compute_features
+from tests.deploy.conftest import DIM, make_model
+
+FEATURES = FeatureConfig(num_mel_bins=DIM)
+CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
+ONE_WAY = {"streaming": {"chunk_ms": 160}, "block": {"cells_forward": 24, "cells_backward": 0}}
+
+
+def conformer(**changes):
+    return make_model("conformer", **(CHUNKS | changes))
+
+
+def pruned():
+    return shrink(conformer(), {"blocks.0.convolution.channels": [0, 3, 4, 7], "blocks.1.attention.heads": [1]})
+
+
+VARIANTS = {
+    "conformer": conformer,
+    "batch-norm": lambda: conformer(conv_norm="batch"),
+    "pruned": pruned,
+    "low-rank": lambda: factorise(
+        make_model("conformer", **CHUNKS), {"blocks.0.attention.qkv": 5, "frontend.linear": 9}
+    ),
+    "rnn": lambda: make_model("rnn", **ONE_WAY),
+}
+
+
+def noise(samples, seed=0):
+    """Sound with something to recognise: whistles of a tenth of a second, and noise."""
+    random = np.random.default_rng(seed)
+    tones = random.uniform(100, 7000, samples // 1600 + 1) * 2 * np.pi / 16000
+    sound = 0.3 * np.sin(np.cumsum(np.repeat(tones, 1600)[:samples])) + random.normal(0, 0.01, samples)
+    return sound.astype(np.float32)
+
+
+@torch.no_grad()
+def emits_letters(model):
+    """The model with an output layer that prefers no letter, and letters to blanks."""
+    feats = compute_features(torch.from_numpy(noise(32000, seed=9)), FEATURES)
+    hidden = model.norm(model.encode(feats[None], torch.tensor([len(feats)]))[0][-1])
+    model.output.weight *= 20
+    model.output.bias.copy_(-(hidden @ model.output.weight.T).mean(dim=(0, 1)))
+    model.output.bias[:3] -= 100.0
+    return model
+
+
+def utterance(folder):
+    """A second of sound in a file."""
+    soundfile.write(folder.parent / "a.wav", noise(16000), 16000, "FLOAT")
+    return Utterance("s-a", "s", "a", str(folder.parent / "a.wav"), duration_s=1.0)
