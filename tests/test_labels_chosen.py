@@ -6,8 +6,6 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from test_decode_score_report import FakeRecogniser, make_model_folder, run, run_decode
-from test_decode_score_report import setup as setup  # a fixture
 
 from steps import combine_decodes, report, score, transcribe
 from steps.core.cli import MissingInput, UserError
@@ -15,6 +13,8 @@ from steps.deploy.export import export_folder
 from steps.deploy.recognition import recognise_pieces
 from steps.deploy.runtimes import load_recogniser
 from steps.score import score as score_one
+from tests.made_up_recogniser import FakeRecogniser, make_model_folder, run, run_decode
+from tests.made_up_recogniser import setup as setup  # a fixture
 from tests.scoring.made_up import UTTERANCES, make_model
 
 LABELS = "AB CAD\nCAD\n\nBAD  DAB\nA BED\nABE\nCAD\n"

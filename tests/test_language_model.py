@@ -22,7 +22,7 @@ from steps.deploy.spellings import read_lexicon, spell
 from steps.lm.arpa import read_arpa
 from steps.lm.config import LmConfig
 from steps.make_graph import choose
-from tests.test_decode_score_report import TOKENS, FakeRecogniser, features_of
+from tests.made_up_recogniser import TOKENS, FakeRecogniser, features_of
 
 TEXTS = {"s1-a": "AB CAD", "s1-b": "CAD", "s2-a": "BAD DAB", "s2-b": "AB BED"}
 
