@@ -10,6 +10,8 @@ ensure_python requirements.txt requirements-home.txt requirements-sherpa.txt req
 # nproc itself obeys that variable. One more than cores, as some tests wait for other processes.
 workers=$(($(env -u OMP_NUM_THREADS nproc) + 1))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Hundreds of processes import the same files: their bytecode is kept, whatever the surroundings say.
+export PYTHONDONTWRITEBYTECODE=
 
 python3 -m ruff check .
 python3 -m ruff format --check .
