@@ -153,21 +153,17 @@ def commonvoice(root, locale="en"):
 
 # consonants, a vowel sign, and n without a vowel in its older encoding: letter, virama, joiner
 MALAYALAM = [*"\u0d15\u0d17\u0d1a\u0d1f\u0d24\u0d2a\u0d2e\u0d2f\u0d32\u0d38", "\u0d15\u0d3f", "\u0d28\u0d4d\u200d"]
-# reader -> sentences: one has read much, four visitors the first ones, three others further ones, one of these, too
-MSC_READERS = {
-    "most": range(70, 140),
-    "one": range(20),
-    "two": range(20),
-    "three": range(20, 40),
-    "four": range(20, 40),
-}
-MSC_READERS |= {"five": range(40, 50), "six": range(50, 60), "seven": [*range(60, 70), 0]}
+# reader -> sentences: one has read much, four visitors the first ones, four others the next, three others further ones, one of
+# these a sentence of the next, too
+MSC_READERS = {"most": range(90, 160)} | dict.fromkeys(("early", "earlier", "earliest", "first"), range(160, 170))
+MSC_READERS |= {"one": range(30), "two": range(30), "three": range(30, 60), "four": range(30, 60)}
+MSC_READERS |= {"five": range(60, 70), "six": range(70, 80), "seven": [*range(80, 90), 0]}
 
 
 def msc(root):
     """speech.tsv, sentences.tsv and audio/, as the Malayalam Speech Corpus: votes for and against, none, a file that is no sound."""
     rng = np.random.default_rng(0)
-    texts = [" ".join("".join(rng.choice(MALAYALAM, 4)) for _ in range(2)) for _ in range(140)]
+    texts = [" ".join("".join(rng.choice(MALAYALAM, 4)) for _ in range(2)) for _ in range(170)]
     sentences = [f"s{number:03d}\t{text}.\tproverb" for number, text in enumerate(texts)]
     # the same sentence under another id, as the corpus has some
     sentences.append(f"s999\t{texts[0]}\tdefault")
@@ -177,9 +173,9 @@ def msc(root):
             stem, key = f"{name}{number}", "s999" if (name, number) == ("two", 0) else f"s{number:03d}"
             save(root / "audio" / f"{stem}.webm", whistle(texts[number].split(), speaker), format="FLAC")
             rows.append(f"r{stem}\t{key}\t{name}\taudio/{stem}.webm\t\t\t{1 + number % 4}")
-    rows += [f"rno{vote}\ts001\tmost\taudio/most70.webm\t\t\t{vote}" for vote in ("default", "0", "-3")]
+    rows += [f"rno{vote}\ts001\tmost\taudio/most90.webm\t\t\t{vote}" for vote in ("default", "0", "-3")]
     (root / "audio/damaged.webm").write_bytes(bytes(range(64)))
-    rows.append("rdamaged\ts070\tmost\taudio/damaged.webm\t\t\t3")
+    rows.append("rdamaged\ts090\tmost\taudio/damaged.webm\t\t\t3")
     head = "id\tsentence\tuser\tfileName\tsample\ttime\tvote"
     (root / "speech.tsv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
     (root / "sentences.tsv").write_text("\n".join(["id\tsentence\tcategory", *sentences]) + "\n", encoding="utf-8")
