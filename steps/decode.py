@@ -20,7 +20,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
@@ -28,7 +28,7 @@ from steps.core.datadir import read_data_dir
 from steps.core.exports import model_hashes
 from steps.core.outdir import write_json
 from steps.core.shards import add_shard_options, own_part
-from steps.deploy.realtime import RealTime, describe_summary, streaming
+from steps.deploy.realtime import RealTime, TimedRecogniser, describe_summary, streaming
 from steps.deploy.recognition import DecodeConfig, decode_all, hear, open_inputs, write_hypotheses
 from steps.deploy.runtimes import RUNTIMES, Recogniser, load_recogniser, runtime_of, versions
 from steps.deploy.runtimes.transducer import TransducerRecogniser
@@ -52,11 +52,11 @@ def main() -> None:
         if args.streaming:
             recogniser = streaming(recogniser, args.model)
         columns = use_columns(recogniser, args, config, runtime)
+        inputs: Callable = open_inputs(recogniser, args.data, utterances, args.model)
         if args.streaming:
-            recogniser = live = RealTime(recogniser)
-            inputs: Callable = functools.partial(hear, live, cut=False)
-        else:
-            inputs = open_inputs(recogniser, args.data, utterances, args.model)
+            live = RealTime(cast(TimedRecogniser, recogniser))
+            recogniser = cast(Recogniser, live)
+            inputs = functools.partial(hear, recogniser, cut=False)
         say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by {runtime} on {device}")
         hyps, seconds = decode_all(recogniser, utterances, inputs)
     facts = {

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def main() -> None:
         right += bool(found)
         peaks_ms += [peak for peak, _ in found]
         outs_ms += [out for _, out in found]
-    facts = {"files": model_hashes(args.model), "reference": Path(args.reference).resolve().name}
+    facts: dict[str, Any] = {"files": model_hashes(args.model), "reference": Path(args.reference).resolve().name}
     facts |= {"utterances": right, "of": len(utterances), "words": len(outs_ms), "chunk_ms": own.chunk * FRAME_MS}
     write_json(args.out, facts | {"peak_ms": percentiles(peaks_ms), "out_ms": percentiles(outs_ms)})
     say(f"{len(outs_ms)} words of {right} of {len(utterances)} utterances, chunks of {facts['chunk_ms']} ms")

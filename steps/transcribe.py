@@ -19,6 +19,7 @@ never taken back. The line of the result is as for any file.
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -101,11 +102,15 @@ def transcribe_live(args: argparse.Namespace, results: TextIO) -> None:
     terminal = sys.stderr if sys.stderr.isatty() else None
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as opened, until_interrupt() as came:
         recogniser = streaming(opened, args.model)
+        # here, because it loads torch
+        from steps.data.online_resample import resampled
+
         rate_hz = recogniser.features.sample_rate_hz
         if args.follow:
-            sound = follow_wav(args.follow, rate_hz, args.channel, args.idle_s, came)
+            convert = functools.partial(resampled, to_hz=rate_hz, name=args.follow)
+            sound = follow_wav(args.follow, convert, args.channel, args.idle_s, came)
         else:
-            sound = microphone(rate_hz, came)
+            sound = microphone(rate_hz, came, resampled)
         text = listen(recogniser, sound, terminal)
     print(f"{args.follow or 'microphone'}\t{text}", file=results, flush=True)
 

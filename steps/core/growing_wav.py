@@ -93,7 +93,7 @@ def _format(chunk: bytes, path: str) -> tuple[int, int, str, int]:
 
 def follow_wav(
     path: str,
-    rate_hz: int,
+    convert: Callable[[Iterator[np.ndarray], int], Iterator[np.ndarray]],
     channel: int | str | None = None,
     idle_s: float = 2.0,
     is_stopped: Callable[[], bool] = lambda: False,
@@ -102,11 +102,11 @@ def follow_wav(
 ) -> Iterator[np.ndarray]:
     """The samples of a WAV file as another program writes them, until it has not grown for `idle_s` seconds.
 
-    Args:   rate_hz: that it must have.   channel: 1 or 2 of several, or "mix".   is_stopped: whether to end at once.
-            wait, clock: see the module time.
-    Yields: (S,) float32.
-    Raises: MissingInput for a file that does not come in that time; UserError for one that is no WAV file of that rate, becomes
-            shorter, or whose samples are not finite.
+    Args:   convert: what becomes of (S,) float32 blocks of a rate in Hz.   channel: 1 or 2 of several, or "mix".
+            is_stopped: whether to end at once.   wait, clock: see the module time.
+    Yields: what `convert` makes of them.
+    Raises: MissingInput for a file that does not come in that time; UserError for one that is no WAV file, becomes shorter, or
+            whose samples are not finite.
     """
     grew_s, size = clock(), -1
 
@@ -131,19 +131,21 @@ def follow_wav(
         while (header := _read_header(file, path)) is None:
             if is_over():
                 raise UserError(f"{path}: no samples came in {idle_s:g} s; not a WAV file, or nobody writes it")
-        if header.rate_hz != rate_hz:
-            raise UserError(f"{path}: {header.rate_hz} Hz, and the model hears {rate_hz} Hz; record at that rate")
-        pick, place, last = picker(path, header.channels, channel), header.start, None
-        while last is None or place < last:
-            if last is None and is_stopped():
-                # what is there by then is read
-                last = os.path.getsize(path)
-            block = _next_block(file, path, place, header.frame)
-            place += len(block)
-            if block:
-                yield _decode(block, header, path, pick)
-            elif is_over():
-                return
+        yield from convert(_blocks(file, path, header, channel, is_over, is_stopped), header.rate_hz)
+
+
+def _blocks(file, path, header, channel, is_over, is_stopped):
+    """The samples of the channel, (S,) float32, until `is_over`, or all that is there when `is_stopped`."""
+    pick, place, last = picker(path, header.channels, channel), header.start, None
+    while last is None or place < last:
+        if last is None and is_stopped():
+            last = os.path.getsize(path)
+        block = _next_block(file, path, place, header.frame)
+        place += len(block)
+        if block:
+            yield _decode(block, header, path, pick)
+        elif is_over():
+            return
 
 
 def _read_header(file: IO[bytes], path: str) -> WavHeader | None:

@@ -32,10 +32,15 @@ def load_audio(
     Returns: (S,) float32, within [-1, 1] but for overshoot.   Raises: as read_sound, all of them UserError.
     """
     samples, rate_hz = read_sound(path, start_s, end_s, channel, damaged)
-    ratio = Fraction(rate_hz, sample_rate_hz)
+    return _resample(torch.from_numpy(samples), rate_ratio(rate_hz, sample_rate_hz, path))
+
+
+def rate_ratio(from_hz: int, to_hz: int, name: str) -> Fraction:
+    """Old to new rate. Args: name: for messages.  Raises: UserError for a rate whose filters would need much memory."""
+    ratio = Fraction(from_hz, to_hz)
     if ratio.numerator * ratio.denominator > MOST_TAPS:
-        raise UserError(f"{path}: {rate_hz} Hz is no usual rate, too costly to resample; convert the file first")
-    return _resample(torch.from_numpy(samples), ratio)
+        raise UserError(f"{name}: {from_hz} Hz is no usual rate, too costly to resample; convert the file first")
+    return ratio
 
 
 def _resample(samples, ratio):

@@ -72,12 +72,36 @@ def listen(recogniser: Any, sound: Iterable[np.ndarray], terminal: TextIO | None
     return stream.text
 
 
-def microphone(rate_hz: int, is_stopped: Callable[[], bool]) -> Iterator[np.ndarray]:
+def microphone(
+    rate_hz: int, is_stopped: Callable[[], bool], resampled: Callable[..., Iterator[np.ndarray]]
+) -> Iterator[np.ndarray]:
     """Sound from the default microphone until `is_stopped`.
 
-    Yields: (S,) float32.   Raises: UserError where there is no sounddevice, PortAudio or microphone.
+    Args:   resampled: see steps/data/online_resample.py: for microphones that have only another rate.
+    Yields: (S,) float32 at `rate_hz`.   Raises: UserError where there is no sounddevice, PortAudio or microphone.
     """
     sounddevice = _open_sounddevice()
+    own_hz = _own_rate(sounddevice, rate_hz)
+    try:
+        yield from resampled(_blocks(sounddevice, own_hz, is_stopped), own_hz, rate_hz, "microphone")
+    except sounddevice.PortAudioError as error:
+        raise UserError(f"the microphone cannot be opened at {own_hz} Hz ({error})") from None
+
+
+def _own_rate(sounddevice: Any, rate_hz: int) -> int:
+    """The rate that is wanted, or else the microphone's own."""
+    try:
+        sounddevice.check_input_settings(samplerate=rate_hz, channels=1, dtype="float32")
+        return rate_hz
+    except (sounddevice.PortAudioError, ValueError):
+        pass
+    try:
+        return int(sounddevice.query_devices(kind="input")["default_samplerate"])
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise UserError(f"there is no microphone ({error})") from None
+
+
+def _blocks(sounddevice: Any, rate_hz: int, is_stopped: Callable[[], bool]) -> Iterator[np.ndarray]:
     waiting: queue.Queue[np.ndarray] = queue.Queue(WAITING_S * 1000 // BLOCK_MS)
     lost: list[bool] = []
 
@@ -90,14 +114,11 @@ def microphone(rate_hz: int, is_stopped: Callable[[], bool]) -> Iterator[np.ndar
             lost.append(True)
 
     options = {"samplerate": rate_hz, "channels": 1, "dtype": "float32", "blocksize": rate_hz * BLOCK_MS // 1000}
-    try:
-        with sounddevice.InputStream(callback=take, **options):
-            tell("listening; Ctrl-C ends")
-            while not is_stopped():
-                with contextlib.suppress(queue.Empty):
-                    yield waiting.get(timeout=0.1)
-    except sounddevice.PortAudioError as error:
-        raise UserError(f"the microphone cannot be opened at {rate_hz} Hz ({error})") from None
+    with sounddevice.InputStream(callback=take, **options):
+        tell("listening; Ctrl-C ends")
+        while not is_stopped():
+            with contextlib.suppress(queue.Empty):
+                yield waiting.get(timeout=0.1)
     while not waiting.empty():
         yield waiting.get_nowait()
     if lost:

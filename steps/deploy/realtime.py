@@ -8,7 +8,7 @@ What is fed and timed needs neither torch nor onnxruntime here, so that sherpa-o
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,7 +53,8 @@ def simulate(
     """Let a stream hear a sound as it would arrive, to its end. Args: samples (S,) float32.  Returns: its chunks in order."""
     step, chunks, text, spent = rate_hz * PIECE_MS // 1000, [], stream.text, 0.0
     pieces = (samples[start : start + step] for start in range(0, len(samples), step))
-    for act in itertools.chain((functools.partial(stream.hear, piece) for piece in pieces), [stream.end]):
+    acts: Iterator[Callable[[], None]] = (functools.partial(stream.hear, piece) for piece in pieces)
+    for act in itertools.chain(acts, [stream.end]):
         begin = clock()
         act()
         while stream.advance():

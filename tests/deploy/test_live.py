@@ -12,6 +12,7 @@ import soundfile
 
 from steps import transcribe
 from steps.core.cli import UserError
+from steps.data.online_resample import resampled
 from steps.deploy import live
 from steps.deploy.realtime import streaming
 from steps.deploy.runtimes import load_recogniser
@@ -72,9 +73,10 @@ def test_sound_without_end_needs_no_memory_without_end(streaming_export):
     assert text == recogniser.recognise(noise(48000), "u")["greedy"]
 
 
-def test_a_growing_file_gives_the_line_of_the_whole_file(streaming_export, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rate", [RATE, 48000])
+def test_a_growing_file_gives_the_line_of_the_whole_file(streaming_export, tmp_path, monkeypatch, rate):
     path = tmp_path / "a.wav"
-    soundfile.write(path, noise(20000), RATE)
+    soundfile.write(path, np.repeat(noise(20000), rate // RATE), rate)
     expected = run(monkeypatch, streaming_export, path)
     content, pieces = path.read_bytes(), []
     path.write_bytes(content[:1000])
@@ -82,7 +84,7 @@ def test_a_growing_file_gives_the_line_of_the_whole_file(streaming_export, tmp_p
     def write(_seconds):
         pieces.append(1)
         if len(pieces) < 5:
-            path.write_bytes(content[: 10000 * len(pieces)])
+            path.write_bytes(content[: len(content) // 5 * len(pieces)])
         elif len(pieces) == 5:
             path.write_bytes(content)
 
@@ -95,8 +97,8 @@ def test_a_growing_file_gives_the_line_of_the_whole_file(streaming_export, tmp_p
     assert "".join(terminal.writes) == expected.split("\t")[1] and len(terminal.writes) > 3
 
 
-def made_up(blocks, status=None, error=None):
-    """A module sounddevice whose microphone delivers blocks, then Ctrl-C."""
+def made_up(blocks, status=None, error=None, own_hz=None):
+    """A module sounddevice whose microphone delivers blocks, then Ctrl-C. Args: own_hz: the only rate that it has; 0: there is none."""
     module, opened = ModuleType("sounddevice"), []
 
     class PortAudioError(Exception):
@@ -120,7 +122,17 @@ def made_up(blocks, status=None, error=None):
         def __exit__(self, *_):
             pass
 
+    def check_input_settings(samplerate, **_):
+        if own_hz is not None and samplerate != own_hz:
+            raise PortAudioError("Invalid sample rate")
+
+    def query_devices(kind):
+        if not own_hz:
+            raise PortAudioError("Error querying device -1")
+        return {"default_samplerate": float(own_hz), "name": kind}
+
     module.PortAudioError, module.InputStream, module.opened = PortAudioError, InputStream, opened
+    module.check_input_settings, module.query_devices = check_input_settings, query_devices
     return module
 
 
@@ -138,14 +150,27 @@ def test_a_microphone_until_ctrl_c(streaming_export, monkeypatch, capsys):
     assert "Ctrl-C ends" in capsys.readouterr().err
 
 
+def test_a_microphone_of_another_rate(streaming_export, tmp_path, monkeypatch):
+    sound = np.repeat(noise(20000), 3)
+    soundfile.write(tmp_path / "a.wav", sound, 48000, "FLOAT")
+    module = made_up(np.split(sound, 25), own_hz=48000)
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    found = run(monkeypatch, streaming_export, "--microphone")
+    assert module.opened[0]["samplerate"] == 48000 and module.opened[0]["blocksize"] == 2400
+    assert (
+        found.split("\t")[1] == run(monkeypatch, streaming_export, tmp_path / "a.wav").split("\t")[1]
+        and len(found) > 20
+    )
+
+
 def test_lost_sound_is_told(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sounddevice", made_up([np.zeros(8)] * 3, status="input overflow"))
     with live.until_interrupt() as came:
-        assert len(list(live.microphone(RATE, came))) == 3 and came()
+        assert len(list(live.microphone(RATE, came, resampled))) == 3 and came()
     assert "some of the sound was lost, 3 times" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "sounddevice", made_up([np.zeros(8)] * 1203))
     with live.until_interrupt() as came:
-        assert len(list(live.microphone(RATE, came))) == 1200
+        assert len(list(live.microphone(RATE, came, resampled))) == 1200
     assert "lost, 3 times" in capsys.readouterr().err
 
 
@@ -162,6 +187,9 @@ def test_what_is_missing_is_one_line(streaming_export, tmp_path, monkeypatch):
         run(monkeypatch, streaming_export, "--microphone")
     monkeypatch.setitem(sys.modules, "sounddevice", made_up([], error="Invalid sample rate"))
     with pytest.raises(UserError, match=r"cannot be opened at 16000 Hz \(Invalid sample rate\)"):
+        run(monkeypatch, streaming_export, "--microphone")
+    monkeypatch.setitem(sys.modules, "sounddevice", made_up([], own_hz=0))
+    with pytest.raises(UserError, match=r"there is no microphone \(Error querying device -1\)"):
         run(monkeypatch, streaming_export, "--microphone")
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
     monkeypatch.delitem(sys.modules, "sounddevice")

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steps.search.greedy import emitted_log_probs, greedy_search
+from steps.search.greedy import continue_greedy, emitted_log_probs, greedy_search
 
 
 def one_hot(path, num_tokens=5):
@@ -52,3 +52,15 @@ def test_tensors_and_arrays_agree():
 def test_refuses_what_does_not_fit(shape, lengths, blank):
     with pytest.raises(ValueError):
         greedy_search(np.zeros(shape), lengths, blank)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_that_go_on_say_what_the_whole_says(seed):
+    """Few tokens, so that many last beyond the end of a part; parts without frames, too."""
+    random = np.random.default_rng(seed)
+    log_probs, blank_id = random.normal(size=(40, 3)), seed % 3
+    found, last = [], blank_id
+    for part in np.split(log_probs, np.sort(random.integers(0, 41, 12))):
+        ids, last = continue_greedy(part, last, blank_id)
+        found += ids
+    assert found == greedy_search(log_probs[None], [40], blank_id)[0] and len(found) > 8

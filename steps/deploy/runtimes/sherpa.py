@@ -8,7 +8,6 @@ count below 0 asks a model that streams for [{kind: text}, chunks], timed as in 
 """
 
 import contextlib
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -30,7 +29,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import SPACE, read_tokens
 from steps.deploy.graph_files import check_graph, graph_facts, read_graph_words
 from steps.deploy.pieces import feed
-from steps.deploy.realtime import Chunk, Pace, simulate
+from steps.deploy.realtime import Chunk, Pace, TimedRecogniser, simulate
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.deploy.screen import metadata, streams
 
@@ -160,10 +159,10 @@ class SherpaProcess:
         """See TimedRecogniser. Raises: UserError for a model of whole utterances."""
         if not streams(self.folder):
             raise UserError(f"{self.folder}: hears whole utterances; export a model with `streaming` in its settings")
-        # here, because the process of sherpa-onnx imports this file and must load no second onnxruntime
-        from steps.deploy.runtimes.streaming import StreamingNetwork
+        # here, because the table of runtimes opens this file
+        from steps.deploy.runtimes import load_recogniser
 
-        return Pace.of(StreamingNetwork(self.folder), self.features)
+        return cast(TimedRecogniser, load_recogniser(self.folder)).pace()
 
     def _ask(self, heard, name, sign):
         """What the process answers. Args: sign: -1: timed."""
@@ -279,10 +278,13 @@ class OnlineStream:
 
     def hear_all(self, samples: np.ndarray) -> None:
         """A sound in pieces of 10 to 500 ms, to its end."""
-        for act in (*(functools.partial(self.hear, piece) for piece in feed(samples, self.rate_hz)), self.end):
-            act()
+        for piece in feed(samples, self.rate_hz):
+            self.hear(piece)
             while self.advance():
                 pass
+        self.end()
+        while self.advance():
+            pass
 
 
 if __name__ == "__main__":
