@@ -2,13 +2,14 @@
 
     python3 -m steps.quantize_model --model exp/an4/student --config conf/quantize.yaml --out exp/an4/student_int8
 
-Methods gptq and qat read data, and so does any with a target_kb or target_bits; qat learns from it, taught by --teacher:
+Methods gptq and qat read data, and so does any with activations, target_kb or target_bits; qat learns from it, taught by --teacher:
 
     python3 -m steps.quantize_model --model exp/an4/teacher --teacher exp/an4/teacher --data data/an4/train_sp --dev data/an4/dev \\
         --tokenizer data/an4/tokenizer --features conf/features.yaml --config conf/quantize_2bit.yaml --out exp/an4/teacher_2bit
 
 Writes a model folder with quantization.json in it: what coding cost each layer, and every tensor that stays float, with its
-share of the bytes; and, with a target, budget.json: the bits chosen, what was measured, and what other sizes would have got.
+share of the bytes; with activations, what fixed scales cover and cost, and what multiplies in float; and, with a target,
+budget.json: the bits chosen, what was measured, and what other sizes would have got.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any, cast
 import torch
 
 from steps.compress import budget, fake_quant, sparsity
+from steps.compress.calibrate import RangeNoise, calibrate_
 from steps.compress.gptq import gptq_coder
 from steps.compress.quantizer import (
     FloatTensor,
@@ -44,6 +46,7 @@ from steps.deploy.export import export_bytes
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import is_packed
+from steps.models.fixed_point import float_products
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.training import distributed
 from steps.training.settings import LearningConfig
@@ -70,15 +73,15 @@ def main() -> None:
     args = parser.parse_args()
     settings = read_yaml(args.config)
     method = settings.get("method", "rtn")
-    targets = [key for key in ("target_kb", "target_bits") if settings.get(key) is not None]
+    reading = [key for key in ("activations", "target_kb", "target_bits") if settings.get(key) is not None]
     check_out(Path(args.out), Path(args.model))
-    if method not in ("gptq", "qat") and not targets:
+    if method not in ("gptq", "qat") and not reading:
         quantize_at_once(args)
         return
     missing = [f"--{name}" for name in DATA_OPTIONS if getattr(args, name) is None]
     if missing:
         why = "a recipe gives it to settings with a section loop:"
-        what = " and ".join([f"method {method}"] * (method in ("gptq", "qat")) + targets)
+        what = " and ".join([f"method {method}"] * (method in ("gptq", "qat")) + reading)
         raise ConfigError(f"{args.config}: {what} reads data; {', '.join(missing)} missing ({why})")
     config = load_config(LearntConfig, args.config)
     setup = Setup(args, config, STEP)
@@ -157,7 +160,7 @@ def codes_of(model: AsrModel, name: str) -> int:
 
 
 def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
-    """Method gptq; rtn and mse with a target."""
+    """Method gptq; rtn and mse with activations or a target."""
     if setup.args.teacher:
         say(f"--teacher: not used, method {config.method} learns from the model's own inputs")
     if distributed.rank() == 0:
@@ -173,11 +176,23 @@ def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
             coder = gptq_coder(model, formats, batches, packed, coder)
         float_model = setup.load(setup.args.model)
         small = quantize_model(float_model, config, coder)
+        ranges = fix_scales_(setup, small, config)
         setup.claim_out()
-        report(setup.out, float_model, small, config)
+        report(setup.out, float_model, small, config, ranges)
         setup.save(setup.out, small, parent=setup.args.model)
         say_sizes(Path(setup.args.model), setup.out)
     distributed.barrier()
+
+
+def fix_scales_(setup: Setup, small: AsrModel, config: LearntConfig) -> list[RangeNoise]:
+    """Set the fixed scales of activations by training data. Returns: what they cost; nothing where the settings have none."""
+    if config.activations is None:
+        return []
+    batches, _ = setup.calibration(small, config.calibration_batches)
+    say(f"activations: scales by {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
+    noise = calibrate_(small.to(setup.device), batches, config.activations)
+    small.cpu()
+    return noise
 
 
 def train(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
@@ -193,8 +208,9 @@ def train(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
 
     def convert(trained: AsrModel) -> AsrModel:
         small = fake_quant.convert(trained, quantization, formats, rounding_coder("mse", packed))
+        ranges = fix_scales_(setup, small, config)
         if distributed.rank() == 0:
-            report(setup.out, trained, small, config)
+            report(setup.out, trained, small, config, ranges)
         return small
 
     def watch(trained: AsrModel) -> None:
@@ -226,13 +242,35 @@ def parent_seed(source: Path) -> int | None:
         return None
 
 
-def report(out: Path, model: AsrModel, small: AsrModel, config: QuantizeConfig) -> None:
-    """Say what coding cost and what stays float, and write it to quantization.json. Args: model: what `small` was made from."""
+def report(
+    out: Path, model: AsrModel, small: AsrModel, config: QuantizeConfig, ranges: Sequence[RangeNoise] = ()
+) -> None:
+    """Say what coding cost and what stays float, and write it to quantization.json.
+
+    Args: model: what `small` was made from.   ranges: what fixed scales of activations cost.
+    """
     rows, noise = float_tensors(small), layer_noise(model, small)
-    listed = {"float": [dataclasses.asdict(row) for row in rows], "layers": [dataclasses.asdict(row) for row in noise]}
+    listed: dict[str, Any] = {
+        "float": [dataclasses.asdict(row) for row in rows],
+        "layers": [dataclasses.asdict(row) for row in noise],
+    }
+    if ranges:
+        listed["activations"] = [dataclasses.asdict(one) for one in ranges]
+        listed["float_products"] = float_products(small)
     write_json(out / "quantization.json", {"bits": config.bits, "method": config.method} | listed)
     say_noise(noise)
+    if ranges:
+        say_ranges(ranges, listed["float_products"])
     say_float(rows)
+
+
+def say_ranges(ranges: Sequence[RangeNoise], products: Sequence[str]) -> None:
+    """Print what fixed scales cover and cost. Args: products: names of what multiplies in float."""
+    width = max(len(one.name) for one in ranges)
+    for one in ranges:
+        clipped = f"  {one.clipped:.2%} clipped" if one.clipped else ""
+        say(f"  {one.name:{width}}  {one.low:8.3g} to {one.high:8.3g}  {one.snr_db:5.1f} dB{clipped}")
+    say(f"products in float: {', '.join(products) or 'none'}")
 
 
 def say_noise(rows: Sequence[LayerNoise]) -> None:

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from steps.compress import rounding
+from steps.compress.calibrate import ActivationConfig, check_static
 from steps.core.cli import UserError
-from steps.core.config import check, nearest
+from steps.core.config import LATER, check, nearest
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats, describe_packed, is_packed
 from steps.models.conformer import ConvolutionModule
+from steps.models.fixed_point import activation_ranges, describe_activations
 from steps.models.quant_layers import Quantized, QuantLSTM, quantized_layers
 from steps.models.stored import stored_state
 
@@ -36,9 +38,11 @@ class QuantizeConfig:
     group: neighbours in a row that share a scale; null: the whole row. A layer with groups multiplies in float.
     layers: other formats, by names of layers or modules: bits, or a mapping of bits, grid and group; the longest name decides.
     skip: names of layers, or of modules with all their layers, that stay float.
-    convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float.
+    convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float. With `activations` they
+    multiply in integers, and null means 7, or 8 where `bits` is 8.
+    activations: fixed scales for activations, by calibration data; null: each input gets its own when the file runs.
     rest: float32 or float16, for what stays float in a packed file.
-    calibration_batches: of training data, for gptq; of dev data, for a target.
+    calibration_batches: of training data, for gptq and activations; of dev data, for a target.
     target_kb: size of the whole export in 1000 bytes, or target_bits: of a weight on average. Then `bits` is the most that a
     layer may get; each layer's are chosen by what fewer bits do to its dev loss. Neither: all layers have `bits`.
     """
@@ -51,6 +55,7 @@ class QuantizeConfig:
     skip: list[str] = field(default_factory=list)
     convolutions: int | None = None
     rest: str = "float32"
+    activations: ActivationConfig | None = field(default=None, metadata=LATER)
     calibration_batches: int = 8
     target_kb: float | None = None
     target_bits: float | None = None
@@ -69,6 +74,13 @@ class QuantizeConfig:
         check(self.convolutions != 1, "convolutions must be 2 to 8 bits")
         if self.convolutions is not None:
             CodeFormat(self.convolutions)
+
+    @property
+    def kernel_bits(self) -> int | None:
+        """Bits of the kernels of convolutions; None: they stay float."""
+        if self.convolutions is None and self.activations is not None:
+            return 8 if self.bits == 8 else 7
+        return self.convolutions
 
     @property
     def has_target(self) -> bool:
@@ -153,13 +165,15 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
         raise UserError("the model is already quantized; quantize the one it was made from")
     dense, sparse = quantizable_layers(model), bool(model.spec["sparsity"])
     dense = {name: layer for name, layer in dense.items() if name.split(".")[0] not in model.head.training_only}
-    kernels = quantizable_convolutions(model) if config.convolutions is not None else {}
+    if config.activations is not None:
+        check_static(model)
+    kernels = quantizable_convolutions(model) if config.kernel_bits is not None else {}
     every = [*dense, *kernels]
     check_names(every, config.layers, "layers")
     formats = {}
     for name in select_layers(every, config.skip):
         covering = [entry for entry in config.layers if covers(entry, name)]
-        entry = config.layers[max(covering, key=len)] if covering else config.convolutions if name in kernels else None
+        entry = config.layers[max(covering, key=len)] if covering else config.kernel_bits if name in kernels else None
         formats[name] = config.format(entry, sparse)
     if not dense.keys() & formats.keys():
         raise UserError("nothing would be quantized: the model has no Linear or LSTM outside `skip`")
@@ -174,10 +188,11 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
 
 def describe(formats: dict[str, CodeFormat], config: QuantizeConfig) -> dict[str, Any]:
     """The entry of model.json: packed unless nothing differs from whole bytes."""
+    static = {} if config.activations is None else {"activations": describe_activations(config.activations.static)}
     plain = all(format in map(CodeFormat, WHOLE_BYTE_BITS) for format in formats.values())
-    if plain and config.rest == "float32" and config.convolutions is None:
-        return describe_formats(formats)
-    return describe_packed(formats, config.rest)
+    if plain and config.rest == "float32" and (config.convolutions is None or static):
+        return describe_formats(formats) | static
+    return describe_packed(formats, config.rest) | static
 
 
 def covers(entry: str, name: str) -> bool:
@@ -218,7 +233,7 @@ def quantize_model(model: AsrModel, config: QuantizeConfig, coder: Coder | None 
     """Replace layers by such with codes.
 
     Args:    model: not quantized yet.   coder: default: as the settings say, of methods rtn and mse.
-    Returns: a new model in eval mode, on the CPU, with `.spec["quantization"]`.
+    Returns: a new model in eval mode, on the CPU, with `.spec["quantization"]`; fixed scales are all 1.
     Raises:  UserError when settings do not fit, or the model is already quantized.
     """
     formats = choose_formats(model, config)
@@ -242,6 +257,8 @@ def coded_model(
         state |= {f"{name}.{key}": tensor for key, tensor in codes.items()}
     if quantization.get("rest") == "float16":
         state = round_rest(state)
+    for name, one in activation_ranges(small).items():
+        state |= {f"{name}.{key}": tensor for key, tensor in one.state_dict().items()}
     small.load_state_dict(state)
     return small.eval()
 

@@ -17,6 +17,7 @@ from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.feature_text import describe_features
 from steps.data.tokenizer import read_tokens
+from steps.deploy.fixed_point import PRODUCTS, float_operators
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
 from steps.deploy.graphs.ctc import CtcGraphs, SamplesNetwork, compare
@@ -28,6 +29,7 @@ from steps.models.asr_model import AsrModel
 from steps.models.build import load_model
 from steps.models.codes import is_packed
 from steps.models.conformer import FeedForward
+from steps.models.fixed_point import float_products, has_ranges
 from steps.models.quant_layers import quantized_layers
 
 BESIDE = ("tokens.txt", "features.yaml")
@@ -69,6 +71,14 @@ INTEGER = """\
 Activations are quantized with a scale for each tensor, so a batch gives slightly different numbers from its utterances one
 by one, as do other processors and runtime versions. Weights have {bits} bits, {stored}; no integer kernel
 saturates.
+"""
+FIXED = """\
+
+Activations have 8 bits with scales that are the same for every sound, so a batch gives what its utterances give one by one, but
+for a last bit here and there. Products take them from DequantizeLinear and give theirs to QuantizeLinear (QDQ form), so that
+runtimes multiply 8-bit integers and add up in 32 bits. Weights have {bits} bits, {stored}; no integer kernel
+saturates.
+Products in float: {products}. Other operators that compute in float: {operators}.
 """
 
 
@@ -116,7 +126,7 @@ def export_folder(
         difference, snr_db = compare(model, SamplesNetwork(contents[SAMPLES_FILE], features.dim, len(tokens)))
     else:
         difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
-    if min_quantized_fraction:
+    if min_quantized_fraction or has_ranges(model.spec["quantization"]):
         check_integers(model_dir, contents, min_quantized_fraction)
     out.mkdir(parents=True, exist_ok=True)
     for old in (
@@ -224,8 +234,16 @@ def describe(
         **common,
         look_ahead=describe_look_ahead(model, features.frame_shift_ms),
         sherpa=describe_sherpa(graphs_of(model).sherpa, features, tokens) if computes(features) else "",
-        integer=INTEGER.format(bits=" and ".join(map(str, bits)), stored=stored) if quantized else "",
+        integer=describe_integers(model, graphs, bits=" and ".join(map(str, bits)), stored=stored) if quantized else "",
     )
+
+
+def describe_integers(model: AsrModel, graphs: list[onnx.ModelProto], **common: str) -> str:
+    """What is computed in integers, and what in float. Args: common: words about the weights."""
+    if not has_ranges(model.spec["quantization"]):
+        return INTEGER.format(**common)
+    operators = sorted({name for graph in graphs for name in float_operators(graph)} - PRODUCTS)
+    return FIXED.format(products=", ".join(float_products(model)) or "none", operators=", ".join(operators), **common)
 
 
 def describe_sherpa(how: str, features: FeatureConfig, tokens: list[str]) -> str:

@@ -18,10 +18,10 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from steps.deploy.lean import lean_blocks_
+from steps.deploy.lean import lean_blocks_, ranged_like
 from steps.models.asr_model import AsrModel
 from steps.models.conformer import ConvolutionModule
-from steps.models.quant_layers import float_like, quantized_layers
+from steps.models.quant_layers import quantized_layers
 
 # the lowest with LayerNormalization; the rest needs 16 at most, and runtimes refuse what is newer than they are
 OPSET = 17
@@ -39,10 +39,11 @@ class Value:
 
 
 def float_twin(model: AsrModel) -> AsrModel:
-    """A copy of the model in float, for tracing: weights dequantized, batch norms folded into their convolutions, blocks lean."""
+    """A copy of the model in float, for tracing: weights dequantized, batch norms folded into their convolutions, blocks lean.
+    Activations are rounded where the model has fixed scales."""
     twin = copy.deepcopy(model).cpu().eval()
     for name, layer in quantized_layers(twin).items():
-        twin.set_submodule(name, float_like(layer))
+        twin.set_submodule(name, ranged_like(layer))
     for module in twin.modules():
         if isinstance(module, ConvolutionModule) and isinstance(module.conv_norm, nn.BatchNorm1d):
             module.depthwise = fuse_conv_bn_eval(module.depthwise, module.conv_norm)
@@ -97,6 +98,8 @@ def fold_constants(content: bytes) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # no QuantizeLinear is moved or removed
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "folded.onnx"
         options.optimized_model_filepath = str(path)

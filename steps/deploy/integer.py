@@ -4,6 +4,7 @@ multiply integers.
 A Linear becomes DynamicQuantizeMatMul and an LSTM DynamicQuantizeLSTM, both com.microsoft's: one node where ONNX's own operators
 take five. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions, and layers with a scale for each
 group, keep their operator; their weights are computed from the codes when the file is loaded.
+With fixed scales of activations all are in QDQ form instead (steps/deploy/fixed_point.py).
 
 On processors with AVX2 or AVX-512 but without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits. With codes
 beyond 63 that saturates and costs 10 to 25 dB, so these are stored as `code + 128` in uint8 with zero point 128, whose
@@ -18,9 +19,11 @@ import torch
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from steps.core.cli import UserError
+from steps.deploy.fixed_point import fixed_product, rounded_at_source
 from steps.deploy.packed import Unpacking
 from steps.models.codes import Codes
 from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, QuantLSTM
+from steps.models.ranges import ActivationRange
 
 MICROSOFT = "com.microsoft"
 FUSED = "DynamicQuantizeMatMul"
@@ -54,7 +57,7 @@ def integer_graph_(graph: ModelProto, layers: Mapping[str, Quantized], packed: b
     missing = [name for names in waiting.values() for name in names]
     if missing:
         raise UserError(f"export: these quantized layers were not found in the graph: {', '.join(missing)}")
-    nodes = with_biases(nodes, constants)
+    nodes = rounded_at_source(with_biases(nodes, constants), constants)
     if packed:
         shorten_(body, nodes, unpacking)
         unpacking.finish()
@@ -135,6 +138,9 @@ def integer_matmul(
 ) -> list[NodeProto]:
     """Node in place of a MatMul or Gemm."""
     weight = layer.matrices()["weight"]
+    if isinstance(layer.input, ActivationRange):
+        codes = unpacking.codes(name, weight, weight.codes.numpy().T)
+        return fixed_product(node, name, layer, unpacking, codes, axis=1)
     if weight.format.group is not None:
         by_column = node.op_type == "MatMul" or not is_transposed(node)
         node.input[1] = unpacking.weights(name, weight, shape, by_column)
@@ -173,8 +179,12 @@ def integer_lstm(
 def float_convolution(
     node: NodeProto, name: str, layer: QuantConv, unpacking: Unpacking, shape: tuple[int, ...]
 ) -> list[NodeProto]:
-    """The same node, its kernels computed from codes."""
-    node.input[1] = unpacking.weights(name, layer.matrices()["weight"], shape, by_column=False)
+    """The same node, its kernels computed from codes; with fixed scales one of integers."""
+    weight = layer.matrices()["weight"]
+    if isinstance(layer.input, ActivationRange):
+        codes = unpacking.codes(name, weight, weight.codes.numpy().reshape(shape))
+        return fixed_product(node, name, layer, unpacking, codes, axis=0)
+    node.input[1] = unpacking.weights(name, weight, shape, by_column=False)
     return [node]
 
 

@@ -18,7 +18,8 @@ from steps.models.codes import is_packed
 from steps.models.conformer import ConformerBlock, ConvolutionModule, FeedForward
 from steps.models.context import Context
 from steps.models.low_rank import LowRankLinear
-from steps.models.quant_layers import Quantized
+from steps.models.quant_layers import Quantized, float_like
+from steps.models.ranges import ActivationRange
 
 
 def with_halves(model: AsrModel) -> AsrModel:
@@ -41,10 +42,12 @@ def halve_(layer: nn.Module, short: bool) -> bool:
     Returns: whether that was exact; otherwise the layer is as before.
     """
     tensors = [layer.weight_scales if isinstance(layer, Quantized) else layer.weight]
+    if isinstance(layer, Quantized) and isinstance(layer.output, ActivationRange):
+        tensors.append(layer.output.scale)
     tensors += [] if layer.bias is None else [layer.bias]
     # codes of grid half are twice what they stand for: their scales are halved once more
     smallest = 4 if isinstance(layer, Quantized) and layer.format.grid == "half" else 2
-    if not all(divides(tensor, 2 if tensor is layer.bias else smallest, short) for tensor in tensors):
+    if not all(divides(tensor, smallest if tensor is tensors[0] else 2, short) for tensor in tensors):
         return False
     for tensor in tensors:
         tensor.div_(2)
@@ -55,6 +58,26 @@ def divides(tensor: torch.Tensor, divisor: int, short: bool) -> bool:
     """Whether division is exact in float32, or in float16 where the numbers are of that type before. Args: short: they may be."""
     kind = torch.float16 if short and torch.equal(tensor.half().float(), tensor) else torch.float32
     return torch.equal((tensor / divisor).to(kind) * divisor, tensor.to(kind))
+
+
+class Ranged(nn.Module):
+    """A float layer between the roundings of one in codes. Args: layer: the one in codes."""
+
+    def __init__(self, layer: Quantized):
+        super().__init__()
+        self.input, self.product, self.output = layer.input, float_like(layer), layer.output
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Args, Returns: as of the layer. A Linear gets rows, so that it becomes one Gemm with its bias."""
+        if not isinstance(self.product, nn.Linear) or x.dim() == 2:
+            return self.output(self.product(self.input(x)))
+        rows = self.output(self.product(self.input(x.reshape(-1, x.shape[-1]))))
+        return rows.view(*x.shape[:-1], rows.shape[-1])
+
+
+def ranged_like(layer: Quantized) -> nn.Module:
+    """The float layer with the weights that one in codes stands for, with its roundings if it has fixed scales."""
+    return Ranged(layer) if isinstance(getattr(layer, "input", None), ActivationRange) else float_like(layer)
 
 
 def lean_blocks_(twin: AsrModel) -> None:
@@ -110,6 +133,9 @@ def attention_of_rows(attention: SelfAttention, rows: torch.Tensor, is_pad: torc
     sin = torch.cat((-angles, angles), dim=1).sin() * factor
     left, right = both.split(head_dim // 2, dim=3)
     query, key = (both * cos + torch.cat((right, left), dim=3) * sin).split(heads, dim=1)
+    if attention.ranges is not None:
+        mixed = attention.ranges.mix(query, key, value, is_pad)
+        return attention.out(mixed.transpose(1, 2).reshape(-1, heads * head_dim))
     # (N, H, T, 1)
     masked = is_pad[:, None, :, None] * torch.full((1, heads, 1, 1), MASKED)
     query, key = torch.cat((query, torch.ones_like(masked)), dim=3), torch.cat((key, masked), dim=3)
@@ -121,12 +147,18 @@ def attention_of_rows(attention: SelfAttention, rows: torch.Tensor, is_pad: torc
 
 def convolution_of_rows(module: ConvolutionModule, rows: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
     """What the module gives. Args: rows (N T, d_model); is_pad (N, T), 1 or 0.  Returns: the same shape as rows."""
-    depthwise, (batch, frames) = module.depthwise, is_pad.shape
+    layer, (batch, frames) = module.depthwise, is_pad.shape
+    before, depthwise, after = (
+        (layer.input, layer.product, layer.output) if isinstance(layer, Ranged) else (_same, layer, _same)
+    )
     gated = functional.glu(module.pointwise1(module.norm(rows)), dim=1) * (1.0 - is_pad).reshape(-1, 1)
     # (N, C, T, 1)
     image = gated.view(batch, frames, 1, depthwise.out_channels).permute(0, 3, 1, 2)
-    mixed = functional.conv2d(
-        image, depthwise.weight.unsqueeze(3), depthwise.bias, padding=(depthwise.padding[0], 0), groups=depthwise.groups
-    )
-    mixed = mixed.permute(0, 2, 3, 1).reshape(-1, depthwise.out_channels)
+    kernels, padding = depthwise.weight.unsqueeze(3), (depthwise.padding[0], 0)
+    mixed = functional.conv2d(before(image), kernels, depthwise.bias, padding=padding, groups=depthwise.groups)
+    mixed = after(mixed).permute(0, 2, 3, 1).reshape(-1, depthwise.out_channels)
     return module.pointwise2(functional.silu(module.conv_norm(mixed)))
+
+
+def _same(x):
+    return x

@@ -16,11 +16,19 @@ from steps.deploy.runtimes.base import FeatureRecogniser
 
 FRAMES_PER_SECOND = 100
 PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat",
-            "DynamicQuantizeMatMul", "MatMulNBits", "TransposeMatMul"}  # fmt: skip
-CONVOLUTIONS = {"Conv", "FusedConv", "NhwcFusedConv", "ConvInteger"}
+            "DynamicQuantizeMatMul", "MatMulNBits", "TransposeMatMul", "QLinearMatMul", "QGemm"}  # fmt: skip
+CONVOLUTIONS = {"Conv", "FusedConv", "NhwcFusedConv", "ConvInteger", "QLinearConv"}
 RECURRENT = {"LSTM", "DynamicQuantizeLSTM"}
 KNOWN = PRODUCTS | CONVOLUTIONS | RECURRENT
-INTEGER = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "DynamicQuantizeLSTM"}
+# with fixed scales: activations, their scale and zero point, then weights
+FIXED = {"QLinearMatMul", "QGemm", "QLinearConv"}
+INTEGER = {
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "ConvInteger",
+    "DynamicQuantizeLSTM",
+} | FIXED
 SUSPECTS = ("matmul", "gemm", "conv", "lstm", "gru", "rnn", "attention", "einsum")
 
 
@@ -70,6 +78,8 @@ def node_macs(node: Mapping[str, Any]) -> int:
     inputs, outputs = (
         [next(iter(entry.values())) for entry in node[f"{key}_type_shape"]] for key in ("input", "output")
     )
+    if name in FIXED:
+        inputs[1] = inputs[3]
     # x (T, N, I), then both weights
     if name in RECURRENT:
         return inputs[0][0] * inputs[0][1] * (math.prod(inputs[1]) + math.prod(inputs[2]))

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from steps.models.axes import AxisGroup, Member
 from steps.models.context import Context, State
+from steps.models.ranges import ActivationRange
 
 # finite, so that half precision and an utterance that is all padding stay finite
 MASKED = -1e4
@@ -64,6 +65,31 @@ def _turned(heads, cos, sin, out):
     return out
 
 
+class AttentionRanges(nn.Module):
+    """Attention whose two products take 8-bit numbers with fixed scales.
+
+    What is rounded is not the softmax but its exponentials, of which the largest of each frame is 1: that of a frame which hears
+    hundreds of others alike would be nothing but zeros. Sums are divided afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.scores = ActivationRange(), ActivationRange(), ActivationRange()
+        self.weights, self.value = ActivationRange(0.0, 1.0), ActivationRange()
+
+    def mix(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+        """Mix the values by attention.
+
+        Args:    query, key, value (N, H, T, head_dim), rotated, query and key with head_dim ** -0.25; is_pad (N, T), 1 or 0.
+        Returns: (N, H, T, head_dim).
+        """
+        # (N, H, T, T)
+        scores = self.scores(self.query(query) @ self.key(key.transpose(-2, -1)))
+        scores = scores + (is_pad * MASKED)[:, None, None]
+        weights = self.weights((scores - scores.amax(dim=-1, keepdim=True)).exp())
+        return weights @ self.value(value) / weights.sum(dim=-1, keepdim=True)
+
+
 class SelfAttention(nn.Module):
     """Attention over the utterance, or over a chunk and some frames before it; positions enter by rotating queries and keys.
 
@@ -80,6 +106,7 @@ class SelfAttention(nn.Module):
         self.heads, self.head_dim = heads, head_dim
         self.qkv = nn.Linear(d_model, 3 * heads * head_dim)
         self.out = nn.Linear(heads * head_dim, d_model)
+        self.ranges: AttentionRanges | None = None
 
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""
@@ -92,6 +119,8 @@ class SelfAttention(nn.Module):
         # the length is taken from the context, so that all blocks share one table in a traced graph
         angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device, precision)
         attend = self.attend_in_steps if torch.onnx.is_in_onnx_export() else self.attend
+        if self.ranges is not None:
+            attend = self.attend_in_integers
         mixed = attend(qkv, angles, context)
         return self.out(mixed.reshape(batch, frames, self.heads * self.head_dim))
 
@@ -116,6 +145,14 @@ class SelfAttention(nn.Module):
         # (N, H, T, T)
         scores = (query @ key.transpose(-2, -1)).masked_fill(context.is_pad[:, None, None, :], MASKED)
         return (scores.softmax(dim=-1) @ value).transpose(1, 2)
+
+    def attend_in_integers(self, qkv: torch.Tensor, angles: torch.Tensor, context: Context) -> torch.Tensor:
+        """As `attend` for whole utterances, with `ranges`."""
+        assert self.ranges is not None
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        factor = self.head_dim**-0.25
+        query, key = rotate(query, angles) * factor, rotate(key, angles) * factor
+        return self.ranges.mix(query, key, value, context.is_pad.to(qkv.dtype)).transpose(1, 2)
 
     def attend_after(self, qkv: torch.Tensor, context: Context, state: State, precision: torch.dtype) -> torch.Tensor:
         """Mix the values of one chunk and of what is kept from earlier ones; keys are kept unrotated, so that positions count

@@ -19,6 +19,7 @@ from steps.core.provenance import VERSION
 from steps.models.asr_model import AsrModel
 from steps.models.codes import read_formats
 from steps.models.encoder import GLOBAL, KINDS, NORMALISATIONS
+from steps.models.fixed_point import give_ranges_, has_ranges
 from steps.models.heads import DEFAULT, HEADS
 from steps.models.limits import LARGEST_SPEC_BYTES, check_weights
 from steps.models.low_rank import LowRankLinear
@@ -117,6 +118,8 @@ def build_model(spec: dict[str, Any]) -> AsrModel:
         if spec["quantization"]:
             for name, format in read_formats(spec["quantization"]).items():
                 model.set_submodule(name, quantized_like(model.get_submodule(name), format))
+            if has_ranges(spec["quantization"]):
+                give_ranges_(model)
     except ValueError as error:
         raise UserError(f"model.json: {error}; make the model again") from None
     # impossible sizes

@@ -1,6 +1,7 @@
 """Feed-forward encoder over spliced frames: no attention, no recurrence, the cheapest model to run and to port."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -51,6 +52,9 @@ class DnnBlock(nn.Module):
 
     Source: the time-delay layer of Peddinti, Povey, Khudanpur, Interspeech 2015; the bottleneck and the residual are ours.
     """
+
+    # see LowRankLinear
+    passes_on: ClassVar = {"up": "down"}
 
     def __init__(self, config: DnnConfig, block: DnnBlockConfig):
         super().__init__()

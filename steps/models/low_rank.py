@@ -1,5 +1,7 @@
 """A Linear layer stored as the product of two thin ones."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -9,6 +11,9 @@ class LowRankLinear(nn.Module):
 
     Source: Xue, Li, Gong, Interspeech 2013 (SVD restructuring of acoustic models).
     """
+
+    # a layer -> the one that takes what it gives, or its ReLU
+    passes_on: ClassVar = {"first": "second"}
 
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True):
         super().__init__()

@@ -1,7 +1,8 @@
 """Layers whose weights are codes (steps/models/codes.py).
 
 In torch only the weights are quantized: the forward pass multiplies codes by scales and computes in float. The exported
-graph quantizes the activations too, to 8 bits with a scale chosen for each input, and multiplies in integers.
+graph quantizes the activations too, to 8 bits with a scale chosen for each input, and multiplies in integers. With fixed
+scales (steps/models/fixed_point.py) both round their activations, and their biases.
 """
 
 import math
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from steps.core.config import check
 from steps.models.codes import CodeFormat, Codes
+from steps.models.ranges import ActivationRange
 
 
 class QuantLinear(nn.Module):
@@ -25,6 +28,7 @@ class QuantLinear(nn.Module):
         self.format = format or CodeFormat()
         register_codes(self, "weight", out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.input, self.output = nn.Identity(), nn.Identity()
 
     def matrices(self) -> dict[str, Codes]:
         """The layer's one matrix."""
@@ -37,7 +41,8 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (..., in_features) float.  Returns: (..., out_features)."""
-        return functional.linear(x, self.matrices()["weight"].dequantized(), self.bias)
+        weight = self.matrices()["weight"].dequantized()
+        return self.output(functional.linear(self.input(x), weight, rounded_bias(self)))
 
 
 class QuantLSTM(nn.Module):
@@ -84,7 +89,8 @@ class QuantLSTM(nn.Module):
 
 
 class QuantConv(nn.Module):
-    """A convolution over time, or over time and frequency, whose kernels are codes; it multiplies in float everywhere.
+    """A convolution over time, or over time and frequency, whose kernels are codes; it multiplies in float, unless its activations
+    have fixed scales.
 
     Args: twin: the nn.Conv1d or nn.Conv2d whose sizes it takes, with zeros around its input, and not transposed.
     Buffers: weight_codes (O, I) int8, I the numbers in one output channel's kernel; weight_scales (O,) float32, or (O, G)
@@ -100,6 +106,7 @@ class QuantConv(nn.Module):
         self.format = format or CodeFormat()
         register_codes(self, "weight", self.shape[0], math.prod(self.shape[1:]))
         self.bias = nn.Parameter(torch.zeros(self.shape[0])) if twin.bias is not None else None
+        self.input, self.output = nn.Identity(), nn.Identity()
 
     def matrices(self) -> dict[str, Codes]:
         """The layer's one matrix: a kernel a row."""
@@ -114,7 +121,8 @@ class QuantConv(nn.Module):
         """Args: x (N, C, T) or (N, C, T, F) float.  Returns: as of the convolution."""
         convolve = functional.conv1d if self.kind is nn.Conv1d else functional.conv2d
         weight = self.dequantized()["weight"]
-        return convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        sizes = (self.stride, self.padding, self.dilation, self.groups)
+        return self.output(convolve(self.input(x), weight, rounded_bias(self), *sizes))
 
     def twin(self) -> nn.Module:
         """A float convolution of the same sizes, with fresh weights."""
@@ -123,8 +131,33 @@ class QuantConv(nn.Module):
 
 
 CONVOLUTION_SIZES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+# in codes; sums of products take the other half of what 32 bits hold
+LARGEST_BIAS = 2**30
 # layers whose weights are codes
 Quantized = QuantLinear | QuantLSTM | QuantConv
+
+
+def product_steps(layer: QuantLinear | QuantConv) -> torch.Tensor:
+    """What one more in a sum of products of integers adds to each output. Args: layer: with fixed scales.  Returns: (O,) float32."""
+    return layer.input.scale * (layer.weight_scales / layer.format.code_step)
+
+
+def bias_codes(layer: QuantLinear | QuantConv) -> torch.Tensor:
+    """The bias of a layer with fixed scales as integers that products are added to.
+
+    Returns: (O,) int32.   Raises: ValueError when one does not fit.
+    """
+    codes = (layer.bias.detach() / product_steps(layer)).round()
+    check(bool((codes.abs() <= LARGEST_BIAS).all()), "a bias is too large for its weights and activations in integers")
+    return codes.to(torch.int32)
+
+
+def rounded_bias(layer: QuantLinear | QuantConv) -> torch.Tensor | None:
+    """The bias as the layer adds it: with fixed scales rounded, as `bias_codes` has it."""
+    if layer.bias is None or not isinstance(layer.input, ActivationRange) or layer.input.listen is not None:
+        return layer.bias
+    steps = product_steps(layer)
+    return (layer.bias / steps).round() * steps
 
 
 def register_codes(layer: nn.Module, name: str, rows: int, columns: int) -> None:

@@ -1,7 +1,8 @@
 """How the tensors of a model stand in model.safetensors: as they are in memory or, if model.json says so, packed.
 
 Packed, codes take their format's bits, their scales are float16, and all other float tensors float16 or float32. What is
-written has been rounded before (`round_rest_`, steps/compress): reading gives the very numbers that were written.
+written has been rounded before (`round_rest`, steps/compress): reading gives the very numbers that were written. Fixed scales of
+activations are float32 in any case.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 from steps.models.codes import Codes, is_packed, rest_type
+from steps.models.fixed_point import activation_ranges
 from steps.models.quant_layers import quantized_layers
+from steps.models.ranges import check_range
 
 
 def stored_state(model: nn.Module, quantization: dict[str, Any] | None) -> dict[str, torch.Tensor]:
@@ -24,12 +27,12 @@ def stored_state(model: nn.Module, quantization: dict[str, Any] | None) -> dict[
     if not quantization or not is_packed(quantization):
         return state
     rest = rest_type(quantization)
-    scales = set()
+    scales, ranges = set(), {f"{name}.scale" for name in activation_ranges(model)}
     for name, codes in _matrices(model).items():
         state[f"{name}_codes"] = Codes(state[f"{name}_codes"], codes.scales, codes.format).pack()
         scales.add(f"{name}_scales")
     for name, tensor in state.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name not in ranges:
             small = tensor.to(torch.float16 if name in scales else rest)
             if not tensor.is_meta and not torch.equal(small.to(tensor.dtype), tensor):
                 raise ValueError(f"{name}: its numbers are not of {small.dtype}, which model.json promises")
@@ -45,6 +48,8 @@ def restored_state(
     Raises: ValueError, RuntimeError when the tensors do not fit.
     """
     state = dict(stored)
+    for name in activation_ranges(model):
+        check_range(state[f"{name}.scale"], state[f"{name}.zero_point"])
     if not quantization or not is_packed(quantization):
         return state
     for name, codes in _matrices(model).items():

@@ -4,6 +4,7 @@ No output frame sees padding: frame counts are rounded down, so a padded batch a
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -27,6 +28,8 @@ class Conv2dSubsampling(nn.Module):
     stride = STRIDE
     # feature frames seen beyond the stride: an output frame sees 7, from the first of the stride on
     look_ahead = 3
+    # see LowRankLinear
+    passes_on: ClassVar = {"conv1": "conv2", "conv2": "linear"}
 
     def __init__(self, feature_dim: int, channels: Sequence[int], out_dim: int):
         super().__init__()

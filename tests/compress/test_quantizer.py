@@ -240,6 +240,7 @@ def test_program_tells_what_a_method_needs_and_what_it_does_not_read(make, tmp_p
     for text, options, words in (
         ("method: qat\n", [], "method qat reads data; --data, --dev, --tokenizer, --features missing"),
         ("method: gptq\n", ["--data", "d", "--dev", "d"], "method gptq reads data; --tokenizer, --features missing"),
+        ("activations: {static: mse}\n", [], "activations reads data; --data, --dev, --tokenizer, --features missing"),
         ("method: mse\n", ["--data", "d"], "method mse reads no data; leave out --data"),
         ("method: rtn\n", ["--teacher", "d"], "method rtn reads no data; leave out --teacher"),
         ("loop: {epochs: 3}\n", [], "unknown key 'loop'"),

@@ -10,6 +10,7 @@ from steps.models.attention import SelfAttention
 from steps.models.codes import CodeFormat
 from steps.models.context import Context
 from steps.models.quant_layers import QuantLinear
+from steps.models.ranges import ActivationRange
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -72,3 +73,17 @@ def test_the_model_that_is_exported_is_left_alone(make):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     build_graph(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_fixed_scales_of_what_is_halved_are_halved():
+    layer = QuantLinear(6, 5, format=CodeFormat(7))
+    layer.input, layer.output = ActivationRange(-1.0, 2.0), ActivationRange(-3.0, 1.0)
+    random = torch.Generator().manual_seed(0)
+    layer.weight_codes.copy_(torch.randint(-63, 64, (5, 6), generator=random))
+    layer.weight_scales.fill_(0.02)
+    x = torch.randn(200, 6, generator=random)
+    with torch.no_grad():
+        layer.bias.copy_(torch.randn(5, generator=random))
+        expected = 0.5 * layer(x)
+        assert halve_(layer, short=False)
+        assert torch.equal(layer(x), expected) and len(expected.unique()) > 50

@@ -12,6 +12,7 @@ from steps.deploy.graph import OLDEST_ONNXRUNTIME, OPSET
 from steps.deploy.graphs.ctc import measure
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from tests.deploy.test_export import VARIANTS, build_graph
+from tests.deploy.test_fixed_point import fixed
 
 WHEELS = {(3, 11): "1.15.0", (3, 12): "1.17.0"}  # the oldest of each Python
 LENGTHS = np.array([97, 8, 41], dtype=np.int64)
@@ -45,6 +46,9 @@ def graphs(make):
         made[f"{name}-int7"] = build_graph(quantize_model(model, QuantizeConfig(bits=7)))
         packed = QuantizeConfig(bits=3, convolutions=8, rest="float16")
         made[f"{name}-int3"] = build_graph(quantize_model(model, packed))
+        if model.kind != "rnn":
+            made[f"{name}-int-fixed"] = build_graph(fixed(model, bits=7))
+            made[f"{name}-int-fixed3"] = build_graph(fixed(model, bits=3, rest="float16"))
     return made
 
 

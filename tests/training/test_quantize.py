@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import soundfile
 import torch
 
 from steps import quantize_model as program
@@ -16,9 +17,12 @@ from steps.core.config import load_config, save_config
 from steps.core.exports import shipped_bytes
 from steps.data.cmvn import read_cmvn
 from steps.data.feature_config import FeatureConfig
+from steps.data.features import compute_features
 from steps.data.tokenizer import Tokenizer
 from steps.deploy.export import export_folder
+from steps.deploy.runtimes import load_recogniser
 from steps.models.build import build_model, load_model, new_spec, read_spec, save_model
+from steps.models.fixed_point import activation_ranges, float_products
 from steps.models.quant_layers import float_like, quantized_layers
 from steps.training import setup as training_setup
 from tests.training.test_loop import SIZES
@@ -116,6 +120,50 @@ def test_zeros_of_a_sparse_model_stay(quantize, parents):
         if name.endswith("weight") and tensor.dim() > 1:
             assert (small.get_parameter(name)[tensor == 0] == 0).all(), name
     assert measured_sparsity(small) >= measured_sparsity(parent) > 0.49
+
+
+FIXED = """
+bits: 7
+method: gptq
+activations: {static: minmax}
+calibration_batches: 2
+loop: {max_batch_frames: 700}
+"""
+
+
+def test_fixed_scales_are_those_of_the_features_that_ship(quantize, corpus, capsys):
+    folder = quantize("fixed", FIXED)
+    said = capsys.readouterr().out
+    assert "products in float: blocks.0.convolution.depthwise" in said or "products in float: none" in said
+    listed = json.loads((folder / "quantization.json").read_text())
+    model = load_model(folder)
+    ranges = activation_ranges(model)
+    assert [row["name"] for row in listed["activations"]] == list(ranges)
+    assert listed["float_products"] == float_products(model)
+    assert read_spec(folder)["quantization"]["activations"] == {"bits": 8, "static": "minmax"}
+    export_folder(folder, folder / "export")
+    recogniser = load_recogniser(folder / "export")
+    # from the sound, by what the export ships; the whole training set, of which two batches were heard
+    seen = []
+    for line in (corpus.train / "wav.scp").read_text().splitlines():
+        samples, _ = soundfile.read(line.split(maxsplit=1)[1], dtype="float32")
+        feats = compute_features(torch.from_numpy(samples), recogniser.features)
+        seen.append((feats - model.feature_mean) * model.feature_scale)
+    (row,) = [row for row in listed["activations"] if row["name"] == "frontend.conv1.input"]
+    lows, highs = [float(one.min()) for one in seen], [float(one.max()) for one in seen]
+    assert (
+        min(abs(row["smallest"] - low) for low in lows) < 1e-3
+        and min(abs(row["largest"] - high) for high in highs) < 1e-3
+    )
+    assert row["smallest"] > min(lows) - 1e-3 and row["largest"] < max(highs) + 1e-3
+
+
+@pytest.mark.slow
+def test_scales_are_fixed_behind_training_with_rounded_weights(quantize):
+    folder = quantize("trained", QAT.format(bits=4, optimizer="adamw") + "activations: {static: mse}\n")
+    ranges = activation_ranges(load_model(folder))
+    assert ranges and all(float(one.scale) != 1 for one in ranges.values())
+    export_folder(folder, folder / "export", min_quantized_fraction=0.9)
 
 
 BUDGET = """
