@@ -40,8 +40,8 @@ def split(found: Sequence[tuple[str, Utterance]]) -> dict[str, list[tuple[str, U
 
     Speakers of many recordings train. Of what the others have read, the 10 sentences that most recordings are of are train's, the
     next 60 test's; a speaker with a third of their recordings among these tests. Then the same with 60 other sentences and the
-    other speakers for dev. Recordings of a set's sentence by a speaker of another set belong nowhere. Names and order of files do not matter, but
-    for ties of sentences, which go by id.
+    other speakers for dev. Recordings of a set's sentence by a speaker of another set belong nowhere. Names and order of files do
+    not matter, but for ties of sentences, which go by id.
 
     Args:    found: list of (sentence, Utterance).
     Returns: dict set name -> list of (sentence, Utterance); what is in none of them was left out.
