@@ -14,6 +14,8 @@ streaming="student_turned student student_kd student_kd_prune student_kd_int8"
 chunks="160 320 640"
 streaming_reference=teacher
 
+# conformer: CTC, or transducer; one folder of models for each: AN4_NET=transducer ./run.sh --recipe an4_streaming --workdir ...
+_net=${AN4_NET:-conformer}
 teachers="teacher"
 compare="student_kd:student,student_kd:student_whole_kd,student_turned:student_whole"
 # student_whole and student_whole_kd hear whole utterances, alone and taught; student_turned goes on from the weights of the
@@ -29,3 +31,17 @@ student_kd            teacher        distill_student  student.yaml
 student_kd_prune      student_kd     prune_model      student_prune.yaml
 student_kd_int8       student_kd     quantize_model   recipes/an4/conf/int8.yaml
 "
+if [[ $_net == transducer ]]; then
+  compare="transducer_kd:transducer,transducer_kd:student_kd"
+  streaming="student_kd transducer transducer_kd transducer_kd_prune transducer_kd_int8"
+  # the delay of words is measured of CTC models only
+  streaming_reference=
+  chain="
+teacher             -              train_teacher    recipes/an4/conf/teacher.yaml
+student_kd          teacher        distill_student  student.yaml
+transducer          -              distill_student  transducer_student.yaml
+transducer_kd       teacher        distill_student  transducer_student.yaml
+transducer_kd_prune transducer_kd  prune_model      student_prune.yaml
+transducer_kd_int8  transducer_kd  quantize_model   recipes/an4/conf/int8.yaml
+"
+fi

@@ -30,8 +30,10 @@ MESSAGES = {
 # attributes of an If, where these are allowed
 BRANCHES = MESSAGES["AttributeProto"] | {6: "GraphProto"}
 REMEDY = "export the model again"
-# model_type of a CTC model that streams, by which sherpa-onnx and we know it
-STREAMING_TYPE = "zipformer2"
+# files of an export that may run chunk by chunk, and their model_type then, by which sherpa-onnx and we know it: of a CTC model,
+# and of a transducer's encoder
+STREAMING_TYPE, STREAMING_ENCODER_TYPE = "zipformer2", "lstm"
+STREAMING_TYPES = {"model.onnx": STREAMING_TYPE, "encoder.onnx": STREAMING_ENCODER_TYPE}
 
 
 def screen(model: str | Path | bytes, branches: bool = False) -> None:
@@ -64,10 +66,15 @@ def metadata(model: str | Path) -> dict[str, str]:
                 return {}
 
 
+def streaming_graph(folder: str | Path) -> Path | None:
+    """The file of an exported folder that runs chunk by chunk; None: its model hears whole utterances."""
+    files = {Path(folder) / name: kind for name, kind in STREAMING_TYPES.items()}
+    return next((p for p, kind in files.items() if p.is_file() and metadata(p).get("model_type") == kind), None)
+
+
 def streams(folder: str | Path) -> bool:
-    """Whether an exported folder holds a CTC model that runs chunk by chunk."""
-    path = Path(folder) / "model.onnx"
-    return path.is_file() and metadata(path).get("model_type") == STREAMING_TYPE
+    """Whether an exported folder holds a model that runs chunk by chunk."""
+    return streaming_graph(folder) is not None
 
 
 def _entries(data):

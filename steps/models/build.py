@@ -69,10 +69,6 @@ def new_spec(
     if model_config.get("streaming") and "streaming" not in {field.name for field in fields(KINDS[kind].config)}:
         raise UserError(f"{where}: streaming: not for type {kind}; conformer streams, and rnn with cells_backward: 0")
     config = from_dict(KINDS[kind].config, model_config, where)
-    if head != DEFAULT and getattr(config, "streaming", None):
-        raise UserError(
-            f"{where}: streaming: not with head: {head}, which has no streaming export; leave one of them out"
-        )
     if normalisation != GLOBAL and getattr(config, "streaming", None):
         raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {GLOBAL}")
     own = to_dict(from_dict(HEADS[head].sizes, head_sizes or {}, where.replace(": model", ": head_sizes")))

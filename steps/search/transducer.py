@@ -1,6 +1,6 @@
 """Search with a transducer: one unit a frame at most, each conditioned on the last units that were emitted."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -25,15 +25,16 @@ def greedy_search(
     join: Join,
     context: int,
     never: Collection[int] = (),
+    before: Sequence[list[int]] | None = None,
 ) -> list[list[int]]:
     """The best unit of each frame, given those before it.
 
     Args:    encoded (N, T, J) float32; lengths (N,) int, frames that are not padding; context: last units that `predict` gets.
-             never: units that count as the blank.
-    Returns: token ids of each of the N utterances.
+             never: units that count as the blank.   before: token ids that earlier frames of each utterance emitted.
+    Returns: token ids of each of the N utterances, those before included.
     Raises:  ValueError when a score is not finite.
     """
-    ids: list[list[int]] = [[] for _ in encoded]
+    ids: list[list[int]] = [list(row) for row in before] if before else [[] for _ in encoded]
     silent, counts = {BLANK_ID, *never}, np.asarray(lengths)
     predicted = predict(np.array([last_units(row, context) for row in ids], dtype=np.int64)) if ids else encoded
     for frame in range(int(max(lengths, default=0))):

@@ -1,4 +1,4 @@
-"""Every compression step works on a transducer, its predictor and joiner included."""
+"""Every compression step works on a transducer, its predictor and joiner included, and on one in chunks."""
 
 import dataclasses
 
@@ -15,15 +15,22 @@ from steps.core.cli import UserError
 from steps.data.dataset import Batch
 from steps.models.build import build_model, new_spec
 from steps.models.codes import is_packed
+from tests.deploy.conftest import SIZES
 
 HEAD = {"embedding", "predictor", "predictor_to_joiner", "encoder_to_joiner", "output"}
 
 
-@pytest.fixture
-def model():
+CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
+ENCODERS = {
+    "dnn": {"d_model": 32, "context": 3, "num_blocks": 2, "block": {"units": 48}},
+    "conformer": SIZES["conformer"] | CHUNKS,
+}
+
+
+@pytest.fixture(params=["dnn", pytest.param("conformer", marks=pytest.mark.slow)])
+def model(request):
     torch.manual_seed(1)
-    dnn = {"d_model": 32, "context": 3, "num_blocks": 2, "block": {"units": 48}}
-    return build_model(new_spec("dnn", dnn, 20, 11, "test", head="transducer")).eval()
+    return build_model(new_spec(request.param, ENCODERS[request.param], 20, 11, "test", head="transducer")).eval()
 
 
 @pytest.fixture

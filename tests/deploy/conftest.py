@@ -72,3 +72,14 @@ def streaming_export(tmp_path_factory):
     place = save_folder(tmp_path_factory.mktemp("streaming") / "m", emits_letters(conformer()), FEATURES)
     export_folder(place, place / "export")
     return place / "export"
+
+
+@pytest.fixture(scope="session")
+def transducer_export(tmp_path_factory):
+    """An exported folder of a streaming Conformer transducer that emits letters, in its model folder."""
+    from steps.deploy.export import export_folder
+    from tests.deploy.streams import FEATURES, talkative, transducer
+
+    place = save_folder(tmp_path_factory.mktemp("streaming") / "t", talkative(transducer()), FEATURES)
+    export_folder(place, place / "export")
+    return place / "export"

@@ -58,3 +58,22 @@ def utterance(folder):
     """A second of sound in a file."""
     soundfile.write(folder.parent / "a.wav", noise(16000), 16000, "FLOAT")
     return Utterance("s-a", "s", "a", str(folder.parent / "a.wav"), duration_s=1.0)
+
+
+def transducer(**changes):
+    """A streaming Conformer with a transducer's head."""
+    return make_model("conformer", head="transducer", **(CHUNKS | changes))
+
+
+@torch.no_grad()
+def talkative(model):
+    """The model with an output layer that prefers no letter to another or to the blank."""
+    feats = compute_features(torch.from_numpy(noise(32000, seed=9)), FEATURES)
+    model.output.weight *= 20
+    model.output.bias.zero_()
+    outputs, _ = model(feats[None], torch.tensor([len(feats)]))
+    last = torch.arange(2 * outputs.shape[1]).view(-1, 2) % model.vocab_size
+    scores = model.head.join(model, outputs, model.head.predict(model, last))
+    model.output.bias.copy_(-scores.mean(dim=(0, 1)))
+    model.output.bias[1:3] -= 100.0
+    return model

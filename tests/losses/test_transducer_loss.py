@@ -61,14 +61,22 @@ def loss_of(encoded, predicted, weight, **more):
     return transducer_loss_sum(encoded, predicted, LENGTHS, TOKENS, TOKEN_LENGTHS, join, **more)
 
 
-def test_units_are_scored_after_those_before_them():
-    encoded, predicted, weight = inputs()
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_units_are_scored_after_those_before_them(penalty):
+    sides = inputs(), inputs()
+    encoded, predicted, weight = sides[0]
     total = 0.0
     for row, (frames, units) in enumerate(zip(LENGTHS.tolist(), TOKEN_LENGTHS.tolist(), strict=True)):
         scores = ((encoded[row, :, None] + predicted[row]).tanh() @ weight.T).log_softmax(-1)
         emit = torch.stack([scores[:, u, TOKENS[row, u]] for u in range(3)], dim=1)
+        emit = emit + penalty * ((frames - 1) / 2 - torch.arange(6.0)).unsqueeze(1)
         total = total - every_alignment(scores[..., 0], emit, frames, units)
-    torch.testing.assert_close(loss_of(encoded, predicted, weight), total)
+    found = loss_of(*sides[1], delay_penalty=penalty)
+    torch.testing.assert_close(found, total)
+    for value in (total, found):
+        value.backward()
+    for expected, own in zip(*sides, strict=True):
+        torch.testing.assert_close(own.grad, expected.grad)
 
 
 def test_in_portions_it_is_the_same_and_no_larger_tensor_is_made(monkeypatch):

@@ -1,6 +1,7 @@
 """Models in chunks: what a chunk sees, caches that give what the masked forward pass gives, and what is refused."""
 
 import collections
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ VARIANTS = {
 DIM = 20
 
 
-def streaming(kind, chunk=2, left_chunks=2, **changes):
+def streaming(kind, chunk=2, left_chunks=2, head="ctc", **changes):
     """A tiny model in eval mode that streams. Args: chunk: encoder frames."""
     settings = {"chunk_ms": 40 * chunk} | ({} if kind == "rnn" else {"left_chunks": left_chunks})
     changes = {key: value for key, value in changes.items() if value is not None}
@@ -33,7 +34,7 @@ def streaming(kind, chunk=2, left_chunks=2, **changes):
         sizes.pop("num_blocks")
         changes["num_blocks"] = 1
     torch.manual_seed(1)
-    model = build_model(new_spec(kind, sizes | changes | {"streaming": settings}, DIM, 11, "test"))
+    model = build_model(new_spec(kind, sizes | changes | {"streaming": settings}, DIM, 11, "test", head=head))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "norm" in name and tensor.is_floating_point():
@@ -43,6 +44,11 @@ def streaming(kind, chunk=2, left_chunks=2, **changes):
                 tensor.mul_(4.0)
     model.set_cmvn_(torch.randn(DIM), torch.rand(DIM) + 0.5)
     return model.eval()
+
+
+def ragged():
+    """Utterances that end in different chunks, and one too short for a frame. Returns: features, lengths."""
+    return torch.randn(5, 203, DIM, generator=torch.Generator().manual_seed(0)), torch.tensor([203, 111, 64, 8, 3])
 
 
 def chunk_by_chunk(model, feats, lengths):
@@ -64,8 +70,8 @@ def chunk_by_chunk(model, feats, lengths):
 def test_caches_give_what_the_masked_forward_pass_gives(variant, dtype, tolerance):
     kind, changes = VARIANTS[variant]
     model = streaming(kind, left_chunks=2, **changes).to(dtype)
-    lengths = torch.tensor([203, 111, 64, 8, 3])
-    feats = torch.randn(5, 203, DIM, generator=torch.Generator().manual_seed(0)).to(dtype)
+    feats, lengths = ragged()
+    feats = feats.to(dtype)
     for chunk in (1, 2, 3, 8, 16, 60) if dtype == torch.float64 else (1, 8):
         model.use_chunk(40 * chunk)
         with torch.no_grad():
@@ -73,6 +79,51 @@ def test_caches_give_what_the_masked_forward_pass_gives(variant, dtype, toleranc
             found = chunk_by_chunk(model, feats, lengths)
         for row, expected, count in zip(found, hidden[-1], frames.tolist(), strict=True):
             torch.testing.assert_close(row[:count], expected[:count], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["conformer", "rnn"])
+def test_a_transducer_says_with_caches_what_it_says_masked(kind):
+    model = streaming(kind, head="transducer", **(ONE_WAY | {"block": None} if kind == "rnn" else {}))
+    feats, lengths = ragged()
+    texts = set()
+    with torch.no_grad():
+        # so that it says this and that
+        model.output.weight *= 20
+        scores = model.head.join(model, model(feats, lengths)[0], model.head.predict(model, torch.tensor([3, 4])))
+        model.output.bias -= scores.mean(dim=(0, 1))
+        for chunk in (1, 3, 8, 60):
+            model.use_chunk(40 * chunk)
+            expected, frames = model(feats, lengths)
+            found = model.classify(chunk_by_chunk(model, feats, lengths))
+            for row, other, count in zip(found, expected, frames.tolist(), strict=True):
+                torch.testing.assert_close(row[:count], other[:count], rtol=0, atol=1e-4)
+            said = model.head.best_tokens(model, expected, frames)
+            assert model.head.best_tokens(model, found, frames) == said and all(said[:3]) and not said[4]
+            texts.add(str(said))
+            assert len(set(said[0])) > 3
+    assert len(texts) == (4 if kind == "conformer" else 1)
+
+
+def test_the_loss_of_a_transducer_in_chunks_is_that_of_its_utterances_alone():
+    model, (feats, lengths) = streaming("conformer", head="transducer", dropout=0.0), ragged()
+    feats, lengths = feats[:3], lengths[:3]
+    tokens, counts = torch.tensor([[3, 4, 4, 5], [6, 7, 0, 0], [8, 0, 0, 0]]), torch.tensor([4, 2, 1])
+    losses = []
+    for chunk_ms in (0, 80, 320):
+        model.use_chunk(chunk_ms)
+        together = model.head.loss_sum(
+            model, *model(feats, lengths), SimpleNamespace(tokens=tokens, token_lengths=counts)
+        )
+        alone = 0.0
+        for row, (length, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
+            own = SimpleNamespace(tokens=tokens[row : row + 1, :count], token_lengths=counts[row : row + 1])
+            alone += model.head.loss_sum(model, *model(feats[row : row + 1, :length], torch.tensor([length])), own)
+        torch.testing.assert_close(together, alone)
+        losses.append(together)
+    assert len({round(loss.item(), 3) for loss in losses}) == 3
+    losses[1].backward()
+    learning = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert learning == {name for name, _ in model.named_parameters() if "ctc_output" not in name}
 
 
 @torch.no_grad()

@@ -123,15 +123,16 @@ def test_resume_is_exact_to_the_bit(data, tmp_path, optimizer, view, head):
     assert pieces.dev == whole.dev
 
 
-def test_resume_is_exact_where_chunks_are_drawn(data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("head", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])
+def test_resume_is_exact_where_chunks_are_drawn(data, tmp_path, monkeypatch, capsys, head):
     monkeypatch.setitem(SIZES, "streaming", {"chunk_ms": 80, "drawn_ms": [0, 40, 80, 160]})
     brief = dataclasses.replace(LOOP, epochs=2)
-    whole = make_trainer(data, tmp_path / "whole", brief)
+    whole = make_trainer(data, tmp_path / "whole", brief, head=head)
     drawn, draw = [], type(whole.model).draw_chunk
     monkeypatch.setattr(type(whole.model), "draw_chunk", lambda model: drawn.append(draw(model)) or drawn[-1])
     whole.train()
     assert set(drawn) == {0, 1, 2, 4} and "dev epoch 1/2, chunks of 80 ms: loss" in capsys.readouterr().out
-    pieces = train_interrupted(data, tmp_path / "pieces", [whole.step // 2], loop=brief)
+    pieces = train_interrupted(data, tmp_path / "pieces", [whole.step // 2], loop=brief, head=head)
     assert torch.equal(weights(pieces.model), weights(whole.model)) and pieces.dev == whole.dev
 
 

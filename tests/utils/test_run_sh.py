@@ -535,7 +535,8 @@ def test_help_lists_every_setting_and_stage_without_set_up(tmp_path):
 
 
 RECIPES = [(path.parent.name, "conformer") for path in sorted(ROOT.glob("recipes/*/recipe.sh"))] + [
-    ("an4", "transducer")
+    ("an4", "transducer"),
+    ("an4_streaming", "transducer"),
 ]
 
 

@@ -10,6 +10,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.graphs.ctc import CtcGraphs
 from steps.deploy.graphs.ctc_streaming import StreamingCtcGraphs
 from steps.deploy.graphs.transducer import TransducerGraphs
+from steps.deploy.graphs.transducer_streaming import StreamingTransducerGraphs
 from steps.deploy.runtimes import Recogniser
 from steps.models.asr_model import AsrModel
 
@@ -42,7 +43,7 @@ class HeadGraphs(Protocol):
 
 GRAPHS: dict[str, HeadGraphs] = {"ctc": CtcGraphs(), "transducer": TransducerGraphs()}
 # of models that run in chunks
-STREAMING_GRAPHS: dict[str, HeadGraphs] = {"ctc": StreamingCtcGraphs()}
+STREAMING_GRAPHS: dict[str, HeadGraphs] = {"ctc": StreamingCtcGraphs(), "transducer": StreamingTransducerGraphs()}
 
 
 def graphs_of(model: AsrModel) -> HeadGraphs:

@@ -7,9 +7,9 @@ those of the right size; the others are passed through. A layer of the metadata'
 Source: sherpa-onnx/csrc/online-zipformer2-ctc-model.cc.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ from steps.deploy.graphs.ctc import FILE, check_same
 from steps.deploy.integer import integer_graph_
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.onnx_model import ORT_ERRORS
-from steps.deploy.runtimes.streaming import ADVANCED, READ, StreamingNetwork, StreamingRecogniser
+from steps.deploy.runtimes.streaming import ADVANCED, READ, ChunkNetwork, StreamingNetwork, StreamingRecogniser
 from steps.deploy.screen import STREAMING_TYPE
 from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed
@@ -55,6 +55,12 @@ README = """\
   sound shorter than a chunk is heard at all.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
 """
+
+
+class Exported(ChunkNetwork, Protocol):
+    """A network of onnxruntime. states: name, type and shape of each."""
+
+    states: list[tuple[str, Any, list]]
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,9 @@ class StreamingCtcGraphs:
             integer_graph_(graph, quantized, is_packed(model.spec["quantization"]))
         pass_through_(graph, [*states.values(), embed, seen])
         strip_(graph, model.head.name)
-        helper.set_model_props(graph, describe_layers(layers) | {READ: str(x.shape[1]), ADVANCED: str(_shift(model))})
+        helper.set_model_props(
+            graph, describe_layers(layers) | {READ: str(x.shape[1]), ADVANCED: str(chunk_shift(model))}
+        )
         return {FILE: graph}
 
     def open(
@@ -159,11 +167,11 @@ class StreamingCtcGraphs:
 
     def compare(self, model: AsrModel, recogniser: Recogniser) -> tuple[float, float]:
         """Compare log-probabilities; see HeadGraphs."""
-        return compare(model, cast(StreamingRecogniser, recogniser).network)
+        return compare_chunks(model, cast(StreamingRecogniser, recogniser).network)
 
     def describe(self, model: AsrModel, tokens: list[str]) -> str:
         """The inputs and outputs, the end of a sound, the blank."""
-        width, shift = model.chunk_frames(), _shift(model)
+        width, shift = model.chunk_frames(), chunk_shift(model)
         return README.format(
             chunk_ms=10 * shift, width=width, shift=shift, last=width - 1, frames=model.chunk, silence_ms=10 * width,
             count=6 * len(model.blocks) + 2, dim=model.spec["feature_dim"], vocab_size=model.spec["vocab_size"],
@@ -171,7 +179,7 @@ class StreamingCtcGraphs:
         )  # fmt: skip
 
 
-def _shift(model):
+def chunk_shift(model: AsrModel) -> int:
     """Feature frames from one chunk to the next."""
     return model.frontend.stride * model.chunk
 
@@ -212,19 +220,22 @@ def pass_through_(graph: onnx.ModelProto, states: list[Value]) -> None:
         values.extend(copies)
 
 
-def compare(model: AsrModel, exported: StreamingNetwork) -> tuple[float, float]:
+def compare_chunks(
+    model: AsrModel, exported: Exported, probe: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> tuple[float, float]:
     """Compare torch's masked forward pass with onnxruntime's chunks, two streams of which one begins later in the same batch.
 
+    Args:    probe: as the head's, of what onnxruntime gives for all chunks.
     Returns: largest difference, nats; signal-to-noise ratio, dB.   Raises: UserError when the two differ too much.
     """
     random = torch.Generator().manual_seed(0)
-    frames = _shift(model) * (CHUNKS - 1) + model.chunk_frames()
+    frames = chunk_shift(model) * (CHUNKS - 1) + model.chunk_frames()
     shape = (2, frames, model.spec["feature_dim"])
     feats = model.feature_mean + torch.randn(shape, generator=random) / model.feature_scale
     with torch.inference_mode():
-        expected = model(feats, torch.tensor([frames, frames]))[0].numpy()
+        expected = model.head.probe(model, model(feats, torch.tensor([frames, frames]))[0]).numpy()
     try:
-        found = run_two(exported, feats.numpy(), LATER)
+        found = probe(run_two(exported, feats.numpy(), LATER))
     except ORT_ERRORS as error:
         raise UserError(f"export: the graph does not run ({' '.join(str(error).split())[:200]}); not usable") from None
     if found.shape != expected.shape:
@@ -233,10 +244,10 @@ def compare(model: AsrModel, exported: StreamingNetwork) -> tuple[float, float]:
     return check_same(model, expected.reshape(flat), found.reshape(flat))
 
 
-def run_two(exported: StreamingNetwork, feats: np.ndarray, later: int) -> np.ndarray:
+def run_two(exported: Exported, feats: np.ndarray, later: int) -> np.ndarray:
     """Both utterances in one batch, the second one begun `later` chunks after the first.
 
-    Args: feats (2, T, D), whole chunks.   Returns: (2, T', V) float32.
+    Args: feats (2, T, D), whole chunks.   Returns: (2, T', ...) float32.
     """
     width, shift = exported.width, exported.shift
     chunks = [feats[:, start : start + width] for start in range(0, feats.shape[1] - width + 1, shift)]
@@ -249,8 +260,8 @@ def run_two(exported: StreamingNetwork, feats: np.ndarray, later: int) -> np.nda
         joined = [
             np.concatenate(kept, axis=axis) for *kept, axis in zip(*(states[n] for n in going), axes, strict=True)
         ]
-        log_probs, after = exported.step(np.ascontiguousarray(batch), joined)
+        given, after = exported.step(np.ascontiguousarray(batch), joined)
         for place, n in enumerate(going):
-            parts[n].append(log_probs[place])
+            parts[n].append(given[place])
             states[n][:] = [np.take(state, [place], axis=axis) for state, axis in zip(after, axes, strict=True)]
     return np.stack([np.concatenate(part) for part in parts])

@@ -10,7 +10,7 @@ from torch import nn
 
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
-from steps.deploy.graphs.ctc import EXAMPLE_LENGTHS, FilledUp, compare
+from steps.deploy.graphs.ctc import EXAMPLE_LENGTHS, FilledUp, compare, example_features
 from steps.deploy.integer import integer_graph_
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.onnx_transducer import OnnxTransducer
@@ -20,9 +20,11 @@ from steps.models.codes import is_packed
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.models.quant_layers import quantized_layers
 
-README = """\
+ENCODER_README = """\
 - encoder.onnx: inputs x (N, T, {dim}) float32 features and x_lens (N,) int64 frames; outputs encoder_out
   (N, U, {joiner}) and encoder_out_lens (N,). Mean and variance normalisation are inside.
+"""
+README = """\
 - decoder.onnx: input y (N, {context}) int64, the last {context} symbols that were emitted, at first {first};
   output decoder_out (N, {joiner}).
 - joiner.onnx: inputs encoder_out (N, {joiner}) of one frame and decoder_out; output logit (N, {vocab_size}).
@@ -68,23 +70,26 @@ class TransducerGraphs:
     files: Sequence[str] = (ENCODER, DECODER, JOINER)
     sherpa = SHERPA
 
+    def encoder(self, twin: AsrModel) -> onnx.ModelProto:
+        """The graph of the encoder, float. Args: twin: see `float_twin`."""
+        dim = twin.spec["feature_dim"]
+        return trace(
+            FilledUp(twin),
+            (example_features(dim), torch.tensor(EXAMPLE_LENGTHS)),
+            [Value("x", TensorProto.FLOAT, ("N", "T", dim)), Value("x_lens", TensorProto.INT64, ("N",))],
+            [
+                Value("encoder_out", TensorProto.FLOAT, ("N", "U", twin.head_sizes.joiner)),
+                Value("encoder_out_lens", TensorProto.INT64, ("N",)),
+            ],
+        )
+
     def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
         """The three graphs; see HeadGraphs."""
-        twin, sizes = float_twin(model), model.head_sizes
-        dim, joiner = model.spec["feature_dim"], sizes.joiner
-        feats = torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * dim).view(2, max(EXAMPLE_LENGTHS), dim)
+        twin, sizes, joiner = float_twin(model), model.head_sizes, model.head_sizes.joiner
         share = torch.linspace(-1.0, 1.0, 2 * joiner).view(2, joiner)
         shares = [Value(name, TensorProto.FLOAT, ("N", joiner)) for name in ("encoder_out", "decoder_out")]
         graphs = {
-            ENCODER: trace(
-                FilledUp(twin),
-                (feats, torch.tensor(EXAMPLE_LENGTHS)),
-                [Value("x", TensorProto.FLOAT, ("N", "T", dim)), Value("x_lens", TensorProto.INT64, ("N",))],
-                [
-                    Value("encoder_out", TensorProto.FLOAT, ("N", "U", joiner)),
-                    Value("encoder_out_lens", TensorProto.INT64, ("N",)),
-                ],
-            ),
+            ENCODER: self.encoder(twin),
             DECODER: trace(
                 Predictor(twin),
                 (torch.arange(2 * sizes.context).view(2, -1) % model.vocab_size,),
@@ -120,11 +125,15 @@ class TransducerGraphs:
     def describe(self, model: AsrModel, tokens: list[str]) -> str:
         """The inputs and outputs, and how they make a text."""
         sizes = model.head_sizes
-        return README.format(
-            dim=model.spec["feature_dim"], joiner=sizes.joiner, context=sizes.context, vocab_size=model.vocab_size,
+        return self.describe_encoder(model) + README.format(
+            joiner=sizes.joiner, context=sizes.context, vocab_size=model.vocab_size,
             first=", ".join(["-1"] * (sizes.context - 1) + ["0"]), blank=tokens[0],
             unknown=" or <unk>" if "<unk>" in tokens else "",
         )  # fmt: skip
+
+    def describe_encoder(self, model: AsrModel) -> str:
+        """Lines about the encoder's file."""
+        return ENCODER_README.format(dim=model.spec["feature_dim"], joiner=model.head_sizes.joiner)
 
 
 def file_of(layer: str) -> str:

@@ -86,6 +86,10 @@ def _open_onnx(folder: Path, _device: str, num_threads: int, prefix: str | None)
     from steps.deploy.runtimes.onnx_model import OnnxModel
     from steps.deploy.runtimes.onnx_transducer import OnnxTransducer
 
+    if (folder / ENCODER).is_file() and streams(folder):
+        from steps.deploy.runtimes.streaming_transducer import StreamingTransducer, StreamingTransducerRecogniser
+
+        return StreamingTransducerRecogniser(StreamingTransducer(folder, num_threads, prefix), *_read_beside(folder))
     if (folder / ENCODER).is_file():
         return TransducerRecogniser(OnnxTransducer(folder, num_threads, prefix), *_read_beside(folder))
     if streams(folder):

@@ -31,7 +31,7 @@ from steps.deploy.graph_files import check_graph, graph_facts, read_graph_words
 from steps.deploy.pieces import feed
 from steps.deploy.realtime import Chunk, Pace, TimedRecogniser, simulate
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
-from steps.deploy.screen import metadata, streams
+from steps.deploy.screen import metadata, streaming_graph, streams
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = "sherpa-onnx"
@@ -204,7 +204,7 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, 
     import sherpa_onnx
 
     own, samples_file = Path(folder) / SHERPA_TOKENS, Path(folder) / SAMPLES_FILE
-    path, online = f"{folder}/model.onnx", streams(folder)
+    path, online = str(streaming_graph(folder) or f"{folder}/model.onnx"), streams(folder)
     tokens = str(own if own.is_file() else Path(folder) / "tokens.txt")
     settings = {"tokens": tokens, "num_threads": num_threads, "sample_rate": sample_rate_hz, "feature_dim": feature_dim}
     open_file = sherpa_onnx.OfflineRecognizer
@@ -212,7 +212,8 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, 
         recognisers = {"greedy": open_file.from_omnilingual_asr_ctc(str(samples_file), tokens, num_threads)}
     elif (Path(folder) / ENCODER).is_file():
         files = {Path(name).stem: f"{folder}/{name}" for name in (ENCODER, DECODER, JOINER)}
-        recognisers = {"greedy": open_file.from_transducer(**files, **settings)}
+        opener = sherpa_onnx.OnlineRecognizer if online else open_file
+        recognisers = {"greedy": opener.from_transducer(**files, **settings)}
     else:
         kind = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc if online else open_file.from_zipformer_ctc
         recognisers = {"greedy": kind(model=path, **settings)}

@@ -4,8 +4,9 @@ The file is in the layout of sherpa-onnx's online zipformer2_ctc (steps/deploy/g
 the loop that sherpa-onnx runs: a chunk is computed as soon as one frame more than it reads is there.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -27,6 +28,45 @@ MOST_KEPT = 1 << 26
 ELEMENTS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
+class ChunkNetwork(Protocol):
+    """What runs chunk by chunk. feature_dim: D.   width, shift: feature frames that a chunk reads, and advances by."""
+
+    feature_dim: int
+    width: int
+    shift: int
+
+    def first_states(self, batch: int = 1) -> list[np.ndarray]:
+        """What is known before the first chunk. Args: batch: N."""
+
+    def step(self, feats: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """One chunk of every stream. Args: feats (N, width, D) float32.  Returns: (N, T', ...); states for the next chunk."""
+
+
+def chunk_sizes(meta: Mapping[str, str], kind: str) -> tuple[int, int]:
+    """Frames that a chunk reads, and advances by, from the metadata of a file; 0 and 0 for one of another `model_type` than `kind`, or
+    with numbers that cannot be."""
+    numbers = [meta.get(key, "") for key in (READ, ADVANCED)]
+    if meta.get("model_type") != kind or not all(n.isascii() and n.isdigit() and len(n) < 6 for n in numbers):
+        return 0, 0
+    width, shift = map(int, numbers)
+    return (width, shift) if 1 <= shift <= width <= MOST_FRAMES else (0, 0)
+
+
+def each_chunk(network: ChunkNetwork, feats: np.ndarray) -> Iterator[np.ndarray]:
+    """What a network gives for the whole chunks of features. Args: feats (T, D) float32.  Yields: (T', ...)."""
+    states = network.first_states()
+    for start in range(0, len(feats) - network.width + 1, network.shift):
+        found, states = network.step(feats[None, start : start + network.width], states)
+        yield found[0]
+
+
+def filled_chunks(network: ChunkNetwork, feats: np.ndarray) -> np.ndarray:
+    """Features with the last frame repeated to the end of a chunk. Args: feats (T, D).  Returns: (T or more, D)."""
+    missing = network.width - len(feats)
+    behind = missing if missing > 0 else -(len(feats) - network.width) % network.shift
+    return np.pad(feats, ((0, behind), (0, 0)), mode="edge")
+
+
 class StreamingNetwork:
     """The file of a streaming CTC model.
 
@@ -44,15 +84,11 @@ class StreamingNetwork:
         self.name = "the graph" if isinstance(source, bytes) else str(source)
         meta, inputs = session.get_modelmeta().custom_metadata_map, session.get_inputs()
         outputs = session.get_outputs()
-        numbers = [meta.get(key, "") for key in (READ, ADVANCED)]
-        fits = meta.get("model_type") == STREAMING_TYPE and all(
-            n.isascii() and n.isdigit() and len(n) < 6 for n in numbers
-        )
-        self.width, self.shift = map(int, numbers) if fits else (0, 0)
+        self.width, self.shift = chunk_sizes(meta, STREAMING_TYPE)
         self.feature_dim, self.vocab_size = (value.shape[-1] for value in (inputs[0], outputs[0]))
         self.states = [(value.name, ELEMENTS.get(value.type), value.shape) for value in inputs[1:]]
         kept = [np.prod([1 if isinstance(s, str) else s for s in shape], dtype=float) for _, _, shape in self.states]
-        fits = fits and 1 <= self.shift <= self.width <= MOST_FRAMES and len(inputs) == len(outputs)
+        fits = self.width > 0 and len(inputs) == len(outputs)
         fits = fits and inputs[0].shape[1:] == [self.width, self.feature_dim] and isinstance(self.vocab_size, int)
         frames = outputs[0].shape[1]
         fits = fits and isinstance(frames, int) and frames > 0 and self.shift % frames == 0
@@ -179,14 +215,9 @@ class StreamingRecogniser(CtcRecogniser):
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
         """Log-probabilities of whole chunks of features. Args: feats (T, D) float32.  Returns: (T', V) float32."""
-        states, parts = self.network.first_states(), [np.empty((0, self.network.vocab_size), np.float32)]
-        for start in range(0, len(feats) - self.network.width + 1, self.network.shift):
-            log_probs, states = self.network.step(feats[None, start : start + self.network.width], states)
-            parts.append(log_probs[0])
-        return np.concatenate(parts)
+        none = np.empty((0, self.network.vocab_size), np.float32)
+        return np.concatenate([none, *each_chunk(self.network, feats)])
 
     def run(self, heard: np.ndarray) -> None:
         """Run the network on the features of one utterance, the last frame repeated to the end of a chunk: what is timed."""
-        missing = self.network.width - len(heard)
-        behind = missing if missing > 0 else -(len(heard) - self.network.width) % self.network.shift
-        self.log_probs(np.pad(heard, ((0, behind), (0, 0)), mode="edge"))
+        self.log_probs(filled_chunks(self.network, heard))

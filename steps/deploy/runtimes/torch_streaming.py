@@ -1,4 +1,4 @@
-"""A streaming CTC model folder run by torch, chunk by chunk with what earlier chunks left behind.
+"""A streaming model folder run by torch, chunk by chunk with what earlier chunks left behind.
 
 What comes out is what the masked forward pass gives of the whole sound, its end included: the last chunk has as many frames as
 are left, and no silence is put behind it.
@@ -9,10 +9,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from steps.core.cli import UserError
 from steps.deploy.realtime import Pace
-from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.deploy.runtimes.streaming import Stream, StreamingNetwork, StreamingRecogniser
+from steps.deploy.runtimes.streaming_transducer import (
+    ChunkTransducer,
+    StreamingTransducerRecogniser,
+    TransducerStream,
+)
+from steps.deploy.runtimes.torch_model import TorchTransducer
 from steps.models.asr_model import AsrModel
 
 
@@ -34,7 +38,7 @@ class TorchChunks:
     def step(self, feats: np.ndarray, states: list[torch.Tensor]) -> tuple[np.ndarray, list[torch.Tensor]]:
         """One chunk of every stream; fewer frames than it reads: the last one.
 
-        Args:    feats (N, width or less, D) float32.   Returns: (N, T', V) float32; states for the next chunk.
+        Args:    feats (N, width or less, D) float32.   Returns: (N, T', ...) float32, what the head gives; states for the next chunk.
         """
         *flat, seen = states
         rest, there = iter(flat), feats.shape[1]
@@ -45,11 +49,20 @@ class TorchChunks:
             torch.from_numpy(padded).to(self.device), kept, seen, torch.full_like(seen, there)
         )
         frames = int(self.model.output_lengths(torch.tensor(there)))
-        log_probs = self.model.classify(hidden)[:, :frames].cpu().numpy()
-        return log_probs, [
+        outputs = self.model.classify(hidden)[:, :frames].cpu().numpy()
+        return outputs, [
             *(state[name] for state, own in zip(after, names, strict=True) for name in own),
             seen + frames,
         ]
+
+
+class TorchTransducerChunks(TorchChunks):
+    """A transducer that runs in chunks; see ChunkTransducer. Args: opened: its model folder.   name: for messages."""
+
+    def __init__(self, opened: TorchTransducer, name: str):
+        super().__init__(opened.model, opened.device, name)
+        self.context, self.joiner = opened.context, opened.model.head_sizes.joiner
+        self.predict, self.join = opened.predict, opened.join
 
 
 class TorchStream(Stream):
@@ -92,13 +105,27 @@ class TorchStreaming(StreamingRecogniser):
         return Pace.of(self.network, self.features, silence=0)
 
 
-def stream_by_torch(recogniser: Any, folder: str) -> TorchStreaming:
-    """What hears a sound as it arrives, of a model folder that was opened. Args: folder: for messages.
+class TorchTransducerStream(TorchStream, TransducerStream):
+    """See both."""
 
-    Raises: UserError for a head that is only run of whole sounds here.
-    """
-    if not isinstance(recogniser, CtcRecogniser):
-        raise UserError(f"{folder}: only CTC models run in chunks by torch; name the export/ in it")
-    opened = cast(Any, recogniser.model)
+
+class TorchStreamingTransducer(StreamingTransducerRecogniser):
+    """A streaming model folder of a transducer; see StreamingTransducerRecogniser."""
+
+    def stream(self, name: str = "the sound") -> TransducerStream:
+        """See StreamingTransducerRecogniser."""
+        return TorchTransducerStream(self, name)
+
+    def pace(self) -> Pace:
+        """See TimedRecogniser."""
+        return Pace.of(self.network, self.features, silence=0)
+
+
+def stream_by_torch(recogniser: Any, folder: str) -> TorchStreaming | TorchStreamingTransducer:
+    """What hears a sound as it arrives, of a model folder that was opened. Args: folder: for messages."""
+    opened = recogniser.model
+    if isinstance(opened, TorchTransducer):
+        chunks = cast(ChunkTransducer, TorchTransducerChunks(opened, folder))
+        return TorchStreamingTransducer(chunks, recogniser.features, recogniser.tokens, folder)
     network = cast(StreamingNetwork, TorchChunks(opened.model, opened.device, folder))
     return TorchStreaming(network, recogniser.features, recogniser.tokens, folder)

@@ -15,21 +15,26 @@ from steps.search.transducer import beam_search, greedy_search, log_softmax
 ENCODER, DECODER, JOINER = "encoder.onnx", "decoder.onnx", "joiner.onnx"
 
 
-class Network(Protocol):
-    """OnnxTransducer or TorchTransducer. feature_dim: D.   vocab_size: V.   context: how many of the last units count."""
+class Scorer(Protocol):
+    """Predictor and joiner. vocab_size: V.   context: how many of the last units count."""
 
-    feature_dim: int
     vocab_size: int
     context: int
-
-    def encode(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the encoder. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', J) float32, (N,) int64."""
 
     def predict(self, last: np.ndarray) -> np.ndarray:
         """Run the predictor. Args: last (N, context) int64, -1: none.  Returns: (N, J) float32."""
 
     def join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Run the joiner. Args: (N, J) float32 each.  Returns: (N, V) float32, unnormalised."""
+
+
+class Network(Scorer, Protocol):
+    """OnnxTransducer or TorchTransducer. feature_dim: D."""
+
+    feature_dim: int
+
+    def encode(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the encoder. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', J) float32, (N,) int64."""
 
 
 class Probed:
@@ -41,11 +46,16 @@ class Probed:
     def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run a batch. Args: feats (N, T, D) float32; lengths (N,) int64.  Returns: (N, T', V) float32, (N,) int64."""
         encoded, out_lengths = self.model.encode(feats, lengths)
-        rows, frames, width = encoded.shape
-        last = (np.arange(frames)[:, None] + np.arange(self.model.context)) % self.vocab_size
-        predicted = np.tile(self.model.predict(last.astype(np.int64)), (rows, 1))
-        logits = self.model.join(encoded.reshape(-1, width), predicted)
-        return log_softmax(logits).reshape(rows, frames, -1), out_lengths
+        return probe(self.model, encoded), out_lengths
+
+
+def probe(model: Scorer, encoded: np.ndarray) -> np.ndarray:
+    """Scores of frames after units that differ from frame to frame. Args: encoded (N, T', J).  Returns: (N, T', V) log-probabilities."""
+    rows, frames, width = encoded.shape
+    last = (np.arange(frames)[:, None] + np.arange(model.context)) % model.vocab_size
+    predicted = np.tile(model.predict(last.astype(np.int64)), (rows, 1))
+    logits = model.join(encoded.reshape(-1, width), predicted)
+    return log_softmax(logits).reshape(rows, frames, -1)
 
 
 class TransducerRecogniser(FeatureRecogniser):
@@ -92,9 +102,8 @@ class TransducerRecogniser(FeatureRecogniser):
         return encoded[0, : lengths[0]]
 
     def probe(self, feats: np.ndarray) -> np.ndarray:
-        """Scores of one utterance's frames, see Probed. Args: feats (T, D) float32.  Returns: (T', V) log-probabilities."""
-        log_probs, lengths = Probed(self.model).log_probs(*filled_up(feats))
-        return log_probs[0, : lengths[0]]
+        """Scores of one utterance's frames, see `probe` above. Args: feats (T, D) float32.  Returns: (T', V) log-probabilities."""
+        return probe(self.model, self.encode(feats)[None])[0]
 
     def run_all(self, heard: np.ndarray) -> None:
         """See FeatureRecogniser."""
@@ -105,6 +114,11 @@ class TransducerRecogniser(FeatureRecogniser):
         model = self.model
         (ids,) = greedy_search(encoded[None], [len(encoded)], model.predict, model.join, model.context, self.never)
         return ids
+
+    def beam(self, encoded: np.ndarray) -> str:
+        """Text by modified beam search, after `use_beam`. Args, Raises: see `greedy`."""
+        model = self.model
+        return self.words(beam_search(encoded, model.predict, model.join, model.context, self.paths, self.never))
 
     def run(self, heard: np.ndarray) -> None:
         """Run the networks and greedy search, which decides what they hear, on one utterance. Args: heard (T, D) float32."""
@@ -118,12 +132,9 @@ class TransducerRecogniser(FeatureRecogniser):
         Raises:  UserError for features of another width, or when a score is not finite.
         """
         self.check_heard(heard, name)
-        encoded, model = self.encode(heard), self.model
+        encoded = self.encode(heard)
         try:
             texts = {"greedy": self.words(self.greedy(encoded))}
-            if self.paths:
-                ids = beam_search(encoded, model.predict, model.join, model.context, self.paths, self.never)
-                texts["beam"] = self.words(ids)
+            return texts | ({"beam": self.beam(encoded)} if self.paths else {})
         except ValueError as error:
             raise UserError(f"{name}: the model returned {error}") from None
-        return texts
