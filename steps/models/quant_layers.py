@@ -145,8 +145,9 @@ def product_steps(layer: QuantLinear | QuantConv) -> torch.Tensor:
 def bias_codes(layer: QuantLinear | QuantConv) -> torch.Tensor:
     """The bias of a layer with fixed scales as integers that products are added to.
 
-    Returns: (O,) int32.   Raises: ValueError when one does not fit.
+    Args:    layer: with a bias.   Returns: (O,) int32.   Raises: ValueError when one does not fit.
     """
+    assert layer.bias is not None
     codes = (layer.bias.detach() / product_steps(layer)).round()
     check(bool((codes.abs() <= LARGEST_BIAS).all()), "a bias is too large for its weights and activations in integers")
     return codes.to(torch.int32)

@@ -92,11 +92,11 @@ def test_torch_and_the_file_agree_and_batches_change_nothing(folder):
     for row, (feats, length) in enumerate(zip(batch.feats, batch.lengths, strict=True)):
         alone, _ = exported.log_probs(feats[None, :length].numpy(), length[None].numpy())
         end = lengths[row]
-        assert measure(alone[0], together[row, :end])[1] > 35
-        assert measure(expected[row, :end], together[row, :end])[1] > 35
+        assert measure(alone[0], together[row, :end])[1] > 25
+        assert measure(expected[row, :end], together[row, :end])[1] > 25
     with torch.inference_mode():
         one = model(batch.feats[1:2, :30], batch.lengths[1:2])[0]
-    assert measure(one[0].numpy(), expected[1, : lengths[1]])[1] > 35
+    assert measure(one[0].numpy(), expected[1, : lengths[1]])[1] > 25
 
 
 def test_what_stays_float_is_written_down(folder):
@@ -137,7 +137,7 @@ def test_other_kinds_of_models_run_in_integers_too(make, save, tmp_path, case):
     again = load_model(folder)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in small.state_dict().items())
     graph = build_graph(again)
-    assert compare(again, OnnxModel(graph.SerializeToString()))[1] > 35
+    assert compare(again, OnnxModel(graph.SerializeToString()))[1] > 25
     assert not FLOAT_PRODUCTS & set(operators(loaded(graph, tmp_path / "loaded.onnx")))
     # a thin factor is rounded once, where the thick one takes it
     assert not [name for name in activation_ranges(again) if name.endswith("first.output")]

@@ -103,7 +103,9 @@ def test_every_export_runs_in_the_oldest_runtime(make, old_python, tmp_path):
         assert np.array_equal(old["lengths"], lengths)
         valid = np.arange(log_probs.shape[1]) < lengths[:, None]
         difference, snr_db = measure(log_probs[valid], old["log_probs"][valid])
-        assert difference < 1e-4 if "-int" not in name else snr_db > 30, (name, difference, snr_db)
+        # with fixed scales one other rounding leads to more
+        enough = difference < 1e-4 if "-int" not in name else snr_db > (20 if "-fixed" in name else 30)
+        assert enough, (name, difference, snr_db)
 
 
 def test_the_promise_is_the_oldest_that_is_tested():
