@@ -4,8 +4,8 @@
         --data data/an4_streaming/test --out exp/an4_streaming/student_kd/delays_test.json
 
 Where a word ends is what --reference, a model of whole utterances with the same units, makes of the transcript (forced
-alignment). The word is out with the chunk in which --model emits its last unit, once all sound that this chunk reads is
-there. Counted are the words of utterances that are recognised without an error. Computing takes no time here:
+alignment). The word is out with the chunk in which --model, CTC or a transducer, emits its last unit, once all sound that this chunk
+reads is there. Counted are the words of utterances that are recognised without an error. Computing takes no time here:
 steps.benchmark has that.
 """
 
@@ -20,17 +20,19 @@ import numpy as np
 
 from steps.core.cli import UserError, make_parser, parse_count, run_main, say
 from steps.core.datadir import read_data_dir
-from steps.core.exports import model_hashes
+from steps.core.exports import folder_kind, model_hashes
 from steps.core.outdir import write_json
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import use_chunk
 from steps.deploy.recognition import open_inputs
-from steps.deploy.runtimes import frame_recogniser
+from steps.deploy.runtimes import frame_recogniser, load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser, load_tokenizer
+from steps.deploy.runtimes.transducer import TransducerRecogniser
 from steps.models.asr_model import AsrModel
+from steps.models.build import read_spec
 from steps.models.streaming import FRAME_MS
 from steps.models.subsampling import CENTRE, STRIDE
-from steps.search.alignment import CannotAlign, align_units
+from steps.search.alignment import CannotAlign, align_units, spoken_tokens
 from steps.search.greedy import greedy_search
 
 # percent of the words
@@ -62,7 +64,7 @@ class Clock:
 
 def main() -> None:
     args = parse_args()
-    model, reference = (frame_recogniser(folder, args.num_threads) for folder in (args.model, args.reference))
+    model, reference = open_model(args.model, args.num_threads), frame_recogniser(args.reference, args.num_threads)
     own = net_of(model, args.model)
     use_chunk(own, args.chunk_ms, args.model)
     if not own.chunk:
@@ -72,8 +74,8 @@ def main() -> None:
     clock = Clock(model.features, own.chunk, int(own.frontend.look_ahead))
     utterances, tokenizer = read_data_dir(args.data), load_tokenizer(args.model)
     ids = {utt.utt_id: tokenizer.encode(utt.text) for utt in utterances}
-    pairs = ((model, args.model), (reference, args.reference))
-    said, true = (log_probs_of(hear, args.data, utterances, folder) for hear, folder in pairs)
+    said = outputs_of(model, args.data, utterances, args.model)
+    true = outputs_of(reference, args.data, utterances, args.reference)
     peaks_ms, outs_ms, right = [], [], 0
     for utt_id, heard in said.items():
         found = delays(heard, true[utt_id], ids[utt_id], model, clock) if utt_id in true else []
@@ -103,7 +105,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def net_of(recogniser: CtcRecogniser, folder: str) -> AsrModel:
+def open_model(folder: str, num_threads: int) -> CtcRecogniser | TransducerRecogniser:
+    """The model that is timed. Raises: MissingInput, UserError."""
+    if folder_kind(folder) == "model" and read_spec(folder).get("head") == "transducer":
+        return cast(TransducerRecogniser, load_recogniser(folder, num_threads=num_threads))
+    return frame_recogniser(folder, num_threads)
+
+
+def net_of(recogniser: CtcRecogniser | TransducerRecogniser, folder: str) -> AsrModel:
     """The model behind a recogniser. Raises: UserError for an export."""
     net = getattr(recogniser.model, "model", None)
     if net is None:
@@ -111,32 +120,59 @@ def net_of(recogniser: CtcRecogniser, folder: str) -> AsrModel:
     return cast(AsrModel, net)
 
 
-def log_probs_of(recogniser: CtcRecogniser, data: str, utterances: Sequence, folder: str) -> dict[str, np.ndarray]:
-    """Log-probabilities (T', V) of each utterance that is heard in one piece, by id."""
+def outputs_of(
+    recogniser: CtcRecogniser | TransducerRecogniser, data: str, utterances: Sequence, folder: str
+) -> dict[str, np.ndarray]:
+    """Log-probabilities (T', V) of each utterance that is heard in one piece, by id; of a transducer what its encoder gives."""
+    run = recogniser.encode if isinstance(recogniser, TransducerRecogniser) else recogniser.log_probs
     inputs = open_inputs(recogniser, data, list(utterances), folder)
     heard = {utt.utt_id: list(inputs(utt)) for utt in utterances}
-    return {utt_id: recogniser.log_probs(pieces[0]) for utt_id, pieces in heard.items() if len(pieces) == 1}
+    return {utt_id: run(pieces[0]) for utt_id, pieces in heard.items() if len(pieces) == 1}
 
 
 def delays(
-    said: np.ndarray, true: np.ndarray, ids: Sequence[int], recogniser: CtcRecogniser, clock: Clock
+    said: np.ndarray,
+    true: np.ndarray,
+    ids: Sequence[int],
+    recogniser: CtcRecogniser | TransducerRecogniser,
+    clock: Clock,
 ) -> list[tuple[float, float]]:
     """How late the words of one utterance are.
 
-    Args:    said, true: (T', V) log-probabilities of the model and of the reference.   ids: of the transcript.
+    Args:    said, true: of the model and of the reference, see `outputs_of`.   ids: of the transcript.
     Returns: ms from the end of each word until its last unit is emitted, and until it is out; none where the model recognises
              another text, or one of the two cannot be aligned.
     """
-    (heard,) = greedy_search(said[None], [len(said)], recogniser.blank_id)
-    if not ids or recogniser.text(heard).split() != recogniser.text(list(ids)).split():
-        return []
     try:
-        own, other = (align_units(values, ids, recogniser.tokens, recogniser.blank_id) for values in (said, true))
+        frames = complete_frames(said, ids, recogniser)
+        words = align_units(true, ids, recogniser.tokens, recogniser.blank_id) if frames else []
     except CannotAlign:
         return []
-    ends = [clock.middle_ms(unit.end - 1) for unit in other]
-    words = list(zip(own, ends, strict=True))
-    return [(clock.middle_ms(w.complete) - end, clock.out_ms(w.complete) - end) for w, end in words]
+    if len(words) != len(frames):
+        # the same text in other units, in a script without spaces
+        return []
+    ends = [clock.middle_ms(word.end - 1) for word in words]
+    return [(clock.middle_ms(frame) - end, clock.out_ms(frame) - end) for frame, end in zip(frames, ends, strict=True)]
+
+
+def complete_frames(
+    said: np.ndarray, ids: Sequence[int], recogniser: CtcRecogniser | TransducerRecogniser
+) -> list[int]:
+    """The encoder frames with which greedy search has each word of a transcript. Args: see `delays`.
+
+    Returns: none where it recognises another text.   Raises: CannotAlign.
+    """
+    emitted = None
+    if isinstance(recogniser, TransducerRecogniser):
+        heard, frames = recogniser.emissions(said)
+        emitted = [frames[spoken[-1]] for _, _, spoken in spoken_tokens(heard, recogniser.tokens)]
+    else:
+        (heard,) = greedy_search(said[None], [len(said)], recogniser.blank_id)
+    if not ids or recogniser.text(heard).split() != recogniser.text(list(ids)).split():
+        return []
+    if emitted is not None:
+        return emitted
+    return [word.complete for word in align_units(said, ids, recogniser.tokens, recogniser.blank_id)]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:

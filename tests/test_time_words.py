@@ -14,9 +14,10 @@ from steps.core.datadir import Utterance, write_data_dir
 from steps.core.exports import model_hashes
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.runtimes import load_recogniser
+from steps.deploy.runtimes.transducer import TransducerRecogniser
 from steps.time_words import Clock, delays, percentiles
 from tests.deploy.conftest import TOKENS, make_model, save_folder
-from tests.deploy.streams import CHUNKS, FEATURES, emits_letters, noise
+from tests.deploy.streams import CHUNKS, FEATURES, emits_letters, noise, talkative, transducer
 
 SPACE, A, B = (TOKENS.index(token) for token in ("\u2581", "a", "b"))
 
@@ -52,6 +53,33 @@ def test_delays_by_hand():
     assert percentiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p95": 2.9}
 
 
+class Emits(TransducerRecogniser):
+    """A transducer that emits `b` with every frame of 1, `a` with those of 2, a space with those of 3."""
+
+    tokens, blank_id = TOKENS, 0
+
+    def __init__(self):
+        pass
+
+    def text(self, ids):
+        return reader().text(ids)
+
+    def emissions(self, encoded):
+        frames = np.flatnonzero(encoded).tolist()
+        return [{1: B, 2: A, 3: SPACE}[int(encoded[frame])] for frame in frames], frames
+
+
+def test_delays_of_a_transducer_by_hand():
+    """Its units come out with one frame each, equal ones behind each other, too, and with a space before the first word."""
+    clock = Clock(FeatureConfig(), 4, 3)
+    #               0  1  2  3  4  5  6  7  8  9
+    true = spoken([0, A, B, 0, B, SPACE, A, 0, 0, 0])
+    found = delays(np.array([3, 2, 0, 0, 1, 1, 3, 0, 2, 0]), true, [A, B, B, SPACE, A], Emits(), clock)
+    # "abb" ends with frame 4 and is complete with 5, "a" ends with 6 and is complete with 8
+    assert found == [(40.0, 357.5 - 195.0), (80.0, 517.5 - 275.0)]
+    assert delays(np.array([2, 0, 0, 0, 0, 0, 0, 0, 0, 0]), true, [A, B, B, SPACE, A], Emits(), clock) == []
+
+
 def run(*words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -59,6 +87,20 @@ def run(*words):
         )
         patch.setattr(sys, "argv", ["program", *map(str, words)])
         time_words.main()
+
+
+def test_the_program_times_a_transducer(tmp_path):
+    folder = save_folder(tmp_path / "m", talkative(transducer()), FEATURES)
+    plain = save_folder(tmp_path / "plain", make_model("conformer"), FEATURES)
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000, "FLOAT")
+    recogniser, sound = load_recogniser(folder), Utterance("s-a", "s", "", str(tmp_path / "a.wav"), duration_s=1.0)
+    (feats,) = time_words.open_inputs(recogniser, tmp_path, [sound], folder)(sound)
+    text = recogniser.recognise(feats, "s-a")["greedy"]
+    write_data_dir(tmp_path / "data", [Utterance("s-a", "s", text, str(tmp_path / "a.wav"), duration_s=1.0)])
+    run("--model", folder, "--reference", plain, "--data", tmp_path / "data", "--out", tmp_path / "d.json")
+    facts = json.loads((tmp_path / "d.json").read_text())
+    assert facts["utterances"] == 1 and facts["chunk_ms"] == 160 and facts["words"] == len(text) > 5
+    assert 0 < facts["out_ms"]["p50"] - facts["peak_ms"]["p50"] <= 162.5
 
 
 def test_the_program(tmp_path):

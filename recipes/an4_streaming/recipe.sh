@@ -34,8 +34,6 @@ student_kd_int8       student_kd     quantize_model   recipes/an4/conf/int8.yaml
 if [[ $_net == transducer ]]; then
   compare="transducer_kd:transducer,transducer_kd:student_kd"
   streaming="student_kd transducer transducer_kd transducer_kd_prune transducer_kd_int8"
-  # the delay of words is measured of CTC models only
-  streaming_reference=
   chain="
 teacher             -              train_teacher    recipes/an4/conf/teacher.yaml
 student_kd          teacher        distill_student  student.yaml

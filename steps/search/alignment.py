@@ -76,15 +76,22 @@ def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str]
     """
     path = best_path(log_probs, ids, blank_id)
     numbers, frames = path // 2, np.flatnonzero(path % 2)
+    units = []
+    for first, last, spoken in spoken_tokens(ids, pieces):
+        own = frames[(numbers[frames] >= spoken[0]) & (numbers[frames] <= spoken[-1])]
+        probs = np.exp(log_probs[own, np.asarray(ids)[numbers[own]]])
+        complete = own[numbers[own] == spoken[-1]][0]
+        units.append(Unit(first, last, int(own[0]), int(own[-1]) + 1, float(probs.mean()), int(complete)))
+    return units
+
+
+def spoken_tokens(ids: Sequence[int], pieces: Sequence[str]) -> list[tuple[int, int, list[int]]]:
+    """The words of a transcript. Args: see `align_units`.  Returns: of each, its tokens [first, last), and those that are no space."""
     starts = [i for i, token in enumerate(ids) if i and pieces[token].startswith(SPACE)] or range(1, len(ids))
     units = []
     for first, last in pairwise([0, *starts, len(ids)]):
         spoken = [i for i in range(first, last) if pieces[ids[i]] != SPACE]
-        if spoken:
-            own = frames[(numbers[frames] >= spoken[0]) & (numbers[frames] <= spoken[-1])]
-            probs = np.exp(log_probs[own, np.asarray(ids)[numbers[own]]])
-            complete = own[numbers[own] == spoken[-1]][0]
-            units.append(Unit(first, last, int(own[0]), int(own[-1]) + 1, float(probs.mean()), int(complete)))
+        units += [(first, last, spoken)] if spoken else []
     return units
 
 

@@ -50,6 +50,23 @@ def greedy_search(
     return ids
 
 
+def emissions(
+    encoded: np.ndarray, predict: Predict, join: Join, context: int, never: Collection[int] = ()
+) -> tuple[list[int], list[int]]:
+    """What greedy search emits, and when.
+
+    Args:    encoded (T, J) float32, of one utterance.   others: as for `greedy_search`.
+    Returns: token ids, and the frame of each.   Raises: ValueError when a score is not finite.
+    """
+    ids: list[int] = []
+    frames: list[int] = []
+    for frame in range(len(encoded)):
+        before, one = ids, encoded[None, frame : frame + 1]
+        (ids,) = greedy_search(one, [1], predict, join, context, never, [before])
+        frames += [frame] * (len(ids) - len(before))
+    return ids, frames
+
+
 def beam_search(
     encoded: np.ndarray, predict: Predict, join: Join, context: int, paths: int, never: Collection[int] = ()
 ) -> list[int]:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from steps.search.transducer import beam_search, greedy_search, last_units
+from steps.search.transducer import beam_search, emissions, greedy_search, last_units
 
 UNITS = 4
 
@@ -36,6 +36,12 @@ def test_greedy_emits_the_best_unit_of_a_frame_and_goes_on_from_it():
         if best not in (0, 3):
             ids, last = [*ids, best], [last[1], best]
     assert greedy_search(encoded[None], [12], predict, join, 2, never=[3]) == [ids]
+    heard, at = emissions(encoded, predict, join, 2, never=[3])
+    assert heard == ids and all(
+        greedy_search(encoded[None], [frame + 1], predict, join, 2, never=[3]) == [ids[: number + 1]]
+        and greedy_search(encoded[None], [frame], predict, join, 2, never=[3]) == [ids[:number]]
+        for number, frame in enumerate(at)
+    )
     assert len(ids) > 3 and 3 in greedy_search(encoded[None], [12], predict, join, 2)[0]
 
 

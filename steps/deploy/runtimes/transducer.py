@@ -9,7 +9,7 @@ from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import UNKNOWN
 from steps.deploy.runtimes.base import FeatureRecogniser, filled_up
-from steps.search.transducer import beam_search, greedy_search, log_softmax
+from steps.search.transducer import beam_search, emissions, greedy_search, log_softmax
 
 # of an export, as sherpa-onnx calls the parts
 ENCODER, DECODER, JOINER = "encoder.onnx", "decoder.onnx", "joiner.onnx"
@@ -114,6 +114,13 @@ class TransducerRecogniser(FeatureRecogniser):
         model = self.model
         (ids,) = greedy_search(encoded[None], [len(encoded)], model.predict, model.join, model.context, self.never)
         return ids
+
+    def emissions(self, encoded: np.ndarray) -> tuple[list[int], list[int]]:
+        """Token ids by greedy search, and the frame that emits each. Args: see `greedy`.  Raises: UserError."""
+        try:
+            return emissions(encoded, self.model.predict, self.model.join, self.model.context, self.never)
+        except ValueError as error:
+            raise UserError(f"the model returned {error}") from None
 
     def beam(self, encoded: np.ndarray) -> str:
         """Text by modified beam search, after `use_beam`. Args, Raises: see `greedy`."""
