@@ -121,10 +121,11 @@ def test_products_that_were_left_float_are_named_and_can_be_forbidden(make, save
 CASES = {
     "packed-low-rank": ("conformer", 3, {"blocks.0.ff1.down": 6, "blocks.1.attention.out": 6, "frontend.linear": 9}),
     "feed-forward": ("dnn", 8, {"blocks.0.up": 8}),
+    "packed": ("dnn", 3, {"blocks.1.down": 8}),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("packed-low-rank", marks=pytest.mark.slow), "feed-forward", "packed"])
 def test_other_kinds_of_models_run_in_integers_too(make, save, tmp_path, case):
     kind, bits, ranks = CASES[case]
     small = fixed(
