@@ -25,7 +25,7 @@ from typing import Any, cast
 import torch
 
 from steps.compress import budget, fake_quant, sparsity
-from steps.compress.calibrate import RangeNoise, calibrate_
+from steps.compress.calibrate import RangeNoise, calibrate_, keep_apart_
 from steps.compress.gptq import gptq_coder
 from steps.compress.quantizer import (
     FloatTensor,
@@ -138,7 +138,9 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str
 
     def export_size(layers: dict[str, int]) -> int:
         asked = dataclasses.replace(config, layers=config.layers | layers, method="rtn")
-        return export_bytes(quantize_model(model, asked), setup.args.model)
+        small = quantize_model(model, asked)
+        keep_apart_(small)
+        return export_bytes(small, setup.args.model)
 
     say(
         f"dev loss of each layer with fewer bits, {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio:"

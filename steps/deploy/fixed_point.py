@@ -71,6 +71,9 @@ def rounded_at_source(nodes: list[NodeProto], constants: Mapping[str, np.ndarray
             name = chain[-1].input[0]
         if len(chain) == 1 or name not in made_by or made_by[name].op_type not in PRODUCTS:
             continue
+        # others may want it unrounded, or rounded otherwise
+        if any(reader is not chain[-1] and reader.op_type != "Shape" for reader in readers[name]):
+            continue
         rounded = name
         if any(one.op_type in MOVING for one in chain):
             codes, rounded = f"{name}/codes", f"{name}/rounded"
@@ -78,8 +81,7 @@ def rounded_at_source(nodes: list[NodeProto], constants: Mapping[str, np.ndarray
             pairs[name] = [helper.make_node(kind, [taken, *node.input[1:]], [given]) for kind, taken, given in ends]
             # a product has one reader, or runtimes leave it float
             for reader in readers[name]:
-                if reader is chain[-1] or reader.op_type == "Shape":
-                    reader.input[0] = rounded
+                reader.input[0] = rounded
         for one in chain[1:]:
             if one.op_type == "Relu":
                 instead[one.output[0]] = one.input[0]

@@ -7,13 +7,14 @@ import torch
 from onnx import numpy_helper
 
 from steps.compress.calibrate import ActivationConfig, calibrate_
+from steps.compress.footprint import macs_per_second
 from steps.compress.lowrank import factorise
 from steps.compress.quantizer import QuantizeConfig, quantize_model
 from steps.core.cli import UserError
 from steps.data.dataset import Batch
 from steps.deploy.export import export_folder
 from steps.deploy.graphs.ctc import compare, measure
-from steps.deploy.macs import quantized_fraction
+from steps.deploy.macs import count_macs, quantized_fraction
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.build import load_model
 from steps.models.fixed_point import activation_ranges
@@ -81,6 +82,7 @@ def test_all_that_multiplies_are_integers_with_the_folders_codes(folder, tmp_pat
         np.testing.assert_array_equal(pair[0], wanted[0])
         np.testing.assert_array_equal(pair[1], wanted[1])
     assert quantized_fraction(folder / "export") == (1.0, {})
+    assert count_macs(folder / "export") == pytest.approx(macs_per_second(model), rel=1e-6)
 
 
 def test_torch_and_the_file_agree_and_batches_change_nothing(folder):
@@ -121,10 +123,11 @@ def test_products_that_were_left_float_are_named_and_can_be_forbidden(make, save
 CASES = {
     "packed-low-rank": ("conformer", 3, {"blocks.0.ff1.down": 6, "blocks.1.attention.out": 6, "frontend.linear": 9}),
     "feed-forward": ("dnn", 8, {"blocks.0.up": 8}),
+    "packed": ("dnn", 3, {"blocks.1.down": 8}),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("packed-low-rank", marks=pytest.mark.slow), "feed-forward", "packed"])
 def test_other_kinds_of_models_run_in_integers_too(make, save, tmp_path, case):
     kind, bits, ranks = CASES[case]
     small = fixed(

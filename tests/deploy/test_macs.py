@@ -45,6 +45,11 @@ def test_counts_by_hand():
     assert node_macs(node("FusedMatMul", [[4, 7, 3], [4, 5, 3]], [[4, 7, 5]])) == 4 * 7 * 3 * 5
     assert node_macs(node("Conv", [[1, 8, 9], [8, 1, 3]], [[1, 8, 7]])) == 8 * 7 * 3
     assert node_macs(node("LSTM", [[6, 1, 4], [1, 20, 4], [1, 20, 5]], [[6, 1, 1, 5]])) == 6 * (80 + 100)
+    assert node_macs(node("QLinearMatMul", [[2, 7, 3], [], [], [3, 5], [], [], [], []], [[2, 7, 5]])) == 2 * 7 * 3 * 5
+    assert node_macs(node("QGemm", [[7, 3], [], [], [3, 5], [5], [5], [5]], [[7, 5]])) == 7 * 3 * 5
+    assert (
+        node_macs(node("QLinearConv", [[1, 8, 9], [], [], [8, 1, 3], [8], [8], [], [], [8]], [[1, 8, 7]])) == 8 * 7 * 3
+    )
     assert node_macs(node("Softmax", [[5, 5]], [[5, 5]])) == 0
 
 
