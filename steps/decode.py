@@ -39,6 +39,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.streaming and args.num_shards > 1:
         parser.error("--streaming measures one run; leave --num-shards out")
+    if args.streaming and args.chunk_ms == 0:
+        parser.error("--streaming feeds a model in chunks, --chunk-ms 0 whole utterances; leave one of them out")
     config = load_config(DecodeConfig, args.config)
     runtime = runtime_of(args.model, args.runtime)
     device = torch_device(args.device) if "torch" in RUNTIMES[runtime].packages else "cpu"

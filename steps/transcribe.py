@@ -32,6 +32,9 @@ from steps.deploy.realtime import streaming
 from steps.deploy.recognition import hear, recognise_pieces
 from steps.deploy.runtimes import Recogniser, load_recogniser
 
+# how long a file that is followed may stay as it is
+IDLE_S = 2.0
+
 
 def main(results: TextIO | None = None) -> None:
     """Transcribe; `results` is the text stream of the result lines (default: standard output)."""
@@ -42,7 +45,7 @@ def main(results: TextIO | None = None) -> None:
     with load_recogniser(args.model, device="cpu", num_threads=args.num_threads) as recogniser:
         used: object = True
         if args.words:
-            used = recogniser.use_words(args.words, args.model, args.word_score)
+            used = recogniser.use_words(args.words, args.model, args.word_score or 0.0)
         elif args.labels:
             used = recogniser.use_labels(args.labels, args.model)
         elif args.graph:
@@ -62,25 +65,37 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("audio", nargs="*", metavar="FILE", help="audio files")
     parser.add_argument("--follow", metavar="FILE", help="a WAV file that is still being written")
     parser.add_argument("--microphone", action="store_true", help="what is said now, until Ctrl-C")
-    text = "--follow: the file has ended when it has not grown for so long (default: 2)"
-    parser.add_argument("--idle-s", type=parse_positive, default=2.0, metavar="X", help=text)
+    text = f"--follow: the file has ended when it has not grown for so long (default: {IDLE_S:g})"
+    parser.add_argument("--idle-s", type=parse_positive, metavar="X", help=text)
     lists = parser.add_mutually_exclusive_group()
     lists.add_argument("--words", metavar="FILE", help="word list, one per line: only these words come out")
     lists.add_argument("--labels", metavar="FILE", help="labels, one per line: each file is one of them")
     lists.add_argument("--graph", metavar="DIR", help="folder with HLG.fst: decode with its language model")
-    parser.add_argument(
-        "--word-score", type=parse_finite, default=0.0, metavar="X", help="nats added for each such word"
-    )
+    parser.add_argument("--word-score", type=parse_finite, metavar="X", help="nats added for each such word")
     text = "channel of files with several: 1, 2 or mix, their mean"
     parser.add_argument("--channel", type=parse_channel, metavar="N", help=text)
     text = "accept: take what can be decoded of files that are cut short (default: refuse)"
-    parser.add_argument("--damaged", choices=("refuse", "accept"), default="refuse", help=text)
-    parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
-    args = parser.parse_args()
+    parser.add_argument("--damaged", choices=("refuse", "accept"), help=text)
+    parser.add_argument(
+        "--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: {IDLE_S:g})"
+    )
+    # files may come behind options, too
+    args = parser.parse_intermixed_args()
     if sum(map(bool, (args.audio, args.follow, args.microphone))) != 1:
         parser.error("name audio files, or --follow FILE, or --microphone")
     if not args.audio and (args.words or args.labels or args.graph):
         parser.error("--words, --labels and --graph take words back while sound comes; leave them out")
+    unused = [
+        ("--idle-s", args.idle_s, args.follow, "--follow"),
+        ("--word-score", args.word_score, args.words, "--words"),
+    ]
+    unused += [
+        ("--channel", args.channel, not args.microphone, "files"),
+        ("--damaged", args.damaged, args.audio, "whole files"),
+    ]
+    for option, value, is_used, what in unused:
+        if value is not None and not is_used:
+            parser.error(f"{option} is for {what}; leave it out")
     return args
 
 
@@ -108,7 +123,7 @@ def transcribe_live(args: argparse.Namespace, results: TextIO) -> None:
         rate_hz = recogniser.features.sample_rate_hz
         if args.follow:
             convert = functools.partial(resampled, to_hz=rate_hz, name=args.follow)
-            sound = follow_wav(args.follow, convert, args.channel, args.idle_s, came)
+            sound = follow_wav(args.follow, convert, args.channel, args.idle_s or IDLE_S, came)
         else:
             sound = microphone(rate_hz, came, resampled)
         text = listen(recogniser, sound, terminal)

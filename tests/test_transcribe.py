@@ -54,6 +54,12 @@ def test_transcribe_takes_the_channel_it_is_told_and_no_damaged_file_unasked(tmp
     assert transcribe.transcribe(recogniser, [str(path)], io.StringIO(), damaged=True) == 0
 
 
+def test_files_may_come_behind_options(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["transcribe", "m", "--words", "w", "a.wav", "--channel", "mix", "b.wav"])
+    args = transcribe.parse_args()
+    assert (args.model, args.audio, args.words, args.channel) == ("m", ["a.wav", "b.wav"], "w", "mix")
+
+
 def test_transcribe_prints_results_and_nothing_else(tmp_path):
     make_model_folder(tmp_path / "m", "char")
     (tmp_path / "words.txt").write_text("AB\nCAD\n")

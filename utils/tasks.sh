@@ -105,6 +105,7 @@ check_settings() {
   for word in ${compare//[:,]/ } $ships; do
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "compare, ships: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done
+  [[ $streaming_reference != *[[:space:]]* ]] || usage_error "streaming_reference is one model, not '$streaming_reference'"
   for word in $streaming $streaming_reference; do
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "streaming: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done

@@ -37,15 +37,6 @@ class ActivationConfig:
         check(50 < self.percentile <= 100, "percentile must be above 50 and at most 100")
 
 
-def check_static(model: AsrModel) -> None:
-    """Raise UserError for a model whose activations cannot have fixed scales."""
-    where = "activations: fixed scales are for CTC models of whole utterances on type conformer or dnn; this one"
-    if model.kind not in ("conformer", "dnn"):
-        raise UserError(f"{where} is of type {model.kind}")
-    if model.head.name != "ctc" or model.streaming:
-        raise UserError(f"{where} {'streams' if model.streaming else f'is a {model.head.name}'}")
-
-
 @dataclass(frozen=True)
 class RangeNoise:
     """What rounding costs the activations at one place. low, high: what is covered.   smallest, largest: what there was.
@@ -61,7 +52,7 @@ class RangeNoise:
 
 
 class Histogram:
-    """How often numbers come, in BINS of equal width. Args: low, high: ends; numbers beyond them are counted in the last bins."""
+    """How often numbers come, in BINS of equal width. Args: low, high: ends; numbers beyond them are not counted."""
 
     def __init__(self, low: float, high: float):
         self.low, self.high = low, high

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from steps.compress import rounding
-from steps.compress.calibrate import ActivationConfig, check_static
+from steps.compress.calibrate import ActivationConfig
 from steps.core.cli import UserError
 from steps.core.config import LATER, check, nearest
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
 from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats, describe_packed, is_packed
 from steps.models.conformer import ConvolutionModule
-from steps.models.fixed_point import activation_ranges, describe_activations
+from steps.models.fixed_point import activation_ranges, check_static, describe_activations
 from steps.models.quant_layers import Quantized, QuantLSTM, quantized_layers
 from steps.models.stored import stored_state
 
@@ -166,7 +166,10 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
     dense, sparse = quantizable_layers(model), bool(model.spec["sparsity"])
     dense = {name: layer for name, layer in dense.items() if name.split(".")[0] not in model.head.training_only}
     if config.activations is not None:
-        check_static(model)
+        try:
+            check_static(model)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     kernels = quantizable_convolutions(model) if config.kernel_bits is not None else {}
     every = [*dense, *kernels]
     check_names(every, config.layers, "layers")

@@ -154,7 +154,8 @@ class LabelPart:
         if zlib.crc32(rest) != crc:
             raise self._damaged("its index is damaged")
         self.index = np.frombuffer(rest, INDEX, count)
-        if count and int((self.index["at"] + self.index["size"]).max()) > at:
+        # places first: a sum with a size could be beyond 64 bits
+        if count and (self.index["at"].max() > at or (self.index["at"] + self.index["size"]).max() > at):
             raise self._damaged("its index leads beyond its records")
         try:
             self.description = from_dict(Description, json.loads(rest[end - at :]), str(path))

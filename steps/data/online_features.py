@@ -20,7 +20,7 @@ class OnlineFeatures:
     def __init__(self, config: FeatureConfig):
         if config.level_dbfs is not None or config.kind == "samples":
             what = "level_dbfs" if config.level_dbfs is not None else "kind: samples"
-            raise UserError(f"features with {what} are not computed while sound arrives")
+            raise UserError(f"features with {what} are not computed while sound arrives; train the model without")
         self.config = replace(config, snip_edges=True)
         self.mirrors = not config.snip_edges
         # as torchaudio.compliance.kaldi rounds them

@@ -5,7 +5,7 @@ numbers are float; in an exported file runtimes multiply integers between the Qu
 the same places. `give_ranges_` puts the rounding in; steps/compress/calibrate.py finds the scales.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from steps.models.attention import AttentionRanges, SelfAttention
 from steps.models.low_rank import LowRankLinear
 from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, quantized_layers
 from steps.models.ranges import ActivationRange
+
+if TYPE_CHECKING:
+    from steps.models.asr_model import AsrModel
 
 BITS = 8
 # what multiplies outside of attention
@@ -33,8 +36,20 @@ def has_ranges(quantization: dict[str, Any] | None) -> bool:
     return entry is not None
 
 
-def give_ranges_(model: nn.Module) -> None:
-    """Let every layer in codes that can round its activations, and attention around such. Scales are still to be set."""
+def check_static(model: "AsrModel") -> None:
+    """Raise ValueError for a model whose activations cannot have fixed scales."""
+    where = "activations: fixed scales are for CTC models of whole utterances on type conformer or dnn; this one"
+    check(model.kind in ("conformer", "dnn"), f"{where} is of type {model.kind}")
+    check(not model.streaming, f"{where} streams")
+    check(model.head.name == "ctc", f"{where} is a {model.head.name}")
+
+
+def give_ranges_(model: "AsrModel") -> None:
+    """Let every layer in codes that can round its activations, and attention around such. Scales are still to be set.
+
+    Raises: ValueError for a model that would go on without them.
+    """
+    check_static(model)
     layers = {name: layer for name, layer in quantized_layers(model).items() if can_round(layer)}
     for layer in layers.values():
         layer.input = ActivationRange()

@@ -182,7 +182,7 @@ def test_numbers_that_no_writer_wrote_are_refused(tmp_path):
         path.write_bytes(sealed(whole, record=wrong))
         with pytest.raises(UserError, match=words):
             LabelPart(path).read(0)
-    for field, value in (("frames", 1 << 31), ("at", 1 << 60), ("size", 5)):
+    for field, value in (("frames", 1 << 31), ("at", 1 << 60), ("at", (1 << 64) - 5), ("size", 5)):
         path.write_bytes(sealed(whole, at=(field, value)))
         with pytest.raises(UserError, match="labels.1.1.bin: "):
             LabelPart(path).read(0)

@@ -210,6 +210,10 @@ def test_what_is_missing_is_one_line(streaming_export, tmp_path, monkeypatch):
         (("--follow", "a.wav", "--words", "w"), "take words back"),
         (("--microphone", "--graph", "g"), "take words back"),
         (("--follow", "a.wav", "--idle-s", "0"), "expected a number above 0"),
+        (("--microphone", "--idle-s", "2"), "--idle-s is for --follow"),
+        (("--microphone", "--channel", "2"), "--channel is for files"),
+        (("--follow", "a.wav", "--damaged", "accept"), "--damaged is for whole files"),
+        (("--labels", "l", "--word-score", "1", "a.wav"), "--word-score is for --words"),
     ],
 )
 def test_options_that_do_not_fit(monkeypatch, capsys, words, message):

@@ -131,12 +131,13 @@ def test_the_program_writes_texts_of_the_usual_decoding_and_what_it_measured(str
     assert (exported["chunks"], own["chunks"], short["chunks"]) == (7, 6, 12)
     told = capsys.readouterr().out
     assert "look-ahead 150 ms" in told and "real-time factor of a chunk" in told and "last word out" in told
-    with pytest.raises(SystemExit):
-        decoded(tmp_path, place, "--streaming", "--num-shards", 2, "--shard", 1)
-    with pytest.raises(
-        UserError, match="m: hears whole utterances; recognising sound as it arrives needs a model with"
+    for options, words in (
+        (("--num-shards", 2, "--shard", 1), "leave --num-shards out"),
+        (("--chunk-ms", 0), "leave one of them out"),
     ):
-        decoded(tmp_path, place, "--streaming", "--chunk-ms", 0)
+        with pytest.raises(SystemExit):
+            decoded(tmp_path, place, "--streaming", *options)
+        assert words in capsys.readouterr().err
 
 
 def test_what_hears_whole_utterances_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from steps.compress.quantizer import QuantizeConfig, quantize_model
 from steps.core.cli import UserError
 from steps.core.outdir import sha256_file
 from steps.models.attention import AttentionRanges
-from steps.models.build import load_model, read_spec
+from steps.models.build import build_model, load_model, read_spec
 
 
 def test_attention_over_a_long_sound_is_not_rounded_away():
@@ -56,3 +56,21 @@ def test_folders_with_impossible_scales_are_refused_in_one_line(make, save, tmp_
         )
         with pytest.raises(UserError, match="activations must have bits 8, not"):
             load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"streaming": {"chunk_ms": 320}}, "this one streams"),
+        ({"head": "transducer"}, "this one is a transducer"),
+    ],
+)
+def test_a_description_of_fixed_scales_that_nothing_would_use_is_refused(make, changes, words):
+    """In chunks, attention would go on in float."""
+    spec = quantize_model(make("conformer", **changes), QuantizeConfig(bits=7)).spec
+    build_model(spec)
+    spec = spec | {"quantization": spec["quantization"] | {"activations": {"bits": 8, "static": "minmax"}}}
+    with pytest.raises(
+        UserError, match=f"^model.json: activations: fixed scales are for .*{words}; make the model again$"
+    ):
+        build_model(spec)

@@ -186,6 +186,7 @@ def test_models_that_stream_are_decoded_in_chunks_of_every_length_and_timed(benc
     assert "steps.time_words" not in printed and printed.count(" --streaming\n") == 8
     for options, message in (
         (("--streaming", "smal"), "no model smal in the chain (did you mean small?)"),
+        (("--streaming-reference", "big small"), "streaming_reference is one model, not 'big small'"),
         (("--chunks", ""), "chunks is empty"),
         (("--chunks", "16o"), "'16o' is no length in ms"),
     ):
