@@ -58,10 +58,10 @@ class Tokenizer:
         self._model_bytes = model_bytes
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
-            count = self._processor.get_piece_size()
+            own = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+        # a UnicodeDecodeError for pieces that are no text is a ValueError
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{name}: not a SentencePiece model ({error})") from None
-        own = [self._processor.id_to_piece(i) for i in range(count)]
         self.pieces = [BLANK, *own]
         if own[:1] != [UNKNOWN] or len(set(self.pieces)) != len(self.pieces):
             raise UserError(f"{name}: expected a SentencePiece model with <unk> as id 0 and without <blk>, <s>, </s>")

@@ -185,3 +185,12 @@ def test_word_tokens_are_whole_words():
     ids = tokenizer.encode("z sil b")
     assert len(ids) == 3 and tokenizer.decode(ids) == "z sil b"
     assert tokenizer.encode("q") == [tokenizer.unknown_id]
+
+
+def test_a_piece_that_is_no_text_is_refused(tmp_path):
+    train_tokenizer(["ab ba", "ba"]).save(tmp_path)
+    content = (tmp_path / "tokenizer.model").read_bytes()
+    piece = "\u2581".encode()
+    assert content.count(piece) == 1
+    with pytest.raises(UserError, match=r"x.model: not a SentencePiece model \(.*utf-8"):
+        Tokenizer(content.replace(piece, b"\xe2\x28\x81"), "x.model")
