@@ -1,38 +1,18 @@
-"""The whole chain on the test recipe, as a user runs it: every stage, a second run, a changed setting, a kill."""
+"""The whole chain on the test recipe, as a user runs it: every stage, a second run, a changed setting, a move."""
 
 import json
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from steps.scoring.history import read_curves
-from tests import kill_resume
-
-ROOT = Path(__file__).resolve().parents[1]
-MODELS = ["teacher", "student", "student_kd", "teacher_prune", "student_kd_prune", "student_kd_sparse"]
-MODELS += ["student_kd_lowrank", "teacher_int8", "student_kd_int8", "student_kd_prune_int8"]
-
-
-def command_line(workdir):
-    words = ["./run.sh", "--recipe", "tests/recipes/tiny", "--workdir", str(workdir)]
-    return [*words, "--num-threads", "1", "--trainings", "2", "--device", "cpu"]
-
-
-def run_sh(workdir, *options):
-    """Run run.sh on the test recipe. Returns: CompletedProcess with text output."""
-    return subprocess.run([*command_line(workdir), *options], cwd=ROOT, capture_output=True, text=True)
+from tests.chain import MODELS, ROOT, finished_work, run_sh
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("chain")
-    done = run_sh(workdir)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| teacher " in done.stdout, "the run ends with the table"
-    return workdir
+    return finished_work(tmp_path_factory).work
 
 
 @pytest.fixture(scope="module")
@@ -169,51 +149,3 @@ def test_a_model_folder_works_anywhere(work, exp, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.split("\t")[0] == str(audio)
         assert len(done.stdout.split("\t")[1].split()) >= 1
-
-
-def test_killed_five_times_it_ships_the_same_bytes(work, tmp_path, capsys):
-    models = ("teacher", "teacher_int8")
-    expected = {name: value for name, value in kill_resume.digests(work).items() if not name.startswith("exp/")}
-    expected |= {name: value for name, value in kill_resume.digests(work).items() if name.split("/")[2] in models}
-    (tmp_path / "state.json").write_text(json.dumps({"reference": expected, "runs": []}))
-    options = ["--kills", "5", "--runs", "1", "--seed", "1", "--nj", len(os.sched_getaffinity(0))]
-    status = kill_resume.main([*map(str, options), "--models", " ".join(models), "--workdir", str(tmp_path)])
-    said = capsys.readouterr().out
-    assert status == 0 and "5 kills, identical" in said, said
-
-
-ONE_OF_EACH_STEP = """
-teacher               -                 train_teacher    teacher.yaml
-student_kd            teacher           distill_student  student.yaml
-student_kd_prune      student_kd        prune_model      student_prune.yaml
-student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
-"""
-
-
-@pytest.mark.parametrize(
-    "chain", [ONE_OF_EACH_STEP, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "whole"]
-)
-def test_a_run_on_slurm_ships_the_same_bytes(work, exp, slurm, tmp_path, chain):
-    words = [*command_line(tmp_path), "--cmd", "utils/slurm.py", "--nj", "2", "--sherpa", "false", "--stress", ""]
-    words += ["--chain", chain, "--compare", ""] if chain else ["--decode-nj", "2"]
-    models = [line.split()[0] for line in chain.split("\n")[1:-1]] if chain else MODELS
-    done = subprocess.run(words, cwd=ROOT, env=slurm.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    there = tmp_path / "exp/tiny"
-    patterns = [
-        "model.safetensors",
-        "model.json",
-        "tokens.txt",
-        "export/*",
-        "decode_test/*.txt",
-        "decode_test_onnx/*.txt",
-    ]
-    shipped = [
-        path.relative_to(exp) for model in models for pattern in patterns for path in exp.glob(f"{model}/{pattern}")
-    ]
-    assert len(shipped) > 10 * len(models)
-    assert [str(path) for path in shipped if (there / path).read_bytes() != (exp / path).read_bytes()] == []
-    assert "Slurm job" in (there / "teacher/train.log").read_text()
-    local, slurms = [json.loads((path / "report/results.json").read_text())["rows"] for path in (exp, there)]
-    assert [row["model"] for row in slurms] == models
-    assert [row["scores"] for row in local if row["model"] in models] == [row["scores"] for row in slurms]
