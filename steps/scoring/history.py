@@ -36,7 +36,9 @@ def read_curves(exp: str | Path, models: Iterable[str]) -> dict[str, dict[str, l
             events.Reload()
             for tag in events.Tags()["scalars"]:
                 points = [(event.step, event.value) for event in events.Scalars(tag)]
-                curves.setdefault(tag, {})[model] = points[:: -(-len(points) // MOST_POINTS)]
+                # none: a training that went on took back all that had been written
+                if points:
+                    curves.setdefault(tag, {})[model] = points[:: -(-len(points) // MOST_POINTS)]
     return curves
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from steps.compress.quantizer import QuantizeConfig, quantize_model
-from steps.scoring.history import read_layers
+from steps.scoring.history import read_curves, read_layers
 from tests.deploy.conftest import make_model, save_folder
 
 
@@ -21,3 +21,16 @@ def test_codes_of_a_byte_are_as_before(tmp_path):
     save_folder(tmp_path / "m", make_model("dnn", quantized=True))
     rows = [row for row in read_layers(tmp_path / "m/model.safetensors") if row["name"].endswith("_codes")]
     assert {row["bits"] for row in rows} == {8} and all(row["parameters"] == row["bytes"] for row in rows)
+
+
+def test_a_curve_that_was_taken_back_whole_is_none(tmp_path):
+    """A training that goes on from before its first line takes back what had been written since."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = tmp_path / "m/tensorboard"
+    for suffix, start, tag in ((".1", None, "train/loss"), (".2", 1, "dev/loss")):
+        with SummaryWriter(str(folder), purge_step=start, filename_suffix=suffix) as writer:
+            writer.add_scalar(tag, 1.0, 5)
+    for name, path in zip("ab", sorted(folder.iterdir(), key=lambda path: path.suffix), strict=True):
+        path.rename(folder / f"events.out.tfevents.{name}")
+    assert read_curves(tmp_path, ["m"]) == {"dev/loss": {"m": [(5, 1.0)]}}
