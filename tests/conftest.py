@@ -38,9 +38,14 @@ def slurm():
     cluster.close()
 
 
+# The longest files first, so that no process is left alone with one at the end; behind test_chain.py those that wait for its run.
+LONGEST = ["test_chain.py", "test_public_corpora.py", "test_own_corpora.py", "test_programs.py", "test_distributed.py"]
+LONGEST += ["test_chain_slurm.py", "test_slurm.py", "test_chain_killed.py"]
+
+
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that no process is left alone with it at the end. Tests of a GPU only where there is one."""
-    items.sort(key=lambda item: item.path.name != "test_chain.py")
+    """The longest files first. Tests of a GPU only where there is one."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     of_a_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if of_a_gpu:
         # Here, because most test files do without.
