@@ -18,4 +18,5 @@ python3 -m ruff format --check .
 python3 -m mypy
 find . \( -path ./.venv -o -path ./.git -o -path ./data -o -path ./exp \) -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck --external-sources .ci/run
-exec python3 -m pytest -q -n "$workers" --dist loadfile "$@"
+# in the order of tests/conftest.py
+exec python3 -m pytest -q -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
