@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from steps.core.cli import UserError, make_parser, parse_count, parse_finite, parse_seed, run_main, say
+from steps.core.cli import UserError, make_parser, parse_count, parse_finite, parse_positive, parse_seed, run_main, say
 from steps.core.exports import shipped_bytes
 from steps.scoring.collect import check_inputs, decode_folder
 from steps.scoring.compare import read_both
@@ -63,7 +63,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--alpha", type=parse_alpha, default=0.05, help="risk of passing a worse model (default: 0.05)")
     parser.add_argument("--unsure", choices=("fail", "pass"), default="fail", help="when the set is too small to tell")
     parser.add_argument("--max-bytes", type=parse_count, metavar="N", help="largest size of what ships")
-    parser.add_argument("--max-rtf", type=parse_factor, metavar="X", help="largest real-time factor, features included")
+    parser.add_argument(
+        "--max-rtf", type=parse_positive, metavar="X", help="largest real-time factor, features included"
+    )
     parser.add_argument("--seed", type=parse_seed, default=0, help="seed of the bootstrap (default: 0)")
     return parser.parse_args()
 
@@ -73,14 +75,6 @@ def parse_alpha(text: str) -> float:
     value = parse_finite(text)
     if not 0 < value < 0.5:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 0.5, not {text!r}")
-    return value
-
-
-def parse_factor(text: str) -> float:
-    """Type of --max-rtf: a number above 0."""
-    value = parse_finite(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
     return value
 
 

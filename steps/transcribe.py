@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from steps.core.cli import UserError, make_parser, parse_count, parse_finite, run_main, tell
+from steps.core.cli import UserError, make_parser, parse_count, parse_finite, parse_positive, run_main, tell
 from steps.core.datadir import Utterance
 from steps.core.growing_wav import follow_wav
 from steps.deploy.live import listen, microphone, until_interrupt
@@ -97,14 +97,6 @@ def parse_args() -> argparse.Namespace:
         if value is not None and not is_used:
             parser.error(f"{option} is for {what}; leave it out")
     return args
-
-
-def parse_positive(text: str) -> float:
-    """Type of options that are a number above 0."""
-    value = parse_finite(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
-    return value
 
 
 def parse_channel(text: str) -> int | str:

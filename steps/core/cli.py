@@ -97,6 +97,14 @@ def parse_finite(text: str) -> float:
     return value
 
 
+def parse_positive(text: str) -> float:
+    """Type of options that are a number above 0."""
+    value = parse_finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
+    return value
+
+
 def say(message: object) -> None:
     """Print one line at once, so that a log can be followed."""
     print(printable(message), flush=True)

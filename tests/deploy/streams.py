@@ -79,3 +79,16 @@ def talkative(model):
     scores = scores + model.output.bias
     model.output.bias[0] += (scores.amax(dim=-1) - scores[..., 0]).median()
     return model
+
+
+def fed_in_pieces(recogniser, sound, seed):
+    """A sound in pieces of random lengths. Args: seed: 0 to 5, of longer and longer ones.  Returns: stream; texts on the way."""
+    random, stream, start = np.random.default_rng(seed), recogniser.stream(), 0
+    longest, shown = (1, 7, 200, 3000, 9000, 20000)[seed], []
+    while start < len(sound):
+        step = max(int(random.integers(0, longest + 1)), 1 if longest > 1 else 37)
+        stream.accept(sound[start : start + step])
+        start += step
+        shown.append(stream.text if longest > 200 else "")
+    stream.finish()
+    return stream, shown

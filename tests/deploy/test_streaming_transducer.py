@@ -28,7 +28,7 @@ from steps.deploy.runtimes.transducer import TransducerRecogniser
 from steps.deploy.screen import metadata, streams
 from steps.training.teachers import ExportTeacher
 from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
-from tests.deploy.streams import FEATURES, ONE_WAY, noise, talkative, transducer, utterance
+from tests.deploy.streams import FEATURES, ONE_WAY, fed_in_pieces, noise, talkative, transducer, utterance
 
 
 def pruned():
@@ -105,14 +105,7 @@ def test_any_split_of_the_sound_gives_the_same_numbers_and_text(folder):
     assert len(set(said["greedy"])) > 3 and set(said) == {"greedy", "beam"}
     streams_ = []
     for seed in range(6):
-        random, stream, start = np.random.default_rng(seed), recogniser.stream(), 0
-        longest, shown = (1, 7, 200, 3000, 9000, 20000)[seed], []
-        while start < len(sound):
-            step = max(int(random.integers(0, longest + 1)), 1 if longest > 1 else 37)
-            stream.accept(sound[start : start + step])
-            start += step
-            shown.append(stream.text if longest > 200 else "")
-        stream.finish()
+        stream, shown = fed_in_pieces(recogniser, sound, seed)
         streams_.append(stream.encoded)
         assert stream.text == said["greedy"] and all(said["greedy"].startswith(text) for text in shown)
     assert all(np.array_equal(streams_[0], other) for other in streams_)
