@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from throwaway_slurm import ThrowawaySlurm, missing
 
-# Behind `nohup ... &` these are ignored, and so they would be in every program that the tests start and signal.
-for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, default)
+HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGPIPE: signal.SIG_IGN}
+HANDLERS |= dict.fromkeys((signal.SIGHUP, signal.SIGTERM), signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """Each test begins with Python's own handlers, whatever nohup or a training in this process left."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

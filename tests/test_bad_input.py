@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import tarfile
 from pathlib import Path
@@ -56,15 +55,11 @@ TRAIN += "  {d_model: 16, context: 1, num_blocks: 1, block: {units: 16}}\n"
 def run(program, *words):
     """Run a program in this process. Returns: (exit status, what it wrote to stderr)."""
     told = io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)}
     with mock.patch.object(sys, "argv", [program.__name__, *map(str, words)]), contextlib.redirect_stderr(told):
         try:
             status = run_main(program.main)
         except SystemExit as stop:  # of argparse
             status = stop.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
     return status, told.getvalue()
 
 

@@ -10,14 +10,6 @@ import pytest
 from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, parse_bool, run_main, say
 
 
-@pytest.fixture(autouse=True)
-def keep_signals():
-    """run_main sets SIGPIPE, which a test process must not keep."""
-    before = signal.getsignal(signal.SIGPIPE)
-    yield
-    signal.signal(signal.SIGPIPE, before)
-
-
 def leaving(error):
     def main():
         raise error

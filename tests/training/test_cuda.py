@@ -1,7 +1,6 @@
 """What a GPU is held to. Without one these tests are skipped, with the reason; tests/gpu.sh runs them where there is one."""
 
 import json
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -36,11 +35,8 @@ REPEATED = {
 @pytest.fixture(autouse=True)
 def afterwards():
     """What a training changes for its process is as before after each test."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     torch.use_deterministic_algorithms(False)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,13 +11,10 @@ from steps.training.interrupt import StopRequest
 
 @pytest.fixture
 def request_(monkeypatch):
-    """The class StopRequest; the handlers of before are put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """The class StopRequest, with nothing requested."""
     for name in ("RUN_DEADLINE", "RUN_STOP_FILE"):
         monkeypatch.delenv(name, raising=False)
-    yield StopRequest
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return StopRequest
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
