@@ -111,7 +111,9 @@ check_settings() {
   done
   [[ -z $streaming || -n ${chunks// /} ]] || usage_error "chunks is empty; name the length of at least one, in ms"
   for word in $chunks; do
-    [[ $word =~ ^[1-9][0-9]{1,3}$ ]] || usage_error "chunks: '$word' is no length in ms"
+    # as steps/models/streaming.py takes them
+    [[ $word =~ ^[1-9][0-9]{1,3}$ && $((word % 40)) == 0 && $word -le 8000 ]] ||
+      usage_error "chunks: '$word' is not a multiple of 40 (ms), at most 8000"
   done
   [[ $lexicon == false ]] || word_list=("$data/words.txt")
   [[ $one_of == false ]] || label_list=("$data/labels.txt")

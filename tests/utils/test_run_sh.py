@@ -188,7 +188,9 @@ def test_models_that_stream_are_decoded_in_chunks_of_every_length_and_timed(benc
         (("--streaming", "smal"), "no model smal in the chain (did you mean small?)"),
         (("--streaming-reference", "big small"), "streaming_reference is one model, not 'big small'"),
         (("--chunks", ""), "chunks is empty"),
-        (("--chunks", "16o"), "'16o' is no length in ms"),
+        (("--chunks", "16o"), "'16o' is not a multiple of 40"),
+        (("--chunks", "320 300"), "'300' is not a multiple of 40"),
+        (("--chunks", "8040"), "'8040' is not a multiple of 40 (ms), at most 8000"),
     ):
         assert message in bench.run("--corpus-dir", "corpus", *options, status=2)[1]
 
