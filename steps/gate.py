@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, parse_positive, parse_seed, run_main, say
+from steps.core.decodings import KINDS
 from steps.core.exports import shipped_bytes
 from steps.scoring.collect import check_inputs, decode_folder
 from steps.scoring.compare import read_both
-from steps.scoring.results import KINDS
 from steps.scoring.significance import RESAMPLES, expanded_tail, few_speakers, paired_difference
 from steps.scoring.sources import check_decoded, check_measured, count_again, read_json
 

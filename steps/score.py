@@ -18,10 +18,10 @@ from typing import Any
 
 from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run_main, say
 from steps.core.datadir import Utterance, read_data_dir
+from steps.core.decodings import KINDS
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.scoring.classes import classification, format_classes
 from steps.scoring.errors import format_errors, format_speakers
-from steps.scoring.results import KINDS
 from steps.scoring.significance import Interval, few_speakers, wer_interval
 from steps.scoring.sources import read_units, wants_characters
 from steps.scoring.wer import (

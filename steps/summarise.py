@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.decodings import KINDS
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
 from steps.scoring.collect import decode_folder
 from steps.scoring.compare import parse_pairs
 from steps.scoring.details import interval_text
 from steps.scoring.escape import markdown, markdown_table
-from steps.scoring.results import KINDS
 from steps.scoring.runs import Spread, over_folds, over_seeds
 from steps.scoring.sources import read_json, read_score
 

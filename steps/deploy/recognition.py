@@ -11,6 +11,7 @@ import numpy as np
 from steps.core.cli import UserError, say
 from steps.core.config import check
 from steps.core.datadir import Utterance
+from steps.core.decodings import KINDS
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted, write_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
@@ -163,7 +164,7 @@ def decode_all(
 
 def write_hypotheses(out: Path, hyps: dict[str, dict[str, str]], facts: dict) -> None:
     """Write one text file per kind, and decode.json with their hashes last; those of other kinds, left by an earlier run, go."""
-    for kind in {"lexicon", "lm", "one_of", "beam"} - set(hyps):
+    for kind in set(KINDS) - set(hyps):
         (out / f"{kind}.txt").unlink(missing_ok=True)
     for kind, texts in hyps.items():
         write_table(out / f"{kind}.txt", texts)

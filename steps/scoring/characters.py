@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from steps.scoring.results import KINDS, Comparison, ResultRow
+from steps.core.decodings import KINDS
+from steps.scoring.results import Comparison, ResultRow
 
 NOTE = """\
 - CER: character errors in percent; a character is a letter with its combining marks, and each space between words is one.

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.cli import MissingInput, say
+from steps.core.decodings import KINDS
 from steps.core.exports import GRAPH, SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
 from steps.core.tables import counted
-from steps.scoring.results import KINDS, RUNTIMES, Agreement, NoiseScore, ResultRow, Score
+from steps.scoring.results import RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
 from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
 from steps.scoring.wer import percent, read_hypotheses

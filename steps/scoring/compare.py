@@ -8,11 +8,12 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import nearest
+from steps.core.decodings import KINDS
 from steps.scoring.collect import decode_folder, read_noise
 from steps.scoring.coverage import estimate_design, wer_coverage
 from steps.scoring.ledger import Ledger, make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
-from steps.scoring.results import KINDS, Comparison, NoiseComparison, ResultRow, TestSet
+from steps.scoring.results import Comparison, NoiseComparison, ResultRow, TestSet
 from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
 from steps.scoring.sources import read_score
 from steps.scoring.wer import read_hypotheses

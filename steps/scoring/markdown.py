@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
+from steps.core.decodings import KINDS
 from steps.core.tables import counted
 from steps.scoring.characters import beside_words, character_note, differences_beside_words
 from steps.scoring.details import (
@@ -21,7 +22,7 @@ from steps.scoring.details import (
 )
 from steps.scoring.escape import code_block, markdown, markdown_table
 from steps.scoring.ledger import Ledger
-from steps.scoring.results import KINDS, Comparison, ResultRow, Results, TestSet
+from steps.scoring.results import Comparison, ResultRow, Results, TestSet
 from steps.scoring.significance import few_speakers
 from steps.scoring.speakers import speaker_cells, speaker_note
 from steps.scoring.story import about, story

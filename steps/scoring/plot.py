@@ -13,10 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation
 
+from steps.core.decodings import KINDS
 from steps.core.outdir import atomic_file
 from steps.scoring.results import ResultRow, StreamingRow
 
-SERIES = (("greedy", "o", "#3b7dc4"), ("lexicon", "s", "#d0652a"), ("one_of", "^", "#2f9465"), ("beam", "D", "#8a5cc2"))
+MARKS = {
+    "greedy": ("o", "#3b7dc4"),
+    "lexicon": ("s", "#d0652a"),
+    "lm": ("v", "#b8860b"),
+    "one_of": ("^", "#2f9465"),
+    "beam": ("D", "#8a5cc2"),
+}
 COLORS = ("#3b7dc4", "#d0652a", "#2f9465", "#9a5fb8", "#b8860b", "#c2477a", "#4a9aa8", "#7a7a7a")
 # stands for the colour of the page's text
 INK = "#010203"
@@ -173,7 +180,8 @@ def inline_svg(draw: Callable[[], Figure], prefix: str, alt: str) -> str:
 def _draw_points(axes, rows, axis):
     """Draw all points. Returns: list of (model, x, y) of the points to be labelled."""
     labelled = []
-    for index, (kind, marker, color) in enumerate(SERIES):
+    for index, kind in enumerate(KINDS):
+        marker, color = MARKS[kind]
         # else the bars of one model would coincide
         aside = ScaledTranslation(3 * index / 72, 0, axes.figure.dpi_scale_trans)
         found = [(row, row.scores[kind]) for row in rows if kind in row.scores and axis.value(row) is not None]

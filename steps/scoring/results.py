@@ -14,7 +14,6 @@ from steps.scoring.matched_pairs import MatchedPairs
 from steps.scoring.significance import Interval
 
 FORMAT = 2
-KINDS = ("greedy", "lexicon", "lm", "one_of", "beam")
 # suffixes of their decoding folders
 RUNTIMES = {"onnxruntime": "_onnx", "torch": "", "sherpa-onnx": "_sherpa"}
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.decodings import KINDS
 from steps.core.exports import model_hashes
 from steps.core.outdir import sha256_file
-from steps.scoring.results import KINDS
 from steps.scoring.wer import RATES, count_utterances, in_units, read_hypotheses
 
 # columns of counts, one number for each utterance

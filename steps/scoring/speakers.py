@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from steps.core.decodings import KINDS
 from steps.core.tables import counted
 from steps.scoring.collect import decode_folder
-from steps.scoring.results import KINDS, MOST_SPEAKERS, Results, SpeakerScore
+from steps.scoring.results import MOST_SPEAKERS, Results, SpeakerScore
 from steps.scoring.sources import read_score
 
 

@@ -5,18 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steps.core.cli import UserError
+from steps.core.decodings import KINDS, WAYS
 from steps.core.tables import counted, read_table
-from steps.scoring.results import KINDS, ResultRow, Results, TrainingSet
+from steps.scoring.results import ResultRow, Results, TrainingSet
 
 # what the error rates count
 UNITS = {"WER": "words", "CER": "characters", "PER": "phones"}
-WAYS = {
-    "greedy": "greedy",
-    "lexicon": "with the lexicon",
-    "lm": "with the language model",
-    "one_of": "as one of the labels",
-    "beam": "by beam search",
-}
 
 
 def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str]]) -> str | None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from steps import report as program
+from steps.core.decodings import KINDS
 from steps.score import score
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, parent_pairs
@@ -61,6 +63,15 @@ def test_picture_is_the_same_for_the_same_numbers(exp):
     assert files[0].read_bytes() == files[2].read_bytes()
     assert files[1].read_bytes() == files[3].read_bytes()
     assert all(f">{model}<" in files[0].read_text() for model in MODELS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_decoding_is_in_the_picture(exp, kind):
+    rows = collect_rows(exp, MODELS, ["test"])
+    greedy = rows[0].scores["greedy"]
+    rows = [replace(row, scores={"greedy": greedy, kind: greedy}) for row in rows]
+    plot_wer_bytes(rows, "title", exp / "a.svg", exp / "a.png")
+    assert f">{kind}<" in (exp / "a.svg").read_text()
 
 
 def test_program_writes_every_file(exp, monkeypatch, capsys):
