@@ -76,9 +76,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--channel", type=parse_channel, metavar="N", help=text)
     text = "accept: take what can be decoded of files that are cut short (default: refuse)"
     parser.add_argument("--damaged", choices=("refuse", "accept"), help=text)
-    parser.add_argument(
-        "--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: {IDLE_S:g})"
-    )
+    parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
     # files may come behind options, too
     args = parser.parse_intermixed_args()
     if sum(map(bool, (args.audio, args.follow, args.microphone))) != 1:
