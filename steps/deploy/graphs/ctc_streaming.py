@@ -22,6 +22,8 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.graphs.ctc import FILE, check_same
 from steps.deploy.integer import integer_graph_
+from steps.deploy.lean import with_halves
+from steps.deploy.lean_chunks import LeanChunk, is_lean
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.onnx_model import ORT_ERRORS
 from steps.deploy.runtimes.streaming import ADVANCED, READ, ChunkNetwork, StreamingNetwork, StreamingRecogniser
@@ -108,6 +110,7 @@ class OneChunk(nn.Module):
     def __init__(self, model: AsrModel, layers: list[Layer]):
         super().__init__()
         self.model, self.layers = model, layers
+        self.lean = LeanChunk(model, time_first=True) if is_lean(model) else None
 
     def forward(self, feats: torch.Tensor, *kept: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Args: feats (N, width, D); kept: the states of each layer in its order, and (N,) int64 encoder frames so far.
@@ -115,13 +118,19 @@ class OneChunk(nn.Module):
         Returns: log-probabilities (N, chunk, V), and the states after the chunk.
         """
         *flat, seen = kept
-        rest = iter(flat)
-        states: list[State] = [{name: to_slot(name, next(rest)) for name in layer.uses} for layer in self.layers]
-        hidden, after = self.model.encode_chunk(feats, states, seen)
-        out = [
-            to_slot(name, state[name]) for layer, state in zip(self.layers, after, strict=True) for name in layer.uses
-        ]
-        return self.model.classify(hidden), *out, seen + self.model.chunk
+        rest, slot = iter(flat), to_slot if self.lean is None else _same
+        states: list[State] = [{name: slot(name, next(rest)) for name in layer.uses} for layer in self.layers]
+        if self.lean is None:
+            hidden, after = self.model.encode_chunk(feats, states, seen)
+            log_probs = self.model.classify(hidden)
+        else:
+            log_probs, after = self.lean(feats, states, seen)
+        out = [slot(name, state[name]) for layer, state in zip(self.layers, after, strict=True) for name in layer.uses]
+        return log_probs, *out, seen + self.model.chunk
+
+
+def _same(_, tensor):
+    return tensor
 
 
 class StreamingCtcGraphs:
@@ -132,6 +141,7 @@ class StreamingCtcGraphs:
 
     def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
         """The one graph; see HeadGraphs."""
+        model = with_halves(model)
         layers = [Layer.of(block, model.left) for block in model.blocks]
         states = {
             f"cached_{slot}_{number}": Value(f"cached_{slot}_{number}", REAL, shape)

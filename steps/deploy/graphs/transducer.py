@@ -12,6 +12,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, float_twin, strip_, trace
 from steps.deploy.graphs.ctc import EXAMPLE_LENGTHS, FilledUp, compare, example_features
 from steps.deploy.integer import integer_graph_
+from steps.deploy.lean import with_halves
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.onnx_transducer import OnnxTransducer
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER, Probed, TransducerRecogniser
@@ -85,6 +86,7 @@ class TransducerGraphs:
 
     def build(self, model: AsrModel) -> dict[str, onnx.ModelProto]:
         """The three graphs; see HeadGraphs."""
+        model = with_halves(model)
         twin, sizes, joiner = float_twin(model), model.head_sizes, model.head_sizes.joiner
         share = torch.linspace(-1.0, 1.0, 2 * joiner).view(2, joiner)
         shares = [Value(name, TensorProto.FLOAT, ("N", joiner)) for name in ("encoder_out", "decoder_out")]

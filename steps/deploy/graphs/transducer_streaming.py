@@ -19,6 +19,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, trace
 from steps.deploy.graphs.ctc_streaming import chunk_shift, compare_chunks
 from steps.deploy.graphs.transducer import TransducerGraphs
+from steps.deploy.lean_chunks import LeanChunk, is_lean
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.streaming import ADVANCED, READ
 from steps.deploy.runtimes.streaming_transducer import StreamingTransducer, StreamingTransducerRecogniser
@@ -53,6 +54,7 @@ class EncoderChunk(nn.Module):
     def __init__(self, model: AsrModel):
         super().__init__()
         self.model, self.sizes = model, kept_sizes(model)
+        self.lean = LeanChunk(model, time_first=False) if is_lean(model) else None
 
     def forward(self, feats: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Args: feats (N, width, D); h (1, N, kept); c (1, N, 1).  Returns: (N, chunk, J), and the states after the chunk."""
@@ -61,11 +63,16 @@ class EncoderChunk(nn.Module):
         states: list[State] = [
             {name: next(parts).reshape(-1, *size) for name, size in own.items()} for own in self.sizes
         ]
-        hidden, after = self.model.encode_chunk(feats, states, c[0, :, 0].to(torch.int64))
+        count = c[0, :, 0].to(torch.int64)
+        if self.lean is None:
+            hidden, after = self.model.encode_chunk(feats, states, count)
+            encoded = self.model.classify(hidden)
+        else:
+            encoded, after = self.lean(feats, states, count)
         kept = [state[name].flatten(1) for state, own in zip(after, self.sizes, strict=True) for name in own]
         # frames that attention could not see any more need no count, which a float32 could not hold for ever
         seen = (c + self.model.chunk).clamp(max=float(self.model.left))
-        return self.model.classify(hidden), torch.cat(kept, dim=1).unsqueeze(0), seen
+        return encoded, torch.cat(kept, dim=1).unsqueeze(0), seen
 
 
 class StreamingTransducerGraphs(TransducerGraphs):
