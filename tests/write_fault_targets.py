@@ -189,7 +189,7 @@ class Stages:
             raise BadLoad(f"models {found}")
         for version in (1, 2):
             experiment = self.experiment(folder, version)
-            if not any(experiment.judge(task).redo for task in experiment.tasks):
+            if not any(experiment.judge.verdict(task).redo for task in experiment.tasks):
                 texts = [(folder / name).read_text() for name in ("model/model.json", "score")]
                 if texts != [str(version)] * 2:
                     raise BadLoad(f"version {version} is taken for done, but the files hold {texts}")

@@ -28,9 +28,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
-from inputs import changed_files, digest
 from jobs import Work, die_with_parent
-from marks import Marks, changes, commit, take_lock
+from judge import Judge
+from marks import Marks, commit, take_lock
 from plan import TITLES, StageError, Wording, read_plan
 
 
@@ -38,77 +38,17 @@ def say(message):
     print(message, flush=True)
 
 
-class Verdict:
-    """What to do with a task.
-
-    Args:   redo: why it has to run, None when up to date.   mark: its new mark.
-            resume: the same work was done or begun before, so its partial outputs may be gone on with.
-    """
-
-    def __init__(self, redo, mark, resume):
-        self.redo, self.mark, self.resume = redo, mark, resume
-
-
 class Experiment:
     """One plan on one experiment folder."""
 
     def __init__(self, options, tasks, makers):
-        self.options, self.makers = options, makers
+        self.options = options
         self.tasks = [task for task in tasks if options.stage <= task.stage <= options.stop_stage]
         self.marks = Marks(options.exp, [options.workdir, os.getcwd()])
+        self.judge = Judge(self.marks, makers, options.force)
         self.words = Wording(options.exp, options.nj, [options.exp, options.workdir, *options.verbatim])
         self.running, self.fresh = [], []
         self.signals, self.lock = [], None
-
-    # --- judging ---
-
-    def check_inputs(self):
-        """Before anything runs: every input is there or is made by an earlier selected task."""
-        made = set()
-        for task in self.tasks:
-            for path in (*task.needs, *task.conf):
-                self.check_input(task, path, made)
-            made.update(task.makes, ["@" + task.name])
-
-    def check_input(self, task, path, made=()):
-        maker = self.makers.get(path)
-        there = self.marks.read(maker, "done") if path[:1] == "@" and maker else os.path.exists(path)
-        if path not in made and not there:
-            who = f"stage {maker.stage} ({maker.name}) makes it" if maker else "no stage makes it"
-            raise StageError(5, f"{task}: needs {path}, which is not there; {who}")
-
-    def judge(self, task):
-        """Compare the task with its marks. Returns: Verdict."""
-        done, started = self.marks.read(task, "done"), self.marks.read(task, "started")
-        old = done or started
-        changed = self.changes(task, old) if old else []
-        gone = [path for path in task.makes if not os.path.exists(path)]
-        others = self.marks.replaced_outputs(task, done) if done and task.replaces else []
-        if self.options.force:
-            redo = "--force"
-        elif changed:
-            redo = "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
-        elif others:
-            redo = f"{others[0]} is not the one that was made here"
-        elif done:
-            redo = f"{gone[0]} is gone" if gone else None
-        else:
-            redo = "was interrupted" if started else "not done yet"
-        generation = (old["generation"] if old else 0) + self.options.force
-        mark = self.new_mark(task, generation) if redo else old
-        return Verdict(redo, mark, resume=bool(old) and not (changed or others or self.options.force))
-
-    def changes(self, task, old):
-        """What differs from an older mark of the task. Returns: list of a few words each."""
-        fingerprint = self.marks.fingerprint(task, self.makers, like=old["fingerprint"])
-        listed = [changed for path in task.lists if os.path.isfile(path) for changed in changed_files(path)]
-        return listed + changes(old["fingerprint"], fingerprint)
-
-    def new_mark(self, task, generation):
-        fingerprint = self.marks.fingerprint(task, self.makers)
-        return {"id": digest([fingerprint, generation]), "generation": generation, "fingerprint": fingerprint}
-
-    # --- running ---
 
     def runner_command(self, task, index, verdict):
         """The words that run command number `index` of a task through the runner."""
@@ -152,7 +92,7 @@ class Experiment:
             for path in task.lists:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-            verdict.mark = self.new_mark(task, verdict.mark["generation"])
+            verdict.mark = self.judge.new_mark(task, verdict.mark["generation"])
         self.marks.write(task, "started", {**verdict.mark, "stage": task.stage, "name": task.name})
         job = {"task": task, "verdict": verdict, "index": 0, "start_s": time.time()}
         self.launch(job)
@@ -237,7 +177,7 @@ class Experiment:
         self.fresh = []
 
     def run(self):
-        self.check_inputs()
+        self.judge.check_inputs(self.tasks)
         self.lock = take_lock(self.options.exp)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -246,8 +186,8 @@ class Experiment:
             limit = self.options.nj if task.parallel is None else task.parallel
             self.wait(limit - 1 if limit and self.may_join(task) else 0)
             for path in (*task.needs, *task.conf):
-                self.check_input(task, path)
-            verdict = self.judge(task)
+                self.judge.check_input(task, path)
+            verdict = self.judge.verdict(task)
             if verdict.redo:
                 self.begin(task, verdict)
                 self.wait(limit)
@@ -275,12 +215,12 @@ class Experiment:
     def dry_run(self):
         """Print what would run, why, and the commands."""
         try:
-            self.check_inputs()
+            self.judge.check_inputs(self.tasks)
         except StageError as error:
             print(f"run.sh: would stop: {error}", file=sys.stderr, flush=True)
         redone = set()
         for task in self.tasks:
-            verdict = self.judge(task)
+            verdict = self.judge.verdict(task)
             upstream = [need for need in task.needs if need in redone]
             redo = f"{upstream[0].lstrip('@')} is made anew" if upstream and not self.options.force else verdict.redo
             if redo:
