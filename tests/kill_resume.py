@@ -25,7 +25,7 @@ from tests.watch import FileEvents
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "tests/recipes/tiny"
-MODELS = "teacher student_kd teacher_prune teacher_prune_int8"
+MODELS = "teacher student_kd teacher_prune teacher_prune_int8 teacher_2bit"
 PHASES = {"features": {1}, "training": {3, 4, 5}, "export": {7, 8}}  # name -> stages of run.sh
 KINDS = [*PHASES, "writes"]
 COMPARED = {
@@ -53,6 +53,7 @@ def chain_of(models):
     lines = [line.split() for line in (ROOT / RECIPE / "recipe.sh").read_text().splitlines()]
     rows = {words[0]: words for words in lines if len(words) == 4 and words[3].endswith(".yaml")}
     rows["teacher_prune_int8"] = ["teacher_prune_int8", "teacher_prune", "quantize_model", "int8.yaml"]
+    rows["teacher_2bit"] = ["teacher_2bit", "teacher", "quantize_model", "bits2.yaml"]
     return "\n".join(" ".join(rows[model]) for model in models.split())
 
 
