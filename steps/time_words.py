@@ -42,7 +42,7 @@ SHARES = (50, 95)
 @dataclass(frozen=True)
 class Clock:
     """When things happen, in ms of sound. features: what is heard.   chunk: encoder frames.   ahead: feature frames that the
-    front end reads beyond those that an encoder frame stands for."""
+    chunk reads beyond those that its encoder frames stand for."""
 
     features: FeatureConfig
     chunk: int
@@ -71,7 +71,7 @@ def main() -> None:
         raise UserError(f"{args.model}: hears whole utterances; give --chunk-ms to a model that streams")
     if reference.tokens != model.tokens or net_of(reference, args.reference).frontend.stride != STRIDE:
         raise UserError(f"{args.reference}: its units or frames differ from those of {args.model}")
-    clock = Clock(model.features, own.chunk, int(own.frontend.look_ahead))
+    clock = Clock(model.features, own.chunk, int(own.frontend.look_ahead) + STRIDE * own.ahead)
     utterances, tokenizer = read_data_dir(args.data), load_tokenizer(args.model)
     ids = {utt.utt_id: tokenizer.encode(utt.text) for utt in utterances}
     said = outputs_of(model, args.data, utterances, args.model)

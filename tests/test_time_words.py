@@ -42,6 +42,8 @@ def test_delays_by_hand():
     # the last of 19 feature frames is around 185 ms and ends 12.5 ms later
     assert [clock.out_ms(frame) for frame in (0, 3, 4)] == [197.5, 197.5, 357.5]
     assert Clock(FeatureConfig(snip_edges=True), 4, 3).out_ms(0) == 205.0
+    # two frames ahead of the chunk are eight feature frames
+    assert Clock(FeatureConfig(), 4, 3 + 8).out_ms(0) == 277.5
     #               0  1  2  3  4  5  6  7  8  9
     true = spoken([0, A, B, B, 0, SPACE, A, 0, 0, 0])
     said = spoken([0, A, 0, 0, B, B, SPACE, 0, A, 0])

@@ -85,13 +85,13 @@ class LeanChunk(nn.Module):
         Returns: what `classify` gives, (N, chunk, ...); states for the next chunk.
         """
         twin, order = self.twin, self.order
-        left, frontend = twin.left, twin.frontend
+        left, window, frontend = twin.left, twin.chunk + twin.ahead, twin.frontend
         maps = (feats - twin.feature_mean) * twin.feature_scale
         maps = functional.relu(frontend.conv2(functional.relu(frontend.conv1(maps.unsqueeze(1)))))
         rows = frontend.linear(order.rows_of_maps(maps))
-        # (N, 1, 1, left + chunk): added to the scores of the frames kept, then of the chunk's own
+        # (N, 1, 1, left + window): added to the scores of the frames kept, then of the chunk's own
         is_empty = torch.arange(left, device=seen.device) < left - seen.unsqueeze(1)
-        bias = functional.pad(is_empty.to(feats.dtype) * MASKED, (0, twin.chunk))[:, None, None]
+        bias = functional.pad(is_empty.to(feats.dtype) * MASKED, (0, window))[:, None, None]
         after = []
         for block, state in zip(twin.blocks, states, strict=True):
             kept = dict(state)
@@ -101,27 +101,31 @@ class LeanChunk(nn.Module):
             rows = block.norm(rows + half_of_feed_forward(block.ff2, rows))
             after.append(kept)
         outputs = twin.classify(rows)
-        return order.utterances_first(order.split(outputs, twin.chunk, int(outputs.shape[1]))), after
+        given = order.split(outputs, window, int(outputs.shape[1])).narrow(order.time, 0, twin.chunk)
+        return order.utterances_first(given), after
 
     def attend(self, attention: SelfAttention, rows: torch.Tensor, state: State, bias: torch.Tensor) -> torch.Tensor:
         """What the module gives. Args: rows, normed; state: replaced; bias: of the scores.  Returns: rows."""
         order, chunk, left = self.order, self.twin.chunk, self.twin.left
+        window = chunk + self.twin.ahead
         heads, head_dim = attention.heads, attention.head_dim
         width = heads * head_dim
-        query, key, value = order.split(attention.qkv(rows), chunk, 3 * width).split(width, dim=2)
+        query, key, value = order.split(attention.qkv(rows), window, 3 * width).split(width, dim=2)
         key, value = (torch.cat([state[name], new], dim=order.time) for name, new in (("key", key), ("value", value)))
         state["key"], state["value"] = (kept.narrow(order.time, chunk, left) for kept in (key, value))
-        angles = rotary_angles(left + chunk, head_dim, rows.device)
-        query = rotated(order.heads(query, chunk, heads, head_dim), angles[left:], head_dim**-0.5)
-        key = rotated(order.heads(key, left + chunk, heads, head_dim), angles)
+        angles = rotary_angles(left + window, head_dim, rows.device)
+        query = rotated(order.heads(query, window, heads, head_dim), angles[left:], head_dim**-0.5)
+        key = rotated(order.heads(key, left + window, heads, head_dim), angles)
         weights = (query @ key.transpose(2, 3) + bias).softmax(dim=3)
-        mixed = weights @ order.heads(value, left + chunk, heads, head_dim)
+        mixed = weights @ order.heads(value, left + window, heads, head_dim)
         return attention.out(order.rows_of_heads(mixed))
 
     def convolve(self, module: ConvolutionModule, rows: torch.Tensor, state: State) -> torch.Tensor:
         """What the module gives. Args: rows; state: replaced.  Returns: rows."""
         gated = functional.glu(module.pointwise1(module.norm(rows)), dim=1)
-        mixed = module.convolve_after(self.order.channels(gated, self.twin.chunk), state)
+        mixed = module.convolve_after(
+            self.order.channels(gated, self.twin.chunk + self.twin.ahead), state, self.twin.ahead
+        )
         return module.pointwise2(functional.silu(module.conv_norm(self.order.rows_of_channels(mixed))))
 
 

@@ -113,8 +113,12 @@ class SelfAttention(nn.Module):
         batch, frames, _ = x.shape
         qkv = self.qkv(x).view(batch, frames, 3, self.heads, self.head_dim)
         precision = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if context.state is not None:
-            mixed = self.attend_after(qkv, context, context.state, precision)
+        state = context.state
+        if context.windows is not None and context.is_masked is not None:
+            left = context.is_masked.shape[2] - frames
+            state = {name: context.windows.before(qkv[:, :, n].flatten(2), left) for n, name in enumerate(STATES, 1)}
+        if state is not None:
+            mixed = self.attend_after(qkv, context, state, precision)
             return self.out(mixed.reshape(batch, frames, self.heads * self.head_dim))
         # the length is taken from the context, so that all blocks share one table in a traced graph
         angles = rotary_angles(context.is_pad.shape[1], self.head_dim, x.device, precision)
@@ -158,14 +162,16 @@ class SelfAttention(nn.Module):
         """Mix the values of one chunk and of what is kept from earlier ones; keys are kept unrotated, so that positions count
         from the first frame kept and stay small for ever.
 
-        Args:    qkv (N, T, 3, H, head_dim).   state: key and value (N, left, H * head_dim); replaced by the last `left` frames.
+        Args:    qkv (N, T, 3, H, head_dim).   state: key and value (N, left, H * head_dim); replaced by the last `left` frames that
+                 the next chunk has not again.
         Returns: (N, T, H, head_dim).
         """
         batch, frames, left = qkv.shape[0], int(qkv.shape[1]), int(state["key"].shape[1])
         query, *new = qkv.unbind(2)
         # (N, left + T, H * head_dim)
         key, value = (torch.cat([state[n], part.flatten(2)], dim=1) for n, part in zip(STATES, new, strict=True))
-        state["key"], state["value"] = key[:, frames:], value[:, frames:]
+        first = frames - context.ahead
+        state["key"], state["value"] = key[:, first : first + left], value[:, first : first + left]
         shape = (batch, left + frames, self.heads, self.head_dim)
         query, key, value = (part.transpose(1, 2) for part in (query, key.view(shape), value.view(shape)))
         angles = rotary_angles(left + frames, self.head_dim, qkv.device, precision)

@@ -122,8 +122,11 @@ class ConvolutionModule(nn.Module):
         gated = self.cut(gated, context.is_pad.unsqueeze(-1))
         # (N, C, T)
         gated = gated.transpose(1, 2)
-        if context.state is not None:
-            mixed = self.convolve_after(gated, context.state)
+        state = context.state
+        if context.windows is not None:
+            state = {"conv": context.windows.before(gated.transpose(1, 2), self.look_ahead).transpose(1, 2)}
+        if state is not None:
+            mixed = self.convolve_after(gated, state, context.ahead)
         else:
             mixed = self.convolve_chunks(gated, context.chunk) if context.chunk else self.convolve(gated)
         if isinstance(self.conv_norm, nn.LayerNorm):
@@ -168,10 +171,14 @@ class ConvolutionModule(nn.Module):
         mixed = self.convolve(windows.transpose(1, 2).flatten(0, 1))[..., before:]
         return mixed.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)[..., :frames]
 
-    def convolve_after(self, gated: torch.Tensor, state: State) -> torch.Tensor:
-        """`convolve` one chunk after others. Args: gated (N, C, T); state: conv (N, C, kernel // 2), replaced.  Returns: as gated."""
-        joined = torch.cat([state["conv"], gated], dim=2)
-        state["conv"] = joined[..., int(gated.shape[2]) :]
+    def convolve_after(self, gated: torch.Tensor, state: State, ahead: int) -> torch.Tensor:
+        """`convolve` one chunk after others.
+
+        Args:    gated (N, C, T).   state: conv (N, C, kernel // 2), replaced.   ahead: of the T the last, which come again.
+        Returns: the same shape as gated.
+        """
+        joined, first = torch.cat([state["conv"], gated], dim=2), int(gated.shape[2]) - ahead
+        state["conv"] = joined[..., first : first + self.look_ahead]
         return self.convolve(joined)[..., self.look_ahead :]
 
     def state_sizes(self) -> dict[str, tuple[int, ...]]:

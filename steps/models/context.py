@@ -1,11 +1,44 @@
 """What a block knows about a batch besides its frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch.nn import functional
 
 # what a block keeps from one chunk to the next, by name, utterances first
 State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Utterances cut into chunks with the frames ahead that they hear, to be computed all at once. Shapes: W windows an utterance,
+    S = chunk + ahead frames a window.
+
+    chunk: frames that a window gives.   ahead: frames behind them that it hears, too; the next window gives them.   count: W.
+    """
+
+    chunk: int
+    ahead: int
+    count: int
+
+    @classmethod
+    def of(cls, frames: int, chunk: int, ahead: int) -> "Windows":
+        """As many as utterances of so many frames need."""
+        return cls(chunk, ahead, -(-frames // chunk))
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        """Args: x (N, T, C).  Returns: (N W, S, C), zeros behind the end."""
+        padded = functional.pad(x, (0, 0, 0, self.count * self.chunk + self.ahead - x.shape[1]))
+        return padded.unfold(1, self.chunk + self.ahead, self.chunk).transpose(2, 3).flatten(0, 1)
+
+    def join(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+        """The other way round. Args: x (N W, S, C).   frames: T.  Returns: (N, T, C): what each window gives."""
+        return x[:, : self.chunk].unflatten(0, (-1, self.count)).flatten(1, 2)[:, :frames]
+
+    def before(self, x: torch.Tensor, length: int) -> torch.Tensor:
+        """What earlier windows gave. Args: x (N W, S, C).   length: frames.  Returns: (N W, length, C), zeros before the first."""
+        given = functional.pad(self.join(x, self.count * self.chunk), (0, 0, length, 0))
+        return given.unfold(1, length, self.chunk)[:, : self.count].transpose(2, 3).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -17,6 +50,8 @@ class Context:
     is_masked: (N, T or 1, K) bool, True where a frame does not look at one of the K frames it could see: those kept from
     earlier chunks, then these; None: padding alone is hidden.
     state: where one chunk runs after others, what this block kept; it puts in what the next chunk needs.
+    ahead: of these frames the last, which the next chunk has again.
+    windows: where chunks that hear ahead are computed at once, with the windows as the batch.
     """
 
     lengths: torch.Tensor
@@ -24,6 +59,8 @@ class Context:
     chunk: int = 0
     is_masked: torch.Tensor | None = None
     state: State | None = None
+    ahead: int = 0
+    windows: Windows | None = None
 
     @classmethod
     def of(cls, lengths: torch.Tensor, frames: int, chunk: int = 0, left: int = 0) -> "Context":
@@ -42,13 +79,25 @@ class Context:
         return cls(lengths, is_pad, chunk, is_away | is_pad.unsqueeze(1))
 
     @classmethod
-    def of_chunk(cls, lengths: torch.Tensor, frames: int, seen: torch.Tensor, left: int) -> "Context":
+    def of_chunk(cls, lengths: torch.Tensor, frames: int, seen: torch.Tensor, left: int, ahead: int = 0) -> "Context":
         """The context of one chunk of each utterance.
 
         Args: lengths (N,) int64: its frames that are no padding.   frames: T of the chunk.   seen (N,) int64: frames of
-              earlier chunks.   left: how many of these are kept, filled up in front.
+              earlier chunks.   left: how many of these are kept, filled up in front.   ahead: of the T the last, see above.
         """
         device = lengths.device
         is_pad = torch.arange(frames, device=device).unsqueeze(0) >= lengths.unsqueeze(1)
         is_empty = torch.arange(left, device=device).unsqueeze(0) < left - seen.unsqueeze(1)
-        return cls(lengths, is_pad, frames, torch.cat([is_empty, is_pad], dim=1).unsqueeze(1))
+        return cls(lengths, is_pad, frames, torch.cat([is_empty, is_pad], dim=1).unsqueeze(1), ahead=ahead)
+
+    @classmethod
+    def of_windows(cls, lengths: torch.Tensor, windows: Windows, left: int) -> "Context":
+        """The context of all windows of whole utterances.
+
+        Args: lengths (N,) int64 encoder frames of the utterances.   left: as above.
+        """
+        begins = windows.chunk * torch.arange(windows.count, device=lengths.device)
+        there = (lengths.unsqueeze(1) - begins).clamp(0, windows.chunk + windows.ahead).flatten()
+        seen = begins.repeat(len(lengths))
+        chunk = cls.of_chunk(there, windows.chunk + windows.ahead, seen, left, windows.ahead)
+        return replace(chunk, windows=windows)

@@ -10,7 +10,7 @@ from torch import nn
 
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import ConformerBlock, ConformerConfig
-from steps.models.context import Context, State
+from steps.models.context import Context, State, Windows
 from steps.models.dnn import DnnBlock, DnnConfig
 from steps.models.dropout import Dropout
 from steps.models.hub import HubConfig, hub_block, hub_frontend
@@ -116,6 +116,8 @@ class Encoder(nn.Module):
         """
         chunk, left = self.draw_chunk(), self.left
         x = self.dropout(self.frontend(self.normalise(feats, lengths), lengths))
+        if chunk and self.ahead and not self.training:
+            return self.encode_windows(x, self.output_lengths(lengths))
         # what cannot look ahead needs no chunks to forbid it
         context = Context.of(self.output_lengths(lengths), x.shape[1], chunk if left else 0, left)
         hidden = [x]
@@ -124,10 +126,26 @@ class Encoder(nn.Module):
             hidden.append(x)
         return hidden, context.lengths
 
+    def encode_windows(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Run the blocks on chunks that hear ahead. Args: x (N, T', d_model): from the front end; lengths (N,).  Returns: as `encode`."""
+        frames = x.shape[1]
+        windows = Windows.of(frames, self.chunk, self.ahead)
+        context = Context.of_windows(lengths, windows, self.left)
+        hidden, x = [x], windows.split(x)
+        for block in self.blocks:
+            x = block(x, context)
+            hidden.append(windows.join(x, frames))
+        return hidden, lengths
+
     @property
     def left(self) -> int:
         """Encoder frames before a chunk that attention sees."""
         return self.streaming.left if self.streaming else 0
+
+    @property
+    def ahead(self) -> int:
+        """Encoder frames behind a chunk that it hears, too, and that come out with the next one; 0 for whole utterances."""
+        return self.streaming.ahead if self.streaming and self.chunk else 0
 
     def draw_chunk(self) -> int:
         """Frames of the chunks to run in: `chunk`; in training one of those that the settings list, by torch's random numbers,
@@ -145,11 +163,12 @@ class Encoder(nn.Module):
         """How the model hears, such as `chunks of 320 ms`; empty for one of whole utterances."""
         if not self.streaming:
             return ""
-        return f"chunks of {self.chunk * FRAME_MS} ms" if self.chunk else "whole utterances"
+        ahead = f", {self.ahead * FRAME_MS} ms ahead" if self.ahead else ""
+        return f"chunks of {self.chunk * FRAME_MS} ms{ahead}" if self.chunk else "whole utterances"
 
     def chunk_frames(self) -> int:
         """Feature frames that one chunk is computed from; the next one starts stride * chunk frames later."""
-        return self.frontend.stride * self.chunk + self.frontend.look_ahead
+        return self.frontend.stride * (self.chunk + self.ahead) + self.frontend.look_ahead
 
     def first_states(self, batch: int) -> list[State]:
         """What the blocks know before the first chunk. Args: batch: N."""
@@ -170,20 +189,23 @@ class Encoder(nn.Module):
         if lengths is None:
             lengths = torch.full_like(seen, self.chunk_frames())
         x = self.frontend(self.normalise(feats, lengths), lengths)
-        context = Context.of_chunk(self.output_lengths(lengths), self.chunk, seen, self.left)
+        ahead = self.ahead
+        context = Context.of_chunk(self.output_lengths(lengths), self.chunk + ahead, seen, self.left, ahead)
         after = []
         for block, state in zip(self.blocks, states, strict=True):
             kept = dict(state)
             x = block(x, replace(context, state=kept))
             after.append(kept)
-        return x, after
+        return x[:, : self.chunk], after
 
     def look_ahead(self) -> float:
         """Feature frames that an encoder frame sees at most beyond the `stride` frames it stands for; inf: to the utterance's end."""
         if self.normalisation != GLOBAL:
             return math.inf
         blocks = sum(block.look_ahead for block in self.blocks)
-        return self.frontend.look_ahead + self.frontend.stride * (min(blocks, self.chunk - 1) if self.chunk else blocks)
+        if self.chunk:
+            blocks = min(blocks, self.chunk - 1 + self.ahead)
+        return self.frontend.look_ahead + self.frontend.stride * blocks
 
     def whole_utterance_parts(self) -> list[str]:
         """Names of the parts that need the whole utterance and so cannot run while somebody is still speaking."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from steps.core.config import check
+from steps.core.config import LATER, check
 
 # of an encoder frame
 FRAME_MS = 40
@@ -36,6 +36,11 @@ class ChunkConfig:
         return 0
 
     @property
+    def ahead(self) -> int:
+        """Encoder frames behind a chunk that it hears, too."""
+        return 0
+
+    @property
     def drawn(self) -> list[int]:
         """Encoder frames of the chunks that training draws from; 0: the whole utterance."""
         return []
@@ -48,22 +53,33 @@ class StreamingConfig(ChunkConfig):
     left_chunks: chunks before the present one that attention sees; chunks of another length see as long a stretch.
     drawn_ms: lengths of chunks in training, of which every batch draws one; 0: the whole utterance. An empty list: always
     chunk_ms.
-    Source: Zhang et al. 2020 (arXiv:2012.05481), section 3, for drawing; from few lengths instead of all is ours.
+    ahead_ms: sound behind a chunk that is heard with it, a multiple of 40; its frames come out with the next chunk, which hears
+    and computes them again. Training does without.
+    Source: Zhang et al. 2020 (arXiv:2012.05481), section 3, for drawing; from few lengths instead of all is ours. Shi et al. 2021
+    (arXiv:2010.10759), section 2.1.1, for frames ahead, which are copies there in training, too.
     """
 
     left_chunks: int = 4
     drawn_ms: list[int] = field(default_factory=lambda: [0, 160, 320, 640])
+    ahead_ms: int = field(default=0, metadata=LATER)
 
     def __post_init__(self):
         super().__post_init__()
         check(1 <= self.left_chunks <= MOST_LEFT_CHUNKS, f"left_chunks must be 1 to {MOST_LEFT_CHUNKS}")
         for length_ms in self.drawn_ms:
             frames_of(length_ms)
+        fits = self.ahead_ms % FRAME_MS == 0 and 0 <= self.ahead_ms <= LONGEST_CHUNK_MS
+        check(fits, f"ahead_ms must be a multiple of {FRAME_MS}, 0 to {LONGEST_CHUNK_MS}")
 
     @property
     def left(self) -> int:
         """Encoder frames before a chunk that attention sees."""
         return self.left_chunks * self.chunk
+
+    @property
+    def ahead(self) -> int:
+        """Encoder frames behind a chunk that it hears, too."""
+        return self.ahead_ms // FRAME_MS
 
     @property
     def drawn(self) -> list[int]:

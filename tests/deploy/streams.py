@@ -13,6 +13,7 @@ from tests.deploy.conftest import DIM, make_model
 
 FEATURES = FeatureConfig(num_mel_bins=DIM)
 CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
+AHEAD = {"streaming": {"chunk_ms": 160, "left_chunks": 2, "ahead_ms": 80}}
 ONE_WAY = {"streaming": {"chunk_ms": 160}, "block": {"cells_forward": 24, "cells_backward": 0}}
 
 
@@ -26,6 +27,7 @@ def pruned():
 
 VARIANTS = {
     "conformer": conformer,
+    "ahead": lambda: conformer(**AHEAD),
     "batch-norm": lambda: conformer(conv_norm="batch"),
     "pruned": pruned,
     "low-rank": lambda: factorise(

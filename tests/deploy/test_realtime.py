@@ -80,7 +80,9 @@ def test_the_summary_by_hand():
     assert live.summary()["rtf"] == {"mean": None, "p95": None} and live.summary()["last_word_ms"]["p95"] is None
 
 
-@pytest.mark.parametrize("variant", ["conformer", pytest.param("rnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", ["ahead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conformer", "rnn"))]
+)
 def test_torch_in_chunks_says_what_the_masked_forward_pass_says(variant, tmp_path):
     """To the last frame, with no silence behind it."""
     place = save_folder(tmp_path / "m", emits_letters(VARIANTS[variant]()), FEATURES)

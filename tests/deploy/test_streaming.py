@@ -121,7 +121,9 @@ def test_sherpa_says_the_same(folder):
     assert len(texts[-1]) > 10
 
 
-@pytest.mark.parametrize("variant", ["pruned", pytest.param("rnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", ["pruned", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ahead", "rnn"))]
+)
 def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
     pytest.importorskip("sherpa_onnx")
     model = emits_letters(VARIANTS[variant]())

@@ -28,7 +28,7 @@ from steps.deploy.runtimes.transducer import TransducerRecogniser
 from steps.deploy.screen import metadata, streams
 from steps.training.teachers import ExportTeacher
 from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
-from tests.deploy.streams import FEATURES, ONE_WAY, fed_in_pieces, noise, talkative, transducer, utterance
+from tests.deploy.streams import AHEAD, FEATURES, ONE_WAY, fed_in_pieces, noise, talkative, transducer, utterance
 
 
 def pruned():
@@ -38,6 +38,7 @@ def pruned():
 
 VARIANTS = {
     "conformer": transducer,
+    "ahead": lambda: transducer(**AHEAD),
     "batch-norm": lambda: transducer(conv_norm="batch"),
     "pruned": pruned,
     "low-rank": lambda: factorise(transducer(), {"blocks.0.attention.qkv": 5, "encoder_to_joiner": 8, "predictor": 8}),
@@ -144,7 +145,7 @@ def test_sherpa_says_the_same(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["pruned", "rnn"])
+@pytest.mark.parametrize("variant", ["pruned", "ahead", "rnn"])
 def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
     pytest.importorskip("sherpa_onnx")
     place = save_folder(tmp_path / "m", talkative(VARIANTS[variant]()), FEATURES)

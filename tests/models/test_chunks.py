@@ -20,14 +20,16 @@ VARIANTS = {
     "conformer": ("conformer", {}),
     "conformer-batch-norm": ("conformer", {"conv_norm": "batch", "kernel_size": 3}),
     "conformer-pruned": ("conformer", {"blocks": BLOCKS, "block": None}),
+    "conformer-ahead": ("conformer", {"ahead": 3}),
     "rnn": ("rnn", ONE_WAY | {"block": None}),
 }
 DIM = 20
 
 
-def streaming(kind, chunk=2, left_chunks=2, head="ctc", **changes):
-    """A tiny model in eval mode that streams. Args: chunk: encoder frames."""
+def streaming(kind, chunk=2, left_chunks=2, head="ctc", ahead=0, **changes):
+    """A tiny model in eval mode that streams. Args: chunk, ahead: encoder frames."""
     settings = {"chunk_ms": 40 * chunk} | ({} if kind == "rnn" else {"left_chunks": left_chunks})
+    settings |= {"ahead_ms": 40 * ahead} if ahead else {}
     changes = {key: value for key, value in changes.items() if value is not None}
     sizes = {key: value for key, value in SIZES[kind].items() if key != "block" or "blocks" not in changes}
     if "blocks" in changes:
@@ -79,6 +81,38 @@ def test_caches_give_what_the_masked_forward_pass_gives(variant, dtype, toleranc
             found = chunk_by_chunk(model, feats, lengths)
         for row, expected, count in zip(found, hidden[-1], frames.tolist(), strict=True):
             torch.testing.assert_close(row[:count], expected[:count], rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def test_a_chunk_that_hears_ahead_gives_what_it_gives_of_a_longer_one():
+    """The first chunk hears five frames and gives two; the second one's first frame has the first two behind it, as the first
+    chunk gave them, and not the rest."""
+    model, feats = streaming("conformer", left_chunks=1, ahead=3), torch.randn(1, 43, DIM)
+    found = model.encode(feats, torch.tensor([43]))[0]
+    longer = streaming("conformer", chunk=5, left_chunks=1)
+    expected = longer.encode(feats, torch.tensor([43]))[0]
+    for own, other in zip(found, expected, strict=True):
+        assert own.shape == other.shape == (1, 10, 32)
+        torch.testing.assert_close(own[:, :2], other[:, :2])
+    assert (found[-1][:, 2:5] - expected[-1][:, 2:5]).abs().amax(dim=2).min() > 1e-3
+    # feature frames: four each of five frames, and three of the front end
+    assert model.chunk_frames() == 23 and model.look_ahead() == 19 and longer.look_ahead() == 19
+    assert model.describe_chunk() == "chunks of 80 ms, 120 ms ahead"
+    model.use_chunk(0)
+    whole = model.encode(feats, torch.tensor([43]))[0][-1]
+    longer.use_chunk(0)
+    assert torch.equal(whole, longer.encode(feats, torch.tensor([43]))[0][-1]) and model.ahead == 0
+
+
+def test_training_hears_nothing_ahead():
+    feats, lengths = ragged()
+    model = streaming("conformer", ahead=3, dropout=0.0).train()
+    other = streaming("conformer", dropout=0.0).train()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        found = model.encode(feats[:2], lengths[:2])[0][-1]
+        torch.manual_seed(seed)
+        assert torch.equal(found, other.encode(feats[:2], lengths[:2])[0][-1])
 
 
 @pytest.mark.parametrize("kind", ["conformer", "rnn"])
@@ -215,6 +249,8 @@ REFUSED = {
     "no kernel": ("conformer", {"kernel_size": 1}, {"chunk_ms": 320}, "streaming needs a kernel_size of 3 or more"),
     "50 ms": ("conformer", {}, {"chunk_ms": 50}, "a chunk is a multiple of 40 ms, at most 8000, not 50"),
     "0 ms": ("conformer", {}, {"chunk_ms": 0}, "chunk_ms must be at least 40"),
+    "half a frame ahead": ("conformer", {}, {"ahead_ms": 60}, "ahead_ms must be a multiple of 40, 0 to 8000"),
+    "ahead of an rnn": ("rnn", {}, {"ahead_ms": 40}, "unknown key 'ahead_ms'"),
     "no left": ("conformer", {}, {"left_chunks": 0}, "left_chunks must be 1 to 100"),
     "drawn": ("conformer", {}, {"drawn_ms": [0, -40]}, "a chunk is a multiple of 40 ms, at most 8000, not -40"),
 }

@@ -27,6 +27,8 @@ class TorchChunks:
         self.model, self.device, self.name = model, device, name
         self.width, self.stride = model.chunk_frames(), int(model.frontend.stride)
         self.shift = self.stride * model.chunk
+        # feature frames that make a frame of the encoder
+        self.least = self.stride + int(model.frontend.look_ahead)
         self.feature_dim, self.vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
 
     def first_states(self, batch: int = 1) -> list[torch.Tensor]:
@@ -48,7 +50,7 @@ class TorchChunks:
         hidden, after = self.model.encode_chunk(
             torch.from_numpy(padded).to(self.device), kept, seen, torch.full_like(seen, there)
         )
-        frames = int(self.model.output_lengths(torch.tensor(there)))
+        frames = min(int(self.model.output_lengths(torch.tensor(there))), self.model.chunk)
         outputs = self.model.classify(hidden)[:, :frames].cpu().numpy()
         return outputs, [
             *(state[name] for state, own in zip(after, names, strict=True) for name in own),
@@ -79,17 +81,14 @@ class TorchStream(Stream):
         """See Stream."""
         if super().advance():
             return True
-        # frames that no whole chunk reads; fewer than these make no frame of the encoder
-        if (
-            not self.ended
-            or len(self.frames) + self.features.ready < self.network.width - self.network.shift + self.network.stride
-        ):
+        # frames that no whole chunk reads
+        if not self.ended or len(self.frames) + self.features.ready < cast(TorchChunks, self.network).least:
             return False
         if self.features.ready:
             self.frames = np.concatenate([self.frames, self.features.take(self.features.ready)])
         log_probs, self.states = self.network.step(self.frames[None], self.states)
         self.parts.append(log_probs[0])
-        self.frames = self.frames[:0]
+        self.frames = self.frames[self.network.shift :]
         return True
 
 
