@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rapidfuzz.distance import Levenshtein
 
+from local.markers import reason_to_drop as reason_of_markers
+from local.markers import take_apart, tell_markers
 from local.preparation import FilterConfig, reason_length, reason_text
 from local.text import TextConfig, in_words, normalise
 from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
@@ -72,6 +74,12 @@ def _apart(word):
     return " ".join(re.findall(r"\d+|\D", word)) if capitals or mixed else word
 
 
+def spelled_around_markers(text: str, config: TextConfig) -> str:
+    """`spelled`, but markers stay as they are written, so that they are still known: `(MUSIC) NBC` -> `(MUSIC) N B C`."""
+    kept = replace(config, markers="keep", map={name: name for name in config.map})
+    return "".join(part if stays else spelled(part) for part, stays in take_apart(text, kept))
+
+
 def readings_of(digits: str, language: str) -> list[str]:
     """Ways in which people say a run of digits, each once: one by one, as a number, in pairs from the left or the right."""
     ways = [" ".join(in_words(digit, language) for digit in digits)]
@@ -101,7 +109,7 @@ def all_readings(text: str, language: str) -> Iterator[str]:
 def written(text: str, config: PseudoLabelConfig, other: str | None = None) -> str:
     """A transcript in the student's form. Args: other: what a second recogniser heard, in that form; None: not known."""
     if config.spell:
-        text = spelled(text)
+        text = spelled_around_markers(text, config.text)
     if not config.readings or not DIGITS.search(text):
         return normalise(text, config.text)
     texts = [normalise(way, config.text) for way in all_readings(text, config.text.language)]
@@ -192,11 +200,17 @@ def main():
     others = {} if args.agree is None else read_table(args.agree)
     words = None if args.words is None else set(Path(args.words).read_text(encoding="utf-8").split())
     confidences = read_confidences(args.data, config, args.options)
+    utterances = read_data_dir(args.data)
+    tell_markers({args.data: utterances}, config.text)
+    marked = {utt.utt_id: reason_of_markers(utt.text, config.text) for utt in utterances}
+    if config.text.markers != "keep":
+        # what they decide is decided; no words are made of them
+        config = replace(config, text=replace(config.text, markers="drop"))
     kept, dropped = [], []
-    for utt in read_data_dir(args.data):
+    for utt in utterances:
         other = normalise(others[utt.utt_id], config.text) if utt.utt_id in others else None
         utt = replace(utt, text=written(utt.text, config, other))
-        reason = reason_to_drop(utt, config, other, words)
+        reason = marked[utt.utt_id] or reason_to_drop(utt, config, other, words)
         if (
             not reason
             and config.min_confidence is not None

@@ -156,13 +156,43 @@ def test_what_the_second_recogniser_lacks_is_dropped(monkeypatch, folder):
     assert "s-1\tnot in --agree\tYES TWO ONE\n" in (folder / "out/dropped.tsv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("policy", "stays", "reason"),
+    [
+        ("{markers: drop_utterance}", {}, "holds [BLANK_AUDIO]"),
+        ("{markers: drop, map: {maybe: null}}", {}, "holds maybe"),
+        ("{markers: keep}", {"s-3": "yes maybe", "s-6": "[BLANK_AUDIO]"}, None),
+        ("{markers: keep, map: {'[BLANK_AUDIO]': hush}}", {"s-3": "yes maybe", "s-6": "hush"}, None),
+    ],
+)
+def test_markers_are_dealt_with_as_in_other_transcripts(monkeypatch, folder, policy, stays, reason):
+    (folder / "labels.yaml").write_text(f"text: {policy}\nspell: true\n")
+    run(monkeypatch, folder)
+    texts = {utt.utt_id: utt.text for utt in read_data_dir(folder / "out")}
+    assert "s-4" in texts and {key: texts[key] for key in stays} == stays
+    if reason:
+        assert f"\t{reason}\t" in (folder / "out/dropped.tsv").read_text()
+        assert ("s-3" if "maybe" in reason else "s-6") not in texts
+
+
+def test_markers_that_nothing_is_said_about_are_refused(monkeypatch, folder):
+    (folder / "labels.yaml").write_text("max_loop: null\n")
+    with pytest.raises(UserError, match=r"what is no word, 1 time: \[BLANK_AUDIO\] 1"):
+        run(monkeypatch, folder)
+
+
+def test_markers_in_capitals_are_not_spelled():
+    config = PseudoLabelConfig(text=TextConfig(markers="drop", map={"NIL": None}), spell=True)
+    assert written("(MUSIC) NBC READ(2) NIL *COUGHS*", config) == "N B C R E A D"
+
+
 def test_a_second_recogniser_is_asked_for(monkeypatch, folder):
     with pytest.raises(UserError, match="name it with --agree"):
         run(monkeypatch, folder)
 
 
 def test_what_the_recogniser_was_not_sure_of_is_dropped(monkeypatch, folder):
-    (folder / "labels.yaml").write_text("min_confidence: 0.6\nmax_loop: null\n")
+    (folder / "labels.yaml").write_text("min_confidence: 0.6\nmax_loop: null\ntext: {markers: keep}\n")
     with pytest.raises(MissingInput, match="utt2confidence: no such file; this recogniser does not say how sure it is"):
         run(monkeypatch, folder)
     sure = {"s-1": "0.6000", "s-2": "0.5999", "s-3": "1.0000", "s-4": "0.1", "s-5": "0.9", "s-6": "0.0"}
