@@ -3,14 +3,15 @@
     python3 -m steps.transcribe_data --model exp/mine/teacher/export --data data/mine/extra --out data/mine/extra_heard
     python3 -m steps.transcribe_data --command 'python3 my_recogniser.py' --data data/mine/extra --out data/mine/extra_heard
 
---model: whatever steps.decode runs: a model folder or an exported one, a Hugging Face folder of a sequence-to-sequence model
-(Whisper, Moonshine; requirements-hub.txt), a Whisper folder of CTranslate2 (requirements-whisper.txt). --command is run here,
-without a shell: it reads lines `utterance-id WAV-file` (16 bits, one channel, --rate) from standard input and writes lines
-`utterance-id text` to standard output. --out becomes a data folder with the text as it came; local/filter_transcripts.py
-brings it into the student's form and drops what is likely wrong. Utterances in which nothing was heard are left out and
-listed in dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each transcript's tokens, where the
-recogniser tells them: CTC models of ours, CTranslate2. With --shard J --num-shards N one part goes to part.J, and
-utils/combine_data_dir.py --parts N puts them together.
+--model: whatever steps.decode runs: a model folder or an exported one, a folder with a CTC model that others exported to ONNX
+(as sherpa-onnx runs them: conf/README.md), a Hugging Face folder of a sequence-to-sequence model (Whisper, Moonshine;
+requirements-hub.txt; CTC models are imported first: steps.import_model), a Whisper folder of CTranslate2
+(requirements-whisper.txt). --command is run here, without a shell: it reads lines `utterance-id WAV-file` (16 bits, one channel,
+--rate) from standard input and writes lines `utterance-id text` to standard output. --out becomes a data folder with the text
+as it came; local/filter_transcripts.py brings it into the student's form and drops what is likely wrong. Utterances in which
+nothing was heard are left out and listed in dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each
+transcript's tokens, where the recogniser tells them: CTC models, CTranslate2. With --shard J --num-shards N one part goes to
+part.J, and utils/combine_data_dir.py --parts N puts them together.
 """
 
 import argparse

@@ -33,12 +33,20 @@ def folder_kind(folder: str | Path) -> str:
     raise MissingInput(f"{folder}: neither model.json nor {SUMS} here; name a model folder or its export/")
 
 
+def is_foreign(folder: str | Path) -> bool:
+    """Whether an exported folder is one of others: no SHA256SUMS, and not the files that ours has without it, either."""
+    folder = Path(folder)
+    graphs = any((folder / name).is_file() for name in ("model.onnx", "encoder.onnx"))
+    return not (folder / SUMS).is_file() and not (graphs and (folder / "features.yaml").is_file())
+
+
 def is_exported(folder: str | Path) -> bool:
     """Whether this is an exported folder and not a model folder. Raises: MissingInput when it is neither."""
     kind = folder_kind(folder)
     if kind not in ("export", "model"):
         raise MissingInput(
-            f"{folder}: a recogniser from elsewhere, which only transcribes; a model folder is needed here"
+            f"{folder}: a recogniser from elsewhere, which only transcribes; a model folder is needed here, such as "
+            "steps.import_model makes of CTC models and of Whisper"
         )
     return kind == "export"
 

@@ -3,14 +3,20 @@
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.datadir import Utterance
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
 from steps.data.foreign_features import ForeignFeatures, foreign_features, slaney_fbank
+from steps.data.tokenizer import join_pieces
 from steps.deploy.foreign import ForeignCtc
+from steps.deploy.recognition import decode_all, open_inputs
+from steps.deploy.runtimes import load_recogniser
+from steps.label_data import Hearing
 from steps.training.teachers import ForeignTeacher, check_fit, identity, open_teacher
 from tests.deploy.test_screen import branch, endless_loop
 
@@ -122,6 +128,27 @@ def test_the_identity_is_that_of_all_files(tmp_path):
         (tmp_path / "m/features.yaml").write_text(text)
         seen.add(identity(tmp_path / "m"))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize(("kind", "name"), [("icefall", "model.onnx"), ("nemo", "ctc.onnx"), ("wenet", "ctc.onnx")])
+def test_it_writes_what_it_hears(tmp_path, kind, name):
+    """With its own features, whatever stands in feats.scp, and with the words of its own units."""
+    save(tmp_path / "m", kind)
+    (tmp_path / "m/ctc.onnx").rename(tmp_path / "m" / name)
+    (tmp_path / "feats.scp").write_text("u nowhere.ark:5\n")
+    soundfile.write(tmp_path / "u.wav", np.random.default_rng(0).normal(size=12345) * 0.1, 16000)
+    utt = Utterance("u", "u", "", str(tmp_path / "u.wav"))
+    with load_recogniser(tmp_path / "m") as recogniser:
+        inputs = open_inputs(recogniser, tmp_path, [utt], tmp_path / "m")
+        hyps, seconds = decode_all(recogniser, [utt], inputs)
+        said = recogniser.log_probs(next(inputs(utt)))
+        assert recogniser.use_words("words.txt", tmp_path / "m") is None
+    teacher = ForeignCtc(tmp_path / "m")
+    np.testing.assert_array_equal(said, teacher.log_probs(Hearing(tmp_path / "none", teacher.features)(utt).numpy()))
+    best = said.argmax(axis=1)
+    ids = [unit for unit, before in zip(best, [0, *best], strict=False) if unit != before]
+    assert ids and hyps == {"greedy": {"u": " ".join(join_pieces(OURS, ids, 0).split())}}
+    assert seconds == pytest.approx(12345 / 16000)
 
 
 def test_what_is_no_such_model_is_refused(tmp_path):

@@ -67,6 +67,19 @@ def test_it_writes_what_transformers_generates(folder, monkeypatch):
     assert "model.safetensors" in model_hashes(folder)
 
 
+def test_weights_in_half_precision_are_run_in_float32(folder, monkeypatch):
+    """As those of Whisper large are stored; what their feature extractor computes is float32."""
+    import torch
+    from transformers import MoonshineForConditionalGeneration
+
+    monkeypatch.setattr(outside, "MOST_TOKENS", 8)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 16000).astype(np.float32)
+    MoonshineForConditionalGeneration.from_pretrained(folder).half().save_pretrained(folder)
+    with load_recogniser(folder) as recogniser:
+        assert recogniser.model.dtype == torch.float32
+        recogniser.recognise(samples, "u")
+
+
 def _code(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
@@ -89,6 +102,10 @@ def _no_recogniser(folder):
     (folder / "config.json").write_text('{"model_type": "bert"}')
 
 
+def _ctc(folder):
+    (folder / "config.json").write_text('{"model_type": "wavlm"}')
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -97,6 +114,7 @@ def _no_recogniser(folder):
         (_not_json, "config.json: not valid JSON"),
         (_no_tokenizer, "does not read it as a speech recogniser"),
         (_no_recogniser, "does not read it as a speech recogniser"),
+        (_ctc, "wavlm has CTC models; name the folder that steps.import_model makes of it"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_in_one_line(folder, spoil, said):
@@ -115,7 +133,7 @@ def test_a_converted_whisper_needs_its_tokenizer(tmp_path):
 
 
 def test_it_is_no_model_folder(folder):
-    with pytest.raises(UserError, match="only transcribes"):
+    with pytest.raises(UserError, match="only transcribes.*steps.import_model"):
         is_exported(folder)
     with pytest.raises(UserError, match="onnxruntime reads exported folders only"):
         runtime_of(folder, "onnxruntime")

@@ -10,7 +10,7 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import check_sums, folder_kind
+from steps.core.exports import check_sums, folder_kind, is_foreign
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes.ctc import CtcRecogniser
@@ -82,6 +82,11 @@ def _open_torch(folder: Path, device: str, num_threads: int, _prefix: str | None
 
 
 def _open_onnx(folder: Path, _device: str, num_threads: int, prefix: str | None) -> Recogniser:
+    if is_foreign(folder):
+        # here, because it loads torch
+        from steps.deploy.runtimes.foreign import ForeignRecogniser
+
+        return ForeignRecogniser(folder, num_threads)
     # here, so that the process of sherpa-onnx loads no second onnxruntime
     from steps.deploy.runtimes.onnx_model import OnnxModel
     from steps.deploy.runtimes.onnx_transducer import OnnxTransducer
@@ -174,7 +179,7 @@ def load_recogniser(
     if RUNTIMES[name].reads == "export":
         check_sums(folder)
         for path in sorted(folder.glob("*.onnx")):
-            screen(path)
+            screen(path, branches=is_foreign(folder))
     return RUNTIMES[name].open(folder, device, num_threads, profile_prefix)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from steps.core.cli import UserError
+from steps.core.jsonfile import read_json
 from steps.data.feature_config import FeatureConfig
 
 # text of one piece of at most LONGEST_S of audio; a decoder that never ends is stopped here
@@ -84,7 +85,10 @@ class HubWriter(_Writer):
         self.device, options = device, {"local_files_only": True, "trust_remote_code": False}
         try:
             self.processor = AutoProcessor.from_pretrained(self.folder, **options)
-            model = AutoModelForSpeechSeq2Seq.from_pretrained(self.folder, use_safetensors=True, **options)
+            # whatever is stored: its features are float32, and many CPUs have no products of halves
+            model = AutoModelForSpeechSeq2Seq.from_pretrained(
+                self.folder, use_safetensors=True, dtype=torch.float32, **options
+            )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: transformers does not read it as a speech recogniser: {reason}") from None
@@ -145,11 +149,16 @@ class CTranslateWriter(_Writer):
 
 
 def check_hub_folder(folder: Path) -> None:
-    """Refuse a folder of `transformers` that would run code or unpickle. Raises: UserError."""
+    """Refuse a folder of `transformers` that would run code or unpickle, or of a CTC model. Raises: UserError."""
     # here, because it loads torch
+    from steps.models.hub_convert import FAMILIES, SEQUENCE
     from steps.models.hub_folder import check_code
+    from steps.models.limits import LARGEST_SPEC_BYTES
 
     check_code(folder)
+    kind = read_json(folder / "config.json", LARGEST_SPEC_BYTES).get("model_type")
+    if kind in FAMILIES and kind not in SEQUENCE:
+        raise UserError(f"{folder}: {kind} has CTC models; name the folder that steps.import_model makes of it")
     if not any(folder.glob("*.safetensors")):
         remedy = "save it with save_pretrained(..., safe_serialization=True)"
         raise UserError(f"{folder}: no *.safetensors here, and pickled weights are not opened; {remedy}")
