@@ -30,7 +30,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.foreign_features import ForeignFeatures, heard_features
 from steps.data.label_description import Description, LabelConfig
-from steps.data.label_parts import combine
+from steps.data.label_parts import combine, forget_others
 from steps.data.labels import FILE, LabelPart, LabelWriter, part_name
 from steps.data.progress import Progress
 from steps.data.sparse_posteriors import SparsePosteriors
@@ -155,8 +155,9 @@ def main() -> None:
     utterances = read_data_dir(args.data, check_audio=False, need_text=False)
     own = own_part(parser, args, utterances)
     say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
-    out = Path(args.out)
-    for number, folder in enumerate(args.teacher.split(","), start=1):
+    out, folders = Path(args.out), args.teacher.split(",")
+    forget_others(out, len(folders), args.shard)
+    for number, folder in enumerate(folders, start=1):
         teacher = open_teacher(folder, device, args.num_threads)
         hear = Hearing(args.data, teacher.features)
         description = describe(teacher, folder, settings, args.shard, args.num_shards, hear.inputs(own))

@@ -14,6 +14,15 @@ from steps.data.labels import FILE, REMEDY, Labels, part_name
 PART = re.compile(r"labels\.([1-9]\d*)\.([1-9]\d*)\.bin")
 
 
+def forget_others(out: str | Path, teachers: int, part: int) -> None:
+    """Remove what an earlier run with more teachers left of a part. Args: out: folder of the labels; teachers: how many there are."""
+    for path in Path(out).glob(f"labels.*.{part}.bin"):
+        if (match := PART.fullmatch(path.name)) and int(match[1]) > teachers:
+            # first, because it names that file
+            (path.parent / FILE).unlink(missing_ok=True)
+            path.unlink()
+
+
 def combine(out: str | Path, data: str | Path, num_parts: int) -> str:
     """Write labels.json, after checking that every utterance is there exactly once and that all parts were made alike.
 

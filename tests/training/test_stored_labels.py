@@ -183,6 +183,20 @@ def test_several_teachers_are_stored_apart_and_weigh_as_they_are(label, corpus, 
     torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-3)
 
 
+def test_a_teacher_that_is_no_longer_named_teaches_no_more(label, corpus, data, teacher, tmp_path):
+    other, out = save_teacher(tmp_path / "other", corpus, data.feature_config, 4), tmp_path / "labels"
+    label(out, [teacher, other])
+    label(out, [teacher])
+    assert len(open_teachers([out])) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["labels.1.1.bin", "labels.json"]
+    parts = [["--num-shards", 2, "--shard", part] for part in (1, 2)]
+    for teachers, part in (([teacher, other], 0), ([teacher, other], 1), ([teacher], 0)):
+        label(out, teachers, LabelConfig(), *parts[part])
+    assert not (out / "labels.2.1.bin").exists() and not (out / "labels.json").exists()
+    label(out, [teacher], LabelConfig(), "--num-shards", 2, program=combine_labels)
+    assert len(open_teachers([out])) == 1 and not (out / "labels.2.2.bin").exists()
+
+
 def test_a_teacher_of_other_features_hears_them_from_the_sound(label, corpus, data, tmp_path, capsys):
     own = FeatureConfig(
         sample_rate_hz=data.feature_config.sample_rate_hz, num_mel_bins=data.feature_config.dim, low_freq_hz=60
