@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +131,27 @@ def test_a_converted_whisper_needs_its_tokenizer(tmp_path):
     assert runtime_of(tmp_path) == "faster-whisper"
     with pytest.raises(UserError, match="tokenizer.json: no such file"):
         load_recogniser(tmp_path)
+
+
+class Whisper:
+    """Draws a text at random wherever it is allowed to, as faster-whisper does with what it is not sure of."""
+
+    def __init__(self, *_, **__):
+        self.drawn = 0
+
+    def transcribe(self, samples, temperature=(0.0, 0.2, 1.0), **options):
+        assert options["beam_size"] == 1
+        self.drawn += np.any(np.array(temperature) > 0)
+        return [SimpleNamespace(text=f" text {self.drawn}", avg_logprob=-2.0, tokens=[1, 2])], None
+
+
+def test_a_converted_whisper_draws_nothing(tmp_path, monkeypatch):
+    module = pytest.importorskip("faster_whisper", reason="faster-whisper is not installed: requirements-whisper.txt")
+    monkeypatch.setattr(module, "WhisperModel", Whisper)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    writer = outside.CTranslateWriter(tmp_path)
+    assert [writer.recognise(np.zeros(160, np.float32), "u") for _ in range(2)] == [{"greedy": "text 0"}] * 2
+    assert writer.sure == [-2.0, -2.0]
 
 
 def test_it_is_no_model_folder(folder):

@@ -139,6 +139,8 @@ class CTranslateWriter(_Writer):
             samples,
             language=self.language,
             beam_size=1,
+            # else what it is not sure of is drawn again at random, other text in every run
+            temperature=0.0,
             without_timestamps=True,
             condition_on_previous_text=False,
             max_new_tokens=MOST_TOKENS,
