@@ -83,7 +83,10 @@ parent_options() {
     hub)
       options+=(--hub "$hub_model")
       [[ -z $hub_model ]] || needs+=("$hub_model/config.json")
-      for file in "$hub_model"/{*.safetensors,model.bin}; do [[ ! -f $file ]] || needs+=("$file"); done
+      # the others: its units, and what it hears
+      for file in "$hub_model"/{*.safetensors,model.bin,*.json,tokenizer.model}; do
+        [[ ! -f $file || $file == */config.json ]] || needs+=("$file")
+      done
       ;;
     init) [[ -z $1 ]] || options+=(--init "$exp/$1") ;;
     teachers)

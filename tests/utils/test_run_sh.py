@@ -446,6 +446,19 @@ def test_the_model_from_a_hub_is_relative_to_where_the_command_was_given():
         assert done.stdout == f"{taken}\n"
 
 
+def test_all_that_is_read_of_a_model_from_a_hub_is_an_input(tmp_path):
+    """Other units in vocab.json are another model, though its weights are the same."""
+    read = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.model", "vocab.json"]
+    for name in [*read, "README.md", "pytorch_model.bin"]:
+        (tmp_path / name).write_text("")
+    script = (
+        ". utils/chain.sh && hub_model=$1 needs=() options=() && read_step import_model && parent_options '' hub.yaml"
+    )
+    command = ["bash", "-euc", script + ' && printf "%s\\n" "${needs[@]}"', "bash", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split("\n")) == sorted(["", *(f"{tmp_path}/{name}" for name in read)])
+
+
 def test_a_folder_may_be_called_anything(tmp_path):
     bench = Bench(tmp_path, "R&D {nj} JOB_1 $x 'q' %d")
     ran, _ = bench.run("--corpus-dir", "corpus", "--nj", "3")
