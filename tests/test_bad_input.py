@@ -520,6 +520,8 @@ CASES = [  # name, harm, program, words of the message
     ("hub: no blank", hub(pad_token_id=9), import_hub, "the blank, is 9, but the model has 4 outputs"),
     ("hub: a unit twice", hub(vocab='{"<pad>": 0, "|": 1, " ": 2}'), import_hub, "'\u2581' is there twice"),
     ("hub: a unit with a line end", hub(vocab='{"<pad>": 0, "a\\n": 1}'), import_hub, "white space or control characters"),
+    ("hub: units of two languages", hub(vocab='{"deu": {"<pad>": 0}, "eng": {"<pad>": 0}}'), import_hub,
+     "languages .deu, eng, ...., the weights one output layer; load the model of one by transformers"),
     ("hub: numbers that are none", hub(vocab='{"<pad>": 0, "a": 1.5}'), import_hub, "expected a text and its number"),
     ("hub: bytes as units", hub(tokenizer='{"model": {"type": "BPE"}, "decoder": {"type": "ByteLevel"}}'), import_hub,
      "byte-level BPE cannot be imported"),

@@ -148,7 +148,9 @@ def _from_characters(path: Path) -> Units:
         raise UserError(f"{path}: a tokenizer of phonemes needs its own phonemiser; such models cannot be imported")
     if table and all(isinstance(value, dict) for value in table.values()):
         languages = ", ".join(map(str, list(table)[:5]))
-        raise UserError(f"{path}: has vocabularies of several languages ({languages}, ...); keep the one that is meant")
+        what = f"has vocabularies of several languages ({languages}, ...), the weights one output layer"
+        remedy = "load the model of one by transformers (target_lang=...), save it, and keep that part of vocab.json"
+        raise UserError(f"{path}: {what}; {remedy}")
     pieces, space = _numbered(path, table), named.get("word_delimiter_token", "|")
     pieces = {i: SPACE if text in (space, " ") else text for i, text in pieces.items()}
     bracketed = {i for i, text in pieces.items() if len(text) > 2 and text[0] + text[-1] in ("<>", "[]")}
@@ -168,24 +170,34 @@ def _from_tokenizers(path: Path) -> Units:
         what = "byte-level BPE" if "ByteLevel" in levels else show(kind)
         raise UserError(f"{path}: units of the kind {what} cannot be imported, only BPE and Unigram pieces")
     assert isinstance(model, dict)
+    vocabulary: Any = model.get("vocab")
+    merges, added = model.get("merges") or [], whole.get("added_tokens") or []
+    fits = isinstance(vocabulary, dict if kind == "BPE" else list) and isinstance(merges, list)
+    if not fits or not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise UserError(f"{path}: vocab, merges or added_tokens are not what they should be; copy the tokenizer again")
     if kind == "BPE":
-        pieces, scores = _numbered(path, model.get("vocab") or {}), {}
-        ranks = {"".join(_pair(path, pair)): -float(rank) for rank, pair in enumerate(model.get("merges") or ())}
+        pieces = _numbered(path, vocabulary)
+        ranks = {"".join(_pair(path, pair)): -float(rank) for rank, pair in enumerate(merges)}
         scores = {i: ranks[text] for i, text in pieces.items() if text in ranks}
     else:
-        rows = model.get("vocab")
-        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        if not all(map(_is_scored, vocabulary)):
             raise UserError(f"{path}: expected pairs of a piece and its score; copy the tokenizer again")
-        pieces = _numbered(path, {row[0]: i for i, row in enumerate(rows)})
-        scores = {i: float(row[1]) for i, row in enumerate(rows) if isinstance(row[1], int | float)}
+        pieces = _numbered(path, {row[0]: i for i, row in enumerate(vocabulary)})
+        scores = {i: float(row[1]) for i, row in enumerate(vocabulary)}
     special = set()
-    for token in whole.get("added_tokens") or ():
-        if isinstance(token, dict):
-            pieces |= _numbered(path, {token.get("content"): token.get("id")})
-            special.add(token["id"])
+    for token in added:
+        # a list is no key
+        text = token.get("content") if isinstance(token.get("content"), str) else None
+        pieces |= _numbered(path, {text: token.get("id")})
+        special.add(token["id"])
     unknown = model.get("unk_token") or named.get("unk_token")
     unknown = pieces.get(model["unk_id"]) if type(model.get("unk_id")) is int else unknown
     return Units(pieces, kind.lower(), path, special, scores, named.get("pad_token"), unknown)
+
+
+def _is_scored(row: object) -> bool:
+    """Whether this is a piece and its score."""
+    return isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and type(row[1]) in (int, float)
 
 
 def _pair(path: Path, pair: object) -> list[str]:

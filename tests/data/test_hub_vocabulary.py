@@ -1,0 +1,60 @@
+"""Tokenizers of models from a hub: read from their files, in our order, spelling as they spell."""
+
+import io
+import json
+
+import pytest
+import sentencepiece
+
+from steps.core.cli import UserError
+from steps.data.hub_vocabulary import read_vocabulary
+
+TEXTS = ["the cat sat on the mat", "a hat on a cat", "that is the thing", "this is it then", "hot tea on the table"]
+
+
+def trained(kind, size):
+    """A SentencePiece model as NeMo makes it. Returns: content, its processor."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 5), model_writer=model, model_type=kind, vocab_size=size, bos_id=-1, eos_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue(), sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "name"),
+    [("bpe", 40, "tokenizer.model"), ("unigram", 24, "tokenizer.model"), ("unigram", 24, "tokenizer.json")],
+)
+def test_pieces_spell_as_before(tmp_path, kind, size, name):
+    content, theirs = trained(kind, size)
+    pieces = [theirs.id_to_piece(i) for i in range(len(theirs))]
+    if name == "tokenizer.model":
+        (tmp_path / name).write_bytes(content)
+    else:
+        rows = [[piece, theirs.get_score(i)] for i, piece in enumerate(pieces)]
+        model = {"type": "Unigram", "unk_id": 0, "vocab": rows}
+        (tmp_path / name).write_text(json.dumps({"model": model, "added_tokens": [{"id": 0, "content": "<unk>"}]}))
+    vocabulary = read_vocabulary(tmp_path, len(pieces) + 1, len(pieces))
+    assert vocabulary.order == [len(pieces), *range(len(pieces))]
+    for text in [*TEXTS, "tattoo is the best"]:
+        ids = vocabulary.tokenizer.encode(text)
+        assert [vocabulary.order[i] for i in ids] == theirs.encode(text)
+        assert vocabulary.tokenizer.decode(ids) == theirs.decode(theirs.encode(text)).replace(" \u2047 ", "<unk>")
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"model": {"type": "Unigram", "vocab": [[["a"], 0.0]]}},
+        {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}, "added_tokens": [{"id": 0, "content": ["a"]}]},
+        {"model": {"type": "BPE", "vocab": [["a", 0]]}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 3}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": 3},
+        {"model": {"type": "Unigram", "vocab": [["a", 0.0], ["b", "x"]], "unk_token": ["a"]}},
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path, whole):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match="tokenizer.json: .*; copy the tokenizer again"):
+        read_vocabulary(tmp_path, 3, 2)
