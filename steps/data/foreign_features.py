@@ -30,6 +30,8 @@ class ForeignFeatures(FeatureConfig):
         check(self.sample_scale > 0, "sample_scale must be above 0")
         check(self.mel in ("kaldi", "slaney"), f"mel must be kaldi or slaney, not {self.mel!r}")
         check(self.mel == "kaldi" or self.kind == "fbank", "mel: slaney needs kind: fbank")
+        as_recorded = self.mel == "kaldi" and self.sample_scale == 1
+        check(self.level_dbfs is None or as_recorded, "level_dbfs goes with neither mel: slaney nor sample_scale")
         check(self.mel == "kaldi" or not self.snip_edges, "mel: slaney needs snip_edges: false")
         check(self.mel == "kaldi" or self.window == "hanning", "mel: slaney needs window: hanning")
         check(

@@ -8,6 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.config import ConfigError, from_dict
 from steps.core.datadir import Utterance
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
@@ -213,6 +214,12 @@ def test_features_of_16_bit_numbers_and_normalised_ones():
     torch.testing.assert_close(each.std(0, correction=0), torch.ones(80), atol=1e-3, rtol=0)
     every = foreign_features(samples, ForeignFeatures(normalise="all_features"))
     assert abs(float(every.mean())) < 1e-4 and float(each.mean(0).abs().max()) < float(every.mean(0).abs().max())
+
+
+@pytest.mark.parametrize("settings", [{"sample_scale": 32768.0}, {"mel": "slaney", "window": "hanning"}])
+def test_a_level_that_would_not_be_kept_is_refused(settings):
+    with pytest.raises(ConfigError, match="level_dbfs goes with neither"):
+        from_dict(ForeignFeatures, settings | {"level_dbfs": -25.0}, "features.yaml")
 
 
 def test_slaney_filters_are_those_of_sherpa_onnx():

@@ -30,8 +30,10 @@ class ForeignRecogniser(CtcRecogniser):
     def log_probs(self, heard: np.ndarray) -> np.ndarray:
         """Log-probabilities of one utterance. Args: heard (S,) float32.  Returns: (T', V) float32.  Raises: UserError."""
         samples, config = torch.from_numpy(heard), self.features
-        is_own = not isinstance(config, ForeignFeatures)
-        feats = compute_features(samples, config) if is_own else foreign_features(samples, config)
+        if isinstance(config, ForeignFeatures):
+            feats = foreign_features(samples, config)
+        else:
+            feats = compute_features(samples, config)
         return self.foreign.log_probs(feats.numpy())
 
     def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
