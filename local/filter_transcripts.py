@@ -11,6 +11,7 @@ numbers are kept in transcripts.json.
 """
 
 import itertools
+import math
 import re
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from local.markers import reason_to_drop as reason_of_markers
@@ -30,6 +32,7 @@ from steps.core.cli import MissingInput, UserError, add_common, make_parser, run
 from steps.core.config import check, load_config
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
 from steps.core.outdir import write_json, write_text
+from steps.core.sound import read_sound
 from steps.core.tables import counted
 
 # Combinations of readings that are compared; a transcript with more numbers keeps the first reading of the later ones.
@@ -51,6 +54,7 @@ class PseudoLabelConfig:
     max_loop: int | None = 5
     max_disagreement: float | None = None
     min_confidence: float | None = None
+    min_dbfs: float | None = None
 
     def __post_init__(self):
         check(self.max_loop is None or self.max_loop >= 2, f"max_loop must be at least 2, not {self.max_loop}")
@@ -58,6 +62,7 @@ class PseudoLabelConfig:
         check(limit is None or limit >= 0, f"max_disagreement must be 0 or more, not {limit}")
         least = self.min_confidence
         check(least is None or 0 <= least <= 1, f"min_confidence must be in [0, 1], not {least}")
+        check(self.min_dbfs is None or -100 <= self.min_dbfs < 0, f"min_dbfs must be in [-100, 0), not {self.min_dbfs}")
         check(not self.readings or bool(self.text.language), "readings: true needs text.language")
         check(not (self.readings and self.text.numbers), "numbers and readings exclude each other: leave numbers out")
         check(self.filter.sets == ["train"], "filter.sets has no meaning here; leave it out")
@@ -132,6 +137,13 @@ def loops(text: str, most: int) -> bool:
     )
 
 
+def level_dbfs(utt: Utterance) -> float:
+    """Root mean square level of an utterance's sound, decibels below full scale. Raises: UserError naming the file."""
+    samples, _ = read_sound(utt.audio, utt.start_s, utt.end_s)
+    power = float(np.square(samples, dtype=np.float64).mean())
+    return 10 * math.log10(power) if power else -math.inf
+
+
 def reason_to_drop(utt: Utterance, config: PseudoLabelConfig, other: str | None, words: Collection[str] | None) -> str:
     """Why a transcript cannot stay, or an empty string. Args: utt: with its text in form; other: see `written`."""
     if reason := reason_text(utt, config.filter) or reason_length(utt, config.filter):
@@ -144,7 +156,7 @@ def reason_to_drop(utt: Utterance, config: PseudoLabelConfig, other: str | None,
         other is None or disagreement(utt.text, other) > config.max_disagreement
     ):
         return "two recognisers disagree" if other is not None else "not in --agree"
-    return ""
+    return "silence" if config.min_dbfs is not None and level_dbfs(utt) < config.min_dbfs else ""
 
 
 def read_confidences(data: str | Path, config: PseudoLabelConfig, options: str) -> dict[str, float]:

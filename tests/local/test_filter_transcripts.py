@@ -3,7 +3,9 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 
 from local import filter_transcripts as program
 from local.filter_transcripts import PseudoLabelConfig, all_readings, disagreement, loops, readings_of, spelled, written
@@ -73,6 +75,7 @@ def test_disagreement_is_per_word():
         {"max_loop": 1},
         {"max_disagreement": -0.1},
         {"filter": {"sets": ["dev"]}},
+        {"min_dbfs": 0},
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings):
@@ -203,6 +206,24 @@ def test_what_the_recogniser_was_not_sure_of_is_dropped(monkeypatch, folder):
     (folder / "heard/utt2confidence").write_text("s-1 1.5\n")
     with pytest.raises(UserError, match="'1.5' is no number from 0 to 1"):
         run(monkeypatch, folder)
+
+
+def test_what_was_heard_in_silence_is_dropped(monkeypatch, tmp_path):
+    sound = np.full(16000, 0.01) * np.resize([1, -1], 16000)
+    sound[8000:] *= 0.1
+    soundfile.write(tmp_path / "x.wav", sound, 16000, subtype="FLOAT")
+    limits = {"s-1": (0.0, 0.5), "s-2": (0.5, 1.0), "s-3": (0.0, 1.0)}
+    audio = str(tmp_path / "x.wav")
+    utterances = [Utterance(i, "s", "thank you", audio, *place, 0.5) for i, place in limits.items()]
+    write_data_dir(tmp_path / "heard", utterances)
+    for limit, stays in ((-39, []), (-41, ["s-1"]), (-44, ["s-1", "s-3"]), (-61, ["s-1", "s-2", "s-3"])):
+        (tmp_path / "labels.yaml").write_text(f"min_dbfs: {limit}\n")
+        if not stays:
+            with pytest.raises(UserError, match=r"all of 3 transcripts are dropped \(silence: 3\)"):
+                run(monkeypatch, tmp_path)
+            continue
+        run(monkeypatch, tmp_path)
+        assert [utt.utt_id for utt in read_data_dir(tmp_path / "out")] == stays
 
 
 def test_the_truth_is_that_of_the_same_utterances(monkeypatch, folder):
