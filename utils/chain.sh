@@ -67,12 +67,17 @@ trains() {
 
 # Whether there is a section $1 in the settings file $2, or in what that has as its base.
 has_section() {
+  has_line "^$1:" "$2"
+}
+
+# Whether a line of the settings file $2, or of what that has as its base, matches $1.
+has_line() {
   local base
   [[ -f $2 ]] || return # --sizes auto writes it later
-  grep -q "^$1:" "$2" && return
+  grep -q "$1" "$2" && return
   base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$2")
   [[ -n $base && $base != /* ]] && base=$(dirname "$2")/$base
-  [[ -f $base ]] && grep -q "^$1:" "$base"
+  [[ -f $base ]] && grep -q "$1" "$base"
 }
 
 # Adds what the step that was looked up takes from its parent $1, with the settings file $2, to the arrays `options` and `needs`.

@@ -46,7 +46,8 @@ use_size() {
     for key in head inherit max_look_ahead_ms normalisation; do
       ! has_section "$key" "${confs[$1]}" || usage_error "--sizes auto: ${confs[$1]}: $key would be lost"
     done
-    ! grep -qs '^  *streaming:' "${confs[$1]}" || usage_error "--sizes auto: ${confs[$1]}: streaming would be lost"
+    # in a line of its own, or in one with other sizes
+    ! has_line '^[^#]*[ {,]streaming:' "${confs[$1]}" || usage_error "--sizes auto: ${confs[$1]}: streaming would be lost"
   fi
   [[ $2 != recover ]] || { file=$exp/sizes/recover_${models[$1]}.yaml base=${confs[$1]}; sizes_bases+=("$base"); }
   sizes_lines+=("--line=$2:${models[$1]}:$base")

@@ -347,6 +347,8 @@ def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
             "cut_int8 trains while it is quantized",
         ),
         (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  chunks.yaml", "streaming would be lost"),
+        (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  row.yaml", "streaming would be lost"),
+        (["--sizes", "auto"], "distill_student  small.yaml", "distill_student  based.yaml", "streaming would be lost"),
         (
             ["--sizes", "auto"],
             "distill_student  small.yaml",
@@ -359,6 +361,8 @@ def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
 def test_sizes_that_cannot_be_chosen_are_refused(bench, options, old, new, said):
     (bench.recipe / "conf/bits.yaml").write_text("loop: {epochs: 3}\n")
     (bench.recipe / "conf/chunks.yaml").write_text("model:\n  streaming: {chunk_ms: 320}\n")
+    (bench.recipe / "conf/row.yaml").write_text("model: {d_model: 64, streaming: {chunk_ms: 320}}\n")
+    (bench.recipe / "conf/based.yaml").write_text("base: row.yaml\nloop: {epochs: 3}\n")
     (bench.recipe / "conf/head.yaml").write_text("head: transducer\n")
     assert not old or old in RECIPE
     bench.write_recipe(RECIPE.replace(old, new, 1) if old else RECIPE)
