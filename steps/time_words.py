@@ -3,10 +3,10 @@
     python3 -m steps.time_words --model exp/an4_streaming/student_kd --reference exp/an4_streaming/teacher \\
         --data data/an4_streaming/test --out exp/an4_streaming/student_kd/delays_test.json
 
-Where a word ends is what --reference, a model of whole utterances with the same units, makes of the transcript (forced
-alignment). The word is out with the chunk in which --model, CTC or a transducer, emits its last unit, once all sound that this chunk
-reads is there. Counted are the words of utterances that are recognised without an error. Computing takes no time here:
-steps.benchmark has that.
+Where a word ends is what --reference, a model with the same units, makes of the transcript (forced alignment); one that
+streams hears whole utterances for that. The word is out with the chunk in which --model, CTC or a transducer, emits its
+last unit, once all sound that this chunk reads is there. Counted are the words of utterances that are recognised without an
+error. Computing takes no time here: steps.benchmark has that.
 """
 
 import argparse
@@ -69,8 +69,12 @@ def main() -> None:
     use_chunk(own, args.chunk_ms, args.model)
     if not own.chunk:
         raise UserError(f"{args.model}: hears whole utterances; give --chunk-ms to a model that streams")
-    if reference.tokens != model.tokens or net_of(reference, args.reference).frontend.stride != STRIDE:
+    whole = net_of(reference, args.reference)
+    if reference.tokens != model.tokens or whole.frontend.stride != STRIDE:
         raise UserError(f"{args.reference}: its units or frames differ from those of {args.model}")
+    if whole.chunk:
+        # in chunks, its own peaks would be late
+        whole.use_chunk(0)
     clock = Clock(model.features, own.chunk, int(own.frontend.look_ahead) + STRIDE * own.ahead)
     utterances, tokenizer = read_data_dir(args.data), load_tokenizer(args.model)
     ids = {utt.utt_id: tokenizer.encode(utt.text) for utt in utterances}
@@ -97,7 +101,7 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="streaming model folder")
-    parser.add_argument("--reference", required=True, metavar="DIR", help="model folder that hears whole utterances")
+    parser.add_argument("--reference", required=True, metavar="DIR", help="model folder that tells where words end")
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with transcripts")
     parser.add_argument("--chunk-ms", type=int, metavar="MS", help="length of the chunks (default: the model's own)")
     parser.add_argument("--out", required=True, metavar="PATH", help="JSON file to write")
@@ -172,7 +176,8 @@ def complete_frames(
         return []
     if emitted is not None:
         return emitted
-    return [word.complete for word in align_units(said, ids, recogniser.tokens, recogniser.blank_id)]
+    # of the units that it emits, which may spell the text in another way than the transcript's
+    return [word.complete for word in align_units(said, heard, recogniser.tokens, recogniser.blank_id)]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:

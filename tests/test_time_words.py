@@ -55,6 +55,19 @@ def test_delays_by_hand():
     assert percentiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p95": 2.9}
 
 
+def test_a_word_is_out_with_the_unit_that_spells_it_not_with_those_of_the_transcript():
+    clock, letters = Clock(FeatureConfig(), 4, 3), reader()
+    both = TOKENS.index("c")
+    letters.text = lambda ids: "".join({A: "a", B: "b", both: "ab", SPACE: " "}[i] for i in ids)
+    #               0  1  2  3  4  5  6  7  8  9
+    true = spoken([0, A, B, 0, 0, SPACE, A, 0, 0, 0])
+    said = spoken([0, 0, 0, 0, 0, both, SPACE, 0, A, 0])
+    # what greedy search does not emit
+    said[[2, 3, 5], [A, B, B]] += [5.0, 5.0, -9.0]
+    found = delays(said, true, [A, B, SPACE, A], letters, clock)
+    assert found == [(120.0, 357.5 - 115.0), (80.0, 517.5 - 275.0)]
+
+
 class Emits(TransducerRecogniser):
     """A transducer that emits `b` with every frame of 1, `a` with those of 2, a space with those of 3."""
 
@@ -117,6 +130,13 @@ def test_the_program(tmp_path):
     words = ("--data", tmp_path / "data", "--out", tmp_path / "d.json")
     run("--model", folder, "--reference", folder, *words)
     facts = json.loads((tmp_path / "d.json").read_text())
+    # a reference that streams tells what the same weights tell on whole utterances
+    same = save_folder(tmp_path / "same", emits_letters(make_model("conformer", **CHUNKS)), FEATURES)
+    spec = json.loads((same / "model.json").read_text())
+    del spec["model"]["streaming"]
+    (same / "model.json").write_text(json.dumps(spec))
+    run("--model", folder, "--reference", same, *words)
+    assert json.loads((tmp_path / "d.json").read_text()) == facts | {"reference": "same"}
     assert facts["utterances"] == facts["of"] == 1 and facts["chunk_ms"] == 160
     assert facts["files"] == model_hashes(folder) and facts["reference"] == "m"
     # a model is not late against itself but where a unit lasts; it is out at the end of a chunk, at most one later
