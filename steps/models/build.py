@@ -67,7 +67,9 @@ def new_spec(
     if head not in HEADS:
         raise UserError(f"{where}: unknown head {head!r}{nearest(head, HEADS)}")
     if model_config.get("streaming") and "streaming" not in {field.name for field in fields(KINDS[kind].config)}:
-        raise UserError(f"{where}: streaming: not for type {kind}; conformer streams, and rnn with cells_backward: 0")
+        raise UserError(
+            f"{where}: streaming: not for type {kind}; conformer streams, rnn with cells_backward: 0, dnn with context: 3"
+        )
     config = from_dict(KINDS[kind].config, model_config, where)
     if normalisation != GLOBAL and getattr(config, "streaming", None):
         raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {GLOBAL}")

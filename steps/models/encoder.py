@@ -119,7 +119,8 @@ class Encoder(nn.Module):
         if chunk and self.ahead and not self.training:
             return self.encode_windows(x, self.output_lengths(lengths))
         # what cannot look ahead needs no chunks to forbid it
-        context = Context.of(self.output_lengths(lengths), x.shape[1], chunk if left else 0, left)
+        looks = chunk and any(block.look_ahead for block in self.blocks)
+        context = Context.of(self.output_lengths(lengths), x.shape[1], chunk if looks else 0, left)
         hidden = [x]
         for block in self.blocks:
             x = block(x, context)

@@ -24,6 +24,8 @@ class ChunkConfig:
 
     def __post_init__(self):
         check(frames_of(self.chunk_ms) >= 1, f"chunk_ms must be at least {FRAME_MS}")
+        for length_ms in getattr(self, "drawn_ms", []):
+            frames_of(length_ms)
 
     @property
     def chunk(self) -> int:
@@ -43,7 +45,14 @@ class ChunkConfig:
     @property
     def drawn(self) -> list[int]:
         """Encoder frames of the chunks that training draws from; 0: the whole utterance."""
-        return []
+        return [frames_of(length_ms) for length_ms in getattr(self, "drawn_ms", [])]
+
+
+@dataclass
+class DrawnConfig(ChunkConfig):
+    """Chunks of a model without attention that hears ahead. drawn_ms: as in StreamingConfig."""
+
+    drawn_ms: list[int] = field(default_factory=lambda: [0, 160, 320, 640])
 
 
 @dataclass
@@ -56,7 +65,7 @@ class StreamingConfig(ChunkConfig):
     ahead_ms: sound behind a chunk that is heard with it, a multiple of 40; its frames come out with the next chunk, which hears
     and computes them again. Training does without.
     Source: Zhang et al. 2020 (arXiv:2012.05481), section 3, for drawing; from few lengths instead of all is ours. Shi et al. 2021
-    (arXiv:2010.10759), section 2.1.1, for frames ahead, which are copies there in training, too.
+    (arXiv:2010.10759) for frames ahead, which training has there, too, as copies.
     """
 
     left_chunks: int = 4
@@ -66,8 +75,6 @@ class StreamingConfig(ChunkConfig):
     def __post_init__(self):
         super().__post_init__()
         check(1 <= self.left_chunks <= MOST_LEFT_CHUNKS, f"left_chunks must be 1 to {MOST_LEFT_CHUNKS}")
-        for length_ms in self.drawn_ms:
-            frames_of(length_ms)
         fits = self.ahead_ms % FRAME_MS == 0 and 0 <= self.ahead_ms <= LONGEST_CHUNK_MS
         check(fits, f"ahead_ms must be a multiple of {FRAME_MS}, 0 to {LONGEST_CHUNK_MS}")
 
@@ -80,8 +87,3 @@ class StreamingConfig(ChunkConfig):
     def ahead(self) -> int:
         """Encoder frames behind a chunk that it hears, too."""
         return self.ahead_ms // FRAME_MS
-
-    @property
-    def drawn(self) -> list[int]:
-        """Encoder frames of the chunks that training draws from; 0: the whole utterance."""
-        return [frames_of(length_ms) for length_ms in self.drawn_ms]

@@ -14,6 +14,7 @@ from tests.deploy.conftest import DIM, make_model
 FEATURES = FeatureConfig(num_mel_bins=DIM)
 CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
 AHEAD = {"streaming": {"chunk_ms": 160, "left_chunks": 2, "ahead_ms": 80}}
+SPLICED = {"streaming": {"chunk_ms": 160}, "block": {"units": 40, "splice": 2}}
 ONE_WAY = {"streaming": {"chunk_ms": 160}, "block": {"cells_forward": 24, "cells_backward": 0}}
 
 
@@ -34,6 +35,7 @@ VARIANTS = {
         make_model("conformer", **CHUNKS), {"blocks.0.attention.qkv": 5, "frontend.linear": 9}
     ),
     "rnn": lambda: make_model("rnn", **ONE_WAY),
+    "dnn": lambda: make_model("dnn", **SPLICED),
 }
 
 

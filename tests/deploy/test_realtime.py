@@ -81,7 +81,7 @@ def test_the_summary_by_hand():
 
 
 @pytest.mark.parametrize(
-    "variant", ["ahead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conformer", "rnn"))]
+    "variant", ["ahead", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conformer", "rnn", "dnn"))]
 )
 def test_torch_in_chunks_says_what_the_masked_forward_pass_says(variant, tmp_path):
     """To the last frame, with no silence behind it."""

@@ -57,7 +57,7 @@ def test_chunks_in_onnxruntime_are_the_models_masked_forward_pass(variant):
 
 
 @pytest.mark.parametrize("bits", [8, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("variant", ["conformer", "rnn"])
+@pytest.mark.parametrize("variant", ["conformer", "rnn", pytest.param("dnn", marks=pytest.mark.slow)])
 def test_codes_stream_too(variant, bits):
     _, _, snr_db = opened(quantize_model(VARIANTS[variant](), QuantizeConfig(bits=bits)))
     assert snr_db > 25
@@ -122,7 +122,7 @@ def test_sherpa_says_the_same(folder):
 
 
 @pytest.mark.parametrize(
-    "variant", ["pruned", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ahead", "rnn"))]
+    "variant", ["pruned", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ahead", "rnn", "dnn"))]
 )
 def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
     pytest.importorskip("sherpa_onnx")

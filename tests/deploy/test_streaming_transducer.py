@@ -28,7 +28,17 @@ from steps.deploy.runtimes.transducer import TransducerRecogniser
 from steps.deploy.screen import metadata, streams
 from steps.training.teachers import ExportTeacher
 from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
-from tests.deploy.streams import AHEAD, FEATURES, ONE_WAY, fed_in_pieces, noise, talkative, transducer, utterance
+from tests.deploy.streams import (
+    AHEAD,
+    FEATURES,
+    ONE_WAY,
+    SPLICED,
+    fed_in_pieces,
+    noise,
+    talkative,
+    transducer,
+    utterance,
+)
 
 
 def pruned():
@@ -43,6 +53,7 @@ VARIANTS = {
     "pruned": pruned,
     "low-rank": lambda: factorise(transducer(), {"blocks.0.attention.qkv": 5, "encoder_to_joiner": 8, "predictor": 8}),
     "rnn": lambda: make_model("rnn", head="transducer", **ONE_WAY),
+    "dnn": lambda: make_model("dnn", head="transducer", **SPLICED),
 }
 
 

@@ -22,13 +22,14 @@ VARIANTS = {
     "conformer-pruned": ("conformer", {"blocks": BLOCKS, "block": None}),
     "conformer-ahead": ("conformer", {"ahead": 3}),
     "rnn": ("rnn", ONE_WAY | {"block": None}),
+    "dnn": ("dnn", {"blocks": [{"units": 40, "splice": 2}, {"units": 24, "splice": 1}], "block": None}),
 }
 DIM = 20
 
 
 def streaming(kind, chunk=2, left_chunks=2, head="ctc", ahead=0, **changes):
     """A tiny model in eval mode that streams. Args: chunk, ahead: encoder frames."""
-    settings = {"chunk_ms": 40 * chunk} | ({} if kind == "rnn" else {"left_chunks": left_chunks})
+    settings = {"chunk_ms": 40 * chunk} | ({} if kind != "conformer" else {"left_chunks": left_chunks})
     settings |= {"ahead_ms": 40 * ahead} if ahead else {}
     changes = {key: value for key, value in changes.items() if value is not None}
     sizes = {key: value for key, value in SIZES[kind].items() if key != "block" or "blocks" not in changes}
@@ -113,6 +114,21 @@ def test_training_hears_nothing_ahead():
         found = model.encode(feats[:2], lengths[:2])[0][-1]
         torch.manual_seed(seed)
         assert torch.equal(found, other.encode(feats[:2], lengths[:2])[0][-1])
+
+
+@torch.no_grad()
+def test_a_spliced_frame_sees_its_chunk_and_all_before():
+    """Chunks of 3 frames; a splice of 2 joins frames that far away."""
+    block, x = streaming("dnn", **VARIANTS["dnn"][1]).blocks[0], torch.randn(1, 16, 24)
+    context = Context.of(torch.tensor([15]), 16, 3)
+    for place, expected in ((0, [0, 2]), (3, [1, 3, 5]), (4, [2, 4]), (12, [10, 12, 14]), (13, [11, 13])):
+        before, seen = block(x, context)[0, place], []
+        for frame in range(16):
+            other = x.clone()
+            other[0, frame] += torch.linspace(1.0, 3.0, 24)
+            if not torch.allclose(block(other, context)[0, place], before, atol=1e-6):
+                seen.append(frame)
+        assert seen == expected
 
 
 @pytest.mark.parametrize("kind", ["conformer", "rnn"])
@@ -243,7 +259,14 @@ def test_a_folder_keeps_its_chunks_and_others_are_described_as_before(tmp_path):
 
 
 REFUSED = {
-    "dnn": ("dnn", {}, {"chunk_ms": 320}, "streaming: not for type dnn; conformer streams, and rnn"),
+    "far ahead": ("dnn", {"context": 7}, {"chunk_ms": 320}, "streaming needs context: 3"),
+    "no splice": (
+        "dnn",
+        {"block": {"splice": 0}},
+        {"chunk_ms": 320},
+        "streaming needs a splice of 1 or more in every block",
+    ),
+    "drawn of a dnn": ("dnn", {}, {"drawn_ms": [50]}, "a chunk is a multiple of 40 ms, at most 8000, not 50"),
     "both ways": ("rnn", {}, {"chunk_ms": 320}, "streaming needs cells_backward: 0 in every block"),
     "left of an rnn": ("rnn", {}, {"left_chunks": 3}, "unknown key 'left_chunks'"),
     "no kernel": ("conformer", {"kernel_size": 1}, {"chunk_ms": 320}, "streaming needs a kernel_size of 3 or more"),
@@ -265,6 +288,8 @@ def test_what_cannot_stream_is_refused_in_one_line(case):
 
 
 def test_what_hears_the_whole_utterance_cannot_stream():
+    with pytest.raises(UserError, match="x.yaml: model: streaming: not for type hub; conformer streams, rnn with"):
+        new_spec("hub", {"streaming": {"chunk_ms": 320}}, DIM, 7, "test", "x.yaml: model")
     sizes = SIZES["conformer"] | {"streaming": {"chunk_ms": 320}}
     with pytest.raises(UserError, match="x.yaml: model: streaming: normalisation: utterance hears the whole utterance"):
         new_spec("conformer", sizes, DIM, 7, "test", "x.yaml: model", normalisation="utterance")

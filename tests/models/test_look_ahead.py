@@ -16,6 +16,11 @@ from steps.training.setup import Setup
 CONVOLUTIONS = {"d_model": 16, "subsampling_channels": [4, 4], "num_blocks": 2}
 SHORT = {
     "dnn": ("dnn", {"d_model": 16, "context": 5, "blocks": [{"units": 24, "splice": 2}, {"units": 24, "splice": 1}]}),
+    "dnn-in-chunks": (
+        "dnn",
+        {"d_model": 16, "context": 3, "blocks": [{"units": 24, "splice": 2}, {"units": 24, "splice": 1}]}
+        | {"streaming": {"chunk_ms": 120}},
+    ),
     "dnn-no-splice": ("dnn", {"d_model": 16, "context": 0, "num_blocks": 1, "block": {"units": 24, "splice": 0}}),
     "rnn-one-way": ("rnn", CONVOLUTIONS | {"block": {"cells_forward": 12, "cells_backward": 0}}),
     "rnn-in-chunks": (

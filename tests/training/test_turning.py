@@ -51,9 +51,9 @@ def test_what_cannot_turn_is_refused(whole, tmp_path):
     both_ways = save_folder(tmp_path / "rnn", make_model("rnn"))
     with pytest.raises(UserError, match="x.yaml: model: streaming needs cells_backward: 0"):
         start_from(setup(both_ways, "rnn", {"streaming": {"chunk_ms": 160}}), both_ways)
-    dnn = save_folder(tmp_path / "dnn", make_model("dnn"))
-    with pytest.raises(UserError, match="x.yaml: model: streaming: not for type dnn"):
-        start_from(setup(dnn, "dnn", CHUNKS), dnn)
+    dnn = save_folder(tmp_path / "dnn", make_model("dnn", context=7))
+    with pytest.raises(UserError, match="x.yaml: model: streaming needs context: 3"):
+        start_from(setup(dnn, "dnn", {"streaming": {"chunk_ms": 160}}), dnn)
     features = FeatureConfig(num_mel_bins=20, level_dbfs=-25.0)
     loud = save_folder(tmp_path / "loud", make_model("conformer"), features)
     with pytest.raises(UserError, match="f.yaml: level_dbfs scales a sound by the whole of it"):

@@ -32,6 +32,7 @@ from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed
 from steps.models.conformer import ConformerBlock
 from steps.models.context import State
+from steps.models.dnn import DnnBlock
 from steps.models.heads.ctc import BLANK_ID
 from steps.models.quant_layers import quantized_layers
 
@@ -40,6 +41,7 @@ REAL, INTEGER = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 SLOTS = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2")
 # ours -> theirs
 CONFORMER, LSTM = {"key": "key", "value": "val1", "conv": "conv1"}, {"h": "conv1", "c": "conv2"}
+SPLICES = {"before": "conv1"}
 # of their front end; a stream has it whatever its number of bins
 EMBED = ("N", 128, 3, 19)
 # chunks: of single streams that are compared, and of two streams in one batch, the second begun so many chunks later
@@ -85,6 +87,8 @@ class Layer:
         if isinstance(block, ConformerBlock):
             attention, conv = block.attention, block.convolution.depthwise
             return cls(conv.out_channels, attention.heads, attention.head_dim, conv.kernel_size[0], left, CONFORMER)
+        if isinstance(block, DnnBlock):
+            return cls(block.norm.normalized_shape[0], 1, 1, 2 * block.splice, 1, SPLICES)
         return cls(block.forwards.lstm.hidden_size, 1, 1, 2, 1, LSTM)  # type: ignore[union-attr]
 
     def shapes(self) -> dict[str, tuple[str | int, ...]]:
