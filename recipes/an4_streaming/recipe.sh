@@ -32,14 +32,16 @@ student_kd_prune      student_kd     prune_model      student_prune.yaml
 student_kd_int8       student_kd     quantize_model   recipes/an4/conf/int8.yaml
 "
 if [[ $_net == transducer ]]; then
-  compare="transducer_kd:transducer,transducer_kd:student_kd"
-  streaming="student_kd transducer transducer_kd transducer_kd_prune transducer_kd_int8"
+  compare="transducer_kd:transducer,transducer_kd:student_kd,transducer_lattice:transducer_kd"
+  streaming="student_kd transducer transducer_kd transducer_lattice transducer_kd_prune transducer_kd_int8"
   chain="
-teacher             -              train_teacher    recipes/an4/conf/teacher.yaml
-student_kd          teacher        distill_student  student.yaml
-transducer          -              distill_student  transducer_student.yaml
-transducer_kd       teacher        distill_student  transducer_student.yaml
-transducer_kd_prune transducer_kd  prune_model      student_prune.yaml
-transducer_kd_int8  transducer_kd  quantize_model   recipes/an4/conf/int8.yaml
+teacher             -                   train_teacher    recipes/an4/conf/teacher.yaml
+student_kd          teacher             distill_student  student.yaml
+transducer          -                   distill_student  transducer_student.yaml
+transducer_kd       teacher             distill_student  transducer_student.yaml
+transducer_kd_prune transducer_kd       prune_model      student_prune.yaml
+transducer_kd_int8  transducer_kd       quantize_model   recipes/an4/conf/int8.yaml
+transducer_teacher  -                   train_teacher    transducer_teacher.yaml
+transducer_lattice  transducer_teacher  distill_student  transducer_lattice.yaml
 "
 fi
