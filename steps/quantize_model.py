@@ -84,6 +84,9 @@ def main() -> None:
         what = " and ".join([f"method {method}"] * (method in ("gptq", "qat")) + reading)
         raise ConfigError(f"{args.config}: {what} reads data; {', '.join(missing)} missing ({why})")
     config = load_config(LearntConfig, args.config)
+    if method != "qat":
+        # sound that is only measured stays as it is
+        config = dataclasses.replace(config, augment=None)
     setup = Setup(args, config, STEP)
     if setup.already_done(model=args.model, teacher=args.teacher if method == "qat" else None):
         return

@@ -8,7 +8,7 @@ import soundfile
 import torch
 import yaml
 
-from steps import decode, distill_student, import_model, train_teacher, train_tokenizer
+from steps import decode, distill_student, import_model, quantize_model, train_teacher, train_tokenizer
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance, write_data_dir
 from steps.models.build import load_model
@@ -158,3 +158,11 @@ def test_what_has_no_effect_is_refused(world):
         with pytest.raises(UserError, match=words):
             train(world, f"refused{number}", settings, init=init)
         assert not (world / f"refused{number}/model.json").exists()
+
+
+def test_what_measures_samples_asks_for_no_change_of_masks(world):
+    (world / "gptq.yaml").write_text("bits: 4\nmethod: gptq\nsource: on_the_fly\nloop: {max_batch_frames: 500}\n")
+    options = {"model": "big", "data": "data", "dev": "data", "tokenizer": "big", "features": "features.yaml"}
+    words = [word for key, name in options.items() for word in (f"--{key}", world / name)]
+    run(quantize_model, *words, "--config", world / "gptq.yaml", "--device", "cpu", "--out", world / "coded")
+    assert load_model(world / "coded").spec["parent"]["name"] == "big"
