@@ -2,7 +2,8 @@
 let them.
 
 Source: Frantar et al. 2022 (arXiv:2210.17323), sections 3.2 and 3.3, without their lazy batches; scales are those of least
-squares. The gates of an LSTM are treated as two layers, for the input and for the previous output.
+squares. The gates of an LSTM are treated as two layers, for the input and for the previous output. A sparse model's zeros stay,
+and what they would have taken on goes to later weights (SparseGPT, Frantar and Alistarh 2023, arXiv:2301.00774).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,11 +33,12 @@ def gptq_coder(
     Returns: a coder that gives the codes found here.
     """
     found: dict[tuple[str, str], Codes] = {}
+    sparse = bool(model.spec["sparsity"])
     for names in stages(model, formats):
         moments = second_moments(model, names, batches)
         for (name, matrix), moment in moments.items():
             weight = getattr(model.get_submodule(name), matrix + layer_suffix(model.get_submodule(name)))
-            codes = compensated(weight.detach(), moment, formats[name], packed)
+            codes = compensated(weight.detach(), moment, formats[name], packed, sparse)
             weight.data.copy_(codes.dequantized())
             found[name, matrix] = Codes(codes.codes.cpu(), codes.scales.cpu(), codes.format)
 
@@ -94,10 +96,13 @@ def second_moments(
     return {key: total / len(batches) for key, total in sums.items()}
 
 
-def compensated(weight: torch.Tensor, moment: torch.Tensor, format: CodeFormat, packed: bool) -> Codes:
+def compensated(
+    weight: torch.Tensor, moment: torch.Tensor, format: CodeFormat, packed: bool, keep_zeros: bool = False
+) -> Codes:
     """Codes of a matrix by GPTQ.
 
     Args: weight (O, I).   moment: (I, I), mean products of its inputs.   packed: whether scales are float16.
+          keep_zeros: weights that are zero stay so; for a format with a zero.
     """
     scales = rounding.least_squares_scales(weight, format)
     scales = rounding.short_scales(scales) if packed else scales
@@ -112,7 +117,11 @@ def compensated(weight: torch.Tensor, moment: torch.Tensor, format: CodeFormat, 
         one = rounding.round_to_codes(
             left[:, column : column + 1].float(), spread[:, column], CodeFormat(format.bits, format.grid)
         )
+        rounded = one.dequantized()[:, 0].double()
+        if keep_zeros:
+            is_zero = weight[:, column] == 0
+            one.codes[is_zero], rounded[is_zero] = 0, 0.0
         codes[:, column] = one.codes[:, 0]
-        error = (left[:, column] - one.dequantized()[:, 0].double()) / inverse[column, column]
+        error = (left[:, column] - rounded) / inverse[column, column]
         left[:, column + 1 :] -= error.unsqueeze(1) * inverse[column, column + 1 :]
     return Codes(codes, scales, format)

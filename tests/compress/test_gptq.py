@@ -1,5 +1,6 @@
-"""GPTQ: what a layer gives is nearer than with plain rounding, whatever stands in the padding."""
+"""GPTQ: what a layer gives is nearer than with plain rounding, whatever stands in the padding; zeros of sparse models stay."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from steps.compress.gptq import compensated, gptq_coder, second_moments, stages
 from steps.compress.quantizer import QuantizeConfig, choose_formats, quantize_model, rounding_coder
 from steps.compress.rounding import least_squares_scales, round_to_codes, short_scales
+from steps.compress.sparsity import sparsify_
 from steps.models.codes import CodeFormat
 
 FORMATS = [
@@ -96,3 +98,31 @@ def test_a_whole_model_hears_better(make, kind):
         for code in (coder, fallback)
     ]
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("bits", [4, "ternary"])
+def test_zeros_of_a_sparse_model_stay(make, bits):
+    model = make("rnn")
+    sparsify_(model, 0.5, "local")
+    config = QuantizeConfig(bits=bits, method="gptq", rest="float16")
+    formats = choose_formats(model, config)
+    fallback = rounding_coder("mse", packed=True)
+    small = quantize_model(model, config, gptq_coder(copy.deepcopy(model), formats, batches(model), True, fallback))
+    changed = 0
+    for name in formats:
+        plain, codes = model.get_submodule(name).state_dict(), small.get_submodule(name).matrices()
+        for matrix, found in codes.items():
+            weight = plain[matrix if matrix in plain else f"{matrix}_l0"]
+            assert not found.codes[weight == 0].any(), name
+            changed += int((found.codes != fallback(name, matrix, weight, found.format).codes).sum())
+    assert changed > 100
+
+
+def test_what_zeros_would_have_taken_on_goes_to_later_weights():
+    weight, inputs = draw()
+    weight[:, ::3] = 0.0
+    format, moment = CodeFormat(3), (inputs.T @ inputs / 400).double()
+    codes = compensated(weight, moment, format, packed=True, keep_zeros=True)
+    plain = round_to_codes(weight, codes.scales, format)
+    errors = [((found.dequantized() - weight) @ inputs.T).square().sum() for found in (codes, plain)]
+    assert not codes.codes[:, ::3].any() and errors[0] < 0.7 * errors[1]
