@@ -65,15 +65,19 @@ def stages(model: AsrModel, names: Mapping[str, Any]) -> Iterator[list[str]]:
 def second_moments(
     model: AsrModel, names: Sequence[str], batches: Sequence[Batch]
 ) -> dict[tuple[str, str], torch.Tensor]:
-    """Mean products of the inputs of layers, padding left out. Returns: {(layer, matrix): (I, I) float64}."""
+    """Mean products of the inputs of layers, padding left out; inputs of two axes are no frames, and none of them is padding.
+
+    Returns: {(layer, matrix): (I, I) float64}.
+    """
     sums: dict[tuple[str, str], torch.Tensor] = {}
     # encoder frames of each utterance in the batch that runs
     lengths = torch.empty(0)
 
     def add(key: tuple[str, str], inputs: torch.Tensor) -> None:
-        frames = torch.arange(inputs.shape[1], device=inputs.device) < lengths.unsqueeze(1)
-        # (frames, I)
-        rows = inputs[frames].double()
+        if inputs.dim() > 2:
+            inputs = inputs[torch.arange(inputs.shape[1], device=inputs.device) < lengths.unsqueeze(1)]
+        # (frames, I), or more of them where the input has more axes
+        rows = inputs.flatten(0, -2).double()
         sums[key] = sums.get(key, 0.0) + rows.T @ rows / len(rows)
 
     def listen(name: str) -> Callable[..., None]:

@@ -110,7 +110,7 @@ class HubAttention(nn.Module):
         # (2T - 1, d_model), sine and cosine in turns
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
         # (1, H, 2T - 1, head_dim)
-        keys = self.split(self.position(waves.unsqueeze(0)))
+        keys = self.split(self.position(waves).unsqueeze(0))
         scores = (query + self.position_bias.unsqueeze(1)) @ keys.transpose(-2, -1)
         # row t is shifted so that column s holds distance t - s
         shifted = functional.pad(scores, (1, 0)).view(batch, self.heads, -1, frames)[:, :, 1:]

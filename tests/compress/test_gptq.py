@@ -10,6 +10,7 @@ from steps.compress.gptq import compensated, gptq_coder, second_moments, stages
 from steps.compress.quantizer import QuantizeConfig, choose_formats, quantize_model, rounding_coder
 from steps.compress.rounding import least_squares_scales, round_to_codes, short_scales
 from steps.compress.sparsity import sparsify_
+from steps.models.build import build_model, new_spec
 from steps.models.codes import CodeFormat
 
 FORMATS = [
@@ -126,3 +127,40 @@ def test_what_zeros_would_have_taken_on_goes_to_later_weights():
     plain = round_to_codes(weight, codes.scales, format)
     errors = [((found.dequantized() - weight) @ inputs.T).square().sum() for found in (codes, plain)]
     assert not codes.codes[:, ::3].any() and errors[0] < 0.7 * errors[1]
+
+
+HUB = {
+    "d_model": 32,
+    "head_dim": 8,
+    "num_blocks": 1,
+    "wave": {"channels": [8] * 7, "position_kernel": 4, "position_groups": 2},
+}
+WHOLE = {"style": "conformer", "block": {"heads": 4, "ff": 24, "ff2": 24, "conv_channels": 16}}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        # hears the channels of each head
+        ("gate", HUB | {"positions": "gated", "left": 3, "right": 3, "block": {"heads": 4, "ff": 24}}),
+        # hears distances between frames, once for all utterances
+        ("position", HUB | WHOLE | {"positions": "sinusoid"}),
+    ],
+)
+@pytest.mark.parametrize("utterances", [1, 2])
+def test_attention_of_a_hub_model_is_listened_to(name, sizes, utterances):
+    torch.manual_seed(0)
+    model = build_model(new_spec("hub", sizes, 160, 11, "test")).eval()
+    layer = f"blocks.0.attention.{name}"
+    batch = SimpleNamespace(feats=torch.randn(utterances, 60, 160), lengths=torch.tensor([60, 40][:utterances]))
+    seen = []
+    model.get_submodule(layer).register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().double()))
+    moment = second_moments(model, [layer], [batch])[layer, "weight"]
+    frames = model.output_lengths(batch.lengths).tolist()
+    if name == "gate":
+        rows = torch.cat([one[:length].flatten(0, 1) for one, length in zip(seen[0], frames, strict=True)])
+        assert len(rows) == 4 * sum(frames)
+    else:
+        rows = seen[0].view(-1, 32)
+        assert len(rows) == 2 * frames[0] - 1
+    torch.testing.assert_close(moment, rows.T @ rows / len(rows))
