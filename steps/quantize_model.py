@@ -143,6 +143,8 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str
         asked = dataclasses.replace(config, layers=config.layers | layers, method="rtn")
         small = quantize_model(model, asked)
         keep_apart_(small)
+        if config.method == "qat":
+            budget.as_if_trained_(small)
         return export_bytes(small, setup.args.model)
 
     say(

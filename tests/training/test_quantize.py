@@ -198,7 +198,12 @@ def test_a_training_that_goes_on_keeps_the_bits_it_chose(quantize, monkeypatch):
         quantize("pieces", settings, stop_at=2)
     monkeypatch.setattr(program, "choose_bits", None)
     folder = quantize("pieces", settings)
-    chosen = json.loads((folder / "budget.json").read_text())["chosen"]
+    found = json.loads((folder / "budget.json").read_text())
+    chosen = found["chosen"]
     assert chosen["bits"] <= 2.5
+    # of norms and biases that are all alike training makes different ones
+    export_folder(folder, folder / "export")
+    size = sum(shipped_bytes(folder / "export").values())
+    assert found["export_bytes"] - 500 < size <= found["export_bytes"]
     spec = read_spec(folder)["quantization"]["layers"]
     assert {name: spec[name]["bits"] for name in chosen["layers"]} == chosen["layers"]
