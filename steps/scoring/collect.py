@@ -8,6 +8,7 @@ from steps.core.cli import MissingInput, say
 from steps.core.decodings import KINDS
 from steps.core.exports import GRAPH, SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
 from steps.core.tables import counted
+from steps.scoring.history import mean_bits
 from steps.scoring.results import RUNTIMES, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
 from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
@@ -82,7 +83,7 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
         parameters=spec["parameters"],
         nonzero_parameters=spec["nonzero_parameters"],
         sparsity=spec.get("sparsity"),
-        quantization_bits=quantization_bits(spec),
+        quantization_bits=mean_bits(folder),
         bytes_shipped=sum(sizes.values()),
         bytes_onnx=onnx_bytes(sizes),
         **speed,
@@ -99,14 +100,6 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
         lexicon_differs=count_lexicon_changes(places["onnxruntime"]),
         bytes_with_lm=sum(all_sizes.values()) if GRAPH in all_sizes else None,
     )
-
-
-def quantization_bits(spec: Mapping[str, Any]) -> int | None:
-    """Bits of the quantized weights, the lowest where layers differ; None for a float model. Args: spec: model.json's content."""
-    quantization = spec.get("quantization") or {}
-    layers = quantization.get("layers")
-    # version 0.1 wrote one number for all layers
-    return min(layer["bits"] for layer in layers.values()) if isinstance(layers, dict) else quantization.get("bits")
 
 
 def read_scores(folder: Path) -> dict[str, Score]:

@@ -80,6 +80,19 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
     return layers
 
 
+def mean_bits(folder: Path) -> float | None:
+    """Bits of a code on average over the codes of a model folder, to one digit. Returns: None for a float model."""
+    quantization = read_json(folder / "model.json").get("quantization") or {}
+    layers = quantization.get("layers")
+    # version 0.1 wrote one number for all layers
+    if not isinstance(layers, dict):
+        return quantization.get("bits")
+    bits = {name: 8 / 5 if format["grid"] == "ternary" else format["bits"] for name, format in layers.items()}
+    rows = [row for row in read_layers(folder / "model.safetensors") if row["name"].endswith("_codes")]
+    weights = [(bits[row["name"].rpartition(".")[0]], row["parameters"]) for row in rows]
+    return round(sum(each * count for each, count in weights) / sum(count for _, count in weights), 1)
+
+
 def packed_bits(path: Path) -> dict[str, float]:
     """Bits of a code in each layer whose codes are packed. Args: path: of model.json.  Returns: {layer: bits}."""
     quantization = (read_json(path).get("quantization") or {}) if path.is_file() else {}

@@ -41,7 +41,7 @@ NOTES = """\
 - size: bytes of what ships, the files that the export's SHA256SUMS lists (1 kB = 1000 bytes).
 - params: parameters of the model, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
   make the file smaller.
-- bits: of a weight where most are stored in codes, those of the layers with the fewest.
+- bits: of a weight in codes, on average over the layers that have them.
 - MMAC/s: million multiply-accumulates per second of audio, counted from the graph as onnxruntime ran it. RTF: seconds of
   one CPU thread per second of audio, for the network alone and with the features. A dash, or no such column: not measured.
 """
@@ -77,7 +77,8 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
     table = []
     for row in rows:
         cells = [row.model, number(row.parameters, 1e3, 1)]
-        cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-", number(row.quantization_bits)]
+        cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-"]
+        cells.append("-" if row.quantization_bits is None else f"{row.quantization_bits:g}")
         cells.append(number(row.bytes_shipped, 1e3, 1))
         cells += [number(row.macs_per_second, 1e6, 1), number(row.rtf, 1, 4), number(row.rtf_with_features, 1, 4)]
         for kind in KINDS:

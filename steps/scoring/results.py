@@ -75,7 +75,8 @@ class ResultRow:
     nonzero_parameters: int
     # share of weights set to zero by unstructured pruning; saves no bytes by itself
     sparsity: float | None
-    quantization_bits: int | None
+    # of a weight in codes, on average; None: there are none
+    quantization_bits: float | None
     # size of the files that the export's SHA256SUMS lists, without those of a language model
     bytes_shipped: int
     bytes_onnx: int

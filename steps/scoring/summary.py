@@ -54,7 +54,7 @@ def model_card(results: Results, model: str) -> str:
     """A card for one exported model, as Markdown."""
     rows = [row for row in results.rows if row.model == model]
     row, measured = rows[0], rows[0].benchmark or {}
-    kind = f"weights of {row.quantization_bits} bits" if row.quantization_bits else "float32"
+    kind = f"weights of {row.quantization_bits:g} bits" if row.quantization_bits else "float32"
     lines = [
         f"# {markdown(model)}\n",
         f"A speech recogniser of recipe {markdown(results.recipe)}, {kind}"

@@ -3,7 +3,7 @@
 import pytest
 
 from steps.compress.quantizer import QuantizeConfig, quantize_model
-from steps.scoring.history import read_curves, read_layers
+from steps.scoring.history import mean_bits, read_curves, read_layers
 from tests.deploy.conftest import make_model, save_folder
 
 
@@ -21,6 +21,18 @@ def test_codes_of_a_byte_are_as_before(tmp_path):
     save_folder(tmp_path / "m", make_model("dnn", quantized=True))
     rows = [row for row in read_layers(tmp_path / "m/model.safetensors") if row["name"].endswith("_codes")]
     assert {row["bits"] for row in rows} == {8} and all(row["parameters"] == row["bytes"] for row in rows)
+
+
+def test_bits_of_a_model_are_those_of_its_weights_and_not_of_its_smallest_layer(tmp_path):
+    config = QuantizeConfig(bits=8, rest="float16", layers={"blocks.0.up": 1, "output": "ternary"})
+    for name, wanted in (("mixed", config), ("plain", QuantizeConfig(bits=7))):
+        save_folder(tmp_path / name, quantize_model(make_model("dnn"), wanted))
+    save_folder(tmp_path / "float", make_model("dnn"))
+    # frontend 24 x 140; blocks of 40 x 72 and 24 x 40; output 11 x 24, filled up to 25 a row
+    weights = {8: 24 * 140 + 24 * 40 + 40 * 72 + 24 * 40, 1: 40 * 72, 1.6: 11 * 25}
+    mean = sum(bits * count for bits, count in weights.items()) / sum(weights.values())
+    assert mean_bits(tmp_path / "mixed") == round(mean, 1) == 6.1
+    assert (mean_bits(tmp_path / "plain"), mean_bits(tmp_path / "float")) == (7, None)
 
 
 def test_a_curve_that_was_taken_back_whole_is_none(tmp_path):
