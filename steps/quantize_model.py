@@ -105,6 +105,12 @@ def quantize_at_once(args: argparse.Namespace) -> None:
     if given:
         raise ConfigError(f"{args.config}: method {config.method} reads no data; leave out {', '.join(given)}")
     out, source = Path(args.out), Path(args.model)
+    there = read_yaml(out / "conf.yaml") if (out / "conf.yaml").is_file() else {}
+    # of a training, finished or not, or of a calibration
+    if "step" in there:
+        raise UserError(
+            f"{out / 'conf.yaml'}: {out} was started with method {there.get('method')}; choose another --out"
+        )
     model = load_model(source)
     small = quantize_model(model, config)
     small.spec["step"] = STEP

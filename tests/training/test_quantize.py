@@ -95,6 +95,18 @@ def test_stopped_anywhere_the_same_bytes_ship(quantize, capsys, bits, optimizer)
     assert {row["bits"] for row in json.loads((whole / "quantization.json").read_text())["layers"]} == {bits, 8}
 
 
+def test_rounding_at_once_replaces_nothing_that_was_trained(quantize, tmp_path, parents, monkeypatch):
+    with pytest.raises(Interrupted):
+        quantize("pieces", QAT.format(bits=2, optimizer="adamw"), stop_at=2)
+    before = {path: path.read_bytes() for path in (tmp_path / "pieces").rglob("*") if path.is_file()}
+    (tmp_path / "rtn.yaml").write_text("bits: 4\n")
+    words = ["--model", parents / "dense", "--config", tmp_path / "rtn.yaml", "--out", tmp_path / "pieces"]
+    monkeypatch.setattr(sys, "argv", ["quantize_model", *map(str, words)])
+    with pytest.raises(UserError, match="pieces was started with method qat; choose another --out"):
+        program.main()
+    assert {path: path.read_bytes() for path in (tmp_path / "pieces").rglob("*") if path.is_file()} == before
+
+
 def test_training_moves_codes_and_dev_is_measured_on_what_ships(quantize, parents, capsys):
     trained = load_model(quantize("trained", QAT.format(bits=2, optimizer="adamw")))
     last = capsys.readouterr().out
