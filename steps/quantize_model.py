@@ -53,6 +53,8 @@ from steps.training.settings import LearningConfig
 from steps.training.setup import Setup, training_parser
 
 STEP = "quantize_model"
+# sections of settings that only a training reads
+OF_TRAINING = ("optim", "augment", "ctc", "transducer", "distill")
 DATA_OPTIONS = ("data", "dev", "tokenizer", "features")
 
 
@@ -87,6 +89,8 @@ def main() -> None:
     if method != "qat":
         # sound that is only measured stays as it is
         config = dataclasses.replace(config, augment=None)
+        if idle := [name for name in OF_TRAINING if name in settings]:
+            say(f"{', '.join(idle)}: not used, method {method} does not train")
     setup = Setup(args, config, STEP)
     if setup.already_done(model=args.model, teacher=args.teacher if method == "qat" else None):
         return

@@ -35,6 +35,8 @@ class ActivationConfig:
     def __post_init__(self):
         check(self.static in WAYS, f"static must be one of {', '.join(WAYS)}, not {self.static!r}")
         check(50 < self.percentile <= 100, "percentile must be above 50 and at most 100")
+        own = self.percentile != type(self).percentile
+        check(self.static == "percentile" or not own, "percentile: of static: percentile; leave it out")
 
 
 @dataclass(frozen=True)

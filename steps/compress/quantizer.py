@@ -36,8 +36,9 @@ class QuantizeConfig:
     error in the weights that are not rounded yet, by what the layer hears in training data; qat, train with rounded weights.
     grid: symmetric, half (no zero, no unused code) or auto: half for 2 bits and 1, symmetric for more.
     group: neighbours in a row that share a scale; null: the whole row. A layer with groups multiplies in float.
-    layers: other formats, by names of layers or modules: bits, or a mapping of bits, grid and group; the longest name decides.
-    skip: names of layers, or of modules with all their layers, that stay float.
+    layers: other formats, by names of layers or modules: bits, a mapping of bits, grid and group, or null, like all others; the
+    longest name decides.
+    skip: names of layers, or of modules with all their layers, that stay float whatever `layers` says.
     convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float. With `activations` they
     multiply in integers, and null means 7, or 8 where `bits` is 8.
     activations: fixed scales for activations, by calibration data; null: each input gets its own when the file runs.
@@ -66,6 +67,12 @@ class QuantizeConfig:
         check(self.calibration_batches >= 1, "calibration_batches must be at least 1")
         self.format()
         self.check_target()
+        reads = self.method == "gptq" or self.activations is not None or self.has_target
+        own = self.calibration_batches != type(self).calibration_batches
+        check(
+            reads or not own,
+            "calibration_batches: of method gptq, activations, target_kb and target_bits; leave it out",
+        )
         for name, entry in self.layers.items():
             try:
                 self.format(entry)

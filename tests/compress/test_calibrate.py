@@ -116,6 +116,7 @@ def test_a_number_that_is_not_finite_and_a_bias_beyond_integers_are_refused(make
         ({"static": "max"}, "static must be one of minmax, percentile, mse, not 'max'"),
         ({"percentile": 50}, "percentile must be above 50"),
         ({"percentile": 101}, "at most 100"),
+        ({"static": "mse", "percentile": 99.9}, "percentile: of static: percentile; leave it out"),
     ],
 )
 def test_settings_that_are_none_are_refused(settings, words):

@@ -121,6 +121,7 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
         ({"method": "magic"}, "method must be one of rtn, mse, gptq, qat"),
         ({"layers": {"output": {"bits": 4, "gird": "half"}}}, "layers: output: unknown key 'gird'"),
         ({"layers": {"output": None}, "bits": 9}, "bits must be 1 to 8"),
+        ({"calibration_batches": 3, "method": "mse"}, "calibration_batches: of method gptq, activations, target_kb"),
         ({"layers": {"output": [8]}}, "layers: output: bits must be"),
         ({"rest": "int8"}, "rest must be float32 or float16"),
         ({"convolutions": 1}, "convolutions must be 2 to 8 bits"),

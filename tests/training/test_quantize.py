@@ -110,7 +110,8 @@ def test_rounding_at_once_replaces_nothing_that_was_trained(quantize, tmp_path, 
 def test_training_moves_codes_and_dev_is_measured_on_what_ships(quantize, parents, capsys):
     trained = load_model(quantize("trained", QAT.format(bits=2, optimizer="adamw")))
     last = capsys.readouterr().out
-    rounded = quantize("rounded", "bits: 2\nmethod: gptq\nrest: float16\nloop: {max_batch_frames: 700}\n")
+    settings = "bits: 2\nmethod: gptq\nrest: float16\nloop: {max_batch_frames: 700}\noptim: {peak_lr: 1.0}\n"
+    rounded = quantize("rounded", settings)
     changed = [
         (layer.weight_codes != load_model(rounded).get_submodule(name).weight_codes).float().mean()
         for name, layer in quantized_layers(trained).items()
@@ -120,6 +121,7 @@ def test_training_moves_codes_and_dev_is_measured_on_what_ships(quantize, parent
     run = json.loads((rounded.parent / "trained/run.json").read_text())
     assert f"loss {run['dev_loss']:.4f}" in last.split("dev average")[1]
     assert "calibration: " in (said := capsys.readouterr().out) and "--teacher: not used" in said
+    assert "optim: not used, method gptq does not train" in said
     assert read_spec(rounded)["parent"]["name"] == "dense"
 
 
