@@ -13,7 +13,7 @@ from steps.scoring.results import ResultRow, Results, TrainingSet
 UNITS = {"WER": "words", "CER": "characters", "PER": "phones"}
 
 
-def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str]]) -> str | None:
+def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str | None]]) -> str | None:
     """What a model was made of in the end: its parents up to the first, the first teacher of that one, its parents, ...
 
     Args: teachers: as `warnings.read_teachers` returns them.   Returns: name of a reported model; None: there is no other.
@@ -23,7 +23,7 @@ def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, S
     while True:
         above = parents.get(line[-1])
         if above not in parents:
-            above = next(iter(teachers.get(line[-1], [])), None)
+            above = next(filter(None, teachers.get(line[-1], [])), None)
         if above is None or above in line:
             return line[-1] if len(line) > 1 else None
         line.append(above)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.config import read_yaml
+from steps.core.outdir import sha256_file
 from steps.scoring.results import Comparison, ResultRow, TestSet
 from steps.scoring.sources import read_json
 
 DIAGNOSIS = "diagnosis.json"
+# where run.sh has a teacher store what it says
+LABELS = "labels/labels.json"
 
 
 def find_warnings(
@@ -60,28 +63,32 @@ def read_findings(exp: str | Path, models: Sequence[str]) -> dict[tuple[str, str
     return found
 
 
-def read_teachers(exp: str | Path, models: Sequence[str]) -> dict[str, list[str]]:
-    """The reported models that taught each student. Returns: {model: names}, empty lists for those trained alone."""
-    hashes = {read_json(Path(exp) / model / "model.json").get("weights_sha256"): model for model in models}
-    teachers = {}
+def read_teachers(exp: str | Path, models: Sequence[str]) -> dict[str, list[str | None]]:
+    """Who taught each student: reported models, by their weights or by the labels stored in their folders (store_teaching).
+
+    Returns: {model: names}, empty lists for those trained alone; None stands for a teacher that is not reported.
+    """
+    names = {read_json(Path(exp) / model / "model.json").get("weights_sha256"): model for model in models}
+    names |= {sha256_file(path): model for model in models if (path := Path(exp) / model / LABELS).is_file()}
+    teachers: dict[str, list[str | None]] = {}
     for model in models:
         path = Path(exp) / model / "conf.yaml"
         settings: Mapping[str, Any] = read_yaml(path) if path.is_file() else {}
         if settings.get("step") == "distill_student":
             taught_by = settings.get("teacher")
             known = taught_by if isinstance(taught_by, list) else []
-            teachers[model] = [hashes[one] for one in known if isinstance(one, str) and one in hashes]
+            teachers[model] = [names.get(one) if isinstance(one, str) else None for one in known]
     return teachers
 
 
 def teaching(
-    rows: Sequence[ResultRow], comparisons: Sequence[Comparison], teachers: Mapping[str, Sequence[str]]
+    rows: Sequence[ResultRow], comparisons: Sequence[Comparison], teachers: Mapping[str, Sequence[str | None]]
 ) -> list[str]:
     """Teachers that are worse than those they teach, and teaching that costs errors beyond chance, greedy."""
     scores = {(row.model, row.set): row.scores["greedy"] for row in rows}
     lines = []
     for (model, name), score in scores.items():
-        for teacher in teachers.get(model, []):
+        for teacher in filter(None, teachers.get(model, [])):
             rivals = [model, *(b for b, names in teachers.items() if not names)]
             beaten = [r for r in rivals if scores[teacher, name].interval.low > scores[r, name].wer_percent]
             if beaten:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from steps import report
+from steps.core.outdir import sha256_file
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare
-from steps.scoring.warnings import find_warnings, read_teachers, transcript_notes
+from steps.scoring.story import reference_of
+from steps.scoring.warnings import find_warnings, read_teachers, teaching, transcript_notes
 from steps.training.doctor import SetFacts, TrainingFacts, diagnose
 from tests.scoring.made_up import UTTERANCES, make_model
 
@@ -39,6 +41,31 @@ def test_a_teacher_worse_than_its_student_and_teaching_that_hurt_are_warned_of(t
     assert worse.startswith("teacher makes more errors on test (") and "than student (" in worse
     assert hurt.startswith("Teaching hurt: student_kd makes ") and hurt.endswith("than student, which had no teacher.")
     assert read_teachers(tmp_path, models) == {"student": [], "student_kd": ["teacher"]}
+
+
+def test_a_teacher_that_stored_what_it_says_is_known_by_its_labels(tmp_path):
+    models = make_chain(tmp_path, 22, 1, 20)
+    stored = tmp_path / "teacher/labels/labels.json"
+    stored.parent.mkdir()
+    stored.write_text("{}")
+    (tmp_path / "student_kd/conf.yaml").write_text(f"step: distill_student\nteacher: [{sha256_file(stored)}]\n")
+    assert read_teachers(tmp_path, models) == {"student": [], "student_kd": ["teacher"]}
+    assert len(warnings_of(tmp_path, models)) == 2
+
+
+def test_a_teacher_that_is_not_reported_is_a_teacher_nevertheless(tmp_path):
+    models = make_chain(tmp_path, 2, 1, 20)
+    (tmp_path / "student_kd/conf.yaml").write_text("step: distill_student\nteacher: [from elsewhere]\n")
+    teachers = read_teachers(tmp_path, models)
+    assert teachers == {"student": [], "student_kd": [None]}
+    assert reference_of("student_kd", collect_rows(tmp_path, models, ["test"]), teachers) is None
+    (hurt,) = warnings_of(tmp_path, models)
+    assert hurt.startswith("Teaching hurt: student_kd makes ")
+    # the other way round: who was taught from elsewhere did not learn alone
+    turned = compare(tmp_path, [("student", "student_kd")], ["test"])
+    assert (
+        teaching(collect_rows(tmp_path, models, ["test"]), turned, {"student": ["teacher"], "student_kd": [None]}) == []
+    )
 
 
 @pytest.mark.parametrize("wrong", [(2, 9, 5), (4, 4, 4), (5, 4, 4), (3, 8, 9)])
