@@ -6,6 +6,7 @@ JOB may have any other name (LMWT=7:9, part=1:n), where a path has JOB in it tha
 may stand before and behind it, and `-tc N` is --max-jobs-run N.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -20,7 +21,8 @@ NUMBERS = {"--num-threads": 1, "--gpu": 0, "--max-jobs-run": 0, "--nodes": 1}
 NUMBERS.update({"--processes": 1, "--max-restarts": 20, "--deadline-margin": 180})
 FLAGS = ("--fail-fast", "--dry-run")
 TRY_AGAIN = 75
-ARRAY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(\d+)(?::(\d+))?")
+MOST_JOBS = 1_000_000
+ARRAY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([0-9]{1,9})(?::([0-9]{1,9}))?")
 # no log is called like this: the range of an array, mistyped
 LIKE_AN_ARRAY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^/.]*")
 
@@ -55,6 +57,8 @@ class Work:
         first, last = (int(match[2]), int(match[3] or match[2])) if match else (1, 1)
         if last < first:
             raise UsageError(f"{words[0]}: the range is empty")
+        if last - first >= MOST_JOBS:
+            raise UsageError(f"{words[0]}: over {MOST_JOBS:,} jobs; give each more work")
         if match:
             words.pop(0)
             self._take_options(words)
@@ -84,7 +88,7 @@ class Work:
                 raise UsageError(f"{name} needs a value")
             value = words.pop(0)
         if name in NUMBERS:
-            if not value.isdigit():
+            if not (value.isascii() and value.isdigit()):
                 raise UsageError(f"{name} needs a whole number, not {value!r}")
             self.options[name] = int(value)
         elif name == "--pick":
@@ -186,6 +190,15 @@ def last_lines(path, count):
     lines = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n")]
     lines = [line for line in lines if line and not line.startswith("# Ended with status")]
     return lines[-count:]
+
+
+def remarks(paths, most=10):
+    """Lines of logs that begin with `warning: ` or `note: `, each once; what a program tells its user besides a result."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as log:
+            found.update((line.rstrip("\n"), None) for line in log if line.startswith(("warning: ", "note: ")))
+    return [*found][:most]
 
 
 def reason(status, restarts):

@@ -28,7 +28,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python3 -I leaves it out
 
-from jobs import Work, die_with_parent
+from jobs import Work, die_with_parent, remarks
 from judge import Judge
 from marks import Marks, commit, take_lock
 from plan import TITLES, StageError, Wording, read_plan
@@ -164,9 +164,17 @@ class Experiment:
         mark = {"stage": task.stage, "name": task.name, **mark, **record, "commit": commit(), "commands": commands}
         self.marks.write(task, "done", mark)
         say(f"stage {task.stage} {task.name}: done in {seconds:.0f} s")
+        if not task.tells and self.options.show not in task.makes:
+            self.show_remarks(task)
         if task.tells:
             with open(task.tells, encoding="utf-8", errors="replace") as file:
                 say("".join(f"    {line}" for line in file).rstrip())
+
+    def show_remarks(self, task):
+        """Print the warnings and notes in the task's logs, which nobody reads after a task that went well."""
+        works = [Work(self.words.for_runner(task, index)) for index in range(len(task.commands))]
+        for line in remarks([work.log_of(index) for work in works for index in work.indexes]):
+            say(f"    {line}")
 
     def flush_fresh(self):
         """Tell of the tasks that were up to date since the last call, one line a stage."""

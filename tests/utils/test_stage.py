@@ -351,3 +351,14 @@ def test_the_report_is_shown_when_its_stage_was_looked_at(bench):
         "report: r.md\n\n> **Warning**: w\n| a |\n| b |\n| c |\n| e |\n"
     )
     assert "report:" not in bench.run("--show", "r.md", "--stop-stage", "8", plan=plan)[1]
+
+
+def test_warnings_in_logs_of_good_tasks_are_shown_each_once(bench):
+    """Stage 0 warns of sound that is treated before training only, stage 1 of its rate, trainings of what the doctor finds."""
+    words = ["JOB=1:2", "sh", "-c", "echo 'note: sound of 8000 Hz'; echo 'warning: JOB'; echo 'a warning: no'"]
+    plan = ["::", "1", "features", "--", *words, ":then:", "echo", "warning: 3"]
+    report = ["::", "9", "report", "--makes", "r.md", "--", "sh", "-c", "echo 'warning: shown already' | tee r.md"]
+    printed = bench.run("--show", "r.md", plan=[*plan, *report])[1]
+    shown = [line for line in printed.splitlines() if line.startswith("    ")]
+    assert shown == ["    note: sound of 8000 Hz", "    warning: 1", "    warning: 2", "    warning: 3"]
+    assert "warning" not in bench.run("--stop-stage", "8", plan=plan)[1], "nothing ran"
