@@ -27,10 +27,10 @@ from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs, parse_pairs
 from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
-from steps.scoring.markdown import comparison_table, rate_of, report_page, result_table, results_page, speaker_lines
+from steps.scoring.markdown import comparison_table, report_page, result_table, results_page, speaker_lines
 from steps.scoring.page import html_page
 from steps.scoring.plot import plot_wer_bytes, plot_wer_chunks
-from steps.scoring.results import Results, shorten
+from steps.scoring.results import Results, rate_of, shorten
 from steps.scoring.sources import read_json
 from steps.scoring.speakers import speaker_scores
 from steps.scoring.story import describe_training, reference_of, story
@@ -138,13 +138,13 @@ def write_report(out: Path, results: Results, models: Sequence[str], sets: Seque
     """Write the other files of the report; results.json comes last."""
     plots: dict[str, dict[str, str]] = {}
     for name in sets:
-        plots[name] = {"WER against bytes": f"wer_bytes_{name}.svg"}
         rows = [row for row in results.rows if row.set == name]
+        plots[name] = {f"{rate_of(rows)} against bytes": f"wer_bytes_{name}.svg"}
         svg = out / f"wer_bytes_{name}.svg"
         plot_wer_bytes(rows, f"{results.recipe}, {name}", svg, svg.with_suffix(".png"))
         live = [row for row in results.streaming if row.set == name]
         if any(row.chunk_ms for row in live):
-            plots[name]["WER against the length of the chunks"] = f"wer_chunks_{name}.svg"
+            plots[name][f"{rate_of(rows)} against the length of the chunks"] = f"wer_chunks_{name}.svg"
             svg = out / f"wer_chunks_{name}.svg"
             plot_wer_chunks(live, f"{results.recipe}, {name}", svg, svg.with_suffix(".png"))
     for model in models:

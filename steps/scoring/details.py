@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from steps.scoring.results import NoiseComparison, ResultRow
+from steps.scoring.results import NoiseComparison, ResultRow, rate_of
 from steps.scoring.significance import Interval
 
 # header and rows; no rows where nothing was measured
@@ -49,7 +49,7 @@ def noise_cells(rows: Sequence[ResultRow]) -> Cells:
             table.append(
                 [row.model, f"{row.scores['greedy'].wer_percent:.2f}", *(by_level.get(x, "-") for x in levels)]
             )
-    return ["greedy WER", "clean", *(f"{x} dB" for x in levels)], table
+    return [f"greedy {rate_of(rows)}", "clean", *(f"{x} dB" for x in levels)], table
 
 
 def noise_cost_cells(comparisons: Sequence[NoiseComparison]) -> Cells:

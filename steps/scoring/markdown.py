@@ -22,7 +22,7 @@ from steps.scoring.details import (
 )
 from steps.scoring.escape import code_block, markdown, markdown_table
 from steps.scoring.ledger import Ledger
-from steps.scoring.results import Comparison, ResultRow, Results, TestSet
+from steps.scoring.results import UNITS, Comparison, ResultRow, Results, TestSet, rate_of
 from steps.scoring.significance import few_speakers
 from steps.scoring.speakers import speaker_cells, speaker_note
 from steps.scoring.story import about, story
@@ -98,11 +98,6 @@ def result_table(rows: Sequence[ResultRow]) -> str:
     return markdown_table(*result_cells(rows))
 
 
-def rate_of(rows: Sequence[ResultRow]) -> str:
-    """Name of the error rate of these rows: WER, CER or PER."""
-    return next((score.rate for row in rows for score in row.scores.values()), "WER")
-
-
 def result_notes(rows: Sequence[ResultRow]) -> str:
     """How to read the main table."""
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
@@ -110,7 +105,11 @@ def result_notes(rows: Sequence[ResultRow]) -> str:
     notes += LM_NOTE if any("lm" in row.scores for row in rows) else ""
     notes += ONE_OF_NOTE if any("one_of" in row.scores for row in rows) else ""
     notes += BEAM_NOTE if any("beam" in row.scores for row in rows) else ""
-    return notes if rate == "WER" else notes.replace("WER: word errors", "WER: errors").replace("WER", rate)
+    if rate == "WER":
+        return notes
+    return notes.replace(
+        "WER: word errors in percent (errors / words)", f"WER: errors in percent (errors / {UNITS[rate]})"
+    ).replace("WER", rate)
 
 
 def comparison_cells(comparisons: Sequence[Comparison], rate: str = "WER") -> Cells:
@@ -152,7 +151,9 @@ def accuracy_cells(rows: Sequence[ResultRow]) -> Cells:
         for row in rows
         for kind, s in row.scores.items()
     ]
-    return ["model", "kind", "words right %", "CER", "sentences wrong %"], table
+    rate = rate_of(rows)
+    characters = "CER with blanks" if rate == "CER" else "CER"
+    return ["model", "kind", f"{UNITS[rate]} right %", characters, "sentences wrong %"], table
 
 
 def dev_cells(rows: Sequence[ResultRow]) -> Cells:
@@ -181,7 +182,7 @@ def speaker_lines(results: Results, set_name: str) -> list[str]:
 def set_lines(results: Results, set_name: str) -> list[str]:
     """What a test set can show, in sentences. Returns: list of str."""
     rows = [row for row in results.rows if row.set == set_name]
-    lines = [line for info in results.sets if info.name == set_name for line in size_lines(info)]
+    lines = [line for info in results.sets if info.name == set_name for line in size_lines(info, rate_of(rows))]
     if misread := [row.model for row in rows if row.sherpa_tokens]:
         what = "for byte-level BPE, by its letters, and would drop some; it is given tokens_sherpa.txt"
         lines.append(f"sherpa-onnx takes the tokens.txt of {', '.join(misread)} {what}.")
@@ -190,14 +191,14 @@ def set_lines(results: Results, set_name: str) -> list[str]:
     return lines
 
 
-def size_lines(info: TestSet) -> list[str]:
-    """How large a test set is, and what it can show for that. Args: info: TestSet."""
+def size_lines(info: TestSet, rate: str = "WER") -> list[str]:
+    """How large a test set is, and what it can show for that. Args: rate: see `rate_of`."""
     utterances, speakers = counted(info.utterances, "utterance"), counted(info.speakers, "speaker")
-    lines = [f"{utterances} of {speakers}, {counted(info.words, 'word')}."]
+    lines = [f"{utterances} of {speakers}, {counted(info.words, UNITS[rate].removesuffix('s'))}."]
     if info.coverage_percent is not None:
         lines[0] += (
             f" In {info.simulated} simulated sets of this design (rate and spread as of {info.model}) the interval of "
-            f"the WER held the truth in {info.coverage_percent:.1f} %."
+            f"the {rate} held the truth in {info.coverage_percent:.1f} %."
         )
     if info.smallest_detectable is not None:
         lines.append(f"This set cannot show a difference below {info.smallest_detectable:.2f} points (80 % power).")

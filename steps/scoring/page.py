@@ -14,13 +14,12 @@ from steps.scoring.markdown import (
     ORIGIN_NOTE,
     comparison_cells,
     origin_cells,
-    rate_of,
     result_cells,
     result_notes,
     set_lines,
     set_tables,
 )
-from steps.scoring.results import ResultRow, Results
+from steps.scoring.results import ResultRow, Results, rate_of
 from steps.scoring.story import about, story
 from steps.scoring.summary import summary_sentences
 

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation
 
 from steps.core.decodings import KINDS
 from steps.core.outdir import atomic_file
-from steps.scoring.results import ResultRow, StreamingRow
+from steps.scoring.results import ResultRow, StreamingRow, rate_of
 
 MARKS = {
     "greedy": ("o", "#3b7dc4"),
@@ -115,7 +115,7 @@ def chunks_figure(rows: Sequence[StreamingRow], title: str) -> Figure:
     axes.set_ylim(0.0, max(1.0, 1.08 * max(row.score.interval.high for row in rows)))
     axes.grid(alpha=0.3, lw=0.5)
     axes.set_xlabel("length of the chunks, ms; dashed: whole utterances")
-    axes.set_ylabel("word error rate, %")
+    axes.set_ylabel(f"{rows[0].score.rate}, %")
     axes.set_title(title)
     axes.legend(frameon=False, fontsize=7)
     return figure
@@ -222,7 +222,7 @@ def _dress(axes, rows, axis, title):
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, lw=0.5)
     axes.set_xlabel(axis.label)
-    axes.set_ylabel("word error rate, %")
+    axes.set_ylabel(f"{rate_of(rows)}, %")
     axes.set_title(title)
     axes.legend(frameon=False)
 

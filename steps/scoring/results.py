@@ -7,6 +7,7 @@ interval.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from steps.scoring.ledger import Ledger
@@ -14,6 +15,8 @@ from steps.scoring.matched_pairs import MatchedPairs
 from steps.scoring.significance import Interval
 
 FORMAT = 2
+# what the error rates count
+UNITS = {"WER": "words", "CER": "characters", "PER": "phones"}
 # suffixes of their decoding folders
 RUNTIMES = {"onnxruntime": "_onnx", "torch": "", "sherpa-onnx": "_sherpa"}
 
@@ -238,6 +241,11 @@ class Results:
 
 LEDGER_CHANGES = 20
 MOST_SPEAKERS = 30
+
+
+def rate_of(rows: Iterable[ResultRow]) -> str:
+    """Name of the error rate of these rows: WER, CER or PER."""
+    return next((score.rate for row in rows for score in row.scores.values()), "WER")
 
 
 def shorten(ledger: Ledger) -> Ledger:

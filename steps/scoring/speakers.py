@@ -7,7 +7,7 @@ from pathlib import Path
 from steps.core.decodings import KINDS
 from steps.core.tables import counted
 from steps.scoring.collect import decode_folder
-from steps.scoring.results import MOST_SPEAKERS, Results, SpeakerScore
+from steps.scoring.results import MOST_SPEAKERS, UNITS, Results, SpeakerScore, rate_of
 from steps.scoring.sources import read_score
 
 
@@ -38,7 +38,10 @@ def speaker_scores(exp: str | Path, models: Sequence[str], set_name: str, ships:
 
 
 def speaker_cells(results: Results, set_name: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: share of words wrong by speaker, of what ships and what it was made of. (.., []) for one speaker."""
+    """Header and rows: share of words (or characters, phones) wrong by speaker, of what ships and what it was made of.
+
+    Returns: (header, []) for one speaker.
+    """
     rows = [one for one in results.speakers if one.set == set_name]
     models = [model for model in (results.ships, results.reference) if model]
     columns = [
@@ -49,7 +52,8 @@ def speaker_cells(results: Results, set_name: str) -> tuple[list[str], list[list
         found = [one.errors.get(model, {}).get(kind) for model, kind in columns]
         shown = ["-" if count is None else f"{100 * count / max(one.words, 1):.1f} ({count})" for count in found]
         table.append([one.speaker, str(one.utterances), str(one.words), *shown])
-    header = ["speaker", "utterances", "words", *(f"{model}, {kind} %" for model, kind in columns)]
+    unit = UNITS[rate_of(row for row in results.rows if row.set == set_name)]
+    header = ["speaker", "utterances", unit, *(f"{model}, {kind} %" for model, kind in columns)]
     return header, table if len(table) > 1 else []
 
 
@@ -61,4 +65,5 @@ def speaker_note(results: Results, set_name: str) -> str:
         if (total > MOST_SPEAKERS)
         else ""
     )
-    return f"Percent of words wrong (errors), the worst understood first.{rest}\n"
+    unit = UNITS[rate_of(row for row in results.rows if row.set == set_name)]
+    return f"Percent of {unit} wrong (errors), the worst understood first.{rest}\n"

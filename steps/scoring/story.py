@@ -7,10 +7,7 @@ from pathlib import Path
 from steps.core.cli import UserError
 from steps.core.decodings import KINDS, WAYS
 from steps.core.tables import counted, read_table
-from steps.scoring.results import ResultRow, Results, TrainingSet
-
-# what the error rates count
-UNITS = {"WER": "words", "CER": "characters", "PER": "phones"}
+from steps.scoring.results import UNITS, ResultRow, Results, TrainingSet
 
 
 def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str | None]]) -> str | None:

@@ -4,7 +4,7 @@ from steps.scoring.details import interval_text, number
 from steps.scoring.escape import code_block, markdown
 from steps.scoring.markdown import speaker_lines
 from steps.scoring.plot import pareto_front
-from steps.scoring.results import ResultRow, Results
+from steps.scoring.results import UNITS, ResultRow, Results, rate_of
 from steps.scoring.story import about, size
 from steps.scoring.streaming import card_lines
 
@@ -17,7 +17,7 @@ def summary_sentences(results: Results, set_name: str) -> list[str]:
     front = pareto_front([(row.bytes_shipped, row.scores["greedy"].wer_percent) for row in rows])
     names = [r.model for r in sorted(rows, key=lambda row: row.bytes_shipped)
              if (r.bytes_shipped, r.scores["greedy"].wer_percent) in front]  # fmt: skip
-    sentences = [f"{set_name}: {best.model} makes the fewest word errors, {rate(best)}, and ships {size(best)}."]
+    sentences = [f"{set_name}: {best.model} makes the fewest errors, {rate(best)}, and ships {size(best)}."]
     sentences += speaker_lines(results, set_name)
     if small.model != best.model:
         times = best.bytes_shipped / small.bytes_shipped
@@ -80,7 +80,7 @@ def model_card(results: Results, model: str) -> str:
         for name, score in one.scores.items():
             lines.append(
                 f"- {name}: {score.wer_percent:.2f} % {score.rate} ({score.errors} / {score.words}), 95 % interval "
-                f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of words right"
+                f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of {UNITS[score.rate]} right"
             )
         lines += [f"- {markdown(line)}" for line in speaker_lines(results, one.set)]
         for item in results.comparisons:
@@ -90,7 +90,9 @@ def model_card(results: Results, model: str) -> str:
                 )
         live = [row for row in results.streaming if (row.model, row.set) == (model, one.set)]
         lines += [f"- {line}" for line in card_lines(live)]
-        lines += [f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % WER" for n in one.noise]
+        lines += [
+            f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % {rate_of([one])}" for n in one.noise
+        ]
         lines += [
             f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in one.agreement
         ]

@@ -6,6 +6,8 @@ import pytest
 
 from steps import report
 from steps.core.cli import MissingInput, UserError
+from steps.core.outdir import write_json
+from steps.score import score
 from steps.scoring.collect import collect_rows
 from steps.scoring.results import TrainingSet
 from steps.scoring.story import describe_training, hours_text, ratio, reference_of
@@ -130,3 +132,24 @@ def test_speakers_stand_in_order_of_their_errors_and_add_up(exp, monkeypatch):
     monkeypatch.setattr("steps.scoring.speakers.MOST_SPEAKERS", 2)
     assert len(write(exp, monkeypatch)["speakers"]) == 2
     assert "Shown: 2 of 6 speakers" in (exp / "report/report.md").read_text()
+
+
+def test_where_characters_or_phones_are_counted_nothing_is_called_a_word(tmp_path, monkeypatch):
+    """All texts and tables say what the rate counts; WER stands only where blanks part words, in the rates of dev."""
+    exp = tmp_path / "exp"
+    for name, wrong in (("teacher", 2), ("student", 5)):
+        make_model(exp, name, wrong)
+        make_noise(exp, name, 1)
+        for suffix in ("", "_onnx"):
+            folder = exp / name / f"decode_test{suffix}"
+            write_json(folder / "decode.json", {"settings": {"unit": "char"}})
+            score(folder, "greedy", UTTERANCES, "test")
+    write(exp, monkeypatch, models=["teacher", "student"])
+    card, page = (exp / "report/cards/student.md").read_text(), (exp / "report/report.md").read_text()
+    assert "% of characters right" in card and "greedy with noise at 10 dB: " in card
+    assert [line for line in card.splitlines() if "WER" in line or "words" in line] == []
+    assert " characters |" in page and "| greedy CER |" in page and "CER with blanks" in page
+    assert "(errors / characters)" in page and "![CER against bytes" in page
+    assert [line for line in page.splitlines() if "WER" in line or "word" in line and "Lexicon" not in line] == []
+    html = (exp / "report/report.html").read_text()
+    assert "makes the fewest errors, " in html and "word error" not in html
