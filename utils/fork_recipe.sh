@@ -33,7 +33,10 @@ to=${to%/}
 # Everything is written beside the target and renamed at the end.
 new=$to.new.$$
 trap 'rm -rf "$new"' EXIT
-mkdir -p "$new/conf"
+if ! mkdir -p "$new/conf" 2>/dev/null; then
+  echo "utils/fork_recipe.sh: $to cannot be written; name a folder elsewhere, such as ~/asr/${to##*/}" >&2
+  exit 1
+fi
 copy() { # FROM TO: a copy that can be changed, also of a checkout without write bits
   cp -R "$1" "$2"
   chmod -R u+w "$new"
@@ -84,11 +87,13 @@ printf 'recipe %s\ncommit %s\n' "$recipe_dir" "$commit" >"$new/FORKED_FROM"
 
 if grep -qE '^prepare=.*prepare_(kaldi|manifest|labelled_folder)\.py' "$new/recipe.sh"; then # reads anybody's data
   reader="your data:      corpus_dir= in $to/recipe.sh, and --sets, --pattern or the like behind prepare="
-  cat >>"$new/recipe.sh" <<'LINES'
+  grep -q '^corpus_dir=' "$new/recipe.sh" || cat >>"$new/recipe.sh" <<'LINES' # a fork of a fork names it already
 
 # Your corpus: its folder, such as /data/mine; --corpus-dir on the command line wins.
 corpus_dir=
 LINES
+elif grep -qE '^prepare=.*\$\{?recipe_dir\}?/[^[:space:]"]*\.py' "$new/recipe.sh"; then # a fork has one of its own
+  reader="its reader:     that of $recipe_dir, copied; corpus_dir= in $to/recipe.sh"
 elif [[ $2 != */* ]]; then
   reader="its reader:     the program behind prepare= in $to/recipe.sh"
 else

@@ -122,6 +122,28 @@ def test_a_fork_can_be_forked_and_names_are_checked(forked, tmp_path):
     assert "did you mean home?" in fork("hoem", "x", status=2)
 
 
+def test_a_fork_of_a_fork_keeps_its_reader_and_its_corpus(forked, tmp_path):
+    reader, recipe = forked / "local/prepare.py", forked / "recipe.sh"
+    reader.write_text(reader.read_text() + "# mine\n")
+    recipe.write_text(recipe.read_text().replace("corpus_dir=$recipe_dir/corpus", "corpus_dir=/data/mine"))
+    printed = fork(str(forked), str(tmp_path / "again"))
+    assert f"its reader:     that of {forked}, copied" in printed
+    assert (tmp_path / "again/local/prepare.py").read_text() == reader.read_text()
+    assert (tmp_path / "again/recipe.sh").read_text() == recipe.read_text()
+    fork("labelled_folder", str(tmp_path / "words"))
+    own = tmp_path / "words/recipe.sh"
+    own.write_text(own.read_text().replace("\ncorpus_dir=\n", "\ncorpus_dir=/data/words\n"))
+    fork(str(tmp_path / "words"), str(tmp_path / "words2"))
+    assert (tmp_path / "words2/recipe.sh").read_text() == own.read_text()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    # a checkout without write bits looks the same, but not to root
+    (tmp_path / "file").touch()
+    said = fork("home", str(tmp_path / "file/mine"), status=1)
+    assert said.count("\n") == 1 and "cannot be written; name a folder elsewhere" in said
+
+
 def test_results_are_published_by_hand(tmp_path, forked):
     words = [ROOT / "utils/publish_results.sh", str(forked)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=10)
