@@ -18,6 +18,7 @@ import yaml
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import ConfigError, load_config, read_yaml, to_dict
+from steps.core.copies import is_copy
 from steps.core.datacheck import audio_info
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import write_json, write_text
@@ -38,6 +39,9 @@ def main() -> None:
     table, features = load_config(Table, args.config), load_config(FeatureConfig, args.features)
     lines = [parse_line(text) for text in args.line]
     spoken = read_data_dir(args.text, check_audio=False)
+    # copies for more weight are no more speech
+    ids = {utt.utt_id for utt in spoken}
+    spoken = [utt for utt in spoken if not is_copy(utt.utt_id, ids)]
     facts = look(args, spoken, features)
     budget_s = parse_budget(args.time_budget) if args.time_budget else None
     request = {
@@ -65,7 +69,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="training data folder with features, copies included"
     )
-    parser.add_argument("--text", required=True, metavar="DIR", help="the same without copies at other speeds")
+    parser.add_argument(
+        "--text",
+        required=True,
+        metavar="DIR",
+        help="the same without copies at other speeds",
+    )
     parser.add_argument(
         "--features", required=True, metavar="YAML", help="feature settings the data was extracted with"
     )

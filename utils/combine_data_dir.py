@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from steps.core.cli import MissingInput, UserError, make_parser, parse_count, run_main, say
+from steps.core.copies import copy_prefix
 from steps.core.datadir import validate_data_dir
 from steps.core.tables import MADE_FROM_AUDIO, RECORDING_FILES, Problem, raise_problems, show_counts, write_folder
 
@@ -48,7 +49,7 @@ def combine(folders):
 
 def copied(tables, number):
     """The tables of a further copy: ids of utterances and speakers begin with its number. Features are made again."""
-    prefix, copy = f"copy{number}-", {}
+    prefix, copy = copy_prefix(number), {}
     for name in set(tables) - {*MADE_FROM_AUDIO, "spk2utt"}:
         shared = "segments" in tables and name in RECORDING_FILES
         names_speaker = name == "utt2spk"

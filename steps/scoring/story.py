@@ -1,10 +1,12 @@
 """The result in sentences that need no explanation: what ships, how small and fast it is, what that costs in words; and about
 what speech all this is. Measured numbers only."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steps.core.cli import UserError
+from steps.core.copies import is_copy
 from steps.core.decodings import KINDS, WAYS
 from steps.core.tables import counted, read_table
 from steps.scoring.results import UNITS, ResultRow, Results, TrainingSet
@@ -98,16 +100,20 @@ def milliseconds(row: ResultRow) -> str:
 
 
 def describe_training(path: str | Path) -> TrainingSet:
-    """Utterances, speakers and hours of a training set. Args: path: its data folder.  Raises: MissingInput, UserError."""
+    """Utterances, speakers and hours of a training set, copies for more weight left out. Args: path: its data folder.
+
+    Raises: MissingInput, UserError.
+    """
     folder = Path(path)
     speakers, hours = read_table(folder / "utt2spk"), None
+    own = Counter(speaker for utt_id, speaker in speakers.items() if not is_copy(utt_id, speakers))
     if (folder / "utt2dur").is_file():
         lengths = read_table(folder / "utt2dur")
         try:
-            hours = sum(map(float, lengths.values())) / 3600
+            hours = sum(float(length) for utt_id, length in lengths.items() if not is_copy(utt_id, speakers)) / 3600
         except ValueError as error:
             raise UserError(f"{folder}/utt2dur: {error}; utils/validate_data_dir.py tells the line") from None
-    return TrainingSet(folder.name, len(speakers), len(set(speakers.values())), hours)
+    return TrainingSet(folder.name, own.total(), len(own), hours)
 
 
 def about(results: Results) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from steps.core.cli import UserError, say
+from steps.core.copies import is_copy
 from steps.core.outdir import write_json
 from steps.core.sound import sound_info
 from steps.data.dataset import SpeechDataset
@@ -95,9 +96,11 @@ def look_at(part: SpeechDataset, whole: SpeechDataset, error: float) -> SetFacts
     spoken = [more.utterance(index) for index in range(len(more))]
     # copies at other speeds have speakers of their own
     own = [utt for utt in spoken if utt.speed == 1.0] or spoken
+    # as have copies for more weight
+    speakers = {utt.speaker for utt in own}
     count = sum(map(len, tokens))
     return SetFacts(
-        speakers=len({utt.speaker for utt in own}),
+        speakers=sum(not is_copy(speaker, speakers) for speaker in speakers),
         error=error,
         tokens=[len(ids) for ids in tokens],
         frames=part.num_frames.tolist(),

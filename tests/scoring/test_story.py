@@ -105,6 +105,13 @@ def test_training_set_noise_and_speakers_are_told(exp, tmp_path, monkeypatch):
     (train / "utt2spk").write_text("a-1 a\na-2 a\nb-1 b\n")
     assert describe_training(train) == TrainingSet("train", 3, 2, None)
     (train / "utt2dur").write_text("a-1 1800\na-2 1800\nb-1 720\n")
+    once = describe_training(train)
+    # twice for more weight; a name of somebody's own that looks like it
+    (train / "utt2spk").write_text("a-1 a\na-2 a\ncopy2-a-1 copy2-a\ncopy2-a-2 copy2-a\ncopy2-b-1 copy2-b\n")
+    (train / "utt2dur").write_text("a-1 1800\na-2 1800\ncopy2-a-1 1800\ncopy2-a-2 1800\ncopy2-b-1 720\n")
+    assert describe_training(train) == once
+    (train / "utt2spk").write_text("a-1 a\na-2 a\nb-1 b\n")
+    (train / "utt2dur").write_text("a-1 1800\na-2 1800\nb-1 720\n")
     make_noise(exp, "student_int8", 1)
     found = write(exp, monkeypatch, "--train", train)
     assert found["training"] == {"name": "train", "utterances": 3, "speakers": 2, "hours": pytest.approx(1.2)}

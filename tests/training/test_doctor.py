@@ -5,9 +5,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from steps.core.datadir import Utterance
 from steps.training.doctor import SetFacts, TrainingFacts, correlation, diagnose
+from steps.training.examine import look_at
 
 # AN4, 2026-11: losses of a student and a teacher, nats a frame
 STUDENT = (
@@ -138,3 +141,25 @@ def test_correlation_needs_numbers_that_vary_and_enough_of_them():
     assert correlation(range(60), range(60, 0, -1)) == pytest.approx(-1)
     assert correlation(TOKENS[:20], FRAMES[:20]) is None and correlation([8] * 60, FRAMES) is None
     assert correlation([], []) is None
+
+
+def test_copies_for_more_weight_are_the_same_speakers():
+    class Some:
+        """One man, whose utterance counts twice."""
+
+        utterances = [Utterance("copy2-a-1", "copy2-a", "x", "x.wav"), Utterance("a-1", "a", "x", "x.wav")]
+        num_frames, dropped = np.array([9, 9]), ()
+
+        def __len__(self):
+            return 2
+
+        def sample(self, count):
+            return self
+
+        def tokens(self, index):
+            return [5]
+
+        def utterance(self, index):
+            return self.utterances[index]
+
+    assert look_at(Some(), Some(), 1.0).speakers == 1

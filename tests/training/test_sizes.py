@@ -9,7 +9,8 @@ import yaml
 from steps import choose_sizes as program
 from steps.core.cli import UserError
 from steps.core.config import ConfigError, from_dict, load_config, to_dict
-from steps.core.datadir import Utterance, write_data_dir
+from steps.core.copies import copy_prefix
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import write_table
 from steps.models.build import build_model, new_spec
 from steps.prune_model import PruneConfig
@@ -250,6 +251,21 @@ def test_a_budget_reaches_the_files(corpus, tmp_path, capsys):
     assert "the time budget leaves" in said and "not measured" in said
     loop = load_config(TrainConfig, tmp_path / "sizes/student.yaml").loop
     assert 1 <= loop.epochs < 1200 / updates_per_epoch([60] * 30, loop.max_batch_frames)
+
+
+def test_copies_for_more_weight_are_no_more_speech(corpus, tmp_path, capsys):
+    once = read_data_dir(tmp_path / "train")
+    copies = [
+        dataclasses.replace(utt, utt_id=copy_prefix(2) + utt.utt_id, speaker=copy_prefix(2) + utt.speaker)
+        for utt in once
+    ]
+    write_data_dir(tmp_path / "train", [*copies, *once])
+    write_table(tmp_path / "train/utt2num_frames", {utt.utt_id: "60" for utt in [*copies, *once]})
+    corpus()
+    assert "3 speakers, 30 utterances" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "sizes/sizes.json").read_text())["request"]["facts"]
+    assert facts["speakers"] == 3
+    assert facts["hours"] == pytest.approx(sum(utt.duration_s for utt in once) / 3600, abs=1e-4)
 
 
 @pytest.mark.parametrize(

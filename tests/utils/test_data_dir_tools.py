@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from steps.core.copies import is_copy
 from steps.core.datadir import read_data_dir, read_table, validate_data_dir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +137,12 @@ def test_a_folder_may_count_more_than_the_others(tmp_path, segments):
     assert sorted(utterances) == [
         "ann-0", "ann-1", "copy2-ann-0", "copy2-ann-1", "copy3-ann-0", "copy3-ann-1", "sue-0", "sue-1"
     ]  # fmt: skip
+    assert [name for name in sorted(utterances) if not is_copy(name, utterances)] == [
+        "ann-0",
+        "ann-1",
+        "sue-0",
+        "sue-1",
+    ]
     copy, own = utterances["copy3-ann-1"], utterances["ann-1"]
     assert copy.speaker == "copy3-ann" and copy.audio == own.audio
     assert (copy.text, copy.start_s, copy.end_s) == (own.text, own.start_s, own.end_s)
