@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steps.core.cli import UserError
 from steps.core.config import read_yaml
 from steps.core.outdir import sha256_file
 from steps.scoring.results import Comparison, ResultRow, TestSet
@@ -53,11 +54,17 @@ def transcript_notes(paths: Sequence[str | Path]) -> list[dict[str, str]]:
 
 
 def read_findings(exp: str | Path, models: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """What the doctor wrote into the model folders. Returns: {(level, text): models}; those without a diagnosis are left out."""
+    """What the doctor wrote into the model folders. Returns: {(level, text): models}; those without a diagnosis are left out.
+
+    Raises: UserError for another file of that name.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for model in models:
         path = Path(exp) / model / DIAGNOSIS
-        for one in read_json(path).get("findings", []) if path.is_file() else []:
+        findings = read_json(path).get("findings") if path.is_file() else []
+        if not isinstance(findings, list) or not all(isinstance(one, dict) for one in findings):
+            raise UserError(f"{path}: not what steps.diagnose writes; run it again")
+        for one in findings:
             level = "warning" if one.get("serious", True) else "note"
             found.setdefault((level, str(one.get("text"))), []).append(model)
     return found

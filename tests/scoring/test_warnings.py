@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from steps import report
+from steps.core.cli import UserError
 from steps.core.outdir import sha256_file
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare
@@ -115,6 +116,14 @@ def test_texts_of_a_diagnosis_are_escaped(tmp_path, monkeypatch):
     report.main()
     assert "<img" not in (tmp_path / "out/report.html").read_text()
     assert "<img" not in (tmp_path / "out/report.md").read_text()
+
+
+@pytest.mark.parametrize("content", [{}, {"findings": None}, {"findings": ["x"]}, {"findings": {"text": "x"}}])
+def test_a_file_that_is_no_diagnosis_is_refused(tmp_path, content):
+    make_model(tmp_path, "teacher")
+    (tmp_path / "teacher/diagnosis.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"teacher/diagnosis.json: not what steps.diagnose writes; run it again"):
+        find_warnings(tmp_path, collect_rows(tmp_path, ["teacher"], ["test"]), [], [])
 
 
 def test_what_is_known_of_a_recognisers_transcripts_is_noted(tmp_path):
