@@ -254,13 +254,23 @@ def test_files_that_do_not_belong_together_are_refused(shipped, monkeypatch):
     with pytest.raises(MissingInput, match="HLG.fst: no such file; steps.make_graph"):
         FakeRecogniser().use_graph(shipped.root)
     with pytest.raises(UserError, match="HLG.fst: an arc's ilabel"):
-        check_graph(shipped.export, 5)
+        check_graph(shipped.export, TOKENS[:5])
+    # as many tokens in another order: other words, without a sign
+    write_text(shipped.export / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(TOKENS)))
+    check_graph(shipped.export, TOKENS)
+    with pytest.raises(UserError, match="tokens.txt: the graph is for these tokens, and the model has others"):
+        check_graph(shipped.export, [TOKENS[0], *reversed(TOKENS[1:])])
+    recogniser = FakeRecogniser()
+    recogniser.tokens = [TOKENS[0], *reversed(TOKENS[1:])]
+    with pytest.raises(UserError, match="the model has others"):
+        recogniser.use_graph(shipped.export)
+    (shipped.export / "tokens.txt").unlink()
     write_text(shipped.export / "words.txt", "<eps> 0\nAB 1\n")
     with pytest.raises(UserError, match="words.txt: not the file that"):
-        check_graph(shipped.export, len(TOKENS))
+        check_graph(shipped.export, TOKENS)
     (shipped.export / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="HLG.fst: an arc's olabel"):
-        check_graph(shipped.export, len(TOKENS))
+        check_graph(shipped.export, TOKENS)
     monkeypatch.setitem(sys.modules, "kaldi_decoder", None)
     with pytest.raises(UserError, match="pip install -r requirements-lm.txt"):
         make(monkeypatch, shipped)

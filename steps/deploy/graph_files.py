@@ -30,28 +30,36 @@ was heard; of a sound that breaks off within a word it returns nothing, steps.tr
 """
 
 
-def open_graph(folder: str | Path, num_tokens: int) -> GraphDecoder:
+def open_graph(folder: str | Path, tokens: list[str]) -> GraphDecoder:
     """Open the graph of a folder.
 
-    Args:   num_tokens: V of the model it is for.
+    Args:   tokens: of the model that it is to weigh.
     Raises: MissingInput; UserError when a file is damaged, is for other tokens, or the decoder is not installed.
     """
-    words = check_graph(folder, num_tokens)
+    words = check_graph(folder, tokens)
     try:
-        return GraphDecoder(Path(folder) / GRAPH, words, num_tokens)
+        return GraphDecoder(Path(folder) / GRAPH, words, len(tokens))
     except ImportError:
         raise UserError(f"kaldi-decoder is not installed; pip install -r {REQUIREMENTS}") from None
 
 
-def check_graph(folder: str | Path, num_tokens: int) -> list[str]:
-    """Check the files of a graph. Returns: its words.   Raises: MissingInput, UserError."""
+def check_graph(folder: str | Path, tokens: list[str]) -> list[str]:
+    """Check the files of a graph. Args: tokens: of the model that it is to weigh.   Returns: its words.
+
+    Raises: MissingInput; UserError, also for a graph made for other tokens: as many in another order would spell other words.
+    """
     words = read_graph_words(folder)
+    own = Path(folder) / "tokens.txt"
+    if own.is_file() and read_tokens(own) != tokens:
+        raise UserError(
+            f"{own}: the graph is for these tokens, and the model has others; make its own with steps.make_graph"
+        )
     path = Path(folder) / GRAPH
     check_sums(folder)
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: over {MOST_BYTES:,} bytes; prune the language model")
     try:
-        check_fst(read_fst(path.read_bytes()), num_tokens, len(words))
+        check_fst(read_fst(path.read_bytes()), len(tokens), len(words))
     except ValueError as error:
         raise UserError(f"{path}: {error}; make it again with steps.make_graph") from None
     return words

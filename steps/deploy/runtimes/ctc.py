@@ -86,7 +86,7 @@ class CtcRecogniser(FeatureRecogniser):
         """Also recognise with the graph of a folder. Returns: facts about it.   Raises: MissingInput, UserError."""
         if not self.spells:
             return None
-        self.graph = open_graph(folder, len(self.tokens))
+        self.graph = open_graph(folder, self.tokens)
         return graph_facts(folder)
 
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> dict | None:

@@ -135,7 +135,7 @@ class SherpaProcess:
         if any((self.folder / name).is_file() for name in (SAMPLES_FILE, ENCODER)) or streams(self.folder):
             # its loaders of these take no graph; of models with states, that was not tried
             return None
-        check_graph(folder, len(read_tokens(self.folder / "tokens.txt")))
+        check_graph(folder, read_tokens(self.folder / "tokens.txt"))
         self.kinds = ("greedy", "lm")
         self.command.append(str(Path(folder).resolve()))
         self.__exit__()
