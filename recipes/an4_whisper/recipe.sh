@@ -20,6 +20,7 @@ big               -            import_model     hub.yaml
 head              big          train_teacher    head.yaml
 tuned             head         train_teacher    tuned.yaml
 tuned_int8        tuned        quantize_model   quantize.yaml
+tuned_4bit        tuned        quantize_model   bits4.yaml
 tuned_short       tuned        prune_model      short.yaml
 tuned_short_int8  tuned_short  quantize_model   quantize.yaml
 student_kd        tuned        distill_student  student_kd.yaml
