@@ -168,7 +168,15 @@ class Stages:
             *words,
         ]
         options = argparse.Namespace(
-            exp=str(folder), workdir="", cmd="utils/run.py", nj=1, stage=0, stop_stage=9, force=False, verbatim=[]
+            exp=str(folder),
+            workdir="",
+            cmd="utils/run.py",
+            nj=1,
+            stage=0,
+            stop_stage=9,
+            force=False,
+            verbatim=[],
+            show="",
         )
         return Work(options, *read_plan(plan), folder)
 
