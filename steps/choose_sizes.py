@@ -69,12 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="training data folder with features, copies included"
     )
-    parser.add_argument(
-        "--text",
-        required=True,
-        metavar="DIR",
-        help="the same without copies at other speeds",
-    )
+    parser.add_argument("--text", required=True, metavar="DIR", help="the same without copies at other speeds")
     parser.add_argument(
         "--features", required=True, metavar="YAML", help="feature settings the data was extracted with"
     )

@@ -87,7 +87,8 @@ printf 'recipe %s\ncommit %s\n' "$recipe_dir" "$commit" >"$new/FORKED_FROM"
 
 if grep -qE '^prepare=.*prepare_(kaldi|manifest|labelled_folder)\.py' "$new/recipe.sh"; then # reads anybody's data
   reader="your data:      corpus_dir= in $to/recipe.sh, and --sets, --pattern or the like behind prepare="
-  grep -q '^corpus_dir=' "$new/recipe.sh" || cat >>"$new/recipe.sh" <<'LINES' # a fork of a fork names it already
+  # a fork of a fork names it already
+  grep -q '^corpus_dir=' "$new/recipe.sh" || cat >>"$new/recipe.sh" <<'LINES'
 
 # Your corpus: its folder, such as /data/mine; --corpus-dir on the command line wins.
 corpus_dir=
