@@ -86,14 +86,14 @@ class LeanChunk(nn.Module):
         """
         twin, order = self.twin, self.order
         left, window, frontend = twin.left, twin.chunk + twin.ahead, twin.frontend
-        maps = (feats - twin.feature_mean) * twin.feature_scale
+        maps, heard = twin.normalise_after(feats, None, states[0])
         maps = functional.relu(frontend.conv2(functional.relu(frontend.conv1(maps.unsqueeze(1)))))
         rows = frontend.linear(order.rows_of_maps(maps))
         # (N, 1, 1, left + window): added to the scores of the frames kept, then of the chunk's own
         is_empty = torch.arange(left, device=seen.device) < left - seen.unsqueeze(1)
         bias = functional.pad(is_empty.to(feats.dtype) * MASKED, (0, window))[:, None, None]
-        after = []
-        for block, state in zip(twin.blocks, states, strict=True):
+        after = [heard]
+        for block, state in zip(twin.blocks, states[1:], strict=True):
             kept = dict(state)
             rows = rows + half_of_feed_forward(block.ff1, rows)
             rows = rows + self.attend(block.attention, block.attention_norm(rows), kept, bias)

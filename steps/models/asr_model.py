@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from steps.models.axes import AxisGroup
-from steps.models.encoder import GLOBAL, Encoder
+from steps.models.encoder import Encoder
 from steps.models.heads import HEADS
+from steps.models.normalisation import GLOBAL
 
 
 class AsrModel(Encoder):

@@ -18,11 +18,12 @@ from steps.core.outdir import atomic_file, sha256_file, write_json
 from steps.core.provenance import VERSION
 from steps.models.asr_model import AsrModel
 from steps.models.codes import read_formats
-from steps.models.encoder import GLOBAL, KINDS, NORMALISATIONS
+from steps.models.encoder import KINDS
 from steps.models.fixed_point import give_ranges_, has_ranges
 from steps.models.heads import DEFAULT, HEADS
 from steps.models.limits import LARGEST_SPEC_BYTES, check_weights
 from steps.models.low_rank import LowRankLinear
+from steps.models.normalisation import GLOBAL, NORMALISATIONS, OF_UTTERANCES, SLIDING
 from steps.models.quant_layers import quantized_like
 from steps.models.stored import restored_state, stored_state
 
@@ -71,8 +72,8 @@ def new_spec(
             f"{where}: streaming: not for type {kind}; conformer streams, rnn with cells_backward: 0, dnn with context: 3"
         )
     config = from_dict(KINDS[kind].config, model_config, where)
-    if normalisation != GLOBAL and getattr(config, "streaming", None):
-        raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {GLOBAL}")
+    if normalisation in OF_UTTERANCES and getattr(config, "streaming", None):
+        raise UserError(f"{where}: streaming: normalisation: {normalisation} hears the whole utterance; set {SLIDING}")
     own = to_dict(from_dict(HEADS[head].sizes, head_sizes or {}, where.replace(": model", ": head_sizes")))
     return (
         {

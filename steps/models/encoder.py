@@ -15,6 +15,7 @@ from steps.models.dnn import DnnBlock, DnnConfig
 from steps.models.dropout import Dropout
 from steps.models.hub import HubConfig, hub_block, hub_frontend
 from steps.models.low_rank import LowRankLinear
+from steps.models.normalisation import GLOBAL, OF_UTTERANCES, SLIDING, VARIANCE, centre, is_sound, padding, slide
 from steps.models.rnn import RnnBlock, RnnConfig
 from steps.models.streaming import FRAME_MS, ChunkConfig, frames_of
 from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
@@ -51,12 +52,8 @@ KINDS = {
 }
 
 
-# What is taken from each feature bin and what it is divided by: mean and deviation of the corpus; the mean of the utterance
-# and the deviation of the corpus; mean and deviation of the utterance.
-GLOBAL = "global"
-NORMALISATIONS = (GLOBAL, "utterance", "utterance_variance")
-# Least deviation of a bin within an utterance, as a share of the corpus's: silence and single frames stay small numbers.
-LEAST_DEVIATION = 0.1
+# of the normalisation's state
+HEARD = "heard"
 
 
 class Encoder(nn.Module):
@@ -73,8 +70,8 @@ class Encoder(nn.Module):
         self.kind, self.config, self.normalisation = kind, config, normalisation
         self.streaming: ChunkConfig | None = getattr(config, "streaming", None)
         self.chunk = self.streaming.chunk if self.streaming else 0
-        if self.streaming and normalisation != GLOBAL:
-            raise ValueError(f"streaming: normalisation {normalisation} hears the whole utterance; it must be {GLOBAL}")
+        if self.streaming and normalisation in OF_UTTERANCES:
+            raise ValueError(f"streaming: normalisation {normalisation} hears the whole utterance; take {SLIDING}")
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         self.frontend = KINDS[kind].frontend(config, feature_dim)
@@ -95,18 +92,27 @@ class Encoder(nn.Module):
 
         Args:    feats (N, T, D); lengths (N,) int64, of which 0 is accepted.   Returns: (N, T, D).
         """
-        time = torch.arange(feats.shape[1], device=feats.device)
-        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)
+        return self.normalise_after(feats, lengths, None)[0]
+
+    def normalise_after(
+        self, feats: torch.Tensor, lengths: torch.Tensor | None, state: State | None
+    ) -> tuple[torch.Tensor, State]:
+        """`normalise` of one chunk after others.
+
+        Args:    feats (N, T, D).   lengths (N,) int64; None: no padding.   state: what earlier chunks left behind; None: these are
+                 whole utterances.
+        Returns: (N, T, D); the state for the next chunk, empty but for `sliding`.
+        """
+        is_pad = torch.zeros_like(feats[..., :1], dtype=torch.bool) if lengths is None else padding(feats, lengths)
         normed = (feats - self.feature_mean) * self.feature_scale
-        normed = normed.masked_fill(is_pad.unsqueeze(-1), 0.0)
-        if self.normalisation == GLOBAL:
-            return normed
-        frames = lengths.clamp(min=1).to(normed.dtype).view(-1, 1, 1)
-        normed = (normed - normed.sum(dim=1, keepdim=True) / frames).masked_fill(is_pad.unsqueeze(-1), 0.0)
-        if self.normalisation == "utterance":
-            return normed
-        variance = normed.square().sum(dim=1, keepdim=True) / frames
-        return normed / variance.clamp(min=LEAST_DEVIATION**2).sqrt()
+        after: State = {}
+        if self.normalisation == SLIDING:
+            normed, sums = slide(normed, is_sound(feats) & ~is_pad, state[HEARD] if state else None)
+            # the next chunk begins before the last frames of this one
+            after = {HEARD: sums[:, self.frontend.stride * self.chunk - 1]} if state else {}
+        elif self.normalisation in OF_UTTERANCES:
+            normed = centre(normed, is_sound(feats) & ~is_pad, is_pad, scaled=self.normalisation == VARIANCE)
+        return normed if lengths is None else normed.masked_fill(is_pad, 0.0), after
 
     def encode(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Run front end and blocks.
@@ -171,11 +177,15 @@ class Encoder(nn.Module):
         """Feature frames that one chunk is computed from; the next one starts stride * chunk frames later."""
         return self.frontend.stride * (self.chunk + self.ahead) + self.frontend.look_ahead
 
+    def state_sizes(self) -> list[dict[str, tuple[int, ...]]]:
+        """Sizes of what is kept between chunks by the normalisation, often nothing, and by each block, without the batch."""
+        heard = {HEARD: (len(self.feature_mean) + 1,)} if self.normalisation == SLIDING else {}
+        return [heard, *(block.state_sizes(self.left) for block in self.blocks)]
+
     def first_states(self, batch: int) -> list[State]:
-        """What the blocks know before the first chunk. Args: batch: N."""
+        """What is known before the first chunk, as in `state_sizes`. Args: batch: N."""
         like = self.feature_mean
-        sizes = [block.state_sizes(self.left) for block in self.blocks]
-        return [{name: like.new_zeros(batch, *size) for name, size in own.items()} for own in sizes]
+        return [{name: like.new_zeros(batch, *size) for name, size in own.items()} for own in self.state_sizes()]
 
     def encode_chunk(
         self, feats: torch.Tensor, states: list[State], seen: torch.Tensor, lengths: torch.Tensor | None = None
@@ -189,11 +199,12 @@ class Encoder(nn.Module):
         """
         if lengths is None:
             lengths = torch.full_like(seen, self.chunk_frames())
-        x = self.frontend(self.normalise(feats, lengths), lengths)
+        normed, heard = self.normalise_after(feats, lengths, states[0])
+        x = self.frontend(normed, lengths)
         ahead = self.ahead
         context = Context.of_chunk(self.output_lengths(lengths), self.chunk + ahead, seen, self.left, ahead)
-        after = []
-        for block, state in zip(self.blocks, states, strict=True):
+        after = [heard]
+        for block, state in zip(self.blocks, states[1:], strict=True):
             kept = dict(state)
             x = block(x, replace(context, state=kept))
             after.append(kept)
@@ -201,7 +212,7 @@ class Encoder(nn.Module):
 
     def look_ahead(self) -> float:
         """Feature frames that an encoder frame sees at most beyond the `stride` frames it stands for; inf: to the utterance's end."""
-        if self.normalisation != GLOBAL:
+        if self.normalisation in OF_UTTERANCES:
             return math.inf
         blocks = sum(block.look_ahead for block in self.blocks)
         if self.chunk:
@@ -213,7 +224,7 @@ class Encoder(nn.Module):
         if self.chunk:
             return []
         blocks = [f"blocks.{index}" for index, block in enumerate(self.blocks) if math.isinf(block.look_ahead)]
-        return ([] if self.normalisation == GLOBAL else [f"normalisation: {self.normalisation}"]) + blocks
+        return ([f"normalisation: {self.normalisation}"] if self.normalisation in OF_UTTERANCES else []) + blocks
 
     def axis_groups(self) -> list[AxisGroup]:
         """Every prunable axis of the encoder as it stands, low-rank layers included."""

@@ -15,7 +15,7 @@ from steps.data.augment import SpecAugmentConfig
 from steps.data.dataset import Batch, SpeechDataset
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
-from steps.models.encoder import GLOBAL
+from steps.models.normalisation import GLOBAL
 from steps.training import distributed
 from steps.training.averaging import WeightAverage
 from steps.training.data import Groups, batches_per_update, epoch_groups, load_groups

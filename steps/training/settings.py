@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from steps.core.config import LATER, check
 from steps.data.augment import SpecAugmentConfig
-from steps.models.encoder import GLOBAL, NORMALISATIONS
 from steps.models.heads import DEFAULT
 from steps.models.heads.ctc import CtcConfig
 from steps.models.heads.transducer import TransducerConfig
+from steps.models.normalisation import GLOBAL, NORMALISATIONS
 from steps.training.distill_config import DistillConfig
 from steps.training.inherit import InheritConfig
 from steps.training.loop import LoopConfig
@@ -43,7 +43,8 @@ class TrainConfig(LearningConfig):
     type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc or transducer.  head_sizes: sizes
     of the head, keys of its class of sizes.
     normalisation: what features are centred and scaled by: `global`, mean and deviation of the corpus; `utterance`, the mean of
-    the utterance instead; `utterance_variance`, its deviation, too.
+    the utterance instead; `utterance_variance`, its deviation, too; `sliding`, the mean of what has been heard so far, for models
+    that stream.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
     freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
     inherit: of a student, the blocks of a larger model that it begins with, whose widths it has.

@@ -17,13 +17,12 @@ from steps.deploy.export import describe_look_ahead
 from steps.deploy.graphs.ctc import CtcGraphs
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.build import build_model, new_spec
-from steps.models.encoder import NORMALISATIONS
+from steps.models.normalisation import OF_UTTERANCES
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup
 
 DIM = 20
 SIZES = {"d_model": 24, "context": 3, "num_blocks": 2, "block": {"units": 40}}
-OF_UTTERANCES = NORMALISATIONS[1:]
 
 
 def make(normalisation):

@@ -3,10 +3,12 @@ chunks as inputs and outputs.
 
 The layout is that of icefall's streaming Zipformer2 with CTC, which sherpa-onnx opens by OnlineRecognizer.from_zipformer2_ctc:
 six states for each layer, their sizes told by the file's metadata, two more for the whole model. A block keeps what it has in
-those of the right size; the others are passed through. A layer of the metadata's lists is a block, so blocks may differ.
+those of the right size, a sliding normalisation its sums in that of the front end; the others are passed through. A layer of
+the metadata's lists is a block, so blocks may differ.
 Source: sherpa-onnx/csrc/online-zipformer2-ctc-model.cc.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -16,6 +18,7 @@ import onnx
 import torch
 from onnx import helper
 from torch import nn
+from torch.nn import functional
 
 from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
@@ -43,7 +46,7 @@ SLOTS = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2")
 CONFORMER, LSTM = {"key": "key", "value": "val1", "conv": "conv1"}, {"h": "conv1", "c": "conv2"}
 SPLICES = {"before": "conv1"}
 # of their front end; a stream has it whatever its number of bins
-EMBED = ("N", 128, 3, 19)
+EMBED_SIZE = (128, 3, 19)
 # chunks: of single streams that are compared, and of two streams in one batch, the second begun so many chunks later
 CHUNKS, LATER = 12, 3
 SHERPA = """\
@@ -114,23 +117,40 @@ class OneChunk(nn.Module):
     def __init__(self, model: AsrModel, layers: list[Layer]):
         super().__init__()
         self.model, self.layers = model, layers
+        # of what the normalisation keeps
+        self.sizes = model.state_sizes()[0]
         self.lean = LeanChunk(model, time_first=True) if is_lean(model) else None
 
     def forward(self, feats: torch.Tensor, *kept: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Args: feats (N, width, D); kept: the states of each layer in its order, and (N,) int64 encoder frames so far.
+        """Args: feats (N, width, D); kept: the state of the front end, if the normalisation has one, the states of each layer in its
+              order, and (N,) int64 encoder frames so far.
 
         Returns: log-probabilities (N, chunk, V), and the states after the chunk.
         """
         *flat, seen = kept
         rest, slot = iter(flat), to_slot if self.lean is None else _same
-        states: list[State] = [{name: slot(name, next(rest)) for name in layer.uses} for layer in self.layers]
+        states: list[State] = [{name: from_embed(next(rest), size) for name, size in self.sizes.items()}]
+        states += [{name: slot(name, next(rest)) for name in layer.uses} for layer in self.layers]
         if self.lean is None:
             hidden, after = self.model.encode_chunk(feats, states, seen)
             log_probs = self.model.classify(hidden)
         else:
             log_probs, after = self.lean(feats, states, seen)
-        out = [slot(name, state[name]) for layer, state in zip(self.layers, after, strict=True) for name in layer.uses]
+        out = [to_embed(after[0][name]) for name in self.sizes]
+        out += [
+            slot(name, state[name]) for layer, state in zip(self.layers, after[1:], strict=True) for name in layer.uses
+        ]
         return log_probs, *out, seen + self.model.chunk
+
+
+def to_embed(sums: torch.Tensor) -> torch.Tensor:
+    """What the normalisation keeps as the state of their front end, zeros behind it. Args: sums (N, C), C at most 7296."""
+    return functional.pad(sums, (0, math.prod(EMBED_SIZE) - int(sums.shape[1]))).view(-1, *EMBED_SIZE)
+
+
+def from_embed(embed: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """The other way round. Args: size: (C,)."""
+    return embed.flatten(1)[:, : size[0]]
 
 
 def _same(_, tensor):
@@ -153,10 +173,11 @@ class StreamingCtcGraphs:
             for slot, shape in layer.shapes().items()
         }
         live = [f"cached_{slot}_{number}" for number, layer in enumerate(layers) for slot in layer.uses.values()]
-        seen, embed = Value("processed_lens", INTEGER, ("N",)), Value("embed_states", REAL, EMBED)
+        seen, embed = Value("processed_lens", INTEGER, ("N",)), Value("embed_states", REAL, ("N", *EMBED_SIZE))
         x = Value("x", REAL, ("N", model.chunk_frames(), model.spec["feature_dim"]))
         log_probs = Value("log_probs", REAL, ("N", model.chunk, model.spec["vocab_size"]))
-        inputs = [x, *(states[name] for name in live), seen]
+        own = [embed] if model.state_sizes()[0] else []
+        inputs = [x, *own, *(states[name] for name in live), seen]
         example = tuple(_example(value) for value in inputs)
         outputs = [log_probs, *(Value(f"new_{v.name}", v.element, v.shape) for v in inputs[1:])]
         graph = trace(OneChunk(float_twin(model), layers), example, inputs, outputs)

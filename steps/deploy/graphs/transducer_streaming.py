@@ -1,7 +1,7 @@
 """The graphs of a streaming transducer: an encoder each run of which takes one chunk of every stream, predictor and joiner as ever.
 
 The layout is that of icefall's LSTM transducers, which sherpa-onnx opens by OnlineRecognizer.from_transducer: an encoder with
-two states, whose sizes the file's metadata tells. Here the first holds all that the blocks keep, flattened, and the second how
+two states, whose sizes the file's metadata tells. Here the first holds all that the model keeps, flattened, and the second how
 many encoder frames there have been, as far as that matters. Both are zeros before the first chunk.
 Source: sherpa-onnx/csrc/online-lstm-transducer-model.cc.
 """
@@ -43,17 +43,12 @@ with the silence above put into the stream before input_finished().
 """
 
 
-def kept_sizes(model: AsrModel) -> list[dict[str, tuple[int, ...]]]:
-    """Sizes of what each block keeps between chunks, by name, without the batch: the first state of the encoder, in its order."""
-    return [block.state_sizes(model.left) for block in model.blocks]
-
-
 class EncoderChunk(nn.Module):
     """A model whose forward pass takes a chunk and states, in the layout above."""
 
     def __init__(self, model: AsrModel):
         super().__init__()
-        self.model, self.sizes = model, kept_sizes(model)
+        self.model, self.sizes = model, model.state_sizes()
         self.lean = LeanChunk(model, time_first=False) if is_lean(model) else None
 
     def forward(self, feats: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -84,7 +79,7 @@ class StreamingTransducerGraphs(TransducerGraphs):
     def encoder(self, twin: AsrModel) -> onnx.ModelProto:
         """See TransducerGraphs."""
         real, dim, joiner = onnx.TensorProto.FLOAT, twin.spec["feature_dim"], twin.head_sizes.joiner
-        kept = sum(math.prod(size) for own in kept_sizes(twin) for size in own.values())
+        kept = sum(math.prod(size) for own in twin.state_sizes() for size in own.values())
         x = Value("x", real, ("N", twin.chunk_frames(), dim))
         h, c = Value("h", real, (1, "N", kept)), Value("c", real, (1, "N", 1))
         outputs = [Value("encoder_out", real, ("N", twin.chunk, joiner))]
@@ -126,7 +121,7 @@ class StreamingTransducerGraphs(TransducerGraphs):
     def describe_encoder(self, model: AsrModel) -> str:
         """See TransducerGraphs."""
         width, shift = model.chunk_frames(), chunk_shift(model)
-        kept = sum(math.prod(size) for own in kept_sizes(model) for size in own.values())
+        kept = sum(math.prod(size) for own in model.state_sizes() for size in own.values())
         return README.format(
             chunk_ms=10 * shift, width=width, shift=shift, last=width - 1, frames=model.chunk, silence_ms=10 * width,
             kept=kept, dim=model.spec["feature_dim"], joiner=model.head_sizes.joiner,

@@ -32,7 +32,7 @@ class TorchChunks:
         self.feature_dim, self.vocab_size = model.spec["feature_dim"], model.spec["vocab_size"]
 
     def first_states(self, batch: int = 1) -> list[torch.Tensor]:
-        """What is known before the first chunk: the states of the blocks in their order, and (N,) int64 frames so far."""
+        """What is known before the first chunk: the states of the model in their order, and (N,) int64 frames so far."""
         flat = [tensor for state in self.model.first_states(batch) for tensor in state.values()]
         return [*flat, torch.zeros(batch, dtype=torch.int64, device=self.device)]
 
@@ -44,7 +44,7 @@ class TorchChunks:
         """
         *flat, seen = states
         rest, there = iter(flat), feats.shape[1]
-        names = [block.state_sizes(self.model.left) for block in self.model.blocks]
+        names = self.model.state_sizes()
         kept = [{name: next(rest) for name in own} for own in names]
         padded = np.pad(feats, ((0, 0), (0, self.width - there), (0, 0)))
         hidden, after = self.model.encode_chunk(
