@@ -82,8 +82,8 @@ def sums_of_whole(frames: torch.Tensor) -> torch.Tensor:
     time = torch.arange(BLOCK, device=frames.device, dtype=frames.dtype)
     alone = (blocks * (DECAY ** (BLOCK - 1 - time)).unsqueeze(1)).sum(dim=2)
     # (K, K): what the end of one counts at the beginning of another
-    places = torch.arange(alone.shape[1], device=frames.device)
-    between = (places.unsqueeze(1) - places - 1).to(frames.dtype)
+    places = torch.arange((count + BLOCK - 1) // BLOCK, device=frames.device, dtype=frames.dtype)
+    between = places.unsqueeze(1) - places - 1
     shares = torch.where(between >= 0, DECAY ** (BLOCK * between.clamp(min=0)), torch.zeros_like(between))
     # not as a product of matrices, which bfloat16 would round
     before = (shares.unsqueeze(2) * alone.unsqueeze(1)).sum(dim=2)

@@ -29,10 +29,11 @@ SIZES = {
 }
 
 
-def make_model(kind, quantized=False, head="ctc", **changes):
+def make_model(kind, quantized=False, head="ctc", normalisation="global", **changes):
     """A tiny AsrModel in eval mode whose norms, statistics and CMVN are random."""
     torch.manual_seed(1)
-    model = build_model(new_spec(kind, SIZES[kind] | changes, DIM, len(TOKENS), "test", head=head))
+    spec = new_spec(kind, SIZES[kind] | changes, DIM, len(TOKENS), "test", head=head, normalisation=normalisation)
+    model = build_model(spec)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "norm" in name and tensor.is_floating_point():

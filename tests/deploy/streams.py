@@ -34,7 +34,9 @@ VARIANTS = {
     "low-rank": lambda: factorise(
         make_model("conformer", **CHUNKS), {"blocks.0.attention.qkv": 5, "frontend.linear": 9}
     ),
+    "sliding": lambda: conformer(**AHEAD, normalisation="sliding"),
     "rnn": lambda: make_model("rnn", **ONE_WAY),
+    "rnn-sliding": lambda: make_model("rnn", **ONE_WAY, normalisation="sliding"),
     "dnn": lambda: make_model("dnn", **SPLICED),
 }
 

@@ -23,7 +23,7 @@ def turned(states, time_first):
 @pytest.mark.parametrize("time_first", [False, True])
 @pytest.mark.parametrize("halves", [False, True])
 def test_a_lean_chunk_gives_what_the_blocks_give(head, time_first, halves):
-    model = pruned() if head == "ctc" else make_model("conformer", head=head, **AHEAD)
+    model = pruned() if head == "ctc" else make_model("conformer", head=head, normalisation="sliding", **AHEAD)
     model = model.double()
     lean = LeanChunk(with_halves(model) if halves else model, time_first)
     torch.manual_seed(0)

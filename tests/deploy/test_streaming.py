@@ -48,7 +48,8 @@ def opened(model):
 
 
 @pytest.mark.parametrize(
-    "variant", [name if name != "low-rank" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("low-rank", "rnn-sliding") else name for name in VARIANTS],
 )
 def test_chunks_in_onnxruntime_are_the_models_masked_forward_pass(variant):
     model = VARIANTS[variant]()
@@ -122,7 +123,11 @@ def test_sherpa_says_the_same(folder):
 
 
 @pytest.mark.parametrize(
-    "variant", ["pruned", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ahead", "rnn", "dnn"))]
+    "variant",
+    [
+        "pruned",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ahead", "rnn", "dnn", "sliding", "rnn-sliding")),
+    ],
 )
 def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
     pytest.importorskip("sherpa_onnx")

@@ -52,6 +52,7 @@ VARIANTS = {
     "batch-norm": lambda: transducer(conv_norm="batch"),
     "pruned": pruned,
     "low-rank": lambda: factorise(transducer(), {"blocks.0.attention.qkv": 5, "encoder_to_joiner": 8, "predictor": 8}),
+    "sliding": lambda: transducer(**AHEAD, normalisation="sliding"),
     "rnn": lambda: make_model("rnn", head="transducer", **ONE_WAY),
     "dnn": lambda: make_model("dnn", head="transducer", **SPLICED),
 }
@@ -66,12 +67,13 @@ def opened(model):
 
 
 @pytest.mark.parametrize(
-    "variant", [name if name in ("pruned", "rnn") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+    "variant",
+    [name if name in ("pruned", "rnn", "sliding") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS],
 )
 def test_chunks_in_onnxruntime_are_the_models_masked_forward_pass(variant):
     model = VARIANTS[variant]()
     recogniser, difference, _ = opened(model)
-    kept = sum(int(np.prod(size)) for block in model.blocks for size in block.state_sizes(model.left).values())
+    kept = sum(int(np.prod(size)) for own in model.state_sizes() for size in own.values())
     assert [state.shape for state in recogniser.network.first_states(3)] == [(1, 3, kept), (1, 3, 1)]
     assert difference < 1e-5
 
@@ -156,7 +158,7 @@ def test_sherpa_says_the_same(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["pruned", "ahead", "rnn"])
+@pytest.mark.parametrize("variant", ["pruned", "ahead", "rnn", "sliding"])
 def test_sherpa_keeps_the_states_of_blocks_that_differ(variant, tmp_path):
     pytest.importorskip("sherpa_onnx")
     place = save_folder(tmp_path / "m", talkative(VARIANTS[variant]()), FEATURES)

@@ -297,7 +297,5 @@ def test_what_hears_the_whole_utterance_cannot_stream():
     with pytest.raises(UserError, match="x.yaml: model: streaming: normalisation: utterance hears the whole utterance"):
         new_spec("conformer", sizes, DIM, 7, "test", "x.yaml: model", normalisation="utterance")
     spec = new_spec("conformer", sizes, DIM, 7, "test") | {"normalisation": "utterance_variance"}
-    with pytest.raises(
-        UserError, match="normalisation utterance_variance hears the whole utterance; take sliding"
-    ):
+    with pytest.raises(UserError, match="normalisation utterance_variance hears the whole utterance; take sliding"):
         build_model(spec)

@@ -1,4 +1,4 @@
-"""Normalisation per utterance: what it takes away, under padding, for short sounds, in the export, and in what is written."""
+"""Normalisation: what it takes away, under padding, for short sounds, in the export, and in what is written."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from steps.deploy.export import describe_look_ahead
 from steps.deploy.graphs.ctc import CtcGraphs
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.build import build_model, new_spec
-from steps.models.normalisation import OF_UTTERANCES
+from steps.models.normalisation import BLOCK, HORIZON, NORMALISATIONS, OF_CORPUS, OF_UTTERANCES
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup
 
@@ -56,7 +56,37 @@ def test_what_is_constant_in_a_recording_is_taken_away(normalisation):
     assert normalisation != "utterance" or torch.allclose(normed[0], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("normalisation", OF_UTTERANCES)
+@torch.no_grad()
+def test_the_mean_so_far_is_what_a_loop_says():
+    model, (feats, lengths) = make("sliding").double(), batch(2 * BLOCK + 90, 33)
+    feats = feats.double()
+    feats[0, 40:60] = -15.9
+    normed, decay = model.normalise(feats, lengths), 1 - 1 / HORIZON
+    for utterance, length in enumerate(lengths.tolist()):
+        heard, number = torch.zeros(DIM, dtype=torch.float64), 0.0
+        for time in range(length):
+            x = (feats[utterance, time] - model.feature_mean) * model.feature_scale
+            counts = not (utterance == 0 and 40 <= time < 60)
+            heard, number = decay * heard + counts * x, decay * number + counts
+            torch.testing.assert_close(normed[utterance, time], x - heard / (number + OF_CORPUS), rtol=0, atol=1e-9)
+        assert not normed[utterance, length:].any()
+    # most of another microphone is gone after three seconds, and it needs to hear nothing ahead
+    feats, channel = torch.randn_like(feats), torch.randn(1, 1, DIM, dtype=torch.float64) * 4
+    left = model.normalise(feats + channel, lengths) - model.normalise(feats, lengths)
+    left = left[0] / (channel[0] * model.feature_scale)
+    assert (left[0] > 0.98).all() and (left[300] < 0.4).all() and (left[-1] < 0.27).all()
+    assert not math.isinf(model.look_ahead())
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS[1:])
+def test_digital_silence_is_no_part_of_a_mean(normalisation):
+    model, (feats, lengths) = make(normalisation), batch(60)
+    silence = torch.full((1, 90, DIM), -15.9424)
+    found = model.normalise(torch.cat([silence, feats], dim=1), lengths + 90)[:, 90:]
+    torch.testing.assert_close(found, model.normalise(feats, lengths), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS[1:])
 def test_padding_and_neighbours_change_nothing(normalisation):
     model, (feats, lengths) = make(normalisation), batch(90, 41, 8)
     feats[2, 8:] = 1e4
@@ -76,9 +106,10 @@ def test_short_and_silent_sounds_stay_finite(normalisation):
     assert torch.isfinite(model(silence, torch.tensor([12] * 4))[0]).all()
 
 
-@pytest.mark.parametrize("normalisation", OF_UTTERANCES)
+@pytest.mark.parametrize("normalisation", NORMALISATIONS[1:])
 def test_the_exported_graph_normalises_alike_also_short_and_padded(normalisation):
-    model, (feats, lengths) = make(normalisation), batch(200, 57, 8)
+    model, (feats, lengths) = make(normalisation), batch(BLOCK + 90, 57, 8)
+    feats[0, :20] = -15.9
     exported = OnnxModel(CtcGraphs().build(model)["model.onnx"].SerializeToString())
     theirs, frames = exported.log_probs(feats.numpy(), lengths.numpy())
     with torch.no_grad():
