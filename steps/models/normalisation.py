@@ -15,7 +15,7 @@ LEAST_DEVIATION = 0.1
 HORIZON, OF_CORPUS = 300, 100
 DECAY = 1.0 - 1.0 / HORIZON
 # frames that are summed up at once; DECAY ** -BLOCK stays a small number
-BLOCK = 512
+BLOCK = 256
 
 
 def is_sound(feats: torch.Tensor) -> torch.Tensor:
@@ -59,32 +59,34 @@ def slide(normed: torch.Tensor, counts: torch.Tensor, before: torch.Tensor | Non
     """
     counts, dim = counts.to(normed.dtype), normed.shape[2]
     frames = torch.cat([normed * counts, counts], dim=2)
-    sums = sums_of_whole(frames) if before is None else sums_after(frames, before)
+    sums = sums_of_whole(frames) if before is None else faded(frames) + decays(frames) * before.unsqueeze(1)
     return normed - sums[..., :dim] / (sums[..., dim:] + OF_CORPUS), sums
 
 
-def sums_after(frames: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+def faded(frames: torch.Tensor) -> torch.Tensor:
     """Sums over time in which a frame counts DECAY times what it did one frame earlier.
 
-    Args: frames (..., T, C), few, for the numbers grow with DECAY ** -T.   before (..., C): the sum up to the frame before.
-    Returns: (..., T, C).
+    Args: frames (..., T, C), few, for the numbers grow with DECAY ** -T.   Returns: (..., T, C).
     """
-    time = torch.arange(1, frames.shape[-2] + 1, device=frames.device, dtype=frames.dtype).unsqueeze(1)
-    return ((frames * DECAY**-time).cumsum(dim=-2) + before.unsqueeze(-2)) * DECAY**time
+    return (frames / decays(frames)).cumsum(dim=-2) * decays(frames)
 
 
 def sums_of_whole(frames: torch.Tensor) -> torch.Tensor:
-    """`sums_after` nothing, of any number of frames. Args: frames (N, T, C).  Returns: (N, T, C)."""
+    """`faded`, of any number of frames. Args: frames (N, T, C).  Returns: (N, T, C)."""
     count = frames.shape[1]
     # (N, K, BLOCK, C)
     blocks = functional.pad(frames, (0, 0, 0, -count % BLOCK)).unflatten(1, (-1, BLOCK))
-    # of each block alone, (N, K, C)
-    time = torch.arange(BLOCK, device=frames.device, dtype=frames.dtype)
-    alone = (blocks * (DECAY ** (BLOCK - 1 - time)).unsqueeze(1)).sum(dim=2)
-    # (K, K): what the end of one counts at the beginning of another
+    within = faded(blocks)
+    # (K, K): what the end of one counts at the beginning of another; an exported graph has other numbers of blocks
     places = torch.arange((count + BLOCK - 1) // BLOCK, device=frames.device, dtype=frames.dtype)
     between = places.unsqueeze(1) - places - 1
     shares = torch.where(between >= 0, DECAY ** (BLOCK * between.clamp(min=0)), torch.zeros_like(between))
-    # not as a product of matrices, which bfloat16 would round
-    before = (shares.unsqueeze(2) * alone.unsqueeze(1)).sum(dim=2)
-    return sums_after(blocks, before).flatten(1, 2)[:, :count]
+    # (N, K, C), not by a product of matrices, which bfloat16 would round
+    before = (shares.unsqueeze(2) * within[:, :, -1].unsqueeze(1)).sum(dim=2)
+    return (within + decays(blocks) * before.unsqueeze(2)).flatten(1, 2)[:, :count]
+
+
+def decays(frames: torch.Tensor) -> torch.Tensor:
+    """What the frame before the first one counts at each of them. Args: frames (..., T, C).  Returns: (T, 1)."""
+    time = torch.arange(1, frames.shape[-2] + 1, device=frames.device, dtype=frames.dtype)
+    return (DECAY**time).unsqueeze(1)
