@@ -103,16 +103,16 @@ class Encoder(nn.Module):
                  whole utterances.
         Returns: (N, T, D); the state for the next chunk, empty but for `sliding`.
         """
-        is_pad = torch.zeros_like(feats[..., :1], dtype=torch.bool) if lengths is None else padding(feats, lengths)
+        is_real = None if lengths is None else ~padding(feats, lengths)
         normed = (feats - self.feature_mean) * self.feature_scale
         after: State = {}
         if self.normalisation == SLIDING:
-            normed, sums = slide(normed, is_sound(feats) & ~is_pad, state[HEARD] if state else None)
+            normed, sums = slide(normed, is_sound(feats, is_real), state[HEARD] if state else None)
             # the next chunk begins before the last frames of this one
             after = {HEARD: sums[:, self.frontend.stride * self.chunk - 1]} if state else {}
-        elif self.normalisation in OF_UTTERANCES:
-            normed = centre(normed, is_sound(feats) & ~is_pad, is_pad, scaled=self.normalisation == VARIANCE)
-        return normed if lengths is None else normed.masked_fill(is_pad, 0.0), after
+        elif is_real is not None and self.normalisation in OF_UTTERANCES:
+            normed = centre(normed, is_sound(feats, is_real), is_real, scaled=self.normalisation == VARIANCE)
+        return normed if is_real is None else normed.masked_fill(~is_real, 0.0), after
 
     def encode(self, feats: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Run front end and blocks.

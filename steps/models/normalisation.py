@@ -18,10 +18,14 @@ DECAY = 1.0 - 1.0 / HORIZON
 BLOCK = 256
 
 
-def is_sound(feats: torch.Tensor) -> torch.Tensor:
-    """Which frames of filterbanks are not digital silence, of which every bin is the same number, the logarithm's floor. It
-    says nothing of a room or a microphone. Args: feats (N, T, D).  Returns: (N, T, 1) bool."""
-    return feats.amax(dim=2, keepdim=True) > feats.amin(dim=2, keepdim=True)
+def is_sound(feats: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
+    """Which frames of filterbanks are neither padding nor digital silence, of which every bin is the same number, the logarithm's
+    floor, and which says nothing of a room or a microphone.
+
+    Args: feats (N, T, D); is_real (N, T, 1) bool: no padding; None: there is none.   Returns: (N, T, 1) bool.
+    """
+    differ = feats.amax(dim=2, keepdim=True) > feats.amin(dim=2, keepdim=True)
+    return differ if is_real is None else differ & is_real
 
 
 def padding(feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -30,14 +34,14 @@ def padding(feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return (time.unsqueeze(0) >= lengths.unsqueeze(1)).unsqueeze(2)
 
 
-def centre(normed: torch.Tensor, counts: torch.Tensor, is_pad: torch.Tensor, scaled: bool) -> torch.Tensor:
+def centre(normed: torch.Tensor, counts: torch.Tensor, is_real: torch.Tensor, scaled: bool) -> torch.Tensor:
     """Take from each utterance its own mean.
 
     Args:    normed (N, T, D): by the corpus's numbers.   counts (N, T, 1) bool: frames that the mean is taken over; all, where an
-             utterance has none.   is_pad (N, T, 1) bool.   scaled: divide by its own deviation, too.
+             utterance has none.   is_real (N, T, 1) bool: no padding.   scaled: divide by its own deviation, too.
     Returns: (N, T, D); padding is not looked after.
     """
-    counts = counts | ~(is_pad | counts.any(dim=1, keepdim=True))
+    counts = counts | (is_real & ~counts.any(dim=1, keepdim=True))
     frames = counts.sum(dim=1, keepdim=True).clamp(min=1).to(normed.dtype)
     normed = normed - normed.masked_fill(~counts, 0.0).sum(dim=1, keepdim=True) / frames
     if scaled:
