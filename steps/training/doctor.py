@@ -47,6 +47,7 @@ class TrainingFacts:
     first_word: share of the utterances that begin with the most frequent first word, 0..1.
     deviation: largest deviation of a feature bin over the training set, nats.   rates_hz: {rate of the sound: number of
     files looked at}.   features_hz: rate the features are computed at.
+    normalisation: one that knows strangers better than the model's; empty: none.
     """
 
     train: SetFacts
@@ -62,6 +63,7 @@ class TrainingFacts:
     deviation: float = 3.0
     rates_hz: Mapping[int, int] = field(default_factory=dict)
     features_hz: int = 16000
+    normalisation: str = "utterance"
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,11 @@ def fit(facts: TrainingFacts) -> Iterator[Finding]:
             f"{train.error:.0f} % {facts.rate} on its own training set ({dev.error:.0f} % on dev): it has not learnt the task.",
         )
     elif dev.error > train.error + GAP and dev.error > RATIO * train.error:
+        other = f"normalisation: {facts.normalisation}, " if facts.normalisation else ""
         yield Finding(
             "overfit",
             f"{dev.error:.0f} % {facts.rate} on dev, {train.error:.0f} % on its own training set: it has learnt these utterances by heart "
-            f"or does not know such speakers. More speakers, normalisation: utterance, or a smaller model may help.",
+            f"or does not know such speakers. More speakers, {other}or a smaller model may help.",
         )
 
 

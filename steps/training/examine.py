@@ -11,6 +11,7 @@ from steps.core.sound import sound_info
 from steps.data.dataset import SpeechDataset
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
+from steps.models.normalisation import GLOBAL, SLIDING, UTTERANCE
 from steps.scoring.history import read_curves
 from steps.scoring.sources import read_json
 from steps.training.doctor import Finding, SetFacts, TrainingFacts, diagnose
@@ -86,7 +87,15 @@ def gather(
         deviation=float(1 / model.feature_scale.min()),
         rates_hz=rates(train.sample(OPENED)),
         features_hz=train.feature_config.sample_rate_hz,
+        normalisation=other_normalisation(model),
     )
+
+
+def other_normalisation(model: AsrModel) -> str:
+    """The normalisation for speakers and microphones that are in no training set, if the model has it not and can; else empty."""
+    if model.kind == "hub" or model.normalisation != GLOBAL:
+        return ""
+    return SLIDING if model.streaming else UTTERANCE
 
 
 def look_at(part: SpeechDataset, whole: SpeechDataset, error: float) -> SetFacts:

@@ -18,6 +18,7 @@ from steps.deploy.graphs.ctc import CtcGraphs
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from steps.models.build import build_model, new_spec
 from steps.models.normalisation import BLOCK, HORIZON, NORMALISATIONS, OF_CORPUS, OF_UTTERANCES
+from steps.training.examine import other_normalisation
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup
 
@@ -130,6 +131,13 @@ def test_a_model_that_hears_the_whole_utterance_says_so_and_is_refused_where_tha
         with pytest.raises(UserError, match=f"normalisation: {normalisation} hear the whole utterance"):
             Setup.check_look_ahead(setup, model)
     assert not math.isinf(make("global").look_ahead())
+
+
+def test_the_doctor_advises_one_that_the_model_can_have_and_has_not():
+    streaming = {"streaming": {"chunk_ms": 160}, "block": {"units": 40, "splice": 1}}
+    model = build_model(new_spec("dnn", SIZES | streaming, DIM, 9, "test"))
+    assert other_normalisation(model) == "sliding" and other_normalisation(make("global")) == "utterance"
+    assert {other_normalisation(make(name)) for name in NORMALISATIONS[1:]} == {""}
 
 
 def test_the_description_names_it_only_where_it_is_not_the_old_one():
