@@ -28,4 +28,6 @@ student_kd_lowrank    student_kd        prune_model      lowrank.yaml
 teacher_int8          teacher           quantize_model   int8.yaml
 student_kd_int8       student_kd        quantize_model   int8.yaml
 student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
+student_kd_4bit       student_kd        quantize_model   bits4.yaml
+student_kd_2bit       student_kd        quantize_model   bits2.yaml
 "

@@ -26,16 +26,19 @@ def find_warnings(
     found = [{"level": "warning", "text": text} for text in teaching(rows, comparisons, read_teachers(exp, models))]
     findings = read_findings(exp, models)
     for level in ("warning", "note"):
-        found += [
-            {"level": level, "text": f"{', '.join(names)}: {text}"}
-            for (of, text), names in findings.items()
-            if of == level
-        ]
+        found += [{"level": level, "text": summary(texts)} for (of, _), texts in findings.items() if of == level]
     for one in sets:
         if one.speakers == 1:
             text = f"{one.name} has one speaker: its error rates say nothing about anybody else."
             found.append({"level": "note", "text": text})
     return found
+
+
+def summary(texts: Mapping[str, Sequence[str]]) -> str:
+    """One finding of several models, in the words of the first. Args: texts: {its text, numbers included: models}."""
+    (text, names), *others = texts.items()
+    rest = [name for _, more in others for name in more]
+    return f"{', '.join(names)}: {text}" + (f" The same, with other numbers: {', '.join(rest)}." if rest else "")
 
 
 def transcript_notes(paths: Sequence[str | Path]) -> list[dict[str, str]]:
@@ -53,20 +56,20 @@ def transcript_notes(paths: Sequence[str | Path]) -> list[dict[str, str]]:
     return found
 
 
-def read_findings(exp: str | Path, models: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """What the doctor wrote into the model folders. Returns: {(level, text): models}; those without a diagnosis are left out.
+def read_findings(exp: str | Path, models: Sequence[str]) -> dict[tuple[str, str], dict[str, list[str]]]:
+    """What the doctor wrote into the model folders. Returns: {(level, kind): {text: models}}; those without a diagnosis are left out.
 
     Raises: UserError for another file of that name.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for model in models:
         path = Path(exp) / model / DIAGNOSIS
         findings = read_json(path).get("findings") if path.is_file() else []
         if not isinstance(findings, list) or not all(isinstance(one, dict) for one in findings):
             raise UserError(f"{path}: not what steps.diagnose writes; run it again")
         for one in findings:
-            level = "warning" if one.get("serious", True) else "note"
-            found.setdefault((level, str(one.get("text"))), []).append(model)
+            level, text = "warning" if one.get("serious", True) else "note", str(one.get("text"))
+            found.setdefault((level, str(one.get("kind", text))), {}).setdefault(text, []).append(model)
     return found
 
 

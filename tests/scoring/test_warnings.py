@@ -107,6 +107,18 @@ def test_the_report_of_yesno_as_it_was_warns_in_its_first_lines(tmp_path, monkey
     assert [one["level"] for one in kept] == ["warning"] * 3 + ["note"] * 2
 
 
+def test_a_finding_of_many_models_is_said_once(tmp_path):
+    models = make_chain(tmp_path, 4, 4, 4)
+    texts = {"teacher": "9 % on dev.", "student": "8 % on dev.", "student_kd": "9 % on dev."}
+    for model, text in texts.items():
+        findings = [{"kind": "overfit", "text": text}, {"kind": "one_speaker", "text": "x", "serious": False}]
+        (tmp_path / model / "diagnosis.json").write_text(json.dumps({"findings": findings}))
+    said = warnings_of(tmp_path, models)
+    assert said == [
+        "teacher, student_kd: 9 % on dev. The same, with other numbers: student.", "teacher, student, student_kd: x"
+    ]  # fmt: skip
+
+
 def test_texts_of_a_diagnosis_are_escaped(tmp_path, monkeypatch):
     models = make_chain(tmp_path / "exp", 2, 9, 5)
     evil = {"findings": [{"text": "<img src=x>[y](z)"}]}
