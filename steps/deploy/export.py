@@ -21,8 +21,8 @@ from steps.deploy.fixed_point import PRODUCTS, float_operators
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, opset_of
 from steps.deploy.graphs import graphs_of
 from steps.deploy.graphs.ctc import CtcGraphs, SamplesNetwork, compare
-from steps.deploy.integer import MICROSOFT
 from steps.deploy.macs import quantized_fraction
+from steps.deploy.nbits import MICROSOFT, keep_packed_, oldest_runtime
 from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.models.asr_model import AsrModel
@@ -35,6 +35,10 @@ from steps.models.quant_layers import quantized_layers
 BESIDE = ("tokens.txt", "features.yaml")
 # how sound goes in -> the file: features frame by frame, which every runtime of ours reads, or samples in a row (sherpa-onnx)
 LAYOUTS = {"features": "model.onnx", "samples": SAMPLES_FILE}
+# what a Linear in codes becomes: codes that are unpacked when the file is loaded, or stay as they are (MatMulNBits)
+PRODUCTS_OF_CODES = ("unpacked", "nbits")
+# products of integers whose activations get their scales as the file runs
+DYNAMIC = {"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 # a node for half of what a feed-forward module gives, where its scales cannot be halved in the file
 HALF_BYTES = 48
 README = """\
@@ -81,6 +85,11 @@ saturates.
 Products in float: {products}. Other operators that compute in float: {operators}.
 """
 
+IN_FLOAT = """\
+
+Weights have {bits} bits, {stored}. Activations are float, and so are all products.
+"""
+
 
 @dataclass(frozen=True)
 class ExportReport:
@@ -104,12 +113,13 @@ class ExportReport:
 
 def export_folder(
     model_dir: str | Path, out: str | Path, layout: str = "features", chunk_ms: int | None = None,
-    min_quantized_fraction: float = 0.0,
+    min_quantized_fraction: float = 0.0, matmul: str = "unpacked",
 ) -> ExportReport:  # fmt: skip
     """Export a model folder. SHA256SUMS, which lists what ships, is written last.
 
     Args:   model_dir: model folder.   out: folder to write.   layout: see LAYOUTS.   chunk_ms: of a streaming model, instead of
             its own; 0: for whole utterances.   min_quantized_fraction: of multiplications, 0..1, of one file model.onnx.
+            matmul: see PRODUCTS_OF_CODES.
     Raises: MissingInput, UserError when a file would not compute what the model does, multiplies too much in float, or has no
             such layout.
     """
@@ -118,6 +128,8 @@ def export_folder(
         raise UserError(f"{out}: holds {other[0]}, an export of another layout; choose another --out")
     model = load_model(model_dir)
     use_chunk(model, chunk_ms, model_dir)
+    if matmul == "nbits":
+        keep_packed_(model, str(model_dir))
     features, tokens = load_config(FeatureConfig, model_dir / "features.yaml"), read_tokens(model_dir / "tokens.txt")
     head = graphs_of(model)
     graphs = of_samples(model, str(model_dir)) if layout == "samples" else head.build(model)
@@ -218,9 +230,10 @@ def describe(
     bits = sorted({layer.format.bits for layer in quantized.values()})
     packed = is_packed(model.spec["quantization"])
     stored = "packed, and unpacked by a runtime once, when it opens the file" if packed else "stored in a byte each"
+    stored += "; those of MatMulNBits stay packed" if "MatMulNBits" in kinds_of(graphs) else ""
     common = {
         "quantization": f"{len(quantized)} layers in {'codes' if packed else 'int8'}" if quantized else "float32",
-        "oldest": OLDEST_ONNXRUNTIME, "opset": max(map(opset_of, graphs)), "ir": max(g.ir_version for g in graphs),
+        "oldest": oldest_runtime(model, OLDEST_ONNXRUNTIME), "opset": max(map(opset_of, graphs)), "ir": max(g.ir_version for g in graphs),
         "microsoft": ", with its com.microsoft operators" if MICROSOFT in domains else "",
     }  # fmt: skip
     if layout == "samples":
@@ -241,9 +254,14 @@ def describe(
 def describe_integers(model: AsrModel, graphs: list[onnx.ModelProto], **common: str) -> str:
     """What is computed in integers, and what in float. Args: common: words about the weights."""
     if not has_ranges(model.spec["quantization"]):
-        return INTEGER.format(**common)
+        return (INTEGER if kinds_of(graphs) & DYNAMIC else IN_FLOAT).format(**common)
     operators = sorted({name for graph in graphs for name in float_operators(graph)} - PRODUCTS)
     return FIXED.format(products=", ".join(float_products(model)) or "none", operators=", ".join(operators), **common)
+
+
+def kinds_of(graphs: list[onnx.ModelProto]) -> set[str]:
+    """Operators of some graphs."""
+    return {node.op_type for graph in graphs for node in graph.graph.node}
 
 
 def describe_sherpa(how: str, features: FeatureConfig, tokens: list[str]) -> str:

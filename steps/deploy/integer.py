@@ -3,7 +3,7 @@ multiply integers.
 
 A Linear becomes DynamicQuantizeMatMul and an LSTM DynamicQuantizeLSTM, both com.microsoft's: one node where ONNX's own operators
 take five. Activations are quantized to 8 bits, one scale for each input tensor. Convolutions, and layers with a scale for each
-group, keep their operator; their weights are computed from the codes when the file is loaded.
+group, keep their operator; their weights are computed from the codes when the file is loaded (or never, steps/deploy/nbits.py).
 With fixed scales of activations all are in QDQ form instead (steps/deploy/fixed_point.py).
 
 On processors with AVX2 or AVX-512 but without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits. With codes
@@ -20,12 +20,12 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from steps.core.cli import UserError
 from steps.deploy.fixed_point import fixed_product, rounded_at_source
+from steps.deploy.nbits import MICROSOFT, nbits_product
 from steps.deploy.packed import Unpacking
 from steps.models.codes import Codes
 from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, QuantLSTM
 from steps.models.ranges import ActivationRange
 
-MICROSOFT = "com.microsoft"
 FUSED = "DynamicQuantizeMatMul"
 # numbers of a constant that are worth a piece of the one of float16, and with a shape of its own
 WORTH_A_PIECE, WORTH_A_SHAPE = 4, 32
@@ -138,6 +138,8 @@ def integer_matmul(
 ) -> list[NodeProto]:
     """Node in place of a MatMul or Gemm."""
     weight = layer.matrices()["weight"]
+    if layer.stays_packed:
+        return nbits_product(node, name, weight, unpacking)
     if isinstance(layer.input, ActivationRange):
         codes = unpacking.codes(name, weight, weight.codes.numpy().T)
         return fixed_product(node, name, layer, unpacking, codes, axis=1)

@@ -80,10 +80,14 @@ class Unpacking:
         """What one more in a code adds to a weight. Args: shape: of the value; default: as in `codes`.  Returns: its name."""
         steps = codes.scales.numpy() / np.float32(codes.format.code_step)
         steps = steps if shape is None else steps.reshape(shape)
+        return self.numbers(f"{name}/scales", steps)
+
+    def numbers(self, name: str, array: np.ndarray) -> str:
+        """A float constant, stored as float16 where codes are packed; its numbers are such, then. Returns: name of the float32 value."""
         if self.packed:
-            return self.floats(f"{name}/scales", steps)
-        self.constants[f"{name}.scales"] = steps
-        return f"{name}.scales"
+            return self.floats(name, array)
+        self.constants[name] = array
+        return name
 
     def finish(self) -> None:
         """Put the constants that layers share and the nodes that cut them in front."""

@@ -20,7 +20,10 @@ class QuantLinear(nn.Module):
     """x -> x W^T + b, W in codes.
 
     Buffers: weight_codes (O, I) int8; weight_scales (O,) float32, or (O, G) with groups.  bias: (O,) parameter or None.
+    Attributes: stays_packed: whether an exported graph multiplies by the codes as they lie in the file.
     """
+
+    stays_packed = False
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, format: CodeFormat | None = None):
         super().__init__()

@@ -10,11 +10,15 @@ import pytest
 from steps.compress.quantizer import QuantizeConfig, quantize_model
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, OPSET
 from steps.deploy.graphs.ctc import measure
+from steps.deploy.nbits import FIRST_RUNTIME
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from tests.deploy.test_export import VARIANTS, build_graph
 from tests.deploy.test_fixed_point import fixed
+from tests.deploy.test_nbits import in_blocks
 
 WHEELS = {(3, 11): "1.15.0", (3, 12): "1.17.0"}  # the oldest of each Python
+# the oldest with MatMulNBits of 4 bits, of each Python
+WHEELS_OF_BLOCKS = {(3, 11): "1.16.2", (3, 12): "1.17.0"}
 LENGTHS = np.array([97, 8, 41], dtype=np.int64)
 
 # Runs in the other environment: onnxruntime and numpy, nothing of ours.
@@ -63,14 +67,12 @@ def test_no_graph_asks_for_more_than_it_uses(make, kind, quantized):
     assert set(opsets) == {node.domain for node in graph.graph.node}
 
 
-@pytest.fixture(scope="module")
-def old_python(tmp_path_factory):
-    """Python of a new environment with the oldest onnxruntime there is for this Python; skipped where it cannot be had."""
-    if (version := WHEELS.get(sys.version_info[:2])) is None:
+def python_with(wheels, folder):
+    """Python of a new environment with an old onnxruntime, and its version; skipped where it cannot be had."""
+    if (version := wheels.get(sys.version_info[:2])) is None:
         pytest.skip(
             f"which onnxruntime is the oldest for Python {sys.version_info[0]}.{sys.version_info[1]} is not known"
         )
-    folder = tmp_path_factory.mktemp("old") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python3"
     wanted = [f"onnxruntime=={version}", "numpy<2"]
@@ -80,26 +82,20 @@ def old_python(tmp_path_factory):
     return python, version
 
 
-@pytest.mark.slow
-def test_every_export_runs_in_the_oldest_runtime(make, old_python, tmp_path):
-    python, version = old_python
-    made = graphs(make)
-    too_new = onnx.ModelProto()
-    too_new.CopyFrom(made["dnn"])
-    too_new.ir_version = 10
+def compare_with_old(python, version, made, folder, refused=()):
+    """Run graphs, {name: onnx.ModelProto}, in the other environment; all but those `refused` give what they do here."""
     feats = np.random.default_rng(0).standard_normal((len(LENGTHS), LENGTHS.max(), 20)).astype(np.float32) * 3 - 6
-    np.save(tmp_path / "feats.npy", feats)
-    np.save(tmp_path / "lengths.npy", LENGTHS)
-    for name, graph in (made | {"too-new": too_new}).items():
-        (tmp_path / f"{name}.onnx").write_bytes(graph.SerializeToString())
-    command = [python, "-c", CHILD, tmp_path, *made, "too-new"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    np.save(folder / "feats.npy", feats)
+    np.save(folder / "lengths.npy", LENGTHS)
+    for name, graph in made.items():
+        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
+    done = subprocess.run([python, "-c", CHILD, folder, *made], capture_output=True, text=True, check=True)
     told = done.stdout.splitlines()
     assert told[-1] == f"onnxruntime {version}"
-    assert [line.split()[0] for line in told if "failed" in line] == ["too-new"], done.stdout
-    for name, graph in made.items():
-        log_probs, lengths = OnnxModel(graph.SerializeToString()).log_probs(feats, LENGTHS)
-        old = np.load(tmp_path / f"{name}.npz")
+    assert [line.split()[0] for line in told if "failed" in line] == list(refused), done.stdout
+    for name in made.keys() - set(refused):
+        log_probs, lengths = OnnxModel(made[name].SerializeToString()).log_probs(feats, LENGTHS)
+        old = np.load(folder / f"{name}.npz")
         assert np.array_equal(old["lengths"], lengths)
         valid = np.arange(log_probs.shape[1]) < lengths[:, None]
         difference, snr_db = measure(log_probs[valid], old["log_probs"][valid])
@@ -108,5 +104,22 @@ def test_every_export_runs_in_the_oldest_runtime(make, old_python, tmp_path):
         assert enough, (name, difference, snr_db)
 
 
+@pytest.mark.slow
+def test_every_export_runs_in_the_oldest_runtime(make, tmp_path):
+    made = graphs(make)
+    too_new = onnx.ModelProto()
+    too_new.CopyFrom(made["dnn"])
+    too_new.ir_version = 10
+    python = python_with(WHEELS, tmp_path / "venv")
+    compare_with_old(*python, made | {"too-new": too_new}, tmp_path, refused=["too-new"])
+
+
+@pytest.mark.slow
+def test_products_on_packed_codes_run_in_the_runtime_that_is_named(make, tmp_path):
+    made = {kind: build_graph(in_blocks(make(kind), 4, "symmetric")) for kind in ("conformer", "rnn", "dnn")}
+    compare_with_old(*python_with(WHEELS_OF_BLOCKS, tmp_path / "venv"), made, tmp_path)
+
+
 def test_the_promise_is_the_oldest_that_is_tested():
     assert WHEELS[3, 11].startswith(f"{OLDEST_ONNXRUNTIME}.")
+    assert WHEELS_OF_BLOCKS[3, 11] == FIRST_RUNTIME[4, "symmetric"]
