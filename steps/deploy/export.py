@@ -87,7 +87,8 @@ Products in float: {products}. Other operators that compute in float: {operators
 
 IN_FLOAT = """\
 
-Weights have {bits} bits, {stored}. Activations are float, and so are all products.
+Activations are float, and so are all products. Weights have {bits} bits,
+{stored}.
 """
 
 

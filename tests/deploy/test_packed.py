@@ -130,20 +130,21 @@ def sounds():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(("bits", "matmul"), [*((bits, "unpacked") for bits in BITS), (4, "nbits")])
 @pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
-def test_torch_onnxruntime_and_sherpa_onnx_write_alike(make, save, tmp_path, sounds, kind, bits):
+def test_torch_onnxruntime_and_sherpa_onnx_write_alike(make, save, tmp_path, sounds, kind, bits, matmul):
     pytest.importorskip("sherpa_onnx")
+    config = QuantizeConfig(bits=bits, **SETTINGS | ({"group": 16, "layers": {}} if matmul == "nbits" else {}))
     model = make(kind)
     features = [compute_features(torch.from_numpy(samples), FeatureConfig(num_mel_bins=DIM)) for samples in sounds]
     with torch.no_grad():
         model.output.weight.mul_(20)
-        small = quantize_model(model, QuantizeConfig(bits=bits, **SETTINGS))
+        small = quantize_model(model, config)
         # letters, not only blanks, and all of them
         model.output.bias -= small(features[2][None], torch.tensor([len(features[2])]))[0].mean(dim=(0, 1))
         model.output.bias[:3] = -100.0
-    folder = save(tmp_path / "m", quantize_model(model, QuantizeConfig(bits=bits, **SETTINGS)))
-    export_folder(folder, folder / "export")
+    folder = save(tmp_path / "m", quantize_model(model, config))
+    export_folder(folder, folder / "export", matmul=matmul)
     recogniser, torch_model = load_recogniser(folder / "export"), load_model(folder)
     letters, wrong = 0, {"sherpa-onnx": 0, "torch": 0}
     with SherpaProcess(folder / "export") as process, torch.no_grad():
