@@ -4,7 +4,8 @@
         --tokenizer data/an4/tokenizer --features conf/features.yaml --config recipes/an4/conf/student.yaml --out exp/an4/student_kd
 
 Without --teacher the same network is trained with CTC alone: the baseline that shows what distillation gains. With a section
-`inherit:` in its settings the student begins with blocks of --init, or of the first teacher.
+`inherit:` in its settings the student begins with blocks of --init, or of the first teacher; with a section `quantization:` it
+is trained with rounded weights from the first update on, and has codes.
 """
 
 import sys
@@ -15,6 +16,7 @@ from steps.core.cli import UserError, run_main, say
 from steps.core.config import load_config
 from steps.models.asr_model import AsrModel
 from steps.training import distributed
+from steps.training.rounded import train_rounded
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup, training_parser
 from steps.training.start import start_from
@@ -37,7 +39,10 @@ def main() -> None:
     if config.freeze:
         raise UserError(f"{args.config}: freeze: only steps.train_teacher with --init freezes a part; leave it out")
     model, parent = first_model(setup, config)
-    setup.train(model, setup.objective(model, args.teacher), args.out, parent=parent)
+    if config.quantization:
+        train_rounded(setup, model, args.teacher, config.quantization, parent)
+    else:
+        setup.train(model, setup.objective(model, args.teacher), args.out, parent=parent)
 
 
 def first_model(setup: Setup, config: TrainConfig) -> tuple[AsrModel, str | None]:

@@ -14,30 +14,19 @@ budget.json: the bits chosen, what was measured, and what other sizes would have
 
 import argparse
 import dataclasses
-import functools
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from steps.compress import budget, fake_quant, sparsity
-from steps.compress.calibrate import RangeNoise, calibrate_, keep_apart_
+from steps.compress import budget
+from steps.compress.calibrate import keep_apart_
+from steps.compress.cost import report
 from steps.compress.gptq import gptq_coder
-from steps.compress.quantizer import (
-    FloatTensor,
-    LayerNoise,
-    QuantizeConfig,
-    choose_formats,
-    describe,
-    float_tensors,
-    layer_noise,
-    quantize_model,
-    rounding_coder,
-)
+from steps.compress.quantizer import QuantizeConfig, choose_formats, describe, quantize_model, rounding_coder
 from steps.core.cli import UserError, run_main, say
 from steps.core.config import ConfigError, load_config, read_yaml, save_config
 from steps.core.outdir import write_json
@@ -46,9 +35,9 @@ from steps.deploy.export import export_bytes
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import is_packed
-from steps.models.fixed_point import float_products
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.training import distributed
+from steps.training.rounded import fix_scales_, train_rounded
 from steps.training.settings import LearningConfig
 from steps.training.setup import Setup, training_parser
 
@@ -97,7 +86,9 @@ def main() -> None:
     config = with_chosen_bits(setup, config)
     model = setup.load(args.model)
     if method == "qat":
-        train(setup, model, config)
+        train_rounded(setup, model, args.teacher, config, args.model)
+        if distributed.rank() == 0:
+            say_sizes(Path(args.model), setup.out)
     else:
         calibrate(setup, model, config)
 
@@ -201,48 +192,6 @@ def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
     distributed.barrier()
 
 
-def fix_scales_(setup: Setup, small: AsrModel, config: LearntConfig) -> list[RangeNoise]:
-    """Set the fixed scales of activations by training data. Returns: what they cost; nothing where the settings have none."""
-    if config.activations is None:
-        return []
-    batches, _ = setup.calibration(small, config.calibration_batches)
-    say(f"activations: scales by {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
-    noise = calibrate_(small.to(setup.device), batches, config.activations)
-    small.cpu()
-    return noise
-
-
-def train(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
-    """Method qat: train with rounded weights, then make codes of them."""
-    formats = choose_formats(model, config)
-    quantization = describe(formats, config)
-    packed = is_packed(quantization)
-    keep_zeros = None
-    if model.spec["sparsity"]:
-        masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
-        keep_zeros = functools.partial(sparsity.apply_masks_, masks=masks)
-    fake_quant.prepare_(model, formats, packed)
-
-    def convert(trained: AsrModel) -> AsrModel:
-        small = fake_quant.convert(trained, quantization, formats, rounding_coder("mse", packed))
-        ranges = fix_scales_(setup, small, config)
-        if distributed.rank() == 0:
-            report(setup.out, trained, small, config, ranges)
-        return small
-
-    def watch(trained: AsrModel) -> None:
-        if distributed.rank() == 0:
-            say(fake_quant.describe_state(trained))
-
-    objective = setup.objective(model, setup.args.teacher)
-    setup.train(
-        model, objective, setup.out, parent=setup.args.model,
-        after_update=keep_zeros, after_epoch=watch, convert=convert,
-    )  # fmt: skip
-    if distributed.rank() == 0:
-        say_sizes(Path(setup.args.model), setup.out)
-
-
 def check_out(out: Path, source: Path) -> None:
     """Raise UserError when writing to `out` would replace the input model, or one that another step made."""
     if out.resolve() == source.resolve():
@@ -257,56 +206,6 @@ def parent_seed(source: Path) -> int | None:
         return json.loads((source / "run.json").read_text(encoding="utf-8")).get("seed")
     except (FileNotFoundError, ValueError, AttributeError):
         return None
-
-
-def report(
-    out: Path, model: AsrModel, small: AsrModel, config: QuantizeConfig, ranges: Sequence[RangeNoise] = ()
-) -> None:
-    """Say what coding cost and what stays float, and write it to quantization.json.
-
-    Args: model: what `small` was made from.   ranges: what fixed scales of activations cost.
-    """
-    rows, noise = float_tensors(small), layer_noise(model, small)
-    listed: dict[str, Any] = {
-        "float": [dataclasses.asdict(row) for row in rows],
-        "layers": [dataclasses.asdict(row) for row in noise],
-    }
-    if ranges:
-        listed["activations"] = [dataclasses.asdict(one) for one in ranges]
-        listed["float_products"] = float_products(small)
-    write_json(out / "quantization.json", {"bits": config.bits, "method": config.method} | listed)
-    say_noise(noise)
-    if ranges:
-        say_ranges(ranges, listed["float_products"])
-    say_float(rows)
-
-
-def say_ranges(ranges: Sequence[RangeNoise], products: Sequence[str]) -> None:
-    """Print what fixed scales cover and cost. Args: products: names of what multiplies in float."""
-    width = max(len(one.name) for one in ranges)
-    for one in ranges:
-        clipped = f"  {one.clipped:.2%} clipped" if one.clipped else ""
-        say(f"  {one.name:{width}}  {one.low:8.3g} to {one.high:8.3g}  {one.snr_db:5.1f} dB{clipped}")
-    say(f"products in float: {', '.join(products) or 'none'}")
-
-
-def say_noise(rows: Sequence[LayerNoise]) -> None:
-    """Print the signal-to-noise ratio of each matrix's weights."""
-    width = max(len(row.name) for row in rows)
-    for row in rows:
-        groups = f" groups of {row.group}" if row.group else ""
-        clipped = f"  {row.clipped:.2%} clipped" if row.clipped else ""
-        say(f"  {row.name:{width}}  {row.bits} bits {row.grid}{groups}  {row.snr_db:5.1f} dB{clipped}")
-
-
-def say_float(rows: Sequence[FloatTensor], smallest_share: float = 0.01) -> None:
-    """Print what stays float: tensors of at least `smallest_share` of the bytes one by one, the others together."""
-    say(f"float: {sum(row.share for row in rows):.1%} of the bytes")
-    large = [row for row in rows if row.share >= smallest_share]
-    for row in large:
-        say(f"  {row.share:6.1%}  {row.size_bytes:9,} bytes  {row.name}")
-    rest = rows[len(large) :]
-    say(f"  {sum(row.share for row in rest):6.1%}  {sum(row.size_bytes for row in rest):9,} bytes  {len(rest)} others")
 
 
 def say_sizes(source: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 from steps.core.cli import UserError, run_main, say
 from steps.core.config import load_config, read_yaml
 from steps.training import distributed
+from steps.training.rounded import train_rounded
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup, training_parser
 from steps.training.start import start_from
@@ -32,7 +33,10 @@ def main() -> None:
         if read_yaml(args.config).get("distill") and distributed.rank() == 0:
             say(f"warning: {args.config}: distill: does nothing here; steps.distill_student has teachers")
         model = start_from(setup, args.init) if args.init else setup.new_model()
-        setup.train(model, setup.objective(model, None), args.out, parent=args.init)
+        if config.quantization:
+            train_rounded(setup, model, None, config.quantization, args.init)
+        else:
+            setup.train(model, setup.objective(model, None), args.out, parent=args.init)
 
 
 if __name__ == "__main__":

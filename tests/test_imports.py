@@ -24,8 +24,12 @@ MAY_IMPORT = {
     "deploy": {"compress", "data", "models", "search", "lm", "core"},
 }
 TORCH = {"torch", "torchaudio", "safetensors"}
-# One file's arrow, not its folder's: an exported folder is a teacher, too.
-FILE_MAY_IMPORT = {"steps/training/teachers.py": {"deploy"}}
+# One file's arrow, not its folder's: an exported folder is a teacher, too; a training may round its weights.
+FILE_MAY_IMPORT = {
+    "steps/training/teachers.py": {"deploy"},
+    "steps/training/rounded.py": {"compress"},
+    "steps/training/settings.py": {"compress"},
+}
 CORE_WITH_TORCH = {"steps/core/checkpoint.py"}
 TEMPLATE = "utils/prepare_template.py"
 RUNNER = {"stage.py", "run.py", "slurm.py"}  # of utils: run with `python3 -I -S`

@@ -43,7 +43,7 @@ use_sizes() {
 use_size() {
   local file=$exp/sizes/${2/taught/student}.yaml base='' key
   if [[ $2 != recover ]]; then
-    for key in head inherit max_look_ahead_ms normalisation; do
+    for key in head inherit max_look_ahead_ms normalisation quantization; do
       ! has_section "$key" "${confs[$1]}" || usage_error "--sizes auto: ${confs[$1]}: $key would be lost"
     done
     # in a line of its own, or in one with other sizes

@@ -6,6 +6,7 @@ forward pass computed with.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,22 @@ from torch import nn
 from torch.nn import functional
 
 from steps.compress import rounding
-from steps.compress.quantizer import Coder, coded_model, layer_suffix
+from steps.compress.quantizer import Coder, QuantizeConfig, coded_model, layer_suffix
+from steps.core.config import check
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat, Codes
+
+
+@dataclass(kw_only=True)
+class RoundedConfig(QuantizeConfig):
+    """Settings of a training that rounds its weights from the first update on: those of a quantization with method qat."""
+
+    method: str = "qat"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.method == "qat", "method: a training rounds by qat; leave it out, or round the finished model")
+        check(not self.has_target, "target_kb, target_bits: bits are chosen by a finished model's loss; name them here")
 
 
 class Rounded(torch.autograd.Function):

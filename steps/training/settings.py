@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from steps.compress.fake_quant import RoundedConfig
 from steps.core.config import LATER, check
 from steps.data.augment import SpecAugmentConfig
 from steps.models.heads import DEFAULT
@@ -48,6 +49,7 @@ class TrainConfig(LearningConfig):
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
     freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
     inherit: of a student, the blocks of a larger model that it begins with, whose widths it has.
+    quantization: train with rounded weights from the first update on; the finished model has codes, as from steps.quantize_model.
     """
 
     type: str = "conformer"
@@ -58,11 +60,16 @@ class TrainConfig(LearningConfig):
     max_look_ahead_ms: float | None = None
     freeze: str | None = field(default=None, metadata=LATER)
     inherit: InheritConfig | None = field(default=None, metadata=LATER)
+    quantization: RoundedConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         super().__post_init__()
         known = ", ".join(NORMALISATIONS)
         check(self.normalisation in NORMALISATIONS, f"normalisation must be one of {known}, not {self.normalisation!r}")
         check(self.freeze in (None, "frontend", "encoder"), "freeze must be frontend or encoder, or left out")
+        check(
+            not (self.freeze and self.quantization),
+            "freeze: rounding leaves no weight as it is; leave out quantization",
+        )
         limit = self.max_look_ahead_ms
         check(limit is None or limit >= 0, "max_look_ahead_ms must be 0 or more")

@@ -355,6 +355,12 @@ def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
             "distill_student  head.yaml",
             "head.yaml: head would be lost",
         ),
+        (
+            ["--sizes", "auto"],
+            "distill_student  small.yaml",
+            "distill_student  born.yaml",
+            "born.yaml: quantization would be lost",
+        ),
         (["--sizes", "auto", "--store-teaching", "true"], "", "", "its students match hidden states"),
     ],
 )
@@ -364,6 +370,7 @@ def test_sizes_that_cannot_be_chosen_are_refused(bench, options, old, new, said)
     (bench.recipe / "conf/row.yaml").write_text("model: {d_model: 64, streaming: {chunk_ms: 320}}\n")
     (bench.recipe / "conf/based.yaml").write_text("base: row.yaml\nloop: {epochs: 3}\n")
     (bench.recipe / "conf/head.yaml").write_text("head: transducer\n")
+    (bench.recipe / "conf/born.yaml").write_text("quantization: {bits: 2}\n")
     assert not old or old in RECIPE
     bench.write_recipe(RECIPE.replace(old, new, 1) if old else RECIPE)
     assert said in bench.run(*options, status=2)[1]
