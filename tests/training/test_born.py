@@ -8,6 +8,7 @@ import torch
 
 from steps import distill_student, train_teacher
 from steps.compress.quantizer import QuantizeConfig, choose_formats, describe
+from steps.compress.turning import Turning
 from steps.core.cli import Interrupted, UserError
 from steps.core.config import ConfigError, from_dict, to_dict
 from steps.deploy.export import export_folder
@@ -47,7 +48,8 @@ def train(corpus, tmp_path, monkeypatch):
     return run
 
 
-def test_a_student_born_with_two_bits(train, capsys):
+def test_a_student_born_with_two_bits(train, capsys, monkeypatch):
+    monkeypatch.setattr(Turning, "WINDOW", 3)
     born = train("born", BITS)
     said = capsys.readouterr().out
     spec = read_spec(born)
@@ -56,7 +58,7 @@ def test_a_student_born_with_two_bits(train, capsys):
     assert spec["quantization"] == describe(choose_formats(float_twin(spec), config), config)
     assert (born / "quantization.json").is_file() and 2 < mean_bits(born) < 3
     # behind each of the two epochs
-    assert said.count("\ncodes: ") == 2
+    assert said.count("\ncodes: ") == said.count("of the codes turned back within 3 updates") == 2
     with pytest.raises(Interrupted):
         train("pieces", BITS, stop_at=3)
     pieces = train("pieces", BITS)
