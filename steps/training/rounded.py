@@ -4,8 +4,8 @@ never was float (a section `quantization` in the settings of a training)."""
 from steps.compress import fake_quant, sparsity
 from steps.compress.calibrate import RangeNoise, calibrate_
 from steps.compress.cost import report
+from steps.compress.oscillation import Oscillation
 from steps.compress.quantizer import QuantizeConfig, choose_formats, describe, rounding_coder
-from steps.compress.turning import Turning
 from steps.core.cli import say
 from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed
@@ -28,7 +28,7 @@ def train_rounded(
     if model.spec["sparsity"]:
         masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
     fake_quant.prepare_(model, formats, packed)
-    turning = Turning()
+    oscillation = Oscillation()
 
     def convert(trained: AsrModel) -> AsrModel:
         small = fake_quant.convert(trained, quantization, formats, rounding_coder("mse", packed))
@@ -40,11 +40,11 @@ def train_rounded(
     def after_update(trained: AsrModel) -> None:
         sparsity.apply_masks_(trained, masks)
         if distributed.rank() == 0:
-            turning.look(trained)
+            oscillation.look(trained)
 
     def after_epoch(trained: AsrModel) -> None:
         if distributed.rank() == 0:
-            say(fake_quant.describe_state(trained) + turning.describe())
+            say(fake_quant.describe_state(trained) + oscillation.describe())
 
     objective = setup.objective(model, teachers)
     setup.train(

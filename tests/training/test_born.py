@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from steps import distill_student, train_teacher
+from steps.compress.oscillation import Oscillation
 from steps.compress.quantizer import QuantizeConfig, choose_formats, describe
-from steps.compress.turning import Turning
 from steps.core.cli import Interrupted, UserError
 from steps.core.config import ConfigError, from_dict, to_dict
 from steps.deploy.export import export_folder
@@ -49,7 +49,7 @@ def train(corpus, tmp_path, monkeypatch):
 
 
 def test_a_student_born_with_two_bits(train, capsys, monkeypatch):
-    monkeypatch.setattr(Turning, "WINDOW", 3)
+    monkeypatch.setattr(Oscillation, "WINDOW", 3)
     born = train("born", BITS)
     said = capsys.readouterr().out
     spec = read_spec(born)

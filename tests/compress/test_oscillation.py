@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from steps.compress.fake_quant import RoundedLinear
-from steps.compress.turning import Turning
+from steps.compress.oscillation import Oscillation
 from steps.models.codes import CodeFormat
 
-STEPS = Turning.WINDOW
+STEPS = Oscillation.WINDOW
 
 
 def layer_of(bits=8):
@@ -17,11 +17,11 @@ def layer_of(bits=8):
     return layer
 
 
-def look_at(turning, layer, rows):
+def look_at(oscillation, layer, rows):
     """Take in updates whose codes are these rows."""
     for row in rows:
         layer.weight.data = torch.tensor([row], dtype=torch.float32)
-        turning.look(layer)
+        oscillation.look(layer)
 
 
 def path(*codes):
@@ -40,21 +40,21 @@ def path(*codes):
     ],
 )
 def test_codes_that_turn_back(paths, share):
-    turning = Turning()
-    look_at(turning, layer_of(), zip(*paths, strict=True))
-    assert turning.describe() == f"; {share} of the codes turned back within {STEPS} updates"
+    oscillation = Oscillation()
+    look_at(oscillation, layer_of(), zip(*paths, strict=True))
+    assert oscillation.describe() == f"; {share} of the codes turned back within {STEPS} updates"
 
 
 def test_windows_and_epochs_begin_anew():
-    turning, layer = Turning(), layer_of()
-    rests, turns = [[0] * 4] * STEPS, [[n % 2, 0, 0, 0] for n in range(Turning.EVERY)]
-    look_at(turning, layer, rests)
-    look_at(turning, layer, turns[: Turning.EVERY - STEPS])
-    assert turning.updates == Turning.EVERY
-    look_at(turning, layer, turns[:STEPS])
+    oscillation, layer = Oscillation(), layer_of()
+    rests, turns = [[0] * 4] * STEPS, [[n % 2, 0, 0, 0] for n in range(Oscillation.EVERY)]
+    look_at(oscillation, layer, rests)
+    look_at(oscillation, layer, turns[: Oscillation.EVERY - STEPS])
+    assert oscillation.updates == Oscillation.EVERY
+    look_at(oscillation, layer, turns[:STEPS])
     # half of the windows, a quarter of the codes
-    assert "; 12.50% " in turning.describe()
-    look_at(turning, layer, rests)
-    assert "; 0.00% " in turning.describe()
-    look_at(turning, layer, turns[: STEPS - 1])
-    assert turning.describe() == ""
+    assert "; 12.50% " in oscillation.describe()
+    look_at(oscillation, layer, rests)
+    assert "; 0.00% " in oscillation.describe()
+    look_at(oscillation, layer, turns[: STEPS - 1])
+    assert oscillation.describe() == ""

@@ -6,7 +6,7 @@ from torch import nn
 from steps.compress.fake_quant import RoundedWeights
 
 
-class Turning:
+class Oscillation:
     """Counts codes that turn back, in some updates of an epoch so that it costs little: the first `WINDOW` of every `EVERY`.
 
     Nothing but the log depends on it, so that it is not saved: behind an interruption an epoch's count begins anew.
