@@ -15,6 +15,11 @@ if sys.version_info < (3, 11):  # noqa: UP036 (whoever starts a program by hand 
         f"slim-asr needs Python 3.11 or 3.12, and {sys.executable} is older; . .venv/bin/activate (./run.sh makes it)"
     )
 
+# libgomp reads this when torch is imported. Its own 300,000 keep the threads of a training spinning for each other for longer than the
+# scheduler's turns: with something else on the same cores, ten times slower (utils/README.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 def remedy() -> str:
     """How to come to a Python that has the packages."""

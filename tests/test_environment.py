@@ -57,3 +57,26 @@ def test_every_requirement_is_known():
     for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
         found = {module for module, owners in names.items() if line.partition("==")[0] in owners}
         assert found & steps.PACKAGES, line
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "GOMP_SPINCOUNT = '10000'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+        ({"OMP_WAIT_POLICY": "passive"}, "GOMP_SPINCOUNT = '0'"),
+    ],
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(environment, expected):
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import steps.decode"],
+        cwd=ROOT,
+        # libgomp itself says what it took
+        env={**kept, **environment, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stderr
