@@ -40,6 +40,13 @@ read_recipe() {
   done
 }
 
+# For a recipe that comes in several kinds: prints the value of its environment variable, the first of the values if there is none.
+choice() { # NAME VALUE...
+  local value=${!1:-$2} known
+  for known in "${@:2}"; do [[ $value != "$known" ]] || { printf '%s' "$value"; return; }; done
+  usage_error "$1 is one of ${*:2}, not '$value'"
+}
+
 # Prints the path of a settings file: in the recipe's conf/, in the recipe, or here.
 conf_file() {
   local place

@@ -15,7 +15,7 @@ tokenizer=tokenizer.yaml
 decode=decode.yaml
 
 # conformer, rnn, dnn, or transducer on conformers; one folder of models for each: AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
-_net=${AN4_NET:-conformer}
+_net=$(choice AN4_NET conformer rnn dnn transducer)
 teachers="teacher"
 compare="student_kd:student"
 # name                parent            step             conf

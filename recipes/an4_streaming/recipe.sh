@@ -14,8 +14,9 @@ streaming="student_turned student student_kd student_kd_prune student_kd_int8"
 chunks="160 320 640"
 streaming_reference=teacher
 
-# conformer: CTC, or transducer; one folder of models for each: AN4_NET=transducer ./run.sh --recipe an4_streaming --workdir ...
-_net=${AN4_NET:-conformer}
+# conformer: CTC, dnn: feed-forward nets, or transducer; one folder of models for each:
+# AN4_NET=transducer ./run.sh --recipe an4_streaming --workdir ...
+_net=$(choice AN4_NET conformer dnn transducer)
 teachers="teacher"
 compare="student_kd:student,student_kd:student_whole_kd,student_turned:student_whole"
 # student_whole and student_whole_kd hear whole utterances, alone and taught; student_turned goes on from the weights of the
@@ -43,5 +44,15 @@ transducer_kd_prune transducer_kd       prune_model      student_prune.yaml
 transducer_kd_int8  transducer_kd       quantize_model   recipes/an4/conf/int8.yaml
 transducer_teacher  -                   train_teacher    transducer_teacher.yaml
 transducer_lattice  transducer_teacher  distill_student  transducer_lattice.yaml
+"
+elif [[ $_net == dnn ]]; then
+  compare="student_kd:student,student:student_whole"
+  streaming="student student_kd student_kd_int8"
+  chain="
+teacher          -           train_teacher    recipes/an4/conf/dnn_teacher.yaml
+student_whole    -           train_teacher    recipes/an4/conf/dnn_student.yaml
+student          -           distill_student  dnn_student.yaml
+student_kd       teacher     distill_student  dnn_student.yaml
+student_kd_int8  student_kd  quantize_model   recipes/an4/conf/int8.yaml
 "
 fi

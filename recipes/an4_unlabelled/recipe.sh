@@ -17,7 +17,8 @@ teacher  -  train_teacher    five_teacher.yaml
 student  -  distill_student  five_student.yaml
 "
 # AN4_LABELS=heard ./run.sh ... --transcribe-with FOLDER: a student of all speakers, by what was heard of 62 of them.
-if [[ ${AN4_LABELS:-five} == heard ]]; then
+_labels=$(choice AN4_LABELS five heard)
+if [[ $_labels == heard ]]; then
   unlabelled_sets="extra"
   teachers=""
   chain="

@@ -9,7 +9,8 @@ test_sets="test"
 lexicon=true
 tokenizer=tokenizer.yaml
 
-if [[ ${AN4_WHISPER:-small} == small ]]; then
+_kind=$(choice AN4_WHISPER small states)
+if [[ $_kind == small ]]; then
   speeds="1.0"
   features=samples.yaml   # what Whisper hears
   teachers="tuned"

@@ -563,7 +563,9 @@ def test_help_lists_every_setting_and_stage_without_set_up(tmp_path):
 
 RECIPES = [(path.parent.name, "conformer") for path in sorted(ROOT.glob("recipes/*/recipe.sh"))] + [
     ("an4", "transducer"),
+    ("an4", "rnn"),
     ("an4_streaming", "transducer"),
+    ("an4_streaming", "dnn"),
 ]
 
 
@@ -573,6 +575,25 @@ def test_every_recipe_dry_runs(recipe, net, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, env=os.environ | {"AN4_NET": net})
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "stage 9 report: would run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("recipe", "variable"),
+    [
+        ("an4", "AN4_NET"),
+        ("an4_streaming", "AN4_NET"),
+        ("an4_unlabelled", "AN4_LABELS"),
+        ("an4_whisper", "AN4_WHISPER"),
+        ("librispeech", "LIBRISPEECH_SIZE"),
+    ],
+)
+@pytest.mark.parametrize("value", ["typo", "conformer dnn", "*"])
+def test_a_kind_that_a_recipe_does_not_know_is_refused(recipe, variable, value, tmp_path):
+    words = [ROOT / "run.sh", "--recipe", ROOT / "recipes" / recipe, "--dry-run", "--workdir", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, env=os.environ | {variable: value})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"run.sh: {variable} is one of ") and done.stderr.endswith(f", not '{value}'\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_run_sh_stays_short():
