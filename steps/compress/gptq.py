@@ -17,6 +17,7 @@ from steps.compress.quantizer import Coder, layer_suffix
 from steps.data.dataset import Batch
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat, Codes
+from steps.models.context import padding_mask
 
 # share of the mean square of the inputs that is added to each, so that the matrix can be inverted
 DAMPING = 0.01
@@ -75,7 +76,7 @@ def second_moments(
 
     def add(key: tuple[str, str], inputs: torch.Tensor) -> None:
         if inputs.dim() > 2:
-            inputs = inputs[torch.arange(inputs.shape[1], device=inputs.device) < lengths.unsqueeze(1)]
+            inputs = inputs[~padding_mask(lengths, inputs.shape[1])]
         # (frames, I), or more of them where the input has more axes
         rows = inputs.flatten(0, -2).double()
         sums[key] = sums.get(key, 0.0) + rows.T @ rows / len(rows)

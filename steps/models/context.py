@@ -9,6 +9,11 @@ from torch.nn import functional
 State = dict[str, torch.Tensor]
 
 
+def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
+    """True on padding. Args: lengths (N,) int64.   frames: T, padding included.  Returns: (N, T) bool."""
+    return torch.arange(frames, device=lengths.device).unsqueeze(0) >= lengths.unsqueeze(1)
+
+
 @dataclass(frozen=True)
 class Windows:
     """Utterances cut into chunks with the frames ahead that they hear, to be computed all at once. Shapes: W windows an utterance,
@@ -69,10 +74,10 @@ class Context:
         Args: lengths (N,) int64 encoder frames.   frames: T, padding included.   chunk: see above.   left: frames before its
               chunk that a frame looks at.
         """
-        time = torch.arange(frames, device=lengths.device)
-        is_pad = time.unsqueeze(0) >= lengths.unsqueeze(1)
+        is_pad = padding_mask(lengths, frames)
         if not chunk:
             return cls(lengths, is_pad)
+        time = torch.arange(frames, device=lengths.device)
         # (T, 1): the first frame of each frame's chunk
         first = (time // chunk * chunk).unsqueeze(1)
         is_away = (time < first - left) | (time >= first + chunk)
@@ -85,9 +90,8 @@ class Context:
         Args: lengths (N,) int64: its frames that are no padding.   frames: T of the chunk.   seen (N,) int64: frames of
               earlier chunks.   left: how many of these are kept, filled up in front.   ahead: of the T the last, see above.
         """
-        device = lengths.device
-        is_pad = torch.arange(frames, device=device).unsqueeze(0) >= lengths.unsqueeze(1)
-        is_empty = torch.arange(left, device=device).unsqueeze(0) < left - seen.unsqueeze(1)
+        is_pad = padding_mask(lengths, frames)
+        is_empty = torch.arange(left, device=lengths.device).unsqueeze(0) < left - seen.unsqueeze(1)
         return cls(lengths, is_pad, frames, torch.cat([is_empty, is_pad], dim=1).unsqueeze(1), ahead=ahead)
 
     @classmethod

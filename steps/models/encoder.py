@@ -10,12 +10,12 @@ from torch import nn
 
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import ConformerBlock, ConformerConfig
-from steps.models.context import Context, State, Windows
+from steps.models.context import Context, State, Windows, padding_mask
 from steps.models.dnn import DnnBlock, DnnConfig
 from steps.models.dropout import Dropout
 from steps.models.hub import HubConfig, hub_block, hub_frontend
 from steps.models.low_rank import LowRankLinear
-from steps.models.normalisation import GLOBAL, OF_UTTERANCES, SLIDING, VARIANCE, centre, is_sound, padding, slide
+from steps.models.normalisation import GLOBAL, OF_UTTERANCES, SLIDING, VARIANCE, centre, is_sound, slide
 from steps.models.rnn import RnnBlock, RnnConfig
 from steps.models.streaming import FRAME_MS, ChunkConfig, frames_of
 from steps.models.subsampling import Conv2dSubsampling, SpliceSubsampling
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
                  whole utterances.
         Returns: (N, T, D); the state for the next chunk, empty but for `sliding`.
         """
-        is_real = None if lengths is None else ~padding(feats, lengths)
+        is_real = None if lengths is None else ~padding_mask(lengths, feats.shape[1]).unsqueeze(2)
         normed = (feats - self.feature_mean) * self.feature_scale
         after: State = {}
         if self.normalisation == SLIDING:

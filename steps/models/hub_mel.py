@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from steps.core.config import check
 from steps.models.axes import AxisGroup
-from steps.models.hub_wave import frame_mask, masked_moments
+from steps.models.context import padding_mask
+from steps.models.hub_wave import masked_moments
 
 if TYPE_CHECKING:
     from steps.models.hub import HubConfig
@@ -73,7 +74,7 @@ class LogMel(nn.Module):
         with full_precision(features.device.type):
             energies = self.energies(features.float(), lengths)
         lengths = self.output_lengths(lengths)
-        is_pad = frame_mask(lengths, energies.shape[1])
+        is_pad = padding_mask(lengths, energies.shape[1])
         mean, variance = masked_moments(energies, is_pad, lengths, less=1)
         if self.kind == "parakeet":
             normed = (energies - mean) / (variance.sqrt() + EPSILON)
@@ -86,7 +87,7 @@ class LogMel(nn.Module):
         samples = features.flatten(1)
         if self.kind == "parakeet":
             emphasised = samples - PREEMPHASIS * functional.pad(samples, (1, -1))
-            emphasised = emphasised.masked_fill(frame_mask(lengths * SHIFT, samples.shape[1]), 0.0)
+            emphasised = emphasised.masked_fill(padding_mask(lengths * SHIFT, samples.shape[1]), 0.0)
             samples = functional.pad(emphasised, (WINDOW // 2, WINDOW // 2 - SHIFT))
         rows = self.window * torch.as_tensor(fourier(), dtype=torch.float32, device=samples.device)
         if self.kind == "seamless":
@@ -145,7 +146,7 @@ class MelFrontend(nn.Module):
         maps = x.unsqueeze(1)
         for index, conv in enumerate(self.convs):
             maps, lengths = conv(maps), (lengths + 1) // 2
-            hole = frame_mask(lengths, maps.shape[2])[:, None, :, None]
+            hole = padding_mask(lengths, maps.shape[2])[:, None, :, None]
             if index:
                 maps = self.pointwise[index - 1](maps.masked_fill(hole, 0.0))
             maps = functional.relu(maps).masked_fill(hole, 0.0)

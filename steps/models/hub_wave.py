@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
+from steps.models.context import padding_mask
 from steps.models.hub import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
 
 # of the variance that samples are divided by, as in transformers' feature extractor
 VARIANCE_FLOOR = 1e-7
-
-
-def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """True on padding. Args: lengths (N,) int64.  Returns: (N, T) bool."""
-    return torch.arange(frames, device=lengths.device).unsqueeze(0) >= lengths.unsqueeze(1)
 
 
 def masked_moments(
@@ -58,7 +54,7 @@ class SampleConvolution(nn.Module):
             return self.activation(x)
         rows = x.transpose(1, 2)
         if self.over_time:
-            mean, variance = masked_moments(rows.float(), frame_mask(lengths, rows.shape[1]), lengths)
+            mean, variance = masked_moments(rows.float(), padding_mask(lengths, rows.shape[1]), lengths)
             rows = (rows - mean) * (variance + self.norm.eps).rsqrt() * self.norm.weight + self.norm.bias
         else:
             rows = self.norm(rows)
@@ -108,7 +104,7 @@ class WaveFrontend(nn.Module):
         # (N, S, 1)
         samples, lengths = features.flatten(1).unsqueeze(-1), lengths * self.feature_dim
         if self.normalised:
-            is_pad = frame_mask(lengths, samples.shape[1])
+            is_pad = padding_mask(lengths, samples.shape[1])
             mean, variance = masked_moments(samples, is_pad, lengths)
             samples = ((samples - mean) * (variance + VARIANCE_FLOOR).rsqrt()).masked_fill(is_pad.unsqueeze(-1), 0.0)
         x = samples.transpose(1, 2)
@@ -117,7 +113,7 @@ class WaveFrontend(nn.Module):
             x = layer(x, lengths)
         x = x.transpose(1, 2)
         x = self.linear(x if self.project_norm is None else self.project_norm(x))
-        x = self.with_positions(x, frame_mask(lengths, x.shape[1]).unsqueeze(-1))
+        x = self.with_positions(x, padding_mask(lengths, x.shape[1]).unsqueeze(-1))
         return x if self.end_norm is None else self.end_norm(x)
 
     def with_positions(self, x: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:

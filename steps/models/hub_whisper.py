@@ -14,8 +14,8 @@ from torch.nn import functional
 from steps.core.cli import UserError
 from steps.core.config import check
 from steps.models.axes import AxisGroup, Member
+from steps.models.context import padding_mask
 from steps.models.hub_mel import SHIFT, WINDOW, fourier, full_precision
-from steps.models.hub_wave import frame_mask
 
 if TYPE_CHECKING:
     from steps.models.hub import HubConfig
@@ -75,7 +75,7 @@ class WhisperFrontend(nn.Module):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Args: features (N, T, SHIFT) samples, zeros on padding; lengths (N,) int64.  Returns: (N, T', d_model)."""
         frames = 2 * (features.shape[1] // 2)
-        hole = frame_mask(2 * (lengths // 2), frames).unsqueeze(1)
+        hole = padding_mask(2 * (lengths // 2), frames).unsqueeze(1)
         # (N, C, T)
         x = self.mel(features)[:, :frames].transpose(1, 2).masked_fill(hole, 0.0)
         # the last frame of the second one ends with the last of the first

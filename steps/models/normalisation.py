@@ -28,12 +28,6 @@ def is_sound(feats: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.
     return differ if is_real is None else differ & is_real
 
 
-def padding(feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Which frames are behind each utterance's end. Args: feats (N, T, D); lengths (N,) int64.  Returns: (N, T, 1) bool."""
-    time = torch.arange(feats.shape[1], device=feats.device)
-    return (time.unsqueeze(0) >= lengths.unsqueeze(1)).unsqueeze(2)
-
-
 def centre(normed: torch.Tensor, counts: torch.Tensor, is_real: torch.Tensor, scaled: bool) -> torch.Tensor:
     """Take from each utterance its own mean.
 

@@ -13,7 +13,7 @@ from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, 
 from steps.losses.late import lay_late
 from steps.losses.transducer import lattice_kl_sum
 from steps.models.asr_model import AsrModel
-from steps.models.context import Context
+from steps.models.context import padding_mask
 from steps.models.heads.ctc import inner_places
 from steps.training.distill_config import DistillConfig
 from steps.training.stored import StoredTeacher
@@ -199,7 +199,7 @@ class DistillObjective(nn.Module):
         # nobody's units need to be the student's where only states are matched
         for taught in self.lay(said[: len(self.weights)], lengths, frames) if config.kl_weight else []:
             targets.append(soften(taught.log_probs, config.temperature))
-            is_pad = Context.of(torch.minimum(lengths, taught.lengths), frames).is_pad
+            is_pad = padding_mask(torch.minimum(lengths, taught.lengths), frames)
             selected.append(select_frames(targets[-1], is_pad, config.frames, config.window))
         collapsed = self.teachers[0].collapsed(said[0], batch) if config.lattice_weight else None  # type: ignore[union-attr]
         return Lesson(targets, selected, hidden, collapsed)
@@ -251,7 +251,7 @@ class DistillObjective(nn.Module):
         hidden, lengths = model.encode(batch.feats, batch.lengths)
         # (N, T', ...)
         outputs = model.classify(hidden[-1])
-        is_pad = Context.of(lengths, outputs.shape[1]).is_pad
+        is_pad = padding_mask(lengths, outputs.shape[1])
         lesson = lesson or self.lesson(model, batch)
         if share is None:
             share = float((~is_pad).sum() / self.taught_frames(lesson).clamp(min=1))
