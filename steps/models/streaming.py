@@ -24,8 +24,6 @@ class ChunkConfig:
 
     def __post_init__(self):
         check(frames_of(self.chunk_ms) >= 1, f"chunk_ms must be at least {FRAME_MS}")
-        for length_ms in getattr(self, "drawn_ms", []):
-            frames_of(length_ms)
 
     @property
     def chunk(self) -> int:
@@ -44,24 +42,36 @@ class ChunkConfig:
 
     @property
     def drawn(self) -> list[int]:
-        """Encoder frames of the chunks that training draws from; 0: the whole utterance."""
-        return [frames_of(length_ms) for length_ms in getattr(self, "drawn_ms", [])]
+        """Encoder frames of the chunks that training draws from, 0: the whole utterance; none: always `chunk`."""
+        return []
 
 
 @dataclass
 class DrawnConfig(ChunkConfig):
-    """Chunks of a model without attention that hears ahead. drawn_ms: as in StreamingConfig."""
+    """Chunks of a model without attention that hears ahead.
+
+    drawn_ms: lengths of chunks in training, of which every batch draws one; 0: the whole utterance. An empty list: always
+    chunk_ms.
+    """
 
     drawn_ms: list[int] = field(default_factory=lambda: [0, 160, 320, 640])
 
+    def __post_init__(self):
+        super().__post_init__()
+        # refused here, not when a batch draws it
+        _ = self.drawn
+
+    @property
+    def drawn(self) -> list[int]:
+        """Encoder frames of the chunks that training draws from."""
+        return [frames_of(length_ms) for length_ms in self.drawn_ms]
+
 
 @dataclass
-class StreamingConfig(ChunkConfig):
+class StreamingConfig(DrawnConfig):
     """Chunks of a model with attention.
 
     left_chunks: chunks before the present one that attention sees; chunks of another length see as long a stretch.
-    drawn_ms: lengths of chunks in training, of which every batch draws one; 0: the whole utterance. An empty list: always
-    chunk_ms.
     ahead_ms: sound behind a chunk that is heard with it, a multiple of 40; its frames come out with the next chunk, which hears
     and computes them again. Training does without.
     Source: Zhang et al. 2020 (arXiv:2012.05481), section 3, for drawing; from few lengths instead of all is ours. Shi et al. 2021
@@ -69,7 +79,6 @@ class StreamingConfig(ChunkConfig):
     """
 
     left_chunks: int = 4
-    drawn_ms: list[int] = field(default_factory=lambda: [0, 160, 320, 640])
     ahead_ms: int = field(default=0, metadata=LATER)
 
     def __post_init__(self):
