@@ -26,7 +26,8 @@ from steps.compress import budget
 from steps.compress.calibrate import keep_apart_
 from steps.compress.cost import report
 from steps.compress.gptq import gptq_coder
-from steps.compress.quantizer import QuantizeConfig, choose_formats, describe, quantize_model, rounding_coder
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import choose_formats, describe, quantize_model, rounding_coder
 from steps.core.cli import UserError, run_main, say
 from steps.core.config import ConfigError, load_config, read_yaml, save_config
 from steps.core.outdir import write_json

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from steps.compress.quantizer import Coder, QuantizeConfig, choose_formats, covers, quantized_tensors
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import Coder, choose_formats, covers, quantized_tensors
 from steps.core.cli import UserError, say
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steps.compress.calibrate import RangeNoise
-from steps.compress.quantizer import FloatTensor, LayerNoise, QuantizeConfig, float_tensors, layer_noise
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import FloatTensor, LayerNoise, float_tensors, layer_noise
 from steps.core.cli import say
 from steps.core.outdir import write_json
 from steps.models.asr_model import AsrModel

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from steps.compress import rounding
-from steps.compress.quantizer import Coder, QuantizeConfig, coded_model, layer_suffix
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import Coder, coded_model, layer_suffix
 from steps.core.config import check
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat, Codes

@@ -5,7 +5,8 @@ from steps.compress import fake_quant, sparsity
 from steps.compress.calibrate import RangeNoise, calibrate_
 from steps.compress.cost import report
 from steps.compress.oscillation import Oscillation
-from steps.compress.quantizer import QuantizeConfig, choose_formats, describe, rounding_coder
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import choose_formats, describe, rounding_coder
 from steps.core.cli import say
 from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed

@@ -17,7 +17,8 @@ from steps.compress.budget import (
     within_bits,
     within_file,
 )
-from steps.compress.quantizer import QuantizeConfig, rounding_coder
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import rounding_coder
 from steps.compress.sparsity import sparsify_
 from steps.core.cli import UserError
 

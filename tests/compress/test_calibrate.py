@@ -7,7 +7,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from steps.compress.calibrate import BINS, ActivationConfig, Histogram, calibrate_
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
 from steps.data.dataset import Batch
 from steps.deploy.runtimes.onnx_model import open_session

@@ -7,7 +7,8 @@ from torch import nn
 from steps.compress import fake_quant
 from steps.compress.fake_quant import Rounded, RoundedLinear, RoundedLSTM, convert, prepare_
 from steps.compress.lowrank import factorise
-from steps.compress.quantizer import QuantizeConfig, choose_formats, describe, rounding_coder
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import choose_formats, describe, rounding_coder
 from steps.models.codes import CodeFormat, is_packed
 from steps.models.quant_layers import quantized_layers
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from steps.compress.gptq import compensated, gptq_coder, second_moments, stages
-from steps.compress.quantizer import QuantizeConfig, choose_formats, quantize_model, rounding_coder
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import choose_formats, quantize_model, rounding_coder
 from steps.compress.rounding import least_squares_scales, round_to_codes, short_scales
 from steps.compress.sparsity import sparsify_
 from steps.models.build import build_model, new_spec

@@ -9,8 +9,8 @@ import torch
 from steps import quantize_model as program
 from steps.compress.footprint import predict
 from steps.compress.lowrank import factorise
+from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import (
-    QuantizeConfig,
     choose_formats,
     float_tensors,
     layer_noise,

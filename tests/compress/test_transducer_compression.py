@@ -9,7 +9,8 @@ from steps.compress import fake_quant
 from steps.compress.gptq import gptq_coder
 from steps.compress.lowrank import LowRankConfig, factorise, plan_ranks
 from steps.compress.plan import StructuredConfig, cost, prune_structured
-from steps.compress.quantizer import QuantizeConfig, choose_formats, describe, quantize_model, rounding_coder
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import choose_formats, describe, quantize_model, rounding_coder
 from steps.compress.sparsity import prunable_weights, sparsify_
 from steps.core.cli import UserError
 from steps.data.dataset import Batch

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.core.config import save_config
 from steps.data.feature_config import FeatureConfig
 from steps.models.build import build_model, new_spec, save_model

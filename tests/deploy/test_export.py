@@ -14,7 +14,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from steps.compress.lowrank import factorise
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.compress.sparsity import sparsify_
 from steps.compress.surgery import shrink
 from steps.core.cli import UserError

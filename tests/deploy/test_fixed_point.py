@@ -9,7 +9,8 @@ from onnx import numpy_helper
 from steps.compress.calibrate import ActivationConfig, calibrate_
 from steps.compress.footprint import macs_per_second
 from steps.compress.lowrank import factorise
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
 from steps.data.dataset import Batch
 from steps.deploy.export import export_folder

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.deploy.lean import LeanBlocks, halve_, lean_blocks_, with_halves
 from steps.models.attention import SelfAttention
 from steps.models.codes import CodeFormat

@@ -5,7 +5,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
 from steps.deploy.export import export_folder
 from steps.deploy.graphs.ctc import compare

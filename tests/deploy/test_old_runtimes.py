@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, OPSET
 from steps.deploy.graphs.ctc import measure
 from steps.deploy.nbits import FIRST_RUNTIME

@@ -10,7 +10,8 @@ import torch
 from onnx import numpy_helper
 from rapidfuzz.distance import Levenshtein
 
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
 from steps.deploy.export import export_folder

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from steps import decode
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
 from steps.core.datadir import write_data_dir
 from steps.core.outdir import write_text

@@ -11,7 +11,8 @@ import torch
 
 from steps import decode
 from steps.compress.lowrank import factorise
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.compress.surgery import shrink
 from steps.core.cli import UserError
 from steps.core.datadir import write_data_dir

@@ -3,7 +3,8 @@
 import torch
 
 from steps.compress.lowrank import LowRankConfig, factorise, plan_ranks
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.compress.surgery import drop_blocks, shrink
 from steps.core.config import save_config
 from steps.deploy.export import export_folder

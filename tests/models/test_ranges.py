@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steps.compress.calibrate import ActivationConfig
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
 from steps.core.outdir import sha256_file
 from steps.models.attention import AttentionRanges

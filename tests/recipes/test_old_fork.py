@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.compress.quantizer import QuantizeConfig
+from steps.compress.quantize_config import QuantizeConfig
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import TokenizerConfig

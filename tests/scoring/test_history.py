@@ -2,7 +2,8 @@
 
 import pytest
 
-from steps.compress.quantizer import QuantizeConfig, quantize_model
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import quantize_model
 from steps.scoring.history import mean_bits, read_curves, read_layers
 from tests.deploy.conftest import make_model, save_folder
 

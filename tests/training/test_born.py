@@ -8,7 +8,8 @@ import torch
 
 from steps import distill_student, train_teacher
 from steps.compress.oscillation import Oscillation
-from steps.compress.quantizer import QuantizeConfig, choose_formats, describe
+from steps.compress.quantize_config import QuantizeConfig
+from steps.compress.quantizer import choose_formats, describe
 from steps.core.cli import Interrupted, UserError
 from steps.core.config import ConfigError, from_dict, to_dict
 from steps.deploy.export import export_folder

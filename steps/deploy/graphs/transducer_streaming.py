@@ -17,7 +17,7 @@ from torch import nn
 
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.graph import Value, trace
-from steps.deploy.graphs.ctc_streaming import chunk_shift, compare_chunks
+from steps.deploy.graphs.chunks import chunk_shift, compare_chunks
 from steps.deploy.graphs.transducer import TransducerGraphs
 from steps.deploy.lean_chunks import LeanChunk, is_lean
 from steps.deploy.runtimes import Recogniser
