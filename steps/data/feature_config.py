@@ -37,7 +37,7 @@ class FeatureConfig:
     window: str = "povey"
     # False: one frame per shift, mirrored at the ends; True: only frames that fit whole.
     snip_edges: bool = False
-    # Root mean square that every sound is scaled to first, decibels below full scale, such as -25; null: as recorded.
+    # Root mean square that every sound is scaled to first, dB relative to full scale, such as -25; null: as recorded.
     level_dbfs: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):

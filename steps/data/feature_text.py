@@ -52,7 +52,7 @@ def describe_features(config: FeatureConfig) -> str:
         level = "as recorded"
     else:
         rms = f"{10 ** (config.level_dbfs / 20):.7g}"
-        level = f"the sound is scaled to a root mean square of {rms} ({config.level_dbfs:g} dB below full scale)"
+        level = f"the sound is scaled to a root mean square of {rms} ({config.level_dbfs:g} dBFS); silence, all zeros, stays"
     text = TEXT + (CEPSTRA if config.kind == "mfcc" else "")
     return text.format(
         kind="log mel filterbank (fbank)" if config.kind == "fbank" else "MFCC",

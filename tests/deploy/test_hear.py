@@ -62,7 +62,8 @@ def test_an_export_says_all_of_its_features_and_transcribes_raw_recordings_alike
     words = (tmp_path / "level/export/README.md").read_text()
     for fact in (
         "[-1, 1]",
-        "0.05623413",
+        "0.05623413 (-25 dBFS)",
+        "merge runs of the same one",
         "0.97",
         "x[-1] = x[0]",
         "^0.85",

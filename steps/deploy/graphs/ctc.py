@@ -36,6 +36,7 @@ README = """\
 - model.onnx: inputs x (N, T, {dim}) float32 features and x_lens (N,) int64 frames; outputs log_probs
   (N, U, {vocab_size}) and log_probs_lens (N,). Mean and variance normalisation are inside.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
+- Greedy search: take the best symbol of each frame, merge runs of the same one, drop the blanks, join the rest.
 """
 SHERPA = """\
 Or: sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(

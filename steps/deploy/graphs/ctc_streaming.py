@@ -58,6 +58,7 @@ README = """\
 - The end of a sound: {width} more frames of digital silence, {silence_ms} ms, make sure that its last words come out, and that a
   sound shorter than a chunk is heard at all.
 - tokens.txt: `symbol id` lines; the blank is {blank} = {blank_id}; U+2581 stands for a space.
+- Greedy search: take the best symbol of each frame, merge runs of the same one, across chunks, too, drop the blanks, join the rest.
 """
 
 
