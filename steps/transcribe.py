@@ -2,12 +2,11 @@
 
     python3 -m steps.transcribe exp/an4/student/export one.wav two.flac
 
-The folder is an exported folder or a model folder. Any sample rate; the formats: tests/README.md. Of files with several
+The folder is an exported folder or a model folder. Any sample rate; the formats: local/README.md. Of files with several
 channels --channel says which one is meant. With --words only words of that list come out; with --labels each file is one label of
 that list, the most probable one; with --graph words of a language model, weighed by it (an export with HLG.fst names itself). A
-file that is not audio, or not
-whole, is reported, the others are done, and the exit status is 1. What is longer than half a minute is cut in its pauses, so
-that an hour needs little more memory than a sentence.
+file that is not audio, or not whole, is reported, the others are done, and the exit status is 1. What is longer than half a
+minute is cut in its pauses, so that an hour needs little more memory than a sentence.
 
     python3 -m steps.transcribe exp/an4_streaming/student/export --microphone
     python3 -m steps.transcribe exp/an4_streaming/student/export --follow recording.wav

@@ -1,7 +1,7 @@
 """The one reader of sound files: it decodes to the end, counts what came, and never takes one of several channels unasked.
 
 Formats are recognised by content. libsndfile reads most (sound_files.py), FFmpeg's demuxers in PyAV the others (sound_av.py);
-tests/README.md lists them. Standard library only until a sound file is opened.
+local/README.md lists them. Standard library only until a sound file is opened.
 """
 
 from __future__ import annotations

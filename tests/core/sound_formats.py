@@ -76,7 +76,7 @@ def without_xing(path):
 
 
 def table():
-    """The lines of the table in tests/README.md."""
+    """The lines of the table in local/README.md."""
     lines = ["| format | suffix | read by |", "|---|---|---|"]
     rows = [(what, suffix, "libsndfile (soundfile)") for what, suffix, *_ in SNDFILE]
     rows += [(what, suffix, "FFmpeg's libraries (PyAV)") for what, suffix, *_ in AV]

@@ -85,7 +85,7 @@ def test_formats_of_ffmpeg(tmp_path, suffix, kind, codec, rate_hz, bits):
 
 
 def test_the_table_of_formats_is_that_of_the_tests():
-    lines = (ROOT / "tests/README.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "local/README.md").read_text(encoding="utf-8").splitlines()
     start = lines.index("| format | suffix | read by |")
     assert lines[start : start + len(table()) + 1] == [*table(), ""]
 
