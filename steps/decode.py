@@ -6,10 +6,11 @@
 --model is a model folder (run by torch) or an exported folder (run by onnxruntime). Writes greedy.txt and, with
 --words and `lexicon: true`, lexicon.txt, with --graph lm.txt, of transducers with `beam: 4` beam.txt (Kaldi text lines), then
 decode.json. With --labels each recording is one label of that list: one_of.txt has the one with the largest CTC probability.
---config: the recipe's own decode.yaml
-where it has one, which says what is counted (characters, phones). --runtime sherpa-onnx decodes an exported folder from
-the audio with sherpa-onnx (requirements-sherpa.txt), greedily and with --graph, in a separate process. With --shard J
---num-shards N it decodes one part of the folder into part.J, and steps.combine_decodes puts the parts together.
+--config: the recipe's own decode.yaml where it has one, which says what is counted (characters, phones).
+
+--runtime sherpa-onnx decodes an exported folder from the audio with sherpa-onnx (requirements-sherpa.txt), greedily and with
+--graph, in a separate process. With --shard J --num-shards N one part of the data folder is decoded into part.J, and
+steps.combine_decodes puts the parts together.
 
 --streaming feeds the sound as it would arrive to a model that streams and writes streaming.json, too: the time of a chunk, the
 wait for the last word, what is kept between chunks. Sound that is longer than half a minute is not cut then.

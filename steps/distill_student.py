@@ -3,9 +3,9 @@
     python3 -m steps.distill_student --teacher exp/an4/teacher --data data/an4/train_sp --dev data/an4/dev \\
         --tokenizer data/an4/tokenizer --features conf/features.yaml --config recipes/an4/conf/student.yaml --out exp/an4/student_kd
 
-Without --teacher the same network is trained with CTC alone: the baseline that shows what distillation gains. With a section
-`inherit:` in its settings the student begins with blocks of --init, or of the first teacher; with a section `quantization:` it
-is trained with rounded weights from the first update on, and has codes.
+Without --teacher the same network learns from the transcripts alone: the baseline that shows what distillation gains. With a
+section `inherit:` in its settings the student begins with blocks of --init, or of the first teacher; with a section
+`quantization:` it is trained with rounded weights from the first update on, and has codes.
 """
 
 import sys

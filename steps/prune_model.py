@@ -51,7 +51,7 @@ def main() -> None:
     """Cut, recover, save; finished rounds are picked up from disk."""
     parser = training_parser(__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder to make smaller")
-    text = "what teaches during recovery, as for steps.distill_student (default: CTC alone)"
+    text = "what teaches during recovery, as for steps.distill_student (default: none; it learns from the transcripts alone)"
     parser.add_argument("--teacher", metavar="DIR[,DIR...]", help=text)
     args = parser.parse_args()
     config = load_config(PruneConfig, args.config)

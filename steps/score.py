@@ -3,10 +3,10 @@
     python3 -m steps.score --decode exp/an4/student/decode_test --data data/an4/test
 
 For each of greedy.txt, lexicon.txt, lm.txt, one_of.txt and beam.txt that exists, writes beside it wer_KIND (the rates),
-errors_KIND.txt (alignments), per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). `unit` and `fold` in the
-decoding settings
-say what counts as a word: for unit char, each character does; with `cer` the rate of characters has an interval, too. With
---classes true each transcript is also a class: classes_KIND has accuracy, precision, recall, F1 and the confusions.
+errors_KIND.txt (alignments), per_spk_KIND (by speaker) and score_KIND.json (all counts, also by utterance). What counts as a word
+is what `unit` and `fold` of the decoding settings say: with unit char, each character; with `cer` the rate of characters has an
+interval, too. With --classes true each transcript is also a class: classes_KIND has accuracy, precision, recall, F1 and the
+confusions.
 """
 
 import argparse
@@ -38,13 +38,16 @@ from steps.scoring.wer import (
     read_hypotheses,
 )
 
+# what it looks for
+HYPOTHESES = ", ".join(f"{kind}.txt" for kind in KINDS)
+
 
 def main() -> None:
     args = parse_args()
     folder = Path(args.decode)
     kinds = [kind for kind in KINDS if (folder / f"{kind}.txt").is_file()]
     if not kinds:
-        raise MissingInput(f"{folder}: no greedy.txt, lexicon.txt, lm.txt or one_of.txt; run steps.decode first")
+        raise MissingInput(f"{folder}: none of {HYPOTHESES} is here; run steps.decode first")
     utterances = read_data_dir(args.data, check_audio=False)
     for kind in KINDS:
         if kind in kinds:
@@ -55,7 +58,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    text = "folder with greedy.txt, lexicon.txt, lm.txt, one_of.txt"
+    text = f"folder with {HYPOTHESES}"
     parser.add_argument("--decode", required=True, metavar="DIR", help=text)
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder with the transcripts")
     text = "true: transcripts are commands; also score them as classes (default: false)"

@@ -1,10 +1,11 @@
-"""Train a model on labelled data with CTC.
+"""Train a model on labelled data, with CTC or as a transducer.
 
     python3 -m steps.train_teacher --data data/an4/train_sp --dev data/an4/dev --tokenizer data/an4/tokenizer \\
         --features conf/features.yaml --config recipes/an4/conf/teacher.yaml --out exp/an4/teacher
 
 Stopped at any time, the same command continues from the last checkpoint and ends with the same model. With --init it goes
-on from a finished model, such as steps.import_model makes: its encoder, and a new output layer where the tokenizer differs.
+on from a finished model, such as steps.import_model makes: its encoder, and a new output layer where the tokenizer differs or
+`head:` asks for another one. Its sizes stay; `model:` in --config may set `dropout` and `streaming`.
 """
 
 import sys
@@ -21,9 +22,7 @@ from steps.training.start import start_from
 def main() -> None:
     """Read, build, train, save."""
     parser = training_parser(__doc__)
-    parser.add_argument(
-        "--init", metavar="DIR", help="start from this model folder; its sizes, not those of --config, count"
-    )
+    parser.add_argument("--init", metavar="DIR", help="start from this model folder, whose sizes stay")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config)
     setup = Setup(args, config, "train_teacher")

@@ -40,7 +40,7 @@ def test_transcripts_as_classes(setup, monkeypatch):
 
 
 def test_score_refuses_hypotheses_of_other_utterances(setup, monkeypatch):
-    with pytest.raises(MissingInput, match="run steps.decode"):
+    with pytest.raises(MissingInput, match="greedy.txt, .*, beam.txt is here; run steps.decode first"):
         run(monkeypatch, score, "--decode", setup.out, "--data", setup.data)
     run_decode(monkeypatch, setup)
     path = setup.out / "greedy.txt"

@@ -57,7 +57,7 @@ class DistillConfig:
         check(self.hidden_weight >= 0, "hidden_weight must be >= 0")
         check(self.lattice_weight >= 0, "lattice_weight must be >= 0")
         weights = self.kl_weight, self.hidden_weight, self.lattice_weight
-        check(any(weights), "kl_weight and hidden_weight are both 0: nothing is distilled")
+        check(any(weights), "kl_weight, hidden_weight and lattice_weight are all 0: nothing is distilled")
         clean = self.teacher_view == "clean"
         check(not (clean and self.lattice_weight), "lattice_weight needs teacher_view: augmented")
         check(

@@ -39,15 +39,15 @@ class LearningConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig(LearningConfig):
-    """Settings of a training from scratch.
+    """Settings of a training of a teacher or a student.
 
-    type: conformer, rnn or dnn.  model: its sizes, keys of that kind's config class.  head: ctc or transducer.  head_sizes: sizes
-    of the head, keys of its class of sizes.
+    type: conformer, rnn, dnn, or hub, for a model from a hub (with --init or `inherit`).  model: its sizes, keys of that kind's
+    config class.  head: ctc or transducer.  head_sizes: sizes of the head, keys of its class of sizes.
     normalisation: what features are centred and scaled by: `global`, mean and deviation of the corpus; `utterance`, the mean of
     the utterance instead; `utterance_variance`, its deviation, too; `sliding`, the mean of what has been heard so far, for models
     that stream.
     max_look_ahead_ms: refuse a model that needs to hear further ahead than this; null: no limit.
-    freeze: with --init, what stays as it is: frontend or encoder; null: nothing.
+    freeze: with --init, what stays as it is: frontend, or encoder, which includes it; null: nothing.
     inherit: of a student, the blocks of a larger model that it begins with, whose widths it has.
     quantization: train with rounded weights from the first update on; the finished model has codes, as from steps.quantize_model.
     """

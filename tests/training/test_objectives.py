@@ -190,7 +190,7 @@ def test_layers_that_are_not_there_are_refused():
 
 
 def test_nothing_to_distill_is_refused():
-    with pytest.raises(ValueError, match="nothing is distilled"):
+    with pytest.raises(ValueError, match="lattice_weight are all 0: nothing is distilled"):
         DistillConfig(kl_weight=0.0)
 
 

@@ -97,7 +97,9 @@ class SherpaProcess:
                 f"{folder}: sherpa-onnx reads another layout: steps.export_model --layout samples --out FOLDER"
             )
         if self.features.kind != "samples" and not computes(self.features):
-            raise UserError(f"{folder}/features.yaml: sherpa-onnx computes no such features, only the default fbank")
+            raise UserError(
+                f"{folder}/features.yaml: sherpa-onnx computes no such features, only the default fbank; leave out sherpa=true or --runtime"
+            )
         check_tokens(self.folder)
         sizes = (num_threads, self.features.sample_rate_hz, self.features.num_mel_bins)
         self.command = [
