@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "recipes/README.md", "steps/scoring/README.md")
+FOLDERS = ("conf", "local", "recipes", "steps", "tests", "utils")
+ALL_PAGES = sorted(
+    path.relative_to(ROOT)
+    for path in (*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md")))
+)
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = [
     line.split("#")[0].strip()
@@ -118,10 +123,61 @@ def test_a_program_explains_itself():
     assert "python3 -m steps.transcribe" in done.stdout
 
 
-def test_files_named_in_the_readme_exist():
-    for page in (*PAGES, "recipes/an4/README.md", "CONTRIBUTING.md"):
-        for name in re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / page).read_text(encoding="utf-8")):
-            assert ((ROOT / page).parent / name).exists(), (page, name)
+def anchors(page):
+    """What headings of a page are called in links, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=str)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=str)
+def test_no_page_gives_an_option_that_is_none(page):
+    """Options of our programs, read from their sources: those of --help need a second for each program."""
+    shared = "".join(
+        (ROOT / "steps" / name).read_text() for name in ("core/cli.py", "core/shards.py", "training/setup.py")
+    )
+    shared += (ROOT / "local/corpus.py").read_text()
+    settings = re.findall(r"^(\w+)=", (ROOT / "run.sh").read_text(), re.MULTILINE)
+    text = re.sub(r"\\\n\s*", " ", (ROOT / page).read_text(encoding="utf-8"))
+    for program, words in re.findall(
+        r"(python3 (?:-m steps\.\w+|(?:local|utils)/\w+\.py)|\./run\.sh)([^`\"\n#|]*)", text
+    ):
+        path = program.split()[-1]
+        path = f"{path.replace('.', '/')}.py" if path.startswith("steps.") else path
+        source = "" if program == "./run.sh" else (ROOT / path).read_text(encoding="utf-8") + shared
+        for option in re.findall(r"(?<![\w-])--([a-z][\w-]*)", words):
+            known = (
+                option.replace("-", "_") in (*settings, "help") if program == "./run.sh" else f"--{option}" in source
+            )
+            assert known, f"{program} --{option}"
+
+
+def test_every_setting_has_its_class_on_the_page():
+    page = (ROOT / "conf/README.md").read_text(encoding="utf-8")
+    section = page.partition("## All settings\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        names = re.findall(r"`(\w+)`", row.split("|")[2])
+        files = re.findall(r"`([\w/]+\.py)`", row)
+        sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+        assert names and files and all(f"class {name}" in sources for name in names), row
+    # sizes of an imported model are its own; LearntConfig is two others at once
+    own = {"steps/models/hub.py", "steps/quantize_model.py"}
+    for path in (*(ROOT / "steps").rglob("*.py"), *(ROOT / "local").glob("*.py")):
+        if re.search(r"^@dataclass.*\nclass \w+Config\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert str(path.relative_to(ROOT)) in page or str(path.relative_to(ROOT)) in own, path
 
 
 def test_no_line_of_the_readme_is_too_long_to_read():
