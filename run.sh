@@ -31,7 +31,7 @@ processes=1              # processes of a training on each node with --device cp
 nodes=1                  # nodes of a training, on a cluster
 seed=0                   # of all random numbers
 # What a recipe sets:
-prepare=                 # command that writes the data sets; `--out data/<recipe>` is put behind it
+prepare=                 # command that writes the data sets; `--out data/<recipe>` is appended
 train_set=train          # its sets
 dev_set=dev              # held-out training speakers: settings are chosen on it
 test_sets="test"         # one or more; only scored
@@ -62,9 +62,9 @@ store_teaching=false     # true: a teacher labels the training set once, as labe
 chain=                   # lines `name parent step conf`: the models, each made from earlier ones
 compare=                 # more differences in the report: A:B,C:D
 ships=                   # the model that the report begins with; empty: the last of the chain
-after_prepare=           # commands run like stages, behind stage 0
-after_tokenizer=         # behind stage 2
-after_score=             # behind stage 8
+after_prepare=           # commands run like stages, after stage 0
+after_tokenizer=         # after stage 2
+after_score=             # after stage 8
 extra_requirements=      # more requirements files to install
 # End of settings
 parse_options run.sh "$@"

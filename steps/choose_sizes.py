@@ -3,9 +3,9 @@
     python3 -m steps.choose_sizes --data data/mine/train_sp --text data/mine/train --features conf/features.yaml \\
         --line teacher:teacher: --line student:student: --time-budget 30m --out exp/mine/sizes
 
-`./run.sh --sizes auto` runs it behind the features. A few real updates are timed; of a time budget, which is for all trainings of
-the chain one after the other, as many updates are made of those in the table as it leaves room for. Files that are there are
-kept, whoever wrote them; summary.txt shows all.
+`./run.sh --sizes auto` runs it after the features. A few real updates are timed. A time budget is for all trainings of the chain,
+one after the other; where the table's updates do not fit, fewer are planned. Files that are there are kept, whoever wrote them;
+summary.txt shows everything.
 """
 
 import argparse
