@@ -4,7 +4,8 @@
         --out data/an4
 
 Writes OUT/SET, a data folder, and its sound files to OUT/audio/SET (FLAC, 16 bits). Copy K of an utterance is what a
-training on the fly would hear of it in epoch K with the same seed. With one copy the ids stay; several get the prefixes `aug1-`, `aug2-`, ...
+training on the fly would hear of it in epoch K with the same seed. With one copy and no
+originals ids stay; otherwise copies get the prefixes `aug1-`, `aug2-`, ...
 """
 
 import argparse
