@@ -86,7 +86,7 @@ commit=$(git describe --always --abbrev=40 --match= --dirty=' (with local change
 printf 'recipe %s\ncommit %s\n' "$recipe_dir" "$commit" >"$new/FORKED_FROM"
 
 if grep -qE '^prepare=.*prepare_(kaldi|manifest|labelled_folder)\.py' "$new/recipe.sh"; then # reads anybody's data
-  reader="your data:      corpus_dir= in $to/recipe.sh, and --sets, --pattern or the like behind prepare="
+  reader="your data:      corpus_dir= in $to/recipe.sh, and --sets, --pattern or the like in prepare="
   # a fork of a fork names it already
   grep -q '^corpus_dir=' "$new/recipe.sh" || cat >>"$new/recipe.sh" <<'LINES'
 
@@ -96,7 +96,7 @@ LINES
 elif grep -qE '^prepare=.*\$\{?recipe_dir\}?/[^[:space:]"]*\.py' "$new/recipe.sh"; then # a fork has one of its own
   reader="its reader:     that of $recipe_dir, copied; corpus_dir= in $to/recipe.sh"
 elif [[ $2 != */* ]]; then
-  reader="its reader:     the program behind prepare= in $to/recipe.sh"
+  reader="its reader:     the program in prepare= of $to/recipe.sh"
 else
   reader="its reader:     $to/local/prepare.py, and corpus_dir= in $to/recipe.sh"
   mkdir -p "$new/local"

@@ -12,7 +12,7 @@ from steps.scoring.sources import check_decoded, check_measured, read_json
 
 NOTE = """\
 Exported files by onnxruntime, which got the sound as it would arrive; whole: the same weights on whole utterances. More
-errors: than these, of the same weights. Look-ahead: sound that must be there behind the first frame of a chunk. Word out:
+errors: than these, of the same weights. Look-ahead: sound that must be there after the first frame of a chunk. Word out:
 from the end of a word, where {reference} has it by forced alignment, until all sound of its chunk is there, of the words of
 utterances without an error; median / 95 %. Last word: from the end of the recording until it is out, computing included,
 median / 95 %; below 0 where recordings go on after it. RTF: of a chunk on one thread, features included; mean / 95 %. Cache:
