@@ -124,9 +124,28 @@ check_settings() {
   done
   [[ $lexicon == false ]] || word_list=("$data/words.txt")
   [[ $one_of == false ]] || label_list=("$data/labels.txt")
+  check_sherpa
   plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
   word=${cmd%% *}
   [[ -f $word ]] || command -v "$word" >/dev/null || usage_error "--cmd: no program $word here"
+}
+
+# Refuses features that sherpa-onnx does not compute (steps/deploy/runtimes/sherpa.py) before anything is trained.
+check_sherpa() {
+  local key value base
+  local -A given=() default=([kind]=fbank [num_ceps]=40 [frame_length_ms]=25 [low_freq_hz]=20 [high_freq_hz]=-400 [window]=povey
+    [snip_edges]=false [level_dbfs]=null)
+  [[ $sherpa == true && -f $features ]] || return 0
+  base=$(sed -nE "s/^base: *[\"']?([^\"'#]*[^\"'# ]).*/\1/p" "$features")
+  # the file's own lines come last and count
+  while read -r key value; do given[$key]=${value%.0}; done < <(sed -nE "s/^([a-z_]+): *[\"']?([^\"'# ]+).*/\1 \2/p" \
+    ${base:+"${features%/*}/$base"} "$features" 2>/dev/null)
+  hears=${given[kind]:-fbank}
+  for key in "${!default[@]}"; do
+    value=${given[$key]:-${default[$key]}}
+    [[ $value == "${default[$key]}" || $hears == samples ]] ||
+      usage_error "sherpa: sherpa-onnx computes no features with $key: $value, as in $features; leave out that or sherpa=true"
+  done
 }
 
 # Makes python3 one that has what the recipe needs; its own requirements files may lie in its folder.
@@ -227,7 +246,7 @@ score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
 
 # Declares the export of the model $1 that sherpa-onnx reads where that is not the usual one: of models that hear samples.
 export_for_sherpa() {
-  [[ $sherpa == true ]] && grep -q '^kind: *samples' "$features" || return 0
+  [[ $sherpa == true && ${hears:-} == samples ]] || return 0
   sherpa_export=export_samples
   task 7 "export_$1_samples" --needs "$exp/$1/model.json" --parallel --makes "$exp/$1/$sherpa_export/SHA256SUMS" -- \
     python3 -m steps.export_model --model "$exp/$1" --layout samples --out "$exp/$1/$sherpa_export"

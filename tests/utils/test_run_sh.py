@@ -287,7 +287,7 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     assert any("local/filter_transcripts.py" in line for line in ran)
 
 
-def test_sizes_are_chosen_behind_the_features_and_used_by_what_trains(bench):
+def test_sizes_are_chosen_after_the_features_and_used_by_what_trains(bench):
     exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"
     ran, printed = bench.run("--sizes", "auto", "--time-budget", "30m", "--stop-stage", "6")
     programs = [next(word for word in line.split() if word.startswith("steps.")) for line in ran if "steps." in line]
@@ -382,6 +382,29 @@ def test_sherpa_onnx_gets_an_export_of_its_own_from_models_that_hear_samples(ben
     (bench.recipe / "conf/features.yaml").write_text("kind: samples\n")
     printed = bench.run("--dry-run")[1]
     assert printed.index("export_big_samples") < printed.index("decode_big_test_sherpa")
+
+
+def test_features_that_sherpa_onnx_does_not_compute_are_refused_before_anything_is_trained(bench):
+    features, base = bench.recipe / "conf/features.yaml", bench.recipe / "conf/base.yaml"
+    base.write_text("kind: fbank\nlow_freq_hz: 20.0\nhigh_freq_hz: -200.0 # upper edge\n")
+    bench.write_recipe(RECIPE + "sherpa=true\n")
+    for text, said in (
+        ("kind: mfcc\n", "kind: mfcc"),
+        ("level_dbfs: -25\n", "level_dbfs: -25"),
+        ("base: base.yaml\n", "high_freq_hz: -200"),
+    ):
+        features.write_text(text)
+        _, printed = bench.run("--dry-run", status=2)
+        assert f"sherpa-onnx computes no features with {said}, as in " in printed and printed.count("\n") == 1
+        bench.run("--dry-run", "--sherpa", "false")
+    # what it computes: another rate and number of bins, and what the file takes back of its base
+    for text in (
+        "sample_rate_hz: 8000\nnum_mel_bins: 40\n",
+        'base: "base.yaml"\nhigh_freq_hz: -400\n',
+        "kind: samples\n",
+    ):
+        features.write_text(text)
+        bench.run("--dry-run")
 
 
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
@@ -483,7 +506,7 @@ def test_a_folder_may_be_called_anything(tmp_path):
     assert "JOB and {nj} stand for numbers" in bench.run(status=2)[1]
 
 
-def test_extra_commands_run_behind_their_stages(bench):
+def test_extra_commands_run_after_their_stages(bench):
     bench.write_recipe(RECIPE + "after_prepare='utils/validate_it $data'\nafter_tokenizer='utils/validate_that'\n")
     ran, _ = bench.run("--stop-stage", "2")
     assert ran[2].endswith(f"utils/validate_it {bench.recipe}/data/my recipe") and "perturb" in ran[3]
