@@ -23,7 +23,12 @@ def main() -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
     text = "how sound goes in: features frame by frame (default), or samples in a row, for sherpa-onnx"
     parser.add_argument("--layout", choices=LAYOUTS, default="features", help=text)
-    parser.add_argument("--chunk-ms", type=int, metavar="MS", help="of a streaming model: length of its chunks")
+    parser.add_argument(
+        "--chunk-ms",
+        type=int,
+        metavar="MS",
+        help="length of the chunks of a streaming model (default: its own; 0: whole utterances)",
+    )
     text = "refuse files that multiply fewer integers than this share, 0 to 1, and say what is float (default: any)"
     parser.add_argument("--min-quantized-fraction", type=float, default=0.0, metavar="F", help=text)
     text = "codes of a Linear: unpacked when the file is loaded (default), or left as they are, in MatMulNBits"

@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--baseline", metavar="NAME", help="model it is compared with (default: its parent)")
     parser.add_argument("--set", default="test", metavar="NAME", help="test set (default: test)")
     parser.add_argument("--kind", choices=KINDS, default="greedy", help="kind of decoding (default: greedy)")
-    text = "largest loss allowed; below 0: a gain is demanded"
+    text = "largest increase of WER allowed; below 0: WER must fall by that much"
     parser.add_argument("--max-wer-increase", required=True, type=parse_finite, metavar="POINTS", help=text)
     parser.add_argument("--alpha", type=parse_alpha, default=0.05, help="risk of passing a worse model (default: 0.05)")
     parser.add_argument("--unsure", choices=("fail", "pass"), default="fail", help="when the set is too small to tell")

@@ -145,7 +145,9 @@ def write_part(
 def main() -> None:
     """Label the part with each teacher, put the parts together where it is the only one."""
     parser = make_parser(__doc__)
-    parser.add_argument("--teacher", required=True, metavar="DIR[,DIR...]", help="model folders or exported folders")
+    parser.add_argument(
+        "--teacher", required=True, metavar="DIR[,DIR...]", help="model folders, exported ones, or others' ONNX folders"
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="data folder")
     add_common(parser, config=True, out="folder of the labels", device=True)
     add_shard_options(parser)

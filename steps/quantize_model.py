@@ -61,7 +61,9 @@ def main() -> None:
     """Round, or train and then round; save."""
     parser = training_parser(__doc__, required=False)
     parser.add_argument("--model", required=True, metavar="DIR", help="model folder")
-    parser.add_argument("--teacher", metavar="DIR[,DIR...]", help="model folders that teach, with method qat")
+    parser.add_argument(
+        "--teacher", metavar="DIR[,DIR...]", help="what teaches with method qat, as for steps.distill_student"
+    )
     args = parser.parse_args()
     settings = read_yaml(args.config)
     method = settings.get("method", "rtn")

@@ -103,9 +103,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--benchmark", metavar="JSON", help="what steps.benchmark wrote (default: none, and no speeds)")
     parser.add_argument("--compare", default="", metavar="A:B[,C:D]", help="more differences in WER, A minus B")
-    text = (
-        "counts of transcripts that a recogniser wrote: transcripts.json of local/filter_transcripts.py; may come again"
-    )
+    text = "counts of transcripts that a recogniser wrote: transcripts.json of local/filter_transcripts.py; may be given several times"
     parser.add_argument("--transcripts", action="append", default=[], metavar="JSON", help=text)
     parser.add_argument("--recipe", metavar="NAME", help="title (default: name of the --exp folder)")
     add_common(parser, out="folder of the report", seed=True)
