@@ -10,6 +10,7 @@ the words it may know, all of which get a probability; others count as <unk>. Wi
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import counted
 from steps.deploy.runtimes.ctc import read_words
-from steps.lm.arpa import read_arpa, write_arpa
+from steps.lm.arpa import read_arpa, refuse_packed, write_arpa
 from steps.lm.config import LmConfig, NgramConfig
 from steps.lm.estimate import count_ngrams, estimate
-from steps.lm.ngram import NGram, Perplexity, perplexity
+from steps.lm.ngram import END, UNKNOWN, Gram, NGram, Perplexity, perplexity
 from steps.lm.prune import prune
 
 # bytes of a line of a text file
@@ -93,12 +94,23 @@ def make(args: argparse.Namespace, config: NgramConfig, dev: dict[str, list[str]
             raise UserError(f"{args.text or args.data}: {error}") from None
         if not counts[0]:
             raise UserError(f"{args.text or args.data}: no text to train on")
+        if words is not None:
+            tell_unknown(counts[0], args.text or args.data, args.words)
         model = estimate(counts, config.least(), words or ())
     if config.prune:
         before = sum(map(len, model.probs))
         model = prune(model, config.prune)
         say(f"pruned: {before - sum(map(len, model.probs)):,} of {before:,} n-grams left out")
     return model
+
+
+def tell_unknown(unigrams: Counter[Gram], source: str, words: str) -> None:
+    """Say how many words of the text count as <unk>; warn where most do. Args: unigrams: counts, of sentence ends, too."""
+    unknown, total = unigrams[(UNKNOWN,)], unigrams.total() - unigrams[(END,)]
+    if unknown:
+        what = f"{unknown:,} of {total:,} words of {source} are not in {words} and count as {UNKNOWN}"
+        most = 2 * unknown > total
+        say(f"warning: {what}: spell and case the text as the transcripts are" if most else what)
 
 
 def transcripts(data: str, dev: dict[str, list[str]]) -> Iterator[list[str]]:
@@ -115,10 +127,11 @@ def transcripts(data: str, dev: dict[str, list[str]]) -> Iterator[list[str]]:
 
 def read_text(path: str) -> Iterator[list[str]]:
     """The sentences of a text file, split at blanks; empty lines are skipped. Raises: UserError naming the line."""
+    refuse_packed(path)
     with open(path, "rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
             try:
-                words = line.decode("utf-8").split()
+                words = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
             except UnicodeDecodeError:
                 raise UserError(f"{path}:{number}: not UTF-8 text") from None
             if len(line) == LONGEST_LINE:

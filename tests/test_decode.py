@@ -189,7 +189,7 @@ def test_a_folder_without_a_model_is_told(setup, monkeypatch):
 
 def test_word_lists_are_checked(tmp_path):
     path = tmp_path / "words.txt"
-    path.write_text("AB\n\nAB\n CAD \n")
+    path.write_text("\ufeffAB\r\n\nAB\n CAD \n", encoding="utf-8")
     assert read_words(path) == ["AB", "CAD"]
     for content, what in (("A B\n", "line 1"), ("\n", "empty")):
         path.write_text(content)

@@ -49,7 +49,7 @@ def at_least(utterances, count):
 def read_ids(path):
     """The first word of each line of a text file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     ids = [line.split()[0] for line in text.split("\n") if line.split()]

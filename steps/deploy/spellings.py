@@ -62,7 +62,7 @@ def read_lexicon(path: str | Path, tokens: list[str], special: set[int]) -> dict
         symbol[1:]: i for symbol, i in ids.items() if symbol.startswith(SPACE) and symbol[1:] and symbol[1:] not in ids
     }
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such lexicon") from None
     except UnicodeDecodeError as error:

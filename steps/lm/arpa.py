@@ -18,6 +18,14 @@ LONGEST_LINE = 20_000
 MOST_REMARKS = 10_000
 # log10 of a back-off weight: beyond it there is no sense in one
 LARGEST_BACKOFF = 99.0
+# how a file begins that is not plain text -> what it is, and what to do
+PACKED = {
+    b"\x1f\x8b": "compressed by gzip; unpack it with gunzip and name the file that comes out",
+    b"BZh": "compressed by bzip2; unpack it with bunzip2 and name the file that comes out",
+    b"\xfd7zXZ\0": "compressed by xz; unpack it with unxz and name the file that comes out",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it with unzstd and name the file that comes out",
+    b"mmap lm ": "a binary file of KenLM; name the ARPA file that it was built from",
+}
 COUNT = re.compile(rb"ngram\s+(\d{1,2})\s*=\s*(\d{1,12})")
 SECTION = re.compile(rb"\\(\d{1,2})-grams:")
 
@@ -49,6 +57,7 @@ def read_arpa(path: str | Path) -> NGram:
     path = Path(path)
     if not path.is_file():
         raise MissingInput(f"{path}: no such language model; steps.train_lm makes one")
+    refuse_packed(path)
     with open(path, "rb") as file:
         reader = _Lines(path, file)
         lines = iter(reader)
@@ -63,6 +72,15 @@ def read_arpa(path: str | Path) -> NGram:
     if (END,) not in model.probs[0]:
         raise UserError(f"{path}: {END} is not among the 1-grams; sentences would never end")
     return model
+
+
+def refuse_packed(path: str | Path) -> None:
+    """Refuse what is no text yet: a compressed file, a model in KenLM's binary form. Raises: UserError with the remedy."""
+    with open(path, "rb") as file:
+        head = file.read(max(map(len, PACKED)))
+    for magic, remedy in PACKED.items():
+        if head.startswith(magic):
+            raise UserError(f"{path}: {remedy}")
 
 
 def _read_counts(reader: _Lines, lines: Iterator[bytes]) -> list[int]:

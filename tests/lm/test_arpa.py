@@ -1,5 +1,8 @@
 """ARPA files: read back as written, others' files as they come, and whatever is wrong named by its line."""
 
+import bz2
+import gzip
+import lzma
 import random
 
 import pytest
@@ -9,6 +12,7 @@ from steps.lm.arpa import read_arpa, write_arpa
 from steps.lm.estimate import count_ngrams, estimate
 from steps.lm.ngram import NEVER
 from steps.lm.prune import prune
+from steps.train_lm import read_text
 
 GOOD = """\
 Some words about \\data\\ and how it was made.
@@ -84,6 +88,22 @@ def test_what_is_wrong_is_named(tmp_path, name):
     content, message = BAD[name]
     (tmp_path / "a").write_text(content)
     with pytest.raises(UserError, match=message):
+        read_arpa(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "pack, remedy", [(gzip.compress, "gunzip"), (bz2.compress, "bunzip2"), (lzma.compress, "unxz")]
+)
+def test_what_unpacks_a_compressed_file_is_told(tmp_path, pack, remedy):
+    (tmp_path / "a.arpa").write_bytes(pack(GOOD.encode()))
+    for read in (read_arpa, lambda path: list(read_text(path))):
+        with pytest.raises(UserError, match=rf"a.arpa: compressed by \w+; unpack it with {remedy} "):
+            read(tmp_path / "a.arpa")
+
+
+def test_a_binary_of_kenlm_is_named(tmp_path):
+    (tmp_path / "a").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(100))
+    with pytest.raises(UserError, match="a binary file of KenLM; name the ARPA file"):
         read_arpa(tmp_path / "a")
 
 

@@ -154,7 +154,7 @@ def read_labels(path: str | Path) -> list[str]:
 
 def _read_lines(path: str | Path, what: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").split("\n")
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise MissingInput(f"{path}: no such {what}") from None
     except UnicodeDecodeError as error:
