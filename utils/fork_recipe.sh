@@ -27,6 +27,7 @@ case $2 in
   *) to=recipes/$2 ;;
 esac
 to=${to%/}
+[[ $to != /* ]] || to=$(realpath -m "$to")
 [[ ${to##*/} =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ ]] || usage_error "$2: the name may have letters, digits, _ . and -"
 [[ ! -e $to ]] || usage_error "$to exists already; nothing was changed"
 
@@ -41,9 +42,14 @@ copy() { # FROM TO: a copy that can be changed, also of a checkout without write
   cp -R "$1" "$2"
   chmod -R u+w "$new"
 }
+# A corpus that lies inside the recipe stays where it is.
+# shellcheck disable=SC1091
+corpus=$(set +u && corpus_dir= && . "$recipe_dir/recipe.sh" >/dev/null && printf %s "$corpus_dir")
+[[ $corpus == "$recipe_dir"/* && -e $corpus ]] || corpus=
+inside=${corpus#"$recipe_dir"/}
 for file in "$recipe_dir"/*; do
   case ${file##*/} in
-    conf | data | exp | *.md | results.json | __pycache__ | FORKED_FROM) ;;
+    "${inside%%/*}" | conf | data | exp | *.md | results.json | __pycache__ | FORKED_FROM) ;;
     *) copy "$file" "$new/" ;;
   esac
 done
@@ -82,6 +88,10 @@ for file in "$new"/conf/*.yaml; do
 done
 
 sed -i -E "s/^recipe_name=.*/recipe_name=${to##*/}/" "$new/recipe.sh"
+if [[ -n $corpus ]]; then
+  printf -v corpus %q "$(cd "$corpus" && pwd -P)"
+  sed -i "s|^corpus_dir=.*|corpus_dir=$(as_replacement "$corpus")|" "$new/recipe.sh"
+fi
 commit=$(git describe --always --abbrev=40 --match= --dirty=' (with local changes)' 2>/dev/null) || commit=unknown
 printf 'recipe %s\ncommit %s\n' "$recipe_dir" "$commit" >"$new/FORKED_FROM"
 
@@ -102,23 +112,27 @@ else
   mkdir -p "$new/local"
   copy utils/prepare_template.py "$new/local/prepare.py"
   sed -i -E '/^(prepare|extra_requirements|corpus_dir)=/d' "$new/recipe.sh"
+  [[ -e $new/conf/prepare.yaml ]] || copy conf/prepare.yaml "$new/conf/"
   cat >>"$new/recipe.sh" <<'LINES'
 
 # Your corpus: local/prepare.py reads train.tsv, dev.tsv and test.tsv in this folder (or what you change it to).
 # shellcheck disable=SC2154  # recipe_dir: this folder
 corpus_dir=$recipe_dir/corpus
-prepare="python3 \$recipe_dir/local/prepare.py --corpus-dir \$corpus_dir"
+prepare="python3 \$recipe_dir/local/prepare.py --corpus-dir \$corpus_dir --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 LINES
 fi
-data= && [[ $2 != */* || $to == recipes/* ]] || data=$to/
+name=${to##*/}
+recipe=$name data=data/$name/train
+[[ $to != /* ]] || printf -v recipe %q "$to"
+[[ $to != /* ]] || printf -v data %q "$to/data/$name/train"
 mkdir -p "$(dirname "$to")"
 mv "$new" "$to"
 cat <<TEXT
 $to is made from $recipe_dir. Next, in this order (README.md, Your own corpus):
   $reader
-  what is read:   ./run.sh --recipe ${2} --stop-stage 0 (the log tells sets, speakers, hours and the rate of the sound)
+  what is read:   ./run.sh --recipe $recipe --stop-stage 0 (the log tells sets, speakers, hours and the rate of the sound)
   by hand:        . .venv/bin/activate, once a terminal, if the set-up made .venv
-  how it sounds:  python3 -m steps.describe_data --data ${data}data/${to##*/}/train --out stats
+  how it sounds:  python3 -m steps.describe_data --data $data --out stats
   its settings:   $to/conf/: prepare, tokenizer, teacher, student; then the chain in $to/recipe.sh
-  what would run: ./run.sh --recipe ${2} --dry-run
+  what would run: ./run.sh --recipe $recipe --dry-run
 TEXT

@@ -4,7 +4,7 @@
 
 As it stands it reads train.tsv, dev.tsv and test.tsv in --corpus-dir, one utterance a line, four fields separated by tabs:
 utterance id, speaker, sound file (relative to --corpus-dir), text. What is wrong with sound, sets and transcripts is found
-as in every reader; --options says what may be done about it (conf/prepare.yaml of the toolkit).
+as in every reader; --options says what may be done about it (conf/prepare.yaml).
 """
 
 import sys

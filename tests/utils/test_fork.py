@@ -64,7 +64,8 @@ def test_a_fork_dry_runs_at_once(forked):
     words = [ROOT / "run.sh", "--recipe", forked, "--dry-run"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert f"python3 {forked}/local/prepare.py --corpus-dir {forked}/corpus --out {forked}/data/kitchen" in done.stdout
+    reader = f"python3 {forked}/local/prepare.py --corpus-dir {forked}/corpus --options {forked}/conf/prepare.yaml"
+    assert reader in done.stdout and f"--out {forked}/data/kitchen" in done.stdout
 
 
 def read_tables(forked, text="Turn  {} on"):
@@ -91,6 +92,36 @@ def test_the_reader_of_a_fork_refuses_what_every_reader_does(forked):
     done = read_tables(forked, "Turn {} [noise] on")
     assert done.returncode != 0 and "[noise]" in done.stdout + done.stderr
     assert not (forked / "data/kitchen/train/text").exists()
+
+
+def test_preparation_options_of_a_fork_count(forked):
+    (forked / "conf/prepare.yaml").write_text("text: {markers: drop}\n")
+    done = read_tables(forked, "Turn {} [noise] on")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (forked / "data/kitchen/train/text").read_text() == "ann-train1 turn train on\n"
+
+
+def test_a_corpus_inside_a_fork_is_not_copied_and_still_named(forked, tmp_path):
+    assert read_tables(forked).returncode == 0
+    printed = fork(str(forked), str(tmp_path / "again"))
+    assert not (tmp_path / "again/corpus").exists() and (forked / "corpus/train.tsv").is_file()
+    assert f"corpus_dir={forked}/corpus\n" in (tmp_path / "again/recipe.sh").read_text(), printed
+    words = [ROOT / "run.sh", "--recipe", tmp_path / "again", "--stage", "0", "--stop-stage", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and (tmp_path / "again/data/again/train/wav.scp").is_file(), done.stdout + done.stderr
+
+
+def test_printed_commands_work_from_the_repository_wherever_it_was_called(tmp_path):
+    folder = tmp_path / "Größe & Maß"
+    folder.mkdir()
+    printed = fork("manifest", "./mine", cwd=folder)
+    lines = [line.partition("./run.sh")[2] for line in printed.splitlines() if line.endswith("--dry-run")]
+    (folder / "c").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f"./run.sh{lines[0]} --corpus-dir '{folder}/c'"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "would run" in done.stdout, done.stderr
+    assert "/./" not in printed
 
 
 def test_help_is_the_head_of_the_script_and_wrong_use_is_not_help(tmp_path):
