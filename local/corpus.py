@@ -243,8 +243,8 @@ def finish(sets, problems, args, published=None, words=None, labels=False):
     """Measure, check, prepare and write the sets; nothing is written when anything is wrong.
 
     Args:   sets: name -> list of Utterance.   problems: list of Problem found so far.   args: of `reader_parser`.
-            published: see check_counts.   words: list for words.txt; None: the words of all sets but the test sets; "all":
-            of these, too.   labels: whether the transcripts are a closed list, to be written to labels.txt.
+            published: see check_counts.   words: list for words.txt; None: the words of the sets whose names begin with
+            train or dev, of the first one if none does; "all": of all sets.   labels: whether the transcripts are a closed list, to be written to labels.txt.
     Raises: UserError.
     """
     config = options_of(args)
@@ -262,7 +262,7 @@ def finish(sets, problems, args, published=None, words=None, labels=False):
     for name, utterances in sets.items():
         write_data_dir(Path(args.out) / name, utterances)
     if words in (None, "all"):
-        names = [name for name in sets if words == "all" or not name.startswith("test")]
+        names = [name for name in sets if words == "all" or name.startswith(("train", "dev"))] or [next(iter(sets))]
         words = sorted({word for name in names for utt in sets[name] for word in utt.text.split()})
     write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
     if labels:

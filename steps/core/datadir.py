@@ -7,6 +7,7 @@ copies of an utterance that are to be played faster or slower when features are 
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +32,7 @@ from steps.core.tables import (
 )
 
 __all__ = [
+    "SOUND_FILE",
     "Utterance",
     "audio_info",
     "read_data_dir",
@@ -39,6 +41,10 @@ __all__ = [
     "validate_data_dir",
     "write_data_dir",
 ]
+
+
+# Beside the sets: what was done to their sound that no model takes along, {setting of conf/prepare.yaml: value}.
+SOUND_FILE = "sound.json"
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,22 @@ def read_data_dir(
 
     Args:    allow_pipes: accept commands in wav.scp (the programs here never run them).
              check_audio: look whether every sound file is there.   need_text: False: `text` may be missing.
-             as_written: leave paths as they stand there, for folders that are not ours.
+             as_written: leave paths as they stand there, and do without spk2utt, for folders that are not ours.
     Returns: list of Utterance in C-locale order of their ids.
     Raises:  MissingInput; UserError that lists every problem as `file:line: what is wrong`.
     """
     problems: list[Problem] = []
     tables = read_folder(path, problems, as_written=as_written)
+    if as_written and "utt2spk" in tables:
+        tables.setdefault("spk2utt", Table(Path(path) / "spk2utt", spk2utt(tables["utt2spk"])))
     problems += find_problems(path, tables, allow_pipes, check_audio, need_text, spk_sort=False)
-    raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
+    where = ", called in the folder that paths in wav.scp are relative to" if as_written else ""
+    raise_problems(problems, f"{_mended_by(path)}{where}")
     return [_utterance(tables, utt_id) for utt_id in sorted(tables["utt2spk"], key=byte_order)]
+
+
+def _mended_by(path):
+    return f"utils/fix_data_dir.py {shlex.quote(str(path))} mends what can be mended"
 
 
 def _utterance(tables, utt_id):
@@ -198,5 +211,5 @@ def validate_data_dir(
     problems += find_problems(path, tables, allow_pipes, True, need_text, spk_sort)
     if audio:
         problems += audio_problems(tables, {utt for problem in problems for utt in problem.utterances})
-    raise_problems(problems, f"utils/fix_data_dir.py {path} mends what can be mended")
+    raise_problems(problems, _mended_by(path))
     return tables

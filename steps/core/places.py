@@ -7,6 +7,7 @@ are absolute. Standard library only.
 
 import os
 import re
+import shlex
 
 from steps.core.cli import say
 
@@ -88,7 +89,7 @@ class Places:
             return value
         if not self.strays:
             what = f"{self.given}: names files in {folder}, but was copied or moved from there; its own files are read"
-            say(f"{what}; utils/fix_data_dir.py {self.given} writes the paths anew")
+            say(f"{what}; utils/fix_data_dir.py {shlex.quote(str(self.given))} writes the paths anew")
         self.strays.add(folder)
         return own
 

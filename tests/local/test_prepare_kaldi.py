@@ -1,7 +1,12 @@
 """Kaldi data folders of others: segments, commands, channels, ids; what is read, what is refused."""
 
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,8 @@ from steps.core.datadir import read_data_dir, validate_data_dir
 from tests.local import corpora
 from tests.local.readers import good, prepare, refused, sizes
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_kaldi_with_segments(tmp_path):
     corpora.kaldi(tmp_path)
@@ -18,6 +25,39 @@ def test_kaldi_with_segments(tmp_path):
     assert sizes(sets) == {"train": (12, 4), "dev": (6, 2), "test": (6, 2)}
     utt = sets["train"][1]
     assert utt.start_s > 0 and abs(utt.end_s - utt.start_s - utt.duration_s) < 1e-6
+
+
+def test_kaldi_folders_may_lack_what_follows_from_utt2spk(tmp_path):
+    corpora.kaldi(tmp_path)
+    for path in tmp_path.glob("*/spk2utt"):
+        path.unlink()
+    sets, _ = good("kaldi", tmp_path, "--corpus-dir", tmp_path)
+    assert sizes(sets)["train"] == (12, 4) and not [*tmp_path.glob("train/spk2utt")]
+
+
+def test_the_remedy_for_kaldi_folders_works(tmp_path):
+    """Paths in them are relative to another folder than the one a reader is called in, and may hold blanks."""
+    corpus = tmp_path / "my corpus"
+    corpora.kaldi(corpus)
+    text = corpus / "train/text"
+    text.write_text("\r\n".join(sorted(text.read_text().splitlines(), reverse=True)))
+    said = refused("kaldi", tmp_path, "--corpus-dir", corpus)
+    found = re.search(r"(utils/fix_data_dir.py .*) mends what can be mended, called in the folder that paths", said)
+    words = [sys.executable, ROOT / "utils/fix_data_dir.py", *shlex.split(found[1])[1:]]
+    subprocess.run(words, cwd=corpus, check=True, capture_output=True)
+    sets, _ = good("kaldi", tmp_path, "--corpus-dir", corpus)
+    assert sizes(sets)["train"] == (12, 4)
+
+
+def test_no_word_of_a_test_set_closes_the_list_whatever_it_is_called(tmp_path):
+    corpora.kaldi(tmp_path)
+    text = tmp_path / "test/text"
+    text.write_text("".join(f"{line} unheard\n" for line in text.read_text().splitlines()))
+    for sets, least in (("train=train,dev=dev,eval92=test", 2), ("tr=train,cv=dev,et=test", 1)):
+        good("kaldi", tmp_path, "--corpus-dir", tmp_path, "--sets", sets)
+        words = (tmp_path / "out/words.txt").read_text().split()
+        assert "unheard" not in words and len(words) > least
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_kaldi_commands_run_only_when_allowed(tmp_path):
