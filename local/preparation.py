@@ -59,7 +59,7 @@ def prepare_sets(sets, config, out, nj=1):
     if unknown and config.filter != FilterConfig():
         raise UserError(f"preparation options: filter.sets: no set {unknown[0]}; there are {', '.join(sets)}")
     tell_markers(sets, config.text)
-    tell_what_stays_here(config.sound)
+    tell_what_stays_here(config.sound, out)
     dropped, kept = [], {}
     for name, utterances in sets.items():
         reasons = [reason_to_drop(utt.text, config.text) for utt in utterances]

@@ -14,8 +14,8 @@ import soundfile
 
 from steps.core.cli import say
 from steps.core.config import check
-from steps.core.datadir import Utterance
-from steps.core.outdir import atomic_file
+from steps.core.datadir import SOUND_FILE, Utterance
+from steps.core.outdir import atomic_file, write_json
 from steps.core.sound import CHANNELS, Damaged, ManyChannels, OutOfRange, read_sound, sound_info
 
 VAD_RATE_HZ = 16000
@@ -43,9 +43,13 @@ class SoundConfig:
         check(self.level_dbfs is None, f"level_dbfs: a model must hear it in use, too; {why}")
 
 
-def tell_what_stays_here(config: SoundConfig) -> None:
-    """Warn of treatments that change what a model hears and do not travel with it."""
-    found = [name for name, on in (("trim", config.trim), ("denoise", config.denoise)) if on]
+def tell_what_stays_here(config: SoundConfig, out: Path) -> None:
+    """Warn of treatments that change what a model hears and do not travel with it; write them down for the report.
+
+    Args: out: folder of the data folders, for sound.json: {setting: value}, empty where nothing stays here.
+    """
+    found = {name: value for name, value in (("trim", config.trim), ("denoise", config.denoise)) if value}
+    write_json(out / SOUND_FILE, found)
     if found:
         say(
             f"warning: sound: {' and '.join(found)}: not part of the model; error rates are those of recordings treated "

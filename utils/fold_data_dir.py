@@ -4,8 +4,8 @@
     python3 utils/fold_data_dir.py --folds 5 --fold 1 --source data/an4/train --out data/fold1
 
 Speakers are dealt to the folds by their amount of speech, so that folds are of like size; the same source and --folds
-always give the same folds. Writes train/, dev/ and test/ below --out, and copies of words.txt and labels.txt that lie beside
---source: usable as `prepare=` of a recipe for each fold.
+always give the same folds. Writes train/, dev/ and test/ below --out, and copies of words.txt, labels.txt and sound.json that lie
+beside --source: usable as `prepare=` of a recipe for each fold.
 Results of all folds together: python3 -m steps.summarise --as folds.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from steps.core.cli import UserError, make_parser, parse_count, run_main, say
-from steps.core.datadir import validate_data_dir
+from steps.core.datadir import SOUND_FILE, validate_data_dir
 from steps.core.outdir import write_text
 from steps.core.tables import byte_order, select, show_counts, spk2utt, write_folder
 
@@ -57,7 +57,7 @@ def main():
         part = select(tables, [utt for speaker in chosen for utt in speakers[speaker]])
         write_folder(folder, part)
         say(f"{folder}: {show_counts(part)}, of {show_counts(tables)}")
-    for name in ("words.txt", "labels.txt"):
+    for name in ("words.txt", "labels.txt", SOUND_FILE):
         given = Path(args.source).resolve().parent / name
         if given.is_file():
             write_text(Path(args.out) / name, given.read_text(encoding="utf-8"))

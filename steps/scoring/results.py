@@ -193,12 +193,17 @@ class SpeakerScore:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """The speech that the models learnt from, copies at other speeds left out. hours: None where lengths are not known."""
+    """The speech that the models learnt from, copies at other speeds left out.
+
+    hours: None where lengths are not known.   treated: what preparation did to the sound of all sets that no model takes along,
+    {setting of conf/prepare.yaml: value}.
+    """
 
     name: str
     utterances: int
     speakers: int
     hours: float | None
+    treated: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

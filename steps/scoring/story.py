@@ -7,9 +7,14 @@ from pathlib import Path
 
 from steps.core.cli import UserError
 from steps.core.copies import is_copy
+from steps.core.datadir import SOUND_FILE
 from steps.core.decodings import KINDS, WAYS
 from steps.core.tables import counted, read_table
 from steps.scoring.results import UNITS, ResultRow, Results, TrainingSet
+from steps.scoring.sources import read_json
+
+# settings of preparation that no model takes along, in words
+TREATED = {"trim": "trimmed (silence at both ends)", "denoise": "denoised"}
 
 
 def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str | None]]) -> str | None:
@@ -113,7 +118,8 @@ def describe_training(path: str | Path) -> TrainingSet:
             hours = sum(float(length) for utt_id, length in lengths.items() if not is_copy(utt_id, speakers)) / 3600
         except ValueError as error:
             raise UserError(f"{folder}/utt2dur: {error}; utils/validate_data_dir.py tells the line") from None
-    return TrainingSet(folder.name, own.total(), len(own), hours)
+    treated = read_json(sound) if (sound := folder.parent / SOUND_FILE).is_file() else {}
+    return TrainingSet(folder.name, own.total(), len(own), hours, treated)
 
 
 def about(results: Results) -> list[tuple[str, str]]:
@@ -123,6 +129,9 @@ def about(results: Results) -> list[tuple[str, str]]:
         hours = "" if one.hours is None else f"{hours_text(one.hours)} of "
         facts = f"{hours}{counted(one.speakers, 'speaker')}, {counted(one.utterances, 'utterance')}"
         lines.append(("Trained on", f"{one.name}: {facts}, and copies at other speeds where the recipe makes them."))
+        if words := [words for name, words in TREATED.items() if one.treated.get(name)]:
+            text = f"the recordings of all sets were {' and '.join(words)} beforehand; what a model hears in use must be, too."
+            lines.append(("Treated", text))
     tests = [f"{info.name}: {counted(info.utterances, 'utterance')} of {counted(info.speakers, 'speaker')}"
              for info in results.sets]  # fmt: skip
     meant = (

@@ -1,6 +1,7 @@
 """Preparation options: off means untouched; what is dropped is counted; leaks are refused; languages keep their letters."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_the_defaults_and_conf_prepare_yaml_change_nothing(tmp_path):
     assert load_config(PreparationConfig, "conf/prepare.yaml") == PreparationConfig()
     utts = [make(tmp_path, "x", noise(1), "It’s 3 P.M., «Ali»!"), make(tmp_path, "y", noise(0.01))]
     assert prepare_sets({"train": utts}, PreparationConfig(), tmp_path / "out") == {"train": utts}
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sound.json"]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,10 @@ def test_what_does_not_travel_with_a_model_is_said_and_a_level_is_refused(tmp_pa
     prepare_sets({"train": utts}, PreparationConfig(sound=SoundConfig(denoise=0.5)), tmp_path / "out")
     lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(lines) == 1 and "denoise: not part of the model" in lines[0] and "trim" not in lines[0]
+    assert json.loads((tmp_path / "out/sound.json").read_text()) == {"denoise": 0.5}
     prepare_sets({"train": utts}, PreparationConfig(sound=SoundConfig(channel=1)), tmp_path / "out")
     assert "warning" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/sound.json").read_text()) == {}, "nothing is left of other settings"
     with pytest.raises(ConfigError, match=r"sound: level_dbfs: .*put `level_dbfs: -25.0` into features.yaml"):
         from_dict(PreparationConfig, {"sound": {"level_dbfs": -25}}, "prepare.yaml")
 

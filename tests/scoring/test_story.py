@@ -114,10 +114,21 @@ def test_training_set_noise_and_speakers_are_told(exp, tmp_path, monkeypatch):
     (train / "utt2dur").write_text("a-1 1800\na-2 1800\nb-1 720\n")
     make_noise(exp, "student_int8", 1)
     found = write(exp, monkeypatch, "--train", train)
-    assert found["training"] == {"name": "train", "utterances": 3, "speakers": 2, "hours": pytest.approx(1.2)}
+    assert found["training"] == {
+        "name": "train",
+        "utterances": 3,
+        "speakers": 2,
+        "hours": pytest.approx(1.2),
+        "treated": {},
+    }
     for name in ("report.md", "RESULTS.md", "cards/student.md"):
         assert "- Trained on: train: 1.20 hours of 2 speakers, 3 utterances" in (exp / "report" / name).read_text()
     assert "wrong with noise so far below the speech: 25 % at 10 dB (test)" in (exp / "report/report.md").read_text()
+    (train.parent / "sound.json").write_text('{"trim": true, "denoise": 0.8}')
+    write(exp, monkeypatch, "--train", train)
+    for name in ("report.md", "RESULTS.md", "cards/student.md", "report.html"):
+        text = (exp / "report" / name).read_text()
+        assert "the recordings of all sets were trimmed (silence at both ends) and denoised beforehand" in text, name
     (train / "utt2dur").write_text("a-1 long\na-2 1800\nb-1 720\n")
     with pytest.raises(UserError, match="train/utt2dur: .*long"):
         describe_training(train)

@@ -49,9 +49,11 @@ def test_the_word_list_goes_along(source, tmp_path):
     assert fold("--source", source, "--folds", 3, "--fold", 1, "--out", tmp_path / "a").returncode == 0
     assert not (tmp_path / "a/words.txt").exists()
     (source.parent / "words.txt").write_text("a\n")
+    (source.parent / "sound.json").write_text('{"trim": true}\n')
     (source.parent / "labels.txt").write_text("a b\n")
     assert fold("--source", source, "--folds", 3, "--fold", 1, "--out", tmp_path / "a").returncode == 0
     assert (tmp_path / "a/words.txt").read_text() == "a\n"
+    assert (tmp_path / "a/sound.json").read_text() == '{"trim": true}\n'
     assert (tmp_path / "a/labels.txt").read_text() == "a b\n"
 
 
