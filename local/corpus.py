@@ -244,7 +244,8 @@ def finish(sets, problems, args, published=None, words=None, labels=False):
 
     Args:   sets: name -> list of Utterance.   problems: list of Problem found so far.   args: of `reader_parser`.
             published: see check_counts.   words: list for words.txt; None: the words of the sets whose names begin with
-            train or dev, of the first one if none does; "all": of all sets.   labels: whether the transcripts are a closed list, to be written to labels.txt.
+            train or dev, of the first one if none does; "all": of all sets.   labels: whether the transcripts are a
+            closed list, to be written to labels.txt.
     Raises: UserError.
     """
     config = options_of(args)

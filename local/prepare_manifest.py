@@ -11,6 +11,7 @@ manifest may have a column split, which says what set a row is in.
 """
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ FIELDS = {
 TIMES = ("offset", "duration")
 # The sets, and what else they are called.
 SETS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+# Folders of a path that name an utterance, where fewer would not tell it from others.
+MOST_FOLDERS = 100
 # A duration that is shorter than its file by less than this is the file's, rounded.
 SAME_S = 0.05
 KINDS = ("jsonl", "json", "csv", "tsv")
@@ -53,8 +56,11 @@ def seconds_of(row: dict, name: str) -> float | None:
     return value
 
 
-def make_utterance(row, folder, where):
-    """One utterance of a row, its end where `duration` puts it. Raises: UserError."""
+def make_utterance(row, folder, where, folders=2):
+    """One utterance of a row, its end where `duration` puts it.
+
+    Args: folders: of its path, the last ones, that name it.   Raises: UserError.
+    """
     values = {}
     for name, known in FIELDS.items():
         values[name] = next((row[field] for field in known if row.get(field) not in (None, "")), "")
@@ -68,7 +74,7 @@ def make_utterance(row, folder, where):
     except (TypeError, ValueError):
         raise UserError(f"{where}: offset and duration must be seconds, 0 or more") from None
     part = "" if offset_s is None else f"_{round(offset_s * 1000):09d}"
-    name = clean_id("_".join(Path(str(values["audio"])).with_suffix("").parts[-3:]))
+    name = clean_id("_".join(Path(str(values["audio"])).with_suffix("").parts[-folders - 1 :]))
     speaker = clean_id(str(values["speaker"])) if values["speaker"] != "" else f"{name}{part}"
     start_s = offset_s or 0.0
     end_s = start_s + length_s if length_s else None
@@ -93,9 +99,32 @@ def read_manifest(path, problems, set_name=None):
             problems.append(Problem(where, str(error).removeprefix(f"{where}: ")))
     if utterances and not any(row.get(field) for _, row in rows for field in FIELDS["speaker"]):
         say(f"{path}: no speakers; every file counts as a speaker of its own")
+    utterances = name_apart(utterances, places, path.parent, problems)
     tell_unused(path, (row for _, row in rows), (*sum(FIELDS.values(), ()), *TIMES, "split"))
     utterances = fit_to_files(path, utterances, places, problems)
     return utterances, [row.get("split") for _, row in places]
+
+
+def name_apart(
+    utterances: list[Utterance], places: list[tuple[str, dict]], folder: Path, problems: list[Problem]
+) -> list[Utterance]:
+    """Name utterances by their whole paths where the ends of these are alike; rows that are the same even so are problems.
+
+    Returns: list of Utterance.
+    """
+    counts = Counter(utt.utt_id for utt in utterances)
+    named = [
+        make_utterance(row, folder, where, MOST_FOLDERS) if counts[utt.utt_id] > 1 else utt
+        for utt, (where, row) in zip(utterances, places, strict=True)
+    ]
+    first: dict[str, tuple[str, str]] = {}
+    for utt, (where, _) in zip(named, places, strict=True):
+        earlier, audio = first.setdefault(utt.utt_id, (where, utt.audio))
+        if earlier != where and audio == utt.audio:
+            problems.append(Problem(where, f"the recording of {earlier} once more; leave one of them out"))
+        elif earlier != where:
+            problems.append(Problem(where, f"its id, {utt.utt_id}, is that of {earlier}, too; rename one of the files"))
+    return named
 
 
 def fit_to_files(

@@ -106,3 +106,35 @@ def test_manifest_mistakes_have_a_place(tmp_path, line, said):
     (tmp_path / "train_manifest.json").unlink()
     (tmp_path / "train.jsonl").write_text(line + "\n")
     assert said in refused("manifest", tmp_path, "--corpus-dir", tmp_path)
+
+
+def write_rows(folder, *rows):
+    """A corpus whose train has these files, audio and text each; the files are made."""
+    corpora.manifest(folder)
+    (folder / "train_manifest.json").unlink()
+    for number, name in enumerate(dict.fromkeys(name for name, _ in rows)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        corpora.save(folder / name, np.full(1600, 0.1 * (number + 1)))
+    lines = [json.dumps({"audio_filepath": name, "text": text, "speaker": "ann"}) for name, text in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_files_whose_paths_end_alike_have_names_of_their_own(tmp_path):
+    write_rows(tmp_path, ("1/ann/wav/a.wav", "one"), ("2/ann/wav/a.wav", "two"), ("2/ann/wav/b.wav", "three"))
+    sets, _ = good("manifest", tmp_path, "--corpus-dir", tmp_path)
+    found = {utt.utt_id: utt.text for utt in sets["train"]}
+    assert found == {"ann-1_ann_wav_a": "one", "ann-2_ann_wav_a": "two", "ann-ann_wav_b": "three"}
+
+
+def test_a_recording_in_two_rows_and_names_that_cannot_be_told_apart_are_named_with_their_lines(tmp_path):
+    write_rows(tmp_path, ("a.wav", "one"), ("b.wav", "two"), ("a.wav", "three"), ("b b.wav", "x"), ("b_b.wav", "y"))
+    said = refused("manifest", tmp_path, "--corpus-dir", tmp_path)
+    assert f"train.jsonl:3: the recording of {tmp_path}/train.jsonl:1 once more; leave one of them out" in said
+    assert f"train.jsonl:5: its id, ann-b_b, is that of {tmp_path}/train.jsonl:4, too; rename one" in said
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    write_rows(tmp_path, ("a.wav", "one"))
+    (tmp_path / "a.wav").write_bytes(b"")
+    said = refused("manifest", tmp_path, "--corpus-dir", tmp_path)
+    assert "a.wav: the sound file is empty (0 bytes)" in said and "PyAV" not in said
