@@ -4,6 +4,7 @@ conf/prepare.yaml explains the settings. Everything that is dropped is counted b
 """
 
 import multiprocessing
+import unicodedata
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from local.text import TextConfig, normalise
 from steps.core.cli import UserError, say
 from steps.core.config import check
 from steps.core.outdir import write_text
+from steps.core.tables import counted
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def prepare_sets(sets, config, out, nj=1):
             utterances = [item for item in treated if not isinstance(item, str)]
         reasons = [reason_length(utt, limits) for utt in utterances]
         kept[name] = _part(name, utterances, reasons, dropped)
+    tell_spellings(kept)
     for name, utterances in sets.items():
         counts = Counter(reason for owner, _, reason in dropped if owner == name)
         if counts:
@@ -85,6 +88,19 @@ def prepare_sets(sets, config, out, nj=1):
     if dropped or (out / "dropped.tsv").exists():
         write_text(out / "dropped.tsv", "".join("\t".join(row) + "\n" for row in dropped))
     return kept
+
+
+def tell_spellings(sets):
+    """Warn of words that are there in several Unicode forms (an umlaut as one character and as two): to a model they are different."""
+    forms = {}
+    for word in {word for utterances in sets.values() for utt in utterances for word in utt.text.split()}:
+        if not word.isascii():
+            forms.setdefault(unicodedata.normalize("NFC", word), []).append(word)
+    if several := sorted(word for word, found in forms.items() if len(found) > 1):
+        what = f"{counted(len(several), 'word')} in several Unicode forms, such as {several[0]}"
+        say(
+            f"warning: {what}: they count as different ones; `text: {{unicode: NFC}}` in the preparation options makes them one"
+        )
 
 
 def _part(name, utterances, reasons, dropped):

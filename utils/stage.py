@@ -244,13 +244,16 @@ class Experiment:
 
 
 def show_report(path):
-    """Print the path of a Markdown report, its warnings, and the first two tables of each of its test sets."""
-    shown, tables, inside = [], 0, False
+    """Print the path of a Markdown report, its warnings, and the first two tables of each of its test sets, under their names."""
+    shown, tables, inside, sets = [], 0, False, []
     with open(path, encoding="utf-8") as file:
         for line in file:
             tables = 0 if line.startswith("## ") else tables + (line.startswith("|") and not inside)
             inside = line.startswith("|")
-            shown += [line] if (inside and tables <= 2) or line.startswith("> ") else []
+            shown += [line] if (inside and tables <= 2) or line.startswith(("> ", "## ")) else []
+            sets += [line] if line.startswith("## ") else []
+    # a single set needs no heading
+    shown = [f"\n{line}" if line in sets else line for line in shown if len(sets) > 1 or line not in sets]
     say(f"report: {path}\n\n" + "".join(shown).rstrip())
 
 

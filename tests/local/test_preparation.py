@@ -101,6 +101,17 @@ def test_counts_are_told_and_an_empty_set_is_refused(tmp_path, capsys):
         prepare_sets({"train": utts}, PreparationConfig(filter=FilterConfig(sets=["trian"], min_s=1.0)), tmp_path)
 
 
+def test_words_in_several_unicode_forms_are_told(tmp_path, capsys):
+    sets = {
+        name: [make(tmp_path, name, noise(1), text)]
+        for name, text in (("train", "f\u00fcr es"), ("dev", "fu\u0308r es"))
+    }
+    prepare_sets(sets, PreparationConfig(), tmp_path)
+    assert "warning: 1 word in several Unicode forms, such as f\u00fcr: " in capsys.readouterr().out
+    kept = prepare_sets(sets, PreparationConfig(text=TextConfig(unicode="NFC")), tmp_path)
+    assert kept["train"][0].text == kept["dev"][0].text and "Unicode" not in capsys.readouterr().out
+
+
 def test_what_does_not_travel_with_a_model_is_said_and_a_level_is_refused(tmp_path, capsys):
     utts = [make(tmp_path, "a", noise(1))]
     prepare_sets({"train": utts}, PreparationConfig(sound=SoundConfig(denoise=0.5)), tmp_path / "out")

@@ -348,8 +348,10 @@ def test_the_report_is_shown_when_its_stage_was_looked_at(bench):
     page = "# t\n\n> **Warning**: w\n\nwords\n## x\n| a |\n| b |\n\n| c |\n\n| d |\n## y\n| e |\n"
     plan = ["::", "9", "report", "--makes", "r.md", "--", "sh", "-c", "printf '%s' \"$0\" > r.md", page]
     assert bench.run("--show", "r.md", plan=plan)[1].endswith(
-        "report: r.md\n\n> **Warning**: w\n| a |\n| b |\n| c |\n| e |\n"
+        "report: r.md\n\n> **Warning**: w\n\n## x\n| a |\n| b |\n| c |\n\n## y\n| e |\n"
     )
+    plan[-1] = page.partition("## y")[0]
+    assert bench.run("--show", "r.md", plan=plan)[1].endswith("report: r.md\n\n> **Warning**: w\n| a |\n| b |\n| c |\n")
     assert "report:" not in bench.run("--show", "r.md", "--stop-stage", "8", plan=plan)[1]
 
 
