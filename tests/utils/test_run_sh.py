@@ -472,6 +472,14 @@ def test_workdir_is_relative_to_where_the_command_was_given(bench):
     assert not (bench.recipe / "data").exists()
 
 
+def test_folders_of_recognisers_are_relative_to_where_the_command_was_given():
+    script = '. utils/parse_options.sh && called_from=/here && parse_options run.sh "$@" && echo "$transcribe_with:$transcribe_check"'
+    words = ["bash", "-c", f"transcribe_with= transcribe_check=; {script}", "x", "--transcribe-with", "a/export"]
+    words += ["--transcribe-check", "/b"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "/here/a/export:/b\n", done.stderr
+
+
 def test_the_model_from_a_hub_is_relative_to_where_the_command_was_given():
     script = '. utils/parse_options.sh && called_from=/here && parse_options run.sh "$@" && echo "$hub_model"'
     for given, taken in (("theirs", "/here/theirs"), ("/there/theirs", "/there/theirs")):
