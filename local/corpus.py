@@ -7,8 +7,8 @@ published counts, applies the preparation options (local/preparation.py), refuse
 import argparse
 import functools
 import hashlib
-import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,8 +116,9 @@ def find_folders(root, name, depth=3):
 
 
 def clean_id(text):
-    """An id that is safe in tables and as a file name: letters, digits, _ and - stay, anything else becomes _."""
-    return re.sub(r"[^\w-]", "_", text).strip("_") or "_"
+    """An id that is safe in tables and as a file name: letters with their marks, digits, _ and - stay, anything else becomes _."""
+    stays = (char.isalnum() or char == "-" or unicodedata.category(char)[0] == "M" for char in text)
+    return "".join(char if keep else "_" for char, keep in zip(text, stays, strict=True)).strip("_") or "_"
 
 
 def names_of(values):

@@ -125,7 +125,11 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
     if not utterances:
         raise UserError(f"{path}: there are no utterances to write")
     tables: dict[str, dict[str, str]] = {"utt2spk": {}, "text": {}, "wav.scp": {}}
-    problems = [Problem(utt.utt_id, "this utterance id is there twice") for utt in _repeated(utterances)]
+    problems = [
+        Problem(later.utt_id, f"the id of {earlier.audio} and of {later.audio}; rename one of them, or leave it out")
+        for earlier, later in pairwise(utterances)
+        if earlier.utt_id == later.utt_id
+    ]
     problems += [Problem(repr(utt.utt_id), what) for utt in utterances for what in _not_writable(utt)]
     raise_problems(problems, f"{path} is not written")
     with_limits = any(utt.start_s or utt.end_s is not None for utt in utterances)
@@ -146,10 +150,6 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
     write_folder(path, tables)
     if not speakers_in_order(tables["utt2spk"]):
         say(f"{path}: {NO_SPK_SORT}")
-
-
-def _repeated(utterances):
-    return [later for earlier, later in pairwise(utterances) if earlier.utt_id == later.utt_id]
 
 
 def _not_writable(utt):

@@ -115,8 +115,8 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path, change):
 
 def test_repeated_ids_are_not_written(tmp_path):
     rows = make_rows(tmp_path)
-    with pytest.raises(UserError, match="ann-0: this utterance id is there twice"):
-        write_data_dir(tmp_path / "data", [*rows, rows[0]])
+    with pytest.raises(UserError, match=r"ann-0: the id of \S+ and of again.wav; rename one"):
+        write_data_dir(tmp_path / "data", [*rows, replace(rows[0], audio="again.wav")])
 
 
 def edit(path, function):

@@ -1,5 +1,7 @@
 """Folders whose names are the labels: what is read, what is refused."""
 
+import itertools
+
 import numpy as np
 
 from tests.local import corpora
@@ -29,6 +31,16 @@ def test_labelled_folder_says_which_of_two_files_of_one_name_is_taken(tmp_path):
     assert f"1 files are left out for another of that name, e.g. {first.with_suffix('.ogg')} for {first.name}" in said
     audio = [utt.audio for utts in sets.values() for utt in utts]
     assert len(audio) == 24 and all(path.endswith(".wav") for path in audio)
+
+
+def test_names_that_differ_in_vowel_signs_stay_apart(tmp_path):
+    """Signs of Indic scripts and Hebrew points are marks, no letters."""
+    labels, speakers = ["\u0915\u093f", "\u0915\u0940", "\u05d1\u05bc", "\u05d1"], ["\u0930\u0940", "\u0930\u0942", "c"]
+    for number, (label, speaker) in enumerate(itertools.product(labels, speakers)):
+        corpora.save(tmp_path / f"in/{label}/{speaker}_nohash_0.wav", np.full(1600, 0.01 * (number + 1)))
+    sets, _ = good("labelled_folder", tmp_path, "--corpus-dir", tmp_path / "in")
+    found = [utt for utts in sets.values() for utt in utts]
+    assert {utt.text for utt in found} == set(labels) and {utt.speaker for utt in found} == set(speakers)
 
 
 def test_labelled_folder_patterns(tmp_path):
