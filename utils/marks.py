@@ -161,13 +161,13 @@ def read_mark(path):
 
 
 def settings_text(path):
-    """Text of a YAML file and of the one its `base:` line names, without blank lines, comment lines and NO_RESULT."""
+    """Text of a YAML file and of the one its `base:` line names, without blank lines, comments and NO_RESULT."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = [re.sub(r",\s*}", "}", NO_RESULT.sub("", line)).rstrip() for line in file]
     except FileNotFoundError:
         return "absent"
-    lines = [line for line in lines if line and not line.lstrip().startswith("#")]
+    lines = [line for line in map(without_comment, lines) if line]
     for index, line in enumerate(lines):
         match = re.match(r"""base:\s*["']?([^"'#]+?)["']?\s*(#.*)?$""", line)
         if match:
@@ -175,6 +175,26 @@ def settings_text(path):
             lines[index : index + 1] = ["base:", *("  " + text for text in settings_text(base).splitlines())]
             break
     return "\n".join(lines)
+
+
+def without_comment(line):
+    """A line of YAML without the comment that ends it; a # in quotes, or with no blank before it, begins none."""
+    quote = ""
+    for at, char in enumerate(line if "#" in line else ""):
+        before = line[at - 1] if at else " "
+        if quote:
+            closes = char == quote and (quote == "'" or before != "\\")
+            quote = "" if closes else quote
+        elif char in "'\"" and before in " \t[{,:'":
+            quote = char
+        elif char == "#" and before in " \t":
+            return line[:at].rstrip()
+    return line
+
+
+def _settings_of(marked):
+    """Lines of a file in a mark; marks of version 0.2 hold comments that end a line."""
+    return [without_comment(line) for line in marked.splitlines()]
 
 
 def changes(old, new):
@@ -188,7 +208,8 @@ def changes(old, new):
             if before is None or after is None:
                 found.append(f"{path} is {'new' if before is None else 'no longer used'}")
             elif kind == "conf":
-                found.append(f"{path}: {_line_changes(before.splitlines(), after.splitlines())}")
+                before, after = _settings_of(before), _settings_of(after)
+                found += [f"{path}: {_line_changes(before, after)}"] if before != after else []
             else:
                 anew = after.startswith("made") and before.partition(",")[0] != after.partition(",")[0]
                 found.append(f"{path} {'was made anew' if anew else 'changed'}")

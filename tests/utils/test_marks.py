@@ -11,7 +11,7 @@ from stage_bench import UTILS
 sys.path.insert(0, str(UTILS))
 
 import inputs  # noqa: E402
-from marks import Marks  # noqa: E402
+from marks import Marks, without_comment  # noqa: E402
 
 
 def mark_of(bench, name):
@@ -229,6 +229,27 @@ def as_version_1(bench):
             tree = inputs.state_of_version_1(bench.folder / name) if state.startswith("tree") else None
             states[name] = tree or state.partition(",")[0]
         path.write_text(json.dumps(mark))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a: 1", "a: 'b # c'", 'a: "b \\" # c"', "a: [x, '#y', \"# z\"]", "a: b#c", "  a: don't", "{a: {'it''s # 1': x}}"],
+)
+def test_a_comment_at_the_end_of_a_line_of_settings_is_none_of_them(line):
+    for comment in ("", "  # words", " #", "\t# it's 'so' # and so"):
+        assert without_comment(line + comment) == line
+
+
+def test_a_changed_comment_behind_a_setting_is_no_reason_to_redo_and_none_in_old_marks_is(bench):
+    bench.write("conf/train.yaml", "base: base.yaml\nsteps: 100  # few\n")
+    bench.run()
+    (mark,) = [path for path in (bench.folder / "exp/x/.stages").glob("*.done") if "steps: 100" in path.read_text()]
+    assert "few" not in mark.read_text()
+    mark.write_text(mark.read_text().replace("steps: 100", "steps: 100   # as version 0.2 keeps it"))
+    bench.write("conf/train.yaml", "base: base.yaml\nsteps: 100  # a few\n")
+    assert bench.run()[0] == []
+    bench.write("conf/train.yaml", "base: base.yaml\nsteps: 101  # a few\n")
+    assert "-steps: 100; +steps: 101" in bench.run()[1]
 
 
 def test_marks_of_version_1_hold(bench):
