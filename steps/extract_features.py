@@ -57,7 +57,8 @@ def write_shard(
             frames.append(f"{utt.utt_id} {len(matrix)}\n")
             kaldiio.matio.write_array(file, matrix, compression_method=SPEECH_FEATURE if compress else None)
             progress.add(len(matrix))
-        raise_problems(problems, "mend these sound files or leave the utterances out (utils/subset_data_dir.py)")
+        out = "`filter: {min_s: 0.1, sets: [train, dev, test]}` in the preparation options, or utils/subset_data_dir.py"
+        raise_problems(problems, f"mend these sound files or leave the utterances out: {out}")
     if len(places) != len(utterances):
         raise UserError(f"{ark}: {len(utterances)} utterances went in, {len(places)} came out")
     write_text(ark.with_suffix(".scp"), "".join(places))
