@@ -65,7 +65,9 @@ def make_utterance(row, folder, where, folders=2):
     for name, known in FIELDS.items():
         values[name] = next((row[field] for field in known if row.get(field) not in (None, "")), "")
         if not isinstance(values[name], (str, int)) or (not values[name] and name != "speaker"):
-            raise UserError(f"{where}: no {name}; expected a field {', '.join(known)}")
+            if there := [field for field in known if field in row]:
+                raise UserError(f"{where}: {there[0]} is {row[there[0]]!r}; expected a text, or the row left out")
+            raise UserError(f"{where}: no {name}; expected a field {', '.join(known)}; there are: {', '.join(row)}")
     audio = (folder / str(values["audio"])).resolve()
     if not audio.is_file():
         raise UserError(f"{where}: no such sound file: {audio}")

@@ -30,7 +30,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is the corpus complete?") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{path}:{number}", line.rstrip("\r")

@@ -92,10 +92,12 @@ def test_manifest_tsv_keeps_all_rows(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"audio_filepath": "a.wav"}', "train.jsonl:1: no text"),
+        ('{"audio_filepath": "a.wav"}', "train.jsonl:1: no text; expected a field text, "),
+        ('{"path": "a.wav", "words": "x"}', "there are: path, words"),
+        ('{"path": "a.wav", "text": ""}', "train.jsonl:1: text is ''; expected a text, or the row left out"),
         ('{"audio_filepath": "b.wav", "text": "x"}', "train.jsonl:1: no such sound file"),
         ('{"audio_filepath": "a.wav", "text": "x", "offset": "soon"}', "offset and duration must be seconds"),
-        ('{"audio_filepath": ["a.wav"], "text": "x"}', "no audio"),
+        ('{"audio_filepath": ["a.wav"], "text": "x"}', "audio_filepath is ['a.wav']; expected a text"),
         ("[1, 2]", "train.jsonl:1: expected one JSON object a line"),
         ("\x00\x01", "train.jsonl:1: expected one JSON object a line"),
     ],
