@@ -24,7 +24,7 @@ SLACK_S = 0.1
 def open_source(path: str) -> AvSource:
     """Open a file. Returns: source as steps.core.sound wants it.   Raises: UserError, also without PyAV."""
     if not os.path.getsize(path):
-        raise UserError(f"{path}: the sound file is empty (0 bytes)")
+        raise UserError(f"{path}: not a readable sound file (it is empty: 0 bytes)")
     try:
         import av
     except ImportError:

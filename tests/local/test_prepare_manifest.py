@@ -139,4 +139,4 @@ def test_an_empty_file_is_called_empty(tmp_path):
     write_rows(tmp_path, ("a.wav", "one"))
     (tmp_path / "a.wav").write_bytes(b"")
     said = refused("manifest", tmp_path, "--corpus-dir", tmp_path)
-    assert "a.wav: the sound file is empty (0 bytes)" in said and "PyAV" not in said
+    assert "a.wav: not a readable sound file (it is empty: 0 bytes)" in said and "PyAV" not in said
