@@ -17,7 +17,7 @@ from steps.compress.quantizer import Coder, layer_suffix
 from steps.data.dataset import Batch
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat, Codes
-from steps.models.context import padding_mask
+from steps.models.context import Windows, padding_mask
 
 # share of the mean square of the inputs that is added to each, so that the matrix can be inverted
 DAMPING = 0.01
@@ -71,12 +71,14 @@ def second_moments(
     Returns: {(layer, matrix): (I, I) float64}.
     """
     sums: dict[tuple[str, str], torch.Tensor] = {}
-    # encoder frames of each utterance in the batch that runs
+    # encoder frames of each utterance in the batch that runs; of each window, where blocks run in such
     lengths = torch.empty(0)
+    of_windows: torch.Tensor | None = None
 
     def add(key: tuple[str, str], inputs: torch.Tensor) -> None:
         if inputs.dim() > 2:
-            inputs = inputs[~padding_mask(lengths, inputs.shape[1])]
+            own = lengths if of_windows is None or not key[0].startswith("blocks.") else of_windows
+            inputs = inputs[~padding_mask(own, inputs.shape[1])]
         # (frames, I), or more of them where the input has more axes
         rows = inputs.flatten(0, -2).double()
         sums[key] = sums.get(key, 0.0) + rows.T @ rows / len(rows)
@@ -95,6 +97,9 @@ def second_moments(
     model.eval()
     for batch in batches:
         lengths = model.output_lengths(batch.lengths)
+        if model.ahead:
+            frames = int(model.output_lengths(torch.tensor(batch.feats.shape[1])))
+            of_windows = Windows.of(frames, model.chunk, model.ahead).lengths(lengths)
         model(batch.feats, batch.lengths)
     for handle in handles:
         handle.remove()

@@ -31,6 +31,11 @@ class Windows:
         """As many as utterances of so many frames need."""
         return cls(chunk, ahead, -(-frames // chunk))
 
+    def lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames of each window that are no padding. Args: lengths (N,) int64.  Returns: (N W,) int64."""
+        begins = self.chunk * torch.arange(self.count, device=lengths.device)
+        return (lengths.unsqueeze(1) - begins).clamp(0, self.chunk + self.ahead).flatten()
+
     def split(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (N, T, C).  Returns: (N W, S, C), zeros behind the end."""
         padded = functional.pad(x, (0, 0, 0, self.count * self.chunk + self.ahead - x.shape[1]))
@@ -100,8 +105,7 @@ class Context:
 
         Args: lengths (N,) int64 encoder frames of the utterances.   left: as above.
         """
-        begins = windows.chunk * torch.arange(windows.count, device=lengths.device)
-        there = (lengths.unsqueeze(1) - begins).clamp(0, windows.chunk + windows.ahead).flatten()
-        seen = begins.repeat(len(lengths))
-        chunk = cls.of_chunk(there, windows.chunk + windows.ahead, seen, left, windows.ahead)
+        seen = (windows.chunk * torch.arange(windows.count, device=lengths.device)).repeat(len(lengths))
+        there, frames = windows.lengths(lengths), windows.chunk + windows.ahead
+        chunk = cls.of_chunk(there, frames, seen, left, windows.ahead)
         return replace(chunk, windows=windows)

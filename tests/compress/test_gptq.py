@@ -57,20 +57,40 @@ def batches(model, padding=0.0):
     return [SimpleNamespace(feats=feats, lengths=torch.tensor([90, 60]))]
 
 
-@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
-def test_every_matrix_is_listened_to_once_and_without_padding(make, kind):
-    model = make(kind)
+def one_by_one(model):
+    """The utterances of `batches` without padding."""
+    (batch,) = batches(model)
+    pairs = zip(batch.feats, batch.lengths, strict=True)
+    return [SimpleNamespace(feats=feats[None, :length], lengths=length[None]) for feats, length in pairs]
+
+
+def frames_heard(model, length):
+    """Encoder frames of an utterance; those that blocks hear, some of them twice where chunks hear ahead."""
+    frames = int(model.output_lengths(torch.tensor(length)))
+    chunk, heard = (model.chunk, model.chunk + model.ahead) if model.ahead else (frames, frames)
+    return frames, sum(min(heard, frames - begin) for begin in range(0, frames, chunk))
+
+
+AHEAD = {"streaming": {"chunk_ms": 160, "left_chunks": 2, "ahead_ms": 80}}
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("conformer", {}), ("conformer", AHEAD), ("rnn", {}), ("dnn", {})])
+def test_every_matrix_is_listened_to_once_and_without_padding(make, kind, sizes):
+    model = make(kind, **sizes)
     formats = choose_formats(model, QuantizeConfig(bits=2, convolutions=8))
     groups = list(stages(model, formats))
     assert groups[0] == ["frontend.linear"] and groups[-1] == ["output"]
     names = [name for group in groups for name in group]
     assert sorted(names) == sorted(name for name in formats if "conv1" not in name and "conv2" not in name)
-    found = second_moments(model, names, batches(model))
-    other = second_moments(model, names, batches(model, padding=30.0))
+    found = second_moments(model, names, batches(model, padding=30.0))
+    alone = [second_moments(model, names, [one]) for one in one_by_one(model)]
+    counts = [frames_heard(model, int(one.lengths)) for one in one_by_one(model)]
     for (name, matrix), moment in found.items():
         layer = model.get_submodule(name)
         assert len(moment) == (layer.weight.shape[1] if matrix == "weight" else getattr(layer, f"{matrix}_l0").shape[1])
-        torch.testing.assert_close(moment, other[name, matrix])
+        own = [one[name.startswith("blocks.")] for one in counts]
+        mean = sum(count * one[name, matrix] for count, one in zip(own, alone, strict=True)) / sum(own)
+        torch.testing.assert_close(moment, mean, rtol=1e-4, atol=1e-4)
     assert len(found) == sum(len([n for n in model.get_submodule(x).state_dict() if "weight" in n]) for x in names)
 
 
