@@ -51,29 +51,36 @@ class _CountLstm(TorchFunctionMode):
 
 
 class _Whole(torch.nn.Module):
-    """A model with every layer that recognises, once a frame."""
+    """A model with every layer that recognises, once a frame: of a whole utterance, or of one chunk after others."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, feats, lengths):
-        return self.model.head.probe(self.model, self.model(feats, lengths)[0])
+    def forward(self, feats, counts):
+        model = self.model
+        if not model.chunk:
+            return model.head.probe(model, model(feats, counts)[0])
+        hidden, _ = model.encode_chunk(feats, model.first_states(1), counts)
+        return model.head.probe(model, model.classify(hidden))
 
 
 def macs_per_second(model: AsrModel, seconds: float = 10.0) -> float:
     """Multiply-accumulates of the whole graph (Linear, convolution, LSTM, attention products), batch 1.
 
-    Args:    model: on any device; left unchanged.   seconds: length of the utterance; attention grows with its square.
+    Args:    model: on any device; left unchanged.   seconds: length of the utterance; attention grows with its square. Of a model
+             that runs in chunks one chunk is counted, with the frames that it reads again and looks back at.
     Returns: multiply-accumulates per second of audio at 100 feature frames per second.
     """
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
-    frames = round(seconds * FRAMES_PER_SECOND)
+    frames = model.chunk_frames() if model.chunk else round(seconds * FRAMES_PER_SECOND)
+    heard_s = model.chunk * model.frontend.stride / FRAMES_PER_SECOND if model.chunk else seconds
     feats = torch.empty(1, frames, model.feature_mean.numel(), device="meta")
-    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    # of the utterance, or of encoder frames before the chunk
+    counts = torch.empty(1, dtype=torch.int64, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _CountLstm() as lstm:
-        torch.func.functional_call(_Whole(model), {f"model.{name}": t for name, t in state.items()}, (feats, lengths))
-    return (flops.get_total_flops() / 2 + lstm.macs) / seconds
+        torch.func.functional_call(_Whole(model), {f"model.{name}": t for name, t in state.items()}, (feats, counts))
+    return (flops.get_total_flops() / 2 + lstm.macs) / heard_s
 
 
 def predict(spec: dict[str, Any], macs: bool = True) -> Footprint:

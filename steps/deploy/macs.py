@@ -89,6 +89,6 @@ def node_macs(node: Mapping[str, Any]) -> int:
     # x (..., K); the weight is packed
     if name == "MatMulNBits":
         return math.prod(outputs[0]) * inputs[0][-1]
-    # (M, K) times (K, N), either perhaps transposed: (M K)(K N) / (M N) = K squared
-    inner = math.isqrt(math.prod(inputs[0][-2:]) * math.prod(inputs[1][-2:]) // math.prod(outputs[0][-2:]))
-    return math.prod(outputs[0]) * inner
+    # (B, M, K) times (B, K, N) = (B, M, N): B M K and B K N numbers, in whatever order of axes, fewer where one serves the whole batch
+    rows, columns = outputs[0][-2:]
+    return max(math.prod(inputs[0]) * columns, math.prod(inputs[1]) * rows)

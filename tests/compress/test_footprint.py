@@ -27,6 +27,16 @@ def conformer_macs():
     return macs + 2 * (frames * (linear + depthwise) + attention) + frames * 32 * 11
 
 
+def chunk_macs():
+    """One chunk of 4 encoder frames that hears 2 ahead and 8 before it."""
+    conv1, conv2 = 13 * 9 * 8 * 9, 6 * 4 * 16 * 8 * 9
+    linear = 32 * 48 * 2 + 32 * 32 * 2 + 32 * 3 * 32 + 32 * 32 + 32 * 2 * 24 + 24 * 32
+    # of 2 frames before the first, what comes out is not used
+    depthwise = (2 + 6) * 24 * 5
+    attention = 2 * 6 * (8 + 6) * 4 * 8
+    return conv1 + conv2 + 6 * 16 * 4 * 32 + 2 * (6 * linear + depthwise + attention) + 4 * 32 * 11
+
+
 def rnn_macs():
     frames, macs = front_end_macs((8, 8), 24)
     block = sum(4 * cells * (24 + cells) + cells * 24 for cells in (24, 16))
@@ -44,6 +54,15 @@ BY_HAND = {"conformer": conformer_macs, "rnn": rnn_macs, "dnn": dnn_macs}
 @pytest.mark.parametrize("kind", BY_HAND)
 def test_macs_equal_the_sum_by_hand(make, kind):
     assert macs_per_second(make(kind)) * SECONDS == pytest.approx(BY_HAND[kind](), rel=1e-12)
+
+
+def test_macs_of_a_chunk_equal_the_sum_by_hand(make):
+    model = make("conformer", streaming={"chunk_ms": 160, "left_chunks": 2, "ahead_ms": 80})
+    assert macs_per_second(model) * 0.16 == pytest.approx(chunk_macs(), rel=1e-12)
+    assert macs_per_second(model, 60.0) == macs_per_second(model)
+    # whole utterances
+    model.use_chunk(0)
+    assert macs_per_second(model) * SECONDS == pytest.approx(conformer_macs(), rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", BY_HAND)

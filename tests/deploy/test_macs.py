@@ -7,6 +7,7 @@ from steps.core.cli import UserError
 from steps.deploy.export import export_folder
 from steps.deploy.macs import count_macs, node_macs, quantized_fraction
 from steps.models.quant_layers import quantized_layers
+from tests.deploy.streams import VARIANTS
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -26,6 +27,18 @@ def test_counts_are_those_of_the_model(kind, quantized, make, save, tmp_path):
     assert sum(left.values()) == pytest.approx(1 - share) and bool(left) is (kind != "dnn" or not quantized)
 
 
+@pytest.mark.parametrize("name", ["conformer", "ahead", "pruned", "rnn", "dnn"])
+def test_counts_of_a_streaming_model_are_those_of_its_chunks(name, save, tmp_path):
+    model = VARIANTS[name]()
+    export_folder(save(tmp_path / "m", model), tmp_path / "m" / "export")
+    own = macs_per_second(model)
+    # chunks of 4 encoder frames, 160 ms; the file classifies frames ahead, too
+    ahead = model.ahead * model.output.weight.numel() / 0.16
+    chunks, frames = 3, model.chunk_frames() + 2 * 16
+    counted = count_macs(tmp_path / "m" / "export", frames / 100) * frames / 100
+    assert counted == pytest.approx(chunks * 0.16 * (own + ahead), rel=1e-9)
+
+
 def test_an_export_that_multiplies_in_float_can_be_refused(make, save, tmp_path, capsys):
     folder = save(tmp_path / "m", make("rnn", quantized=True))
     with pytest.raises(UserError, match=r"of integers, \d+\.\d% Conv in float; --min-quantized-fraction 0\.9 asks for"):
@@ -43,6 +56,10 @@ def node(name, inputs, outputs):
 def test_counts_by_hand():
     assert node_macs(node("MatMul", [[2, 7, 3], [3, 5]], [[2, 7, 5]])) == 2 * 7 * 3 * 5
     assert node_macs(node("FusedMatMul", [[4, 7, 3], [4, 5, 3]], [[4, 7, 5]])) == 4 * 7 * 3 * 5
+    # both with one more axis, of which one has its utterances between frames and channels
+    assert node_macs(node("FusedMatMul", [[3, 2, 4, 8], [12, 3, 2, 8]], [[3, 2, 4, 12]])) == 3 * 2 * 4 * 12 * 8
+    assert node_macs(node("FusedMatMul", [[3, 2, 4, 12], [12, 3, 2, 8]], [[3, 2, 4, 8]])) == 3 * 2 * 4 * 12 * 8
+    assert node_macs(node("MatMul", [[2, 4, 3], [6, 2, 3, 5]], [[6, 2, 4, 5]])) == 6 * 2 * 4 * 3 * 5
     assert node_macs(node("Conv", [[1, 8, 9], [8, 1, 3]], [[1, 8, 7]])) == 8 * 7 * 3
     assert node_macs(node("LSTM", [[6, 1, 4], [1, 20, 4], [1, 20, 5]], [[6, 1, 1, 5]])) == 6 * (80 + 100)
     assert node_macs(node("QLinearMatMul", [[2, 7, 3], [], [], [3, 5], [], [], [], []], [[2, 7, 5]])) == 2 * 7 * 3 * 5
