@@ -10,18 +10,21 @@ from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec
+from steps.models.normalisation import GLOBAL
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup
 
 # of model.json, true of the saved file only
 OF_A_FILE = ("parameters", "nonzero_parameters", "weights_sha256", "files_sha256", "origin")
+# not written where there is nothing to say
+REPLACED = ("head_sizes", "normalisation")
 
 
 def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     """The model of a folder, to be trained further.
 
-    Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ..., streaming: ...}` and `freeze`
-    count. With another tokenizer than its own, or with another `head`, of `head_sizes`, the layers of the head are new, drawn
+    Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ..., streaming: ...}`, `freeze` and a
+    `normalisation` that is not global count. With another tokenizer than its own, or with another `head`, of `head_sizes`, the layers of the head are new, drawn
     from the seed.
 
     Returns: AsrModel whose frozen part takes no gradient.   Raises: MissingInput, UserError.
@@ -39,15 +42,18 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
         )
     if own_head and config.head_sizes:
         raise UserError(f"{where}: head_sizes: with --init the sizes are those of {folder}; leave it out")
+    normalisation = initial.normalisation if config.normalisation == GLOBAL else config.normalisation
+    if initial.kind == "hub" and normalisation != GLOBAL:
+        raise UserError(f"{where}: normalisation: {normalisation}: a model from a hub has its own; leave it out")
     # checked as for a new model, and refused with the name of the settings
     sizes, own = initial.spec["model"] | config.model, initial.spec.get("head_sizes") if own_head else config.head_sizes
-    how = (config.head, initial.normalisation, own)
+    how = (config.head, normalisation, own)
     checked = new_spec(initial.kind, sizes, 0, 0, "", f"{where}: model", *how)
     if load_config(FeatureConfig, Path(folder) / "features.yaml") != setup.features:
         raise UserError(f"{folder}/features.yaml differs from --features {setup.args.features}; use the same for both")
-    spec = {name: value for name, value in initial.spec.items() if name not in (*OF_A_FILE, "head_sizes")}
+    spec = {name: value for name, value in initial.spec.items() if name not in (*OF_A_FILE, *REPLACED)}
     spec |= {"vocab_size": setup.tokenizer.vocab_size, "model": checked["model"], "sparsity": None}
-    spec |= {name: checked[name] for name in ("head", "head_sizes") if name in checked}
+    spec |= {name: checked[name] for name in ("head", *REPLACED) if name in checked}
     if not own_head:
         kept = {name: rank for name, rank in spec["low_rank"].items() if name.split(".")[0] not in initial.head_layers}
         spec["low_rank"] = kept

@@ -152,6 +152,7 @@ def test_what_has_no_effect_is_refused(world):
     cases = [
         ("model: {d_model: 32}\n", "big", "model: d_model: with --init the sizes are those of"),
         ("", None, "need a model to start from: steps.train_teacher with --init FOLDER"),
+        ("normalisation: utterance\n", "big", "normalisation: utterance: a model from a hub has its own"),
         ("max_look_ahead_ms: 100\n", "big", "blocks.0, .* hear the whole utterance"),
     ]
     for number, (settings, init, words) in enumerate(cases):

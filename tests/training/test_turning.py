@@ -18,10 +18,10 @@ from tests.deploy.conftest import TOKENS, make_model, save_folder
 CHUNKS = {"streaming": {"chunk_ms": 160, "left_chunks": 2}}
 
 
-def setup(folder, kind, sizes, features=None):
+def setup(folder, kind, sizes, features=None, **settings):
     """What `start_from` asks of a training with these settings on the tokenizer of `folder`."""
     made = SimpleNamespace(
-        config=TrainConfig(type=kind, model=sizes),
+        config=TrainConfig(type=kind, model=sizes, **settings),
         args=SimpleNamespace(config="x.yaml", features="f.yaml", tokenizer=folder, seed=0),
         features=features or load_config(FeatureConfig, folder / "features.yaml"),
         tokenizer=SimpleNamespace(vocab_size=len(TOKENS)),
@@ -45,6 +45,21 @@ def test_a_model_turns_and_keeps_its_weights(whole):
     start_from_(make_model("conformer"), turned, "turned")
     with pytest.raises(UserError, match="its layers differ"):
         start_from_(make_model("conformer", kernel_size=7, **CHUNKS), before, "whole")
+
+
+def test_a_normalisation_in_the_settings_counts(whole, tmp_path):
+    assert "normalisation" not in start_from(setup(whole, "conformer", {}), whole).spec
+    centred = save_folder(tmp_path / "centred", make_model("conformer", normalisation="utterance"))
+    assert start_from(setup(centred, "conformer", {}), centred).normalisation == "utterance"
+    turned = start_from(setup(centred, "conformer", CHUNKS, normalisation="sliding"), centred)
+    assert turned.normalisation == turned.spec["normalisation"] == "sliding" and turned.chunk == 4
+    with pytest.raises(UserError, match="normalisation: utterance hears the whole utterance; set sliding"):
+        start_from(setup(centred, "conformer", CHUNKS), centred)
+
+
+def test_a_student_does_not_start_from_codes(whole):
+    with pytest.raises(UserError, match="--init x: is quantized; start from its float parent"):
+        start_from_(make_model("conformer"), make_model("conformer", quantized=True), "x")
 
 
 def test_what_cannot_turn_is_refused(whole, tmp_path):
