@@ -161,7 +161,7 @@ def export_folder(
     for name, content in contents.items():
         with atomic_file(out / name, "wb") as file:
             file.write(content)
-    misread = (computes(features) or layout == "samples") and takes_for_byte_bpe(tokens)
+    misread = is_misread(features, tokens, layout)
     if misread:
         write_text(out / SHERPA_TOKENS, sherpa_tokens(tokens))
     sums = {name: sha256_file(out / name) for name in (*BESIDE, *([SHERPA_TOKENS] if misread else []))}
@@ -219,7 +219,17 @@ def export_bytes(model: AsrModel, model_dir: str | Path) -> int:
     """Bytes of what would ship, at most: ONNX files, tokens and features. Args: model_dir: where tokens and features are."""
     graphs = sum(graph.ByteSize() for graph in graphs_of(model).build(model).values())
     halves = sum(isinstance(module, FeedForward) for module in model.modules())
-    return graphs + halves * HALF_BYTES + sum((Path(model_dir) / name).stat().st_size for name in BESIDE)
+    beside = sum((Path(model_dir) / name).stat().st_size for name in BESIDE)
+    features = load_config(FeatureConfig, Path(model_dir) / "features.yaml")
+    tokens = read_tokens(Path(model_dir) / "tokens.txt")
+    if is_misread(features, tokens):
+        beside += len(sherpa_tokens(tokens).encode())
+    return graphs + halves * HALF_BYTES + beside
+
+
+def is_misread(features: FeatureConfig, tokens: list[str], layout: str = "features") -> bool:
+    """Whether sherpa-onnx would open the export and misread its tokens.txt, so that it needs its own."""
+    return (computes(features) or layout == "samples") and takes_for_byte_bpe(tokens)
 
 
 def describe(

@@ -24,8 +24,8 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     """The model of a folder, to be trained further.
 
     Its sizes are kept; of the settings only `type`, which must be its own, `model: {dropout: ..., streaming: ...}`, `freeze` and a
-    `normalisation` that is not global count. With another tokenizer than its own, or with another `head`, of `head_sizes`, the layers of the head are new, drawn
-    from the seed.
+    `normalisation` that is not global count. With another tokenizer than its own, or with another `head`, of `head_sizes`, the
+    layers of the head are new, drawn from the seed.
 
     Returns: AsrModel whose frozen part takes no gradient.   Raises: MissingInput, UserError.
     """

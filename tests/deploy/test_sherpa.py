@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from steps.core.cli import UserError
-from steps.core.exports import SHERPA_TOKENS
+from steps.core.exports import SHERPA_TOKENS, shipped_bytes
 from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
 from steps.data.hub_vocabulary import spelling_model
 from steps.data.tokenizer import Tokenizer, read_tokens
-from steps.deploy.export import export_folder
+from steps.deploy.export import export_bytes, export_folder
 from steps.deploy.graph_files import ship_graph
 from steps.deploy.runtimes import load_recogniser, sherpa
 from steps.deploy.runtimes.sherpa import SherpaProcess, computes, takes_for_byte_bpe
 from steps.lm.estimate import count_ngrams, estimate
 from steps.lm.fst import write_fst
 from steps.lm.graph import Weights, build_graph
-from steps.models.build import build_model, new_spec
+from steps.models.build import build_model, load_model, new_spec
 from tests.models import hub_checks
 
 
@@ -174,6 +174,8 @@ def test_letters_that_sherpa_onnx_takes_for_byte_bpe_are_not_lost(folder_of, nam
     assert (SHERPA_TOKENS in names) == (SHERPA_TOKENS in page) == ("byte-level BPE" in page) == misread
     assert (SHERPA_TOKENS in (folder / "SHA256SUMS").read_text()) == misread
     assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder).returncode == 0
+    # what a quantization for a size reckons with
+    assert sum(shipped_bytes(folder).values()) == export_bytes(load_model(folder.parent), folder.parent)
 
 
 def test_the_rule_is_that_of_sherpa_onnx(folder_of, monkeypatch):
