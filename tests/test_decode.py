@@ -15,6 +15,7 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, save_config, to_dict
 from steps.core.datadir import Utterance
 from steps.core.outdir import sha256_file
+from steps.core.tables import read_table
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.deploy.export import export_folder
@@ -165,6 +166,10 @@ def test_features_of_other_settings_are_refused(setup, monkeypatch):
     with pytest.raises(UserError, match=re.escape(both)):
         run_decode(monkeypatch, setup)
     assert {path: path.read_bytes() for path in setup.out.iterdir()} == before
+    # a part of another folder has its feats.scp, not its feats
+    there.rename(Path(read_table(setup.data / "feats.scp")["s1-a"].rpartition("/")[0]) / "features.yaml")
+    with pytest.raises(UserError, match=r"differ \(low_freq_hz 64.0 and 20.0\)"):
+        run_decode(monkeypatch, setup)
     (setup.data / "feats.scp").unlink()
     run_decode(monkeypatch, setup)  # from audio: those features are not read
 

@@ -1,6 +1,7 @@
 """Extracted features as they lie on disk: feats.scp, the matrices it points to, and the settings they were made with."""
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import kaldiio.matio
 import numpy as np
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.config import load_config, to_dict
+from steps.core.config import load_config
 from steps.core.places import Places
 from steps.core.tables import read_table
-from steps.data.feature_config import FeatureConfig
+from steps.data.feature_config import FeatureConfig, differing
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,23 @@ def load_feature_matrix(place: str) -> np.ndarray:
     return np.asarray(matrix, dtype=np.float32)
 
 
-def check_feature_settings(data_dir: str | Path, config: FeatureConfig, where: str | Path) -> None:
+def check_feature_settings(
+    data_dir: str | Path, places: Iterable[str], config: FeatureConfig, where: str | Path
+) -> None:
     """Refuse features that were extracted with other settings than a model wants.
 
-    Args:   data_dir: data folder; without feats/features.yaml, which steps.extract_features writes, nothing is checked.
+    Args:   data_dir: data folder.   places: of its matrices, `file:offset`: it may be a part of another folder, or several joined.
+            Where there is no features.yaml beside them, which steps.extract_features writes, nothing is checked.
             config: FeatureConfig wanted.   where: the file that `config` comes from, for the message.
     Raises: UserError naming both files and the settings that differ.
     """
-    path = Path(data_dir) / "feats" / "features.yaml"
-    if not path.is_file():
-        return
-    there, wanted = to_dict(load_config(FeatureConfig, path)), to_dict(config)
-    differ = ", ".join(f"{key} {there[key]} and {wanted[key]}" for key in wanted if there[key] != wanted[key])
-    if differ:
-        raise UserError(f"{path} and {where} differ ({differ}); extract features again with the settings of {where}")
+    folders = {str(Path(data_dir) / "feats"), *(place.rpartition("/")[0] for place in places)}
+    for path in (Path(folder) / "features.yaml" for folder in sorted(folders)):
+        if not path.is_file():
+            continue
+        pairs = differing(load_config(FeatureConfig, path), config)
+        differ = ", ".join(f"{key} {there} and {wanted}" for key, (there, wanted) in pairs.items())
+        if differ:
+            raise UserError(
+                f"{path} and {where} differ ({differ}); extract features again with the settings of {where}"
+            )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Utterances looked at together, so that little memory is needed.
 CHUNK = 100_000
+# Utterances whose features' settings are looked up, evenly taken.
+PLACES = 1000
 
 
 @dataclass
@@ -81,9 +83,9 @@ class SpeechDataset:
         self.ends = end_tokens(tokenizer) if end_spaces else []
         self.index = open_index(data_dir, check_audio=source != "ark")
         self.stored = source == "ark"
-        if self.stored:
-            check_feature_settings(self.folder, feature_config, "--features")
         self.num_frames = self._count_frames()
+        if self.stored:
+            check_feature_settings(self.folder, self._some_places(), feature_config, "--features")
         # Numbers of the kept utterances in the index; None: all.
         self.rows: np.ndarray | None = None
         self.dropped: list[str] = []
@@ -104,6 +106,10 @@ class SpeechDataset:
                 f"{self.folder}/utt2dur: needed to plan batches on the fly; utils/validate_data_dir.py tells more"
             )
         return count_frames(self.index.arrays["utt2dur"], self.feature_config)
+
+    def _some_places(self):
+        rows = np.linspace(0, len(self.num_frames) - 1, min(len(self.num_frames), PLACES)).round().astype(int)
+        return [self.index.value("feats.scp", row, self.index.row("utt2spk", row)[0]) for row in rows.tolist()]
 
     def _drop_short(self, tokens, needed, output_lengths):
         # By number of feature frames.

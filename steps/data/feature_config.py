@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -83,3 +84,10 @@ class FeatureConfig:
         if self.kind == "samples":
             return round(self.sample_rate_hz * self.frame_shift_ms / 1000)
         return self.num_mel_bins if self.kind == "fbank" else self.num_ceps
+
+
+def differing(one: FeatureConfig, other: FeatureConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings that two have not in common. Returns: {name: value of each}; None: it has no such setting."""
+    names = dict.fromkeys(field.name for config in (one, other) for field in fields(config))
+    pairs = {name: (getattr(one, name, None), getattr(other, name, None)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

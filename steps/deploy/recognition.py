@@ -58,8 +58,8 @@ def open_inputs(
     config, scp = recogniser.features, Path(data_dir) / "feats.scp"
     if recogniser.hears == "audio" or config.kind == "samples" or not scp.is_file():
         return lambda utt: hear(recogniser, utt)
-    check_feature_settings(data_dir, config, Path(model_dir) / "features.yaml")
     table = read_feats_scp(scp)
+    check_feature_settings(data_dir, table.values(), config, Path(model_dir) / "features.yaml")
     missing = [utt.utt_id for utt in utterances if utt.utt_id not in table]
     if missing:
         some = " ".join(missing[:10])

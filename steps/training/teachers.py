@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from steps.core.cli import UserError
-from steps.core.config import load_config, to_dict
+from steps.core.config import load_config
 from steps.core.exports import SUMS, is_exported, model_hashes
 from steps.core.limits import read_limited
 from steps.core.outdir import sha256_file
-from steps.data.feature_config import FRAME_SHIFT_MS, FeatureConfig
+from steps.data.feature_config import FRAME_SHIFT_MS, FeatureConfig, differing
 from steps.data.labels import is_stored
 from steps.data.tokenizer import read_tokens
 from steps.deploy.foreign import ForeignCtc
@@ -210,10 +210,10 @@ def check_fit(
             "its text: train on what it hears (steps.transcribe_data)"
         )
     if not isinstance(teacher, StoredTeacher) and teacher.features != features:
-        own, theirs = to_dict(features), to_dict(teacher.features)
-        differ = ", ".join(f"{key} {theirs.get(key)}, not {own[key]}" for key in own if theirs.get(key) != own[key])
+        pairs = differing(teacher.features, features)
+        differ = ", ".join(f"{key} {theirs}, not {own}" for key, (theirs, own) in pairs.items())
         raise UserError(
-            f"{name}: hears other features than --features ({differ or 'of another kind'}); store what it says "
+            f"{name}: hears other features than --features ({differ}); store what it says "
             f"(steps.label_data --teacher {name}) and name that folder"
         )
     if match_hidden and not teacher.depth:

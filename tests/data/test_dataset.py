@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from steps.core.cli import UserError
+from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
 from steps.data.dataset import SpeechDataset, plan_batches
 from steps.data.feature_config import FeatureConfig
@@ -76,3 +77,19 @@ def test_a_sample_is_spread_over_the_whole_set(spoken):
     part = data.sample(2)
     assert [part.utt_id(i) for i in range(len(part))] == ["s-0", "s-3"] and part.num_frames.tolist() == [100, 12]
     assert [data.sample(9).text(i) for i in range(4)] == [data.text(i) for i in range(4)] and len(data) == 4
+
+
+def test_features_of_other_settings_are_found_in_a_part_of_a_folder_too(spoken):
+    """As utils/subset_data_dir.py makes one: its feats.scp names archives of another folder."""
+    folder, tokenizer = spoken
+    for name in ("one", "two"):
+        save_config(folder / name / "features.yaml", FeatureConfig(level_dbfs=-25.0 if name == "two" else None))
+    (folder / "utt2num_frames").write_text("".join(f"s-{i} 100\n" for i in range(4)))
+    places = [folder / ("two" if i == 3 else "one") / f"feats.{i}.ark:5" for i in range(4)]
+    (folder / "feats.scp").write_text("".join(f"s-{i} {place}\n" for i, place in enumerate(places)))
+    with pytest.raises(UserError, match=r"two/features.yaml and --features differ \(level_dbfs -25.0 and None\)"):
+        SpeechDataset(folder, tokenizer, FeatureConfig())
+    with pytest.raises(UserError, match=r"one/features.yaml and --features differ \(level_dbfs None and -25.0\)"):
+        SpeechDataset(folder, tokenizer, FeatureConfig(level_dbfs=-25.0))
+    save_config(folder / "two" / "features.yaml", FeatureConfig())
+    assert len(SpeechDataset(folder, tokenizer, FeatureConfig())) == 4

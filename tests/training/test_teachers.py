@@ -98,6 +98,8 @@ def test_other_units_are_refused():
 def test_other_features_are_refused():
     with pytest.raises(UserError, match="exp/t: hears other features.*steps.label_data --teacher exp/t"):
         check_fit(teacher_of(make(0), FeatureConfig(num_mel_bins=20, low_freq_hz=60)), VOCABULARY, FEATURES)
+    with pytest.raises(UserError, match=r"\(level_dbfs -25, not None\)"):
+        check_fit(teacher_of(make(0), FeatureConfig(num_mel_bins=20, level_dbfs=-25)), VOCABULARY, FEATURES)
 
 
 def test_hidden_states_that_a_teacher_does_not_show_are_refused(folder):
