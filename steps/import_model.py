@@ -21,7 +21,7 @@ from steps.core.config import check, from_dict, load_config, save_config
 from steps.core.outdir import sha256_file
 from steps.core.provenance import write_run_record
 from steps.data.feature_config import FeatureConfig
-from steps.data.hub_vocabulary import no_vocabulary, read_vocabulary
+from steps.data.hub_vocabulary import PAD, no_vocabulary, read_vocabulary
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, new_spec, read_spec, save_model
 from steps.models.hub_convert import SEQUENCE, hub_sizes, hub_state
@@ -92,12 +92,11 @@ def import_folder(source: HubFolder, config: ImportConfig) -> tuple[AsrModel, An
     if config.dropout is not None:
         sizes["dropout"] = config.dropout
     # the units of a decoder are not those of a CTC output layer; two are made up
-    outputs, blank_id = (2, 0) if source.kind in SEQUENCE else (settings.vocab_size, settings.pad_token_id)
+    key = "blank_token_id" if source.kind == "omniasr_ctc" else PAD
+    outputs, blank_id = (2, 0) if source.kind in SEQUENCE else (settings.vocab_size, getattr(settings, key))
     if type(outputs) is not int or type(blank_id) is not int or not 1 <= outputs <= source.elements:
-        raise UserError(
-            f"{source.folder}/config.json: vocab_size and pad_token_id, the blank, must be numbers in the model"
-        )
-    vocabulary = read_vocabulary(source.folder, outputs, blank_id) if source.has_head else no_vocabulary(outputs)
+        raise UserError(f"{source.folder}/config.json: vocab_size and {key}, the blank, must be numbers in the model")
+    vocabulary = read_vocabulary(source.folder, outputs, blank_id, key) if source.has_head else no_vocabulary(outputs)
     where = f"{source.folder}/config.json"
     spec = new_spec("hub", sizes, features.dim, len(vocabulary.order), STEP, where)
     source.check_size(spec)
@@ -118,7 +117,7 @@ def import_folder(source: HubFolder, config: ImportConfig) -> tuple[AsrModel, An
         "blank_id": 0,
         "outputs": vocabulary.order,
     }
-    difference = compare(model.eval(), whole, extractor, vocabulary.order)
+    difference = compare(model.eval(), source, whole, extractor, vocabulary.order)
     if not source.has_head:
         model = without_units(model)
     return model, vocabulary.tokenizer, features, difference
@@ -134,7 +133,7 @@ def without_units(model: AsrModel) -> AsrModel:
 
 
 @torch.no_grad()
-def compare(model: AsrModel, whole: nn.Module, extractor: Any, order: list[int | None]) -> float:
+def compare(model: AsrModel, source: HubFolder, whole: nn.Module, extractor: Any, order: list[int | None]) -> float:
     """Let both hear noise. Returns: largest difference of log-probabilities, nats.   Raises: UserError when it is too large."""
     worst, random = 0.0, torch.Generator().manual_seed(0)
     for frames in LENGTHS:
@@ -142,8 +141,9 @@ def compare(model: AsrModel, whole: nn.Module, extractor: Any, order: list[int |
         samples = torch.randn(frames * rate, generator=random) * torch.linspace(0.02, 0.2, frames * rate)
         # fills up with silence, and has to say where it begins
         options = {"return_attention_mask": True} if isinstance(whole, CroppedEncoder) else {}
-        heard = extractor(samples.numpy(), sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
-        theirs = whole(**heard).logits[0].float().log_softmax(dim=-1)
+        with source.told("hear with the model"):
+            heard = extractor(samples.numpy(), sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
+            theirs = whole(**heard).logits[0].float().log_softmax(dim=-1)
         ours, lengths = model(samples.view(1, frames, rate), torch.tensor([frames]))
         kept = [place for place, index in enumerate(order) if index is not None]
         theirs, ours = theirs[: lengths[0], [order[place] for place in kept]], ours[0, : lengths[0], kept]

@@ -6,18 +6,24 @@ with json and SentencePiece alone. A SentencePiece model of the same units is wr
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steps.core.cli import MissingInput, UserError
+from steps.core.datacheck import CONTROL
 from steps.core.jsonfile import read_json
 from steps.core.limits import read_limited, show
 from steps.data.tokenizer import BLANK, SPACE, UNKNOWN, Tokenizer
 
 # of tokenizer.json and the like
 LARGEST_BYTES = 64 << 20
+# what names the blank in config.json, of most models
+PAD = "pad_token_id"
+# halves of a character, which no file can hold; the joiners of many scripts, not printable either, are text
+NO_TEXT = re.compile(rf"{CONTROL.pattern}|[\ud800-\udfff]")
 UNUSED = "<unused{}>"
 
 
@@ -27,7 +33,7 @@ class Units:
 
     pieces: text of each id, spaces as U+2581.   special: ids that no text is spelt with.   kind: char, bpe or unigram.
     scores: of ids, the higher the earlier or the likelier; others come last.   pad, unknown: text of those two tokens.
-    path: the file, for messages.
+    leads: whether a space goes before the first word, where pieces begin with one.   path: the file, for messages.
     """
 
     pieces: dict[int, str]
@@ -37,6 +43,7 @@ class Units:
     scores: dict[int, float] = field(default_factory=dict)
     pad: str | None = None
     unknown: str | None = None
+    leads: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,11 @@ class HubVocabulary:
     tokenizer: Tokenizer
 
 
-def read_vocabulary(folder: str | Path, outputs: int, blank_id: int) -> HubVocabulary:
+def read_vocabulary(folder: str | Path, outputs: int, blank_id: int, key: str = PAD) -> HubVocabulary:
     """Read the vocabulary of a CTC model.
 
-    Args:   outputs: width of its output layer.   blank_id: which of them is the blank.
+    Args:   outputs: width of its output layer.   blank_id: which of them is the blank.   key: what names it in config.json;
+            PAD: it is the padding token; any other key: it may be another token that no text is spelt with.
     Raises: MissingInput without a tokenizer; UserError when it does not fit the outputs.
     """
     units = read_units(Path(folder))
@@ -60,10 +68,9 @@ def read_vocabulary(folder: str | Path, outputs: int, blank_id: int) -> HubVocab
             f"{path}: has a unit {max(beyond)}, but the model {outputs} outputs; take the tokenizer it came with"
         )
     if not 0 <= blank_id < outputs:
-        raise UserError(
-            f"{folder}/config.json: pad_token_id, the blank, is {blank_id}, but the model has {outputs} outputs"
-        )
-    if units.pad is not None and pieces.get(blank_id, units.pad) != units.pad:
+        raise UserError(f"{folder}/config.json: {key}, the blank, is {blank_id}, but the model has {outputs} outputs")
+    apart = key != PAD and blank_id in units.special
+    if units.pad is not None and pieces.get(blank_id, units.pad) != units.pad and not apart:
         what = f"{show(pieces[blank_id])}, not the padding token {show(units.pad)}"
         raise UserError(
             f"{path}: unit {blank_id}, the blank by config.json, is {what}; take the tokenizer it came with"
@@ -75,7 +82,7 @@ def read_vocabulary(folder: str | Path, outputs: int, blank_id: int) -> HubVocab
     special = units.special | {i for i in rest if i not in pieces}
     rows = [(names[i], units.scores.get(i, _last(units, i)), i in special) for i in rest]
     try:
-        tokenizer = Tokenizer(spelling_model(rows, units.kind), str(path))
+        tokenizer = Tokenizer(spelling_model(rows, units.kind, units.leads), str(path))
     except UserError as error:
         raise UserError(f"{path}: its units cannot be used ({error})") from None
     return HubVocabulary([blank_id, unknown, *rest], tokenizer)
@@ -94,7 +101,7 @@ def _last(units: Units, index: int) -> float:
 def _check_names(path, names):
     seen: set[str] = {BLANK, UNKNOWN}
     for name in names:
-        if not name or any(char.isspace() or not char.isprintable() for char in name):
+        if not name or any(map(str.isspace, name)) or NO_TEXT.search(name):
             raise UserError(f"{path}: the unit {show(name)} is empty or has white space or control characters")
         if name in seen:
             raise UserError(f"{path}: the unit {show(name)} is there twice; all texts must differ")
@@ -192,7 +199,10 @@ def _from_tokenizers(path: Path) -> Units:
         special.add(token["id"])
     unknown = model.get("unk_token") or named.get("unk_token")
     unknown = pieces.get(model["unk_id"]) if type(model.get("unk_id")) is int else unknown
-    return Units(pieces, kind.lower(), path, special, scores, named.get("pad_token"), unknown)
+    # where U+2581 does not stand for a space, none is put before the first word
+    leads = not any(" " in text for i, text in pieces.items() if i not in special)
+    pieces = {i: text.replace(" ", SPACE) for i, text in pieces.items()}
+    return Units(pieces, kind.lower(), path, special, scores, named.get("pad_token"), unknown, leads)
 
 
 def _is_scored(row: object) -> bool:
@@ -233,10 +243,11 @@ def _empty_model() -> Any:
     return importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
 
 
-def spelling_model(rows: list[tuple[str, float, bool]], kind: str) -> bytes:
+def spelling_model(rows: list[tuple[str, float, bool]], kind: str, leads: bool = True) -> bytes:
     """A SentencePiece model of given pieces behind <unk>.
 
     Args: rows: text, score and whether no text is spelt with it, of every piece.   kind: char, bpe or unigram.
+          leads: see Units.
     """
     model = _empty_model()
     normal, unknown, control = 1, 2, 3
@@ -250,6 +261,6 @@ def spelling_model(rows: list[tuple[str, float, bool]], kind: str) -> bytes:
         setattr(model.trainer_spec, name, -1)
     model.normalizer_spec.name = "identity"
     # characters: a space is a unit between words; pieces: it leads every word
-    leads = any(len(text) > 1 and text.startswith(SPACE) for text, _, special in rows if not special)
-    model.normalizer_spec.add_dummy_prefix = leads
+    begun = any(len(text) > 1 and text.startswith(SPACE) for text, _, special in rows if not special)
+    model.normalizer_spec.add_dummy_prefix = leads and begun
     return model.SerializeToString()

@@ -1,9 +1,10 @@
 """Encoders that come from a model hub: what `steps.import_model` makes of a Hugging Face folder, in layers of our own.
 
 One kind, `hub`, covers two families: Transformers over convolutions of the samples (wav2vec 2.0, HuBERT, WavLM, data2vec,
-UniSpeech, MMS) and Conformers (wav2vec2-conformer, wav2vec2-bert, Parakeet). Every layer has sizes of its own, so that heads
-and channels can be removed, and a padded batch gives what its utterances give alone. They hear samples (FeatureConfig, kind
-`samples`), 10 ms of them a frame; whatever their feature extractor computed from these is part of the front end.
+UniSpeech, MMS, OmniASR) and Conformers (wav2vec2-conformer, wav2vec2-bert, Parakeet). Every layer has sizes of its own, so
+that heads and channels can be removed, and a padded batch gives what its utterances give alone. They hear samples
+(FeatureConfig, kind `samples`), 10 ms of them a frame; whatever their feature extractor computed from these is part of the
+front end.
 """
 
 import math
@@ -48,8 +49,9 @@ class WaveConfig:
     """Convolutions over the samples and one over the frames, which tells the order (Baevski et al. 2020, arXiv:2006.11477).
 
     channels, kernels, strides: of each convolution.  norm: `group`, each channel of the first over the utterance, or `layer`,
-    all of them over channels.  normalise: bring the samples to mean 0 and variance 1 first.  project_norm: LayerNorm before
-    the Linear to the model width.  position_kernel, position_groups: of the convolution over the frames; 0: none.
+    all of them over channels.  normalise: bring the samples to mean 0 and variance 1 first.  variance_floor: added to their
+    variance before, so that silence stays quiet.  project_norm: LayerNorm before the Linear to the model width.
+    position_kernel, position_groups: of the convolution over the frames; 0: none.
     position_layers: 0: one, as in wav2vec 2.0; else so many with a norm each, as in data2vec.  norm_eps: of these norms.
     """
 
@@ -59,6 +61,7 @@ class WaveConfig:
     bias: bool = False
     norm: str = "group"
     normalise: bool = True
+    variance_floor: float = 1e-7
     project_norm: bool = True
     activation: str = "gelu"
     position_kernel: int = 128
@@ -75,6 +78,7 @@ class WaveConfig:
         check(self.position_kernel >= 0, "position_kernel must be 0 or more")
         check(0 <= self.position_layers <= MOST_CONVOLUTIONS, f"position_layers must be 0 to {MOST_CONVOLUTIONS}")
         check(self.position_groups >= 1, "position_groups must be at least 1")
+        check(0 < self.variance_floor < 1, "variance_floor must be above 0 and below 1")
 
 
 @dataclass

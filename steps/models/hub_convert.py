@@ -12,28 +12,32 @@ from steps.models.hub_mel import FFT, PREEMPHASIS, SHIFT, WINDOW
 from steps.models.hub_whisper import whisper_sizes
 
 # model_type of transformers -> family
-TRANSFORMERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+TRANSFORMERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "omniasr_ctc")
 CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert", "parakeet_ctc")
 # a CTC output layer goes on its encoder
 SEQUENCE = ("whisper",)
 FAMILIES = (*TRANSFORMERS, *CONFORMERS, *SEQUENCE)
+# section of config.json that has the sizes of the encoder, where it is not config.json itself
+SECTIONS = {"parakeet_ctc": "encoder_config", "omniasr_ctc": "audio_config"}
+# what OmniASRFeatureExtractor adds to the variance
+OMNIASR_FLOOR = 1e-5
 # what only training reads
 UNREAD = re.compile(
     r"masked_spec_embed|encoder\.embed_positions\..*|encoder\.encode_positions\..*|.*num_batches_tracked"
 )
 # name in transformers, without the model's own prefix -> our name
 NAMES = [
-    (r"feature_extractor\.conv_layers\.(\d+)\.conv\.", r"frontend.convs.\1.conv."),
-    (r"feature_extractor\.conv_layers\.(\d+)\.layer_norm\.", r"frontend.convs.\1.norm."),
-    (r"feature_projection\.layer_norm\.", "frontend.project_norm."),
-    (r"feature_projection\.projection\.", "frontend.linear."),
-    (r"encoder\.pos_conv_embed\.conv\.", "frontend.positions.0."),
+    (r"(?:feature_extractor|audio_tower\.subsampling)\.conv_layers\.(\d+)\.conv\.", r"frontend.convs.\1.conv."),
+    (r"(?:feature_extractor|audio_tower\.subsampling)\.conv_layers\.(\d+)\.layer_norm\.", r"frontend.convs.\1.norm."),
+    (r"(?:feature_projection|audio_tower\.subsampling)\.layer_norm\.", "frontend.project_norm."),
+    (r"(?:feature_projection|audio_tower\.subsampling)\.projection\.", "frontend.linear."),
+    (r"(?:encoder\.pos_conv_embed|audio_tower\.encode_positions)\.conv\.", "frontend.positions.0."),
     (r"encoder\.pos_conv_embed\.layers\.(\d+)\.conv\.", r"frontend.positions.\1."),
-    (r"encoder\.layer_norm\.", "frontend.end_norm."),
+    (r"(?:encoder|audio_tower)\.layer_norm\.", "frontend.end_norm."),
     (r"encoder\.subsampling\.linear\.", "frontend.linear."),
     (r"encoder\.conv1\.", "frontend.convs.0."),
     (r"encoder\.conv2\.", "frontend.convs.1."),
-    (r"encoder\.layers\.", "blocks."),
+    (r"(?:encoder|audio_tower)\.layers\.", "blocks."),
     (r"(?:lm_head|ctc_head)\.", "output."),
 ]
 # below blocks.N
@@ -107,18 +111,17 @@ def hub_sizes(config: Any, extractor: Any) -> dict[str, Any]:
     for name in refused:
         if getattr(config, name, False):
             raise UserError(f"config.json: {name}: such layers behind or in the encoder cannot be imported")
-    body = config.encoder_config if kind == "parakeet_ctc" else config
+    body = getattr(config, SECTIONS[kind]) if kind in SECTIONS else config
     sizes: dict[str, Any] = {"d_model": body.hidden_size, "norm_eps": getattr(body, "layer_norm_eps", 1e-5)}
-    if body.hidden_size % body.num_attention_heads:
-        raise UserError(
-            f"config.json: hidden_size {body.hidden_size} is no multiple of {body.num_attention_heads} heads"
-        )
-    sizes["head_dim"] = getattr(body, "head_dim", None) or body.hidden_size // body.num_attention_heads
+    heads = body.num_attention_heads
+    if heads < 1 or body.hidden_size % heads:
+        raise UserError(f"config.json: hidden_size {body.hidden_size} is no multiple of {heads} heads")
+    sizes["head_dim"] = getattr(body, "head_dim", None) or body.hidden_size // heads
     sizes |= {"activation": body.hidden_act, "num_blocks": body.num_hidden_layers}
     sizes |= {"dropout": float(getattr(body, "hidden_dropout", getattr(body, "dropout", 0.1)))}
-    block = {"heads": body.num_attention_heads, "ff": body.intermediate_size}
+    block = {"heads": heads, "ff": body.intermediate_size}
     if kind in TRANSFORMERS:
-        before = bool(getattr(config, "do_stable_layer_norm", False))
+        before = kind == "omniasr_ctc" or bool(getattr(config, "do_stable_layer_norm", False))
         sizes |= {"style": "pre" if before else "post", "end_norm": before}
         if before and getattr(config, "adapter_attn_dim", None):
             block["adapter"] = config.adapter_attn_dim
@@ -128,7 +131,9 @@ def hub_sizes(config: Any, extractor: Any) -> dict[str, Any]:
         block |= {"ff2": body.intermediate_size, "conv_channels": body.hidden_size}
         sizes |= _conformer_sizes(kind, body)
     heard = (
-        {"mel": mel_sizes(kind, body, extractor)} if kind in CONFORMERS[1:] else {"wave": wave_sizes(config, extractor)}
+        {"mel": mel_sizes(kind, body, extractor)}
+        if kind in CONFORMERS[1:]
+        else {"wave": wave_sizes(kind, body, extractor)}
     )
     return sizes | heard | {"block": block}
 
@@ -153,22 +158,23 @@ def _conformer_sizes(kind: str, body: Any) -> dict[str, Any]:
     return sizes
 
 
-def wave_sizes(config: Any, extractor: Any) -> dict[str, Any]:
+def wave_sizes(kind: str, config: Any, extractor: Any) -> dict[str, Any]:
     """Settings of WaveConfig."""
-    stacked = config.model_type == "data2vec-audio"
+    stacked, kernel = kind == "data2vec-audio", config.num_conv_pos_embeddings
     sizes: dict[str, Any] = {
         "channels": list(config.conv_dim),
         "kernels": list(config.conv_kernel),
         "strides": list(config.conv_stride),
     }
-    sizes |= {"bias": config.conv_bias, "norm": "layer" if stacked else config.feat_extract_norm}
-    sizes |= {"normalise": bool(extractor.do_normalize), "activation": config.feat_extract_activation}
-    sizes |= {"project_norm": bool(getattr(config, "feat_proj_layer_norm", True))}
-    if config.model_type == "wav2vec2-conformer":
-        return sizes | {"position_kernel": 0}
-    kernel = config.conv_pos_kernel_size if stacked else config.num_conv_pos_embeddings
+    sizes |= {"bias": config.conv_bias, "normalise": bool(extractor.do_normalize)}
     sizes |= {"position_kernel": kernel, "position_groups": config.num_conv_pos_embedding_groups}
-    return sizes | {"position_layers": config.num_conv_pos_embeddings if stacked else 0}
+    if kind == "omniasr_ctc":
+        return sizes | {"norm": "layer", "activation": config.hidden_act, "variance_floor": OMNIASR_FLOOR}
+    sizes |= {"norm": "layer" if stacked else config.feat_extract_norm, "activation": config.feat_extract_activation}
+    sizes |= {"project_norm": bool(getattr(config, "feat_proj_layer_norm", True))}
+    if stacked:
+        sizes |= {"position_kernel": config.conv_pos_kernel_size, "position_layers": kernel}
+    return sizes | ({"position_kernel": 0} if kind == "wav2vec2-conformer" else {})
 
 
 def mel_sizes(kind: str, body: Any, extractor: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CTranslateFolder(HubFolder):
         width, bins, _ = self.shape("encoder/conv1/weight", 3)
         if bins > LARGEST["feature_size"]:
             raise UserError(f"{self.weights[0]}: {bins} mel bins are more than any model has; convert the model again")
-        with self._told("its settings"):
+        with self.told("read its settings"):
             import transformers
 
             config = transformers.WhisperConfig(
@@ -83,7 +83,7 @@ class CTranslateFolder(HubFolder):
         for name in self.arrays:
             if not name.endswith(("_scale", "num_heads")):
                 state |= named(name, dequantized(self.arrays, name))
-        with self._told("the model"):
+        with self.told("read the model"):
             return open_encoder(config, state)
 
 

@@ -19,7 +19,7 @@ from steps.core.cli import MissingInput, UserError, is_out_of_memory
 from steps.core.jsonfile import read_json
 from steps.core.limits import show
 from steps.models.build import build_model
-from steps.models.hub_convert import FAMILIES, SEQUENCE
+from steps.models.hub_convert import FAMILIES, SECTIONS, SEQUENCE
 from steps.models.hub_whisper import open_encoder
 from steps.models.limits import LARGEST_SPEC_BYTES, tensor_heads
 
@@ -83,7 +83,7 @@ class HubFolder:
         heads = {name: shape for file in self.weights for name, (_, shape) in tensor_heads(file).items()}
         self.tensors, self.elements = len(heads), sum(map(math.prod, heads.values()))
         self.has_head = any(name.startswith(HEADS) for name in heads)
-        body = self.settings.get("encoder_config")
+        body = self.settings.get(SECTIONS.get(self.kind, ""))
         named = "encoder_layers" if self.kind in SEQUENCE else "num_hidden_layers"
         layers = (body if isinstance(body, dict) else self.settings).get(named, 0)
         if type(layers) is not int or layers > self.tensors:
@@ -121,7 +121,7 @@ class HubFolder:
     def open_settings(self) -> tuple[Any, Any]:
         """Configuration and feature extractor. Raises: UserError."""
         check_extractor(self.folder)
-        with self._told("its settings"):
+        with self.told("read its settings"):
             import transformers
 
             options = {"local_files_only": True, "trust_remote_code": False}
@@ -132,9 +132,9 @@ class HubFolder:
         """The whole model, or the encoder of a sequence-to-sequence one, in float32, in eval mode. Raises: UserError."""
         if self.kind in SEQUENCE:
             config, _ = self.open_settings()
-            with self._told("the model"):
+            with self.told("read the model"):
                 return open_encoder(config, self.encoder_state())
-        with self._told("the model"):
+        with self.told("read the model"):
             import transformers
 
             transformers.logging.set_verbosity_error()
@@ -159,8 +159,8 @@ class HubFolder:
         return state
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Whatever transformers raises about a stranger's folder, as one line."""
+    def told(self, what: str) -> Iterator[None]:
+        """Whatever transformers raises about a stranger's folder, as one line. Args: what: what it was to do."""
         # read when it is imported
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
@@ -174,6 +174,4 @@ class HubFolder:
             if is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(
-                f"{self.folder}: transformers cannot read {what} ({reason}); copy the model again"
-            ) from None
+            raise UserError(f"{self.folder}: transformers cannot {what} ({reason}); copy the model again") from None

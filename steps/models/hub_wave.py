@@ -15,9 +15,6 @@ from steps.models.hub import ACTIVATIONS
 if TYPE_CHECKING:
     from steps.models.hub import HubConfig
 
-# of the variance that samples are divided by, as in transformers' feature extractor
-VARIANCE_FLOOR = 1e-7
-
 
 def masked_moments(
     x: torch.Tensor, is_pad: torch.Tensor, count: torch.Tensor, less: int = 0
@@ -75,6 +72,7 @@ class WaveFrontend(nn.Module):
         wave, width = config.wave, config.d_model
         assert wave is not None, "hub_frontend chose it for this"
         self.feature_dim, self.normalised = feature_dim, wave.normalise
+        self.variance_floor = wave.variance_floor
         step = math.prod(wave.strides)
         check(step % feature_dim == 0, f"strides multiply to {step} samples, not to a multiple of {feature_dim}, 10 ms")
         self.stride = step // feature_dim
@@ -106,7 +104,8 @@ class WaveFrontend(nn.Module):
         if self.normalised:
             is_pad = padding_mask(lengths, samples.shape[1])
             mean, variance = masked_moments(samples, is_pad, lengths)
-            samples = ((samples - mean) * (variance + VARIANCE_FLOOR).rsqrt()).masked_fill(is_pad.unsqueeze(-1), 0.0)
+            scale = (variance + self.variance_floor).rsqrt()
+            samples = ((samples - mean) * scale).masked_fill(is_pad.unsqueeze(-1), 0.0)
         x = samples.transpose(1, 2)
         for layer in self.convs:
             lengths = layer.output_lengths(lengths)

@@ -43,6 +43,13 @@ def test_pieces_spell_as_before(tmp_path, kind, size, name):
         assert vocabulary.tokenizer.decode(ids) == theirs.decode(theirs.encode(text)).replace(" \u2047 ", "<unk>")
 
 
+@pytest.mark.parametrize("unit", ["a\u00a0", "\u2028", "\x85", "\x7f", "\ud800"])
+def test_what_is_no_text_is_refused(tmp_path, unit):
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, unit: 1}))
+    with pytest.raises(UserError, match="is empty or has white space or control characters"):
+        read_vocabulary(tmp_path, 2, 0)
+
+
 @pytest.mark.parametrize(
     "whole",
     [

@@ -1,5 +1,6 @@
 """Hugging Face folders of small random models, written by transformers itself."""
 
+import importlib
 import json
 import struct
 
@@ -15,10 +16,13 @@ WAVE = {
 }  # fmt: skip
 LARGE = WAVE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 CONFORMER = {"conv_depthwise_kernel_size": 7, "num_hidden_layers": 2}
+# OmniASR's: a space is a unit, and begins others; U+200C has no width
+OMNIASR_PIECES = ["<s>", "<pad>", "</s>", "<unk>", " ", *"abcdefghij'", "\u200c", " a", "ab"]
 PARAKEET = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "subsampling_conv_channels": 8,
 }  # fmt: skip
+OMNIASR = {key: WAVE[key] for key in list(WAVE)[1:8]}
 WHISPER = {
     "vocab_size": 70, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
     "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "pad_token_id": 0, "bos_token_id": 1,
@@ -41,18 +45,25 @@ MODELS = {
     ),
     "wav2vec2-bert": ("Wav2Vec2BertConfig", "Wav2Vec2BertForCTC", {**WAVE, **CONFORMER, "left_max_position_embeddings": 9}),
     "parakeet": ("ParakeetCTCConfig", "ParakeetForCTC", {"vocab_size": len(PIECES) + 1, "pad_token_id": len(PIECES)}),
+    "omniasr": ("OmniASRCTCConfig", "OmniASRForCTC", {"vocab_size": len(OMNIASR_PIECES)}),
     "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
 }  # fmt: skip
 
 
-def make_folder(folder, name, seed=0):
+# of weights that say the blank, which is not to be seen otherwise; 0 for the others
+SEEDS = {"omniasr": 2}
+
+
+def make_folder(folder, name):
     """Write the folder of one of MODELS with lively random weights. Returns: folder."""
     import transformers
 
-    torch.manual_seed(seed)
+    torch.manual_seed(SEEDS.get(name, 0))
     config_class, model_class, settings = MODELS[name]
     if name == "parakeet":
         settings = settings | {"encoder_config": transformers.ParakeetEncoderConfig(**PARAKEET)}
+    if name == "omniasr":
+        settings = settings | {"audio_config": transformers.OmniASRAudioConfig(**OMNIASR)}
     model = getattr(transformers, model_class)(getattr(transformers, config_class)(**settings)).eval()
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
@@ -65,6 +76,9 @@ def make_folder(folder, name, seed=0):
             elif "original" not in key and tensor.is_floating_point():
                 tensor.copy_(torch.randn_like(tensor) * (tensor[0].numel() ** -0.5))
     model.save_pretrained(folder)
+    if name == "omniasr":
+        write_omniasr(folder)
+        return folder
     extractor(transformers, name).save_pretrained(folder)
     write_tokenizer(folder, name)
     return folder
@@ -98,6 +112,25 @@ def write_tokenizer(folder, name):
     whole = {"version": "1.0", "model": model, "added_tokens": added, "pre_tokenizer": space, "decoder": space}
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", "unk_token": "<unk>"}))
+
+
+def write_omniasr(folder):
+    """The processor of an OmniASR model, in processor_config.json and tokenizer.json, from a SentencePiece model."""
+    import transformers
+    from transformers.convert_slow_tokenizer import OmniASRConverter
+
+    model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
+    for i, text in enumerate(OMNIASR_PIECES):
+        # control, unknown or normal
+        model.pieces.add(piece=text, score=-9.0, type=(3, 3, 3, 2)[i] if i < 4 else 1)
+    model.trainer_spec.unk_id = 3
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = transformers.ParakeetTokenizer(
+        tokenizer_object=OmniASRConverter(folder / "tokenizer.model").converted(), **names
+    )
+    (folder / "tokenizer.model").unlink()
+    transformers.OmniASRCTCProcessor(transformers.OmniASRFeatureExtractor(), tokenizer).save_pretrained(folder)
 
 
 def write_ctranslate(folder, arrays):

@@ -20,8 +20,9 @@ from tests.models.hub_checks import check_smaller, check_text, noise, save
 from tests.models.hub_folders import MODELS, make_folder
 
 pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
-# in the gate: one of each family, and the group norm whose batches differ from single utterances in transformers
-GATE = ("wav2vec2", "parakeet")
+# in the gate: one of each family, the group norm whose batches differ from single utterances in transformers, and the blank
+# and the variance of samples that differ from the others'
+GATE = ("wav2vec2", "omniasr", "parakeet")
 # has tests of its own: test_hub_whisper.py
 OTHER = ("whisper",)
 # the others that are imported, pruned, rounded and exported in a slow test
@@ -60,6 +61,8 @@ def theirs(source, samples):
 def check_like_transformers(source, ours):
     """Single utterances as transformers computes them, a batch as its single utterances."""
     model, feats = load_model(ours), noise(len(LENGTHS), max(LENGTHS), 160)
+    # so quiet that it matters what is added to the variance
+    feats[1] *= 0.02
     order = model.spec["origin"]["outputs"]
     with torch.no_grad():
         batch, lengths = model(feats, torch.tensor(LENGTHS))
@@ -135,12 +138,27 @@ def test_units_are_spelt_as_the_model_spells_them(made):
     assert [order[i] for i in tokenizer.encode("abc d'")] == [vocabulary[c] for c in "abc|d'"]
     assert tokenizer.decode(tokenizer.encode("abc d'")) == "abc d'" and tokenizer.pieces[:2] == ["<blk>", "<unk>"]
     tokenizers = pytest.importorskip("tokenizers")
-    source, ours = made("parakeet")
-    whole, tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json")), Tokenizer.load(ours)
-    order = load_model(ours).spec["origin"]["outputs"]
-    for text in ("abc ab c", "a b ba", "cab"):
-        assert [order[i] for i in tokenizer.encode(text)] == whole.encode(text).ids
-        assert tokenizer.decode(tokenizer.encode(text)) == text
+    for name, texts in (("parakeet", ("abc ab c", "a b ba", "cab")), ("omniasr", ("ab a", "a bb\u200cc ab", "cab"))):
+        source, ours = made(name)
+        whole, tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json")), Tokenizer.load(ours)
+        order = load_model(ours).spec["origin"]["outputs"]
+        for text in texts:
+            assert [order[i] for i in tokenizer.encode(text)] == whole.encode(text).ids
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_blank_that_is_not_the_padding_token_is_left_out(made):
+    """OmniASR's blank is <s>: the text is what transformers writes, which leaves out other special tokens, too."""
+    import transformers
+
+    source, ours = made("omniasr")
+    processor, samples = transformers.AutoProcessor.from_pretrained(source), noise(150, 160)
+    heard = processor(samples.flatten().numpy(), sampling_rate=16000)
+    ids = transformers.AutoModelForCTC.from_pretrained(source).eval().generate(**heard)
+    text = load_recogniser(ours).recognise(samples.numpy(), "u")["greedy"]
+    for special in ("<pad>", "</s>", "<unk>"):
+        text = text.replace(special, "")
+    assert text == processor.decode(ids, skip_special_tokens=True)[0].strip(" ") and (ids == 0).any()
 
 
 def test_an_encoder_without_output_layer_says_nothing_yet(made, tmp_path):
@@ -164,6 +182,32 @@ def test_an_encoder_without_output_layer_says_nothing_yet(made, tmp_path):
     bare, whole = (load_model(folder).encode(*heard)[0][-1] for folder in (tmp_path / "ours", ours))
     # the same weights lie elsewhere in their files, and products may differ in the last bit with that
     torch.testing.assert_close(bare, whole, rtol=0, atol=1e-5)
+
+
+def test_variants_of_omniasr_are_refused(made, tmp_path):
+    source, _ = made("omniasr")
+    for name, changes, said in (
+        ("config", {"blank_token_id": 5}, "tokenizer.json: unit 5, the blank by config.json, is 'a'"),
+        ("config", {"blank_token_id": 99}, "blank_token_id, the blank, is 99, but the model has 19 outputs"),
+        ("config", {"audio_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers 1000000000 does not fit"),
+        ("config", {"audio_config": {"num_attention_heads": 0}}, "hidden_size 32 is no multiple of 0 heads"),
+        ("config", {"audio_config": {"hidden_act": "mish"}}, "activation must be one of gelu"),
+        ("config", {"audio_config": {"conv_stride": [4, 2, 2, 2, 2, 2, 2]}}, "strides multiply to 256 samples"),
+        ("config", {"audio_config": {"model_type": "wav2vec2"}}, "model.safetensors: lacks model.audio_tower"),
+        ("config", {"audio_config": {"num_conv_pos_embeddings": 15}}, "transformers cannot read the model"),
+        ("processor_config", {"feature_extractor": {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}},
+         "transformers cannot hear with the model"),
+    ):  # fmt: skip
+        folder = tmp_path / said[:20]
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        path = folder / f"{name}.json"
+        content = json.loads(path.read_text())
+        for key, value in changes.items():
+            content[key] = content[key] | value if isinstance(value, dict) else value
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=said) as caught:
+            import_model.import_folder(HubFolder(folder), import_model.ImportConfig())
+        assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_computes_something_else_is_refused(made, monkeypatch, tmp_path):
