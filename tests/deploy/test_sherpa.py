@@ -17,6 +17,7 @@ from steps.data.tokenizer import Tokenizer, read_tokens
 from steps.deploy.export import export_bytes, export_folder
 from steps.deploy.graph_files import ship_graph
 from steps.deploy.runtimes import load_recogniser, sherpa
+from steps.deploy.runtimes.onnx_model import open_session
 from steps.deploy.runtimes.sherpa import SherpaProcess, computes, takes_for_byte_bpe
 from steps.lm.estimate import count_ngrams, estimate
 from steps.lm.fst import write_fst
@@ -96,6 +97,18 @@ def test_a_model_of_samples_says_in_sherpa_onnx_what_it_says_here(tmp_path):
             assert texts[-1] == recogniser.recognise(samples[: length // 160 * 160].reshape(-1, 160), "u")["greedy"]
     assert all(texts) and len(set(texts)) == 3
     assert "from_omnilingual_asr_ctc" in (folder / "samples/README.md").read_text()
+
+
+def test_quiet_sound_that_sherpa_onnx_has_normalised_is_not_normalised_again(tmp_path):
+    """A model that normalises as sherpa-onnx does, with 1e-5 on the variance (OmniASR), hears what that gives."""
+    folder = hub_folder(tmp_path / "m", {"wave": WAVE | {"norm": "layer", "bias": True, "variance_floor": 1e-5}})
+    export_folder(folder, folder / "samples", "samples")
+    quiet = hub_checks.noise(1, 90, 160) * 0.02
+    with torch.no_grad():
+        (expected,), _ = load_model(folder)(quiet, torch.tensor([90]))
+    given = ((quiet - quiet.mean()) / (quiet.var(correction=0) + 1e-5).sqrt()).flatten(1).numpy()
+    (found,) = open_session((folder / "samples/model_samples.onnx").read_bytes()).run(None, {"x": given})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_the_layout_of_samples_is_refused_where_it_says_something_else(tmp_path, make, save):

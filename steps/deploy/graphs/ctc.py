@@ -24,6 +24,8 @@ from steps.models.heads.ctc import BLANK_ID
 from steps.models.quant_layers import quantized_layers
 
 FILE = "model.onnx"
+# what sherpa-onnx adds to the variance of samples that it normalises (offline-omnilingual-asr-ctc-model.cc)
+SHERPA_FLOOR = 1e-5
 EXAMPLE_LENGTHS = (101, 87)
 # nats, largest difference of any valid frame
 FLOAT_TOLERANCE = 1e-4
@@ -100,8 +102,12 @@ class CtcGraphs:
         """The one graph, of samples in a row."""
         dim, vocab_size, real = model.spec["feature_dim"], model.spec["vocab_size"], onnx.TensorProto.FLOAT
         inputs, outputs = [Value("x", real, ("N", "S"))], [Value("log_probs", real, ("N", "U", vocab_size))]
-        example = example_features(dim).flatten(1)[:, :-7]
-        graph = trace(OfSamples(FilledUp(float_twin(model)), dim), (example,), inputs, outputs)
+        example, twin = example_features(dim).flatten(1)[:, :-7], float_twin(model)
+        wave = getattr(model.config, "wave", None)
+        if wave is not None and wave.variance_floor == SHERPA_FLOOR:
+            # done already, and a second time would make quiet sound louder
+            twin.frontend.normalised = False
+        graph = trace(OfSamples(FilledUp(twin), dim), (example,), inputs, outputs)
         return {SAMPLES_FILE: finished(graph, model)}
 
     def open(self, contents: dict[str, bytes], features: FeatureConfig, tokens: list[str], name: str) -> CtcRecogniser:
@@ -139,10 +145,12 @@ class SamplesNetwork:
         self.session, self.feature_dim, self.vocab_size = open_session(content), feature_dim, vocab_size
 
     def log_probs(self, feats: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See Network; some samples that fill no frame lie behind each utterance."""
+        """See Network; samples are normalised as by sherpa-onnx, and some that fill no frame lie behind each utterance."""
         rows = []
         for row, length in zip(feats, lengths, strict=True):
-            samples = np.append(row[:length].ravel(), np.ones(self.feature_dim - 1, dtype=np.float32))
+            samples = row[:length].ravel()
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + np.float32(SHERPA_FLOOR))
+            samples = np.append(samples, np.ones(self.feature_dim - 1, dtype=np.float32))
             rows.append(self.session.run(None, {"x": samples[None]})[0][0])
         lens = np.array([len(row) for row in rows])
         return np.stack([np.pad(row, ((0, max(lens) - len(row)), (0, 0))) for row in rows]), lens
