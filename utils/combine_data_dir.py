@@ -7,8 +7,8 @@
 --copies N: the first of several folders N times, so that it weighs more; ids of further copies begin with `copy2-` and so on.
 --parts N: the folders are part.1 to part.N in DEST, as steps.transcribe_data writes them; parts without an utterance are skipped.
 A single part it writes to DEST itself, and there is nothing left to do.
-A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Folders with and without
-segments do not mix.
+A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Where some have segments, the
+others get some as long as their recordings; then a recording id that an earlier folder has for another file gets a number.
 """
 
 import sys
@@ -19,7 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from steps.core.cli import MissingInput, UserError, make_parser, parse_count, run_main, say
 from steps.core.copies import copy_prefix
 from steps.core.datadir import validate_data_dir
-from steps.core.tables import MADE_FROM_AUDIO, RECORDING_FILES, Problem, raise_problems, show_counts, write_folder
+from steps.core.tables import (
+    BLANK,
+    MADE_FROM_AUDIO,
+    RECORDING_FILES,
+    TO_THE_END,
+    Problem,
+    Table,
+    raise_problems,
+    show_counts,
+    write_folder,
+)
 
 SHARED = ("spk2utt", "spk2gender", "wav.scp", "reco2dur")  # the same key may come again with the same value
 
@@ -30,8 +40,6 @@ def combine(folders):
     Args:    folders: list of dict file name -> Table.
     Returns: (tables, names of files left out).   Raises: UserError listing all clashes.
     """
-    if len({"segments" in tables for tables in folders}) > 1:
-        raise UserError("some of the folders have a segments file and some have none; they cannot be combined")
     names = {name for tables in folders for name in tables}
     common = {name for name in names if all(name in tables for tables in folders)}
     merged, problems = {name: {} for name in common}, []
@@ -45,6 +53,28 @@ def combine(folders):
                 merged[name][key] = value
     raise_problems(problems, "ids must be unique; utt2spk sorted by speaker must stay so")
     return merged, names - common
+
+
+def with_segments(folders):
+    """The same folders, all of them with segments if any has some, and with recording ids that stand for one file each.
+
+    Args, returns: list of dict file name -> Table.
+    """
+    if not any("segments" in tables for tables in folders):
+        return folders
+    made, files = [], {}
+    for number, tables in enumerate(folders, 1):
+        whole = {utt: f"{utt} 0 {TO_THE_END}" for utt in tables["utt2spk"]}
+        tables = {"segments": Table(tables["utt2spk"].path, whole)} | tables
+        recordings = tables["wav.scp"].items()
+        ids = {key: key if files.setdefault(key, audio) == audio else f"{key}-{number}" for key, audio in recordings}
+        cut = ((utt, *BLANK.split(value, 1)) for utt, value in tables["segments"].items())
+        limits = ((utt, f"{ids[key]} {times}") for utt, key, times in cut)
+        tables["segments"] = Table(tables["segments"].path, limits)
+        for name in set(RECORDING_FILES) & set(tables):
+            tables[name] = Table(tables[name].path, ((ids[key], value) for key, value in tables[name].items()))
+        made.append(tables)
+    return made
 
 
 def copied(tables, number):
@@ -90,6 +120,7 @@ def main():
     if Path(args.dest).resolve() in [Path(source).resolve() for source in args.sources]:
         parser.error("DEST is one of the folders to combine")
     folders = [validate_data_dir(path, allow_pipes=True, need_text=False, spk_sort=False) for path in args.sources]
+    folders = with_segments(folders)
     folders += [copied(folders[0], number) for number in range(2, args.copies + 1)]
     merged, left_out = combine(folders)
     for name in sorted(left_out):

@@ -179,9 +179,25 @@ def test_combine_refuses_clashes_and_says_what_it_leaves_out(tmp_path):
     clash = make_data(tmp_path / "clash", {"ann": 1, "zoe": 1})
     message = run("combine_data_dir", tmp_path / "none", first, clash, status=1)
     assert f"{clash}/utt2spk:1: id 'ann-0' is in an earlier folder, too" in message and "zoe" not in message
-    cut = make_data(tmp_path / "cut", {"pat": 1}, segments=True)
-    assert "segments" in run("combine_data_dir", tmp_path / "none", first, cut, status=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_combined_folders_with_and_without_segments_keep_their_sound(tmp_path):
+    """Also recordings of one name, and copies."""
+    whole, first, second = (make_data(tmp_path / f"{i}", {name: 2}, segments=i > 0) for i, name in enumerate("abc"))
+    for folder in (first, second):
+        for name in ("wav.scp", "segments"):
+            path = folder / name
+            path.write_text(path.read_text().replace("rec-b-0", "long").replace("rec-c-0", "long"))
+    wanted = {utt.utt_id: utt for folder in (whole, first, second) for utt in read_data_dir(folder, check_audio=False)}
+    run("combine_data_dir", tmp_path / "all", whole, first, second, "--copies", 2)
+    validate_data_dir(tmp_path / "all", audio=True)
+    found = {utt.utt_id: utt for utt in read_data_dir(tmp_path / "all")}
+    assert len(found) == 8 and set(wanted) < set(found)
+    for utt_id, utt in found.items():
+        own = wanted[utt_id.removeprefix("copy2-")]
+        assert (utt.audio, utt.start_s, utt.text, utt.duration_s) == (own.audio, own.start_s, own.text, own.duration_s)
+        assert utt.end_s == own.end_s or own.end_s is None
 
 
 def test_speed_copies(data, tmp_path):
