@@ -22,6 +22,7 @@ from local.download import download, put_aside, record_all, recorded
 from local.leaks import refuse_leaks
 from local.preparation import PreparationConfig, prepare_sets
 from local.sound import SoundConfig
+from local.unlabelled import without_transcripts
 from local.used_files import write_used_files
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, say
 from steps.core.config import load_config
@@ -36,11 +37,12 @@ FEW = 10  # so many names are all listed, of more only the first ones
 THREADS = 8
 
 
-def reader_parser(description, mirror=None, counts=False):
+def reader_parser(description, mirror=None, counts=False, unlabelled=False):
     """Parser with the options every reader has.
 
     Args: mirror: where archives are fetched from by default, or None for a corpus that cannot be fetched.
           counts: whether there are published counts to check against.
+          unlabelled: whether the reader can write sets without transcripts; `args.unlabelled` lists those to write.
     """
     parser = make_parser(description)
     text = "the corpus: its folder" + (" or archive (default: fetch it)" if mirror else "")
@@ -55,6 +57,9 @@ def reader_parser(description, mirror=None, counts=False):
     if mirror:
         text = f"folder on the web that holds the archives (default: {mirror})"
         parser.add_argument("--mirror", default=mirror, metavar="URL", help=text)
+    if unlabelled:
+        text = "sets without transcripts to write, too, separated by blanks, such as extra (default: none)"
+        parser.add_argument("--unlabelled", type=str.split, default=[], metavar="SETS", help=text)
     if counts:
         text = "false: accept a part of the corpus (default: true)"
         parser.add_argument("--check-counts", type=parse_bool, default=True, metavar="BOOL", help=text)
@@ -249,26 +254,28 @@ def finish(sets, problems, args, published=None, words=None, labels=False):
             closed list, to be written to labels.txt.
     Raises: UserError.
     """
-    config = options_of(args)
-    sets = measure(sets, problems, config.sound)
+    config, unlabelled = options_of(args), getattr(args, "unlabelled", [])
+    sets = measure(without_transcripts(sets, unlabelled), problems, config.sound)
+    labelled = [name for name in sets if name not in unlabelled] or [*sets]
     raise_problems(problems, f"{args.corpus_dir or args.out} cannot be used as it is{fetch_again(args)}")
     for name, utterances in sets.items():
         if not utterances:
             raise UserError(f"{args.corpus_dir or args.out}: no utterances for {name}{fetch_again(args)}")
     if published and args.check_counts:
         check_counts(sets, published, args)
-    refuse_leaks(sets, config.shared_speakers)
+    trained = next((name for name in labelled if name.startswith("train")), labelled[0])
+    refuse_leaks(sets, config.shared_speakers, dict.fromkeys(unlabelled, trained))
     audio = {utt.audio for utterances in sets.values() for utt in utterances}
     say(f"sound: {rates_of(audio, config.sound)}; features are computed at the sample_rate_hz of features.yaml")
-    sets = prepare_sets(sets, config, Path(args.out), args.nj)
+    sets = prepare_sets(sets, config, Path(args.out), args.nj, unlabelled)
     for name, utterances in sets.items():
-        write_data_dir(Path(args.out) / name, utterances)
+        write_data_dir(Path(args.out) / name, utterances, need_text=name not in unlabelled)
     if words in (None, "all"):
-        names = [name for name in sets if words == "all" or name.startswith(("train", "dev"))] or [next(iter(sets))]
+        names = [name for name in labelled if words == "all" or name.startswith(("train", "dev"))] or labelled[:1]
         words = sorted({word for name in names for utt in sets[name] for word in utt.text.split()})
     write_text(Path(args.out) / "words.txt", "".join(f"{word}\n" for word in words))
     if labels:
-        texts = sorted({utt.text for utterances in sets.values() for utt in utterances})
+        texts = sorted({utt.text for name in labelled for utt in sets[name]})
         write_text(Path(args.out) / "labels.txt", "".join(f"{text}\n" for text in texts))
     if getattr(args, "check_counts", True):
         record_all(Path(args.out) / "download")
@@ -293,7 +300,5 @@ def describe(name, utterances, words):
     tokens = [word for utt in utterances for word in utt.text.split()]
     hours = sum(utt.duration_s for utt in utterances) / 3600
     outside = sum(word not in words for word in tokens)
-    return (
-        f"{name}: {counted(len(utterances), 'utterance')}, {counted(len(speakers), 'speaker')}, {hours:.2f} h, "
-        f"{counted(len(tokens), 'word')}, {outside} of them not in words.txt{who}"
-    )
+    said = f"{counted(len(tokens), 'word')}, {outside} of them not in words.txt" if tokens else "without transcripts"
+    return f"{name}: {counted(len(utterances), 'utterance')}, {counted(len(speakers), 'speaker')}, {hours:.2f} h, {said}{who}"

@@ -7,15 +7,16 @@ from steps.core.cli import UserError, say
 from steps.core.tables import SHOWN, counted
 
 
-def refuse_leaks(sets, shared_speakers=False):
+def refuse_leaks(sets, shared_speakers=False, joins=None):
     """Refuse sets that share a speaker or a recording; say how many recordings a single set holds twice.
 
     Args:   sets: name -> list of Utterance.   shared_speakers: accept speakers in several sets (and say so).
+            joins: set -> the set that it joins in training, whose speakers it may have.
     Raises: UserError listing up to 20 leaks of each kind.
     """
     leaks = []
     for speaker, names in sorted(_owners(sets, lambda utt: utt.speaker).items()):
-        if len(names) > 1:
+        if len({(joins or {}).get(name, name) for name in names}) > 1:
             leaks.append(f"speaker {speaker} is in {' and '.join(names)}")
     if leaks and shared_speakers:
         verb = "is" if len(leaks) == 1 else "are"

@@ -51,25 +51,29 @@ class PreparationConfig:
     shared_speakers: bool = False
 
 
-def prepare_sets(sets, config, out, nj=1):
+def prepare_sets(sets, config, out, nj=1, unlabelled=()):
     """Apply the options to all sets.
 
     Args:    sets: name -> list of Utterance with duration_s.   out: folder for treated audio and dropped.tsv.
+             unlabelled: names of sets without transcripts, to which only the options of sound and length apply.
     Returns: the same with what is left.   Raises: UserError when nothing is left of a set.
     """
     unknown = [name for name in config.filter.sets if name not in sets]
     if unknown and config.filter != FilterConfig():
         raise UserError(f"preparation options: filter.sets: no set {unknown[0]}; there are {', '.join(sets)}")
-    tell_markers(sets, config.text)
+    tell_markers({name: utterances for name, utterances in sets.items() if name not in unlabelled}, config.text)
     tell_what_stays_here(config.sound, out)
     dropped, kept = [], {}
     for name, utterances in sets.items():
-        reasons = [reason_to_drop(utt.text, config.text) for utt in utterances]
-        utterances = _part(name, utterances, reasons, dropped)
-        utterances = [replace(utt, text=normalise(utt.text, config.text)) for utt in utterances]
         limits = config.filter if name in config.filter.sets else FilterConfig()
-        reasons = [reason_text(utt, limits) for utt in utterances]
-        utterances = _part(name, utterances, reasons, dropped)
+        if name in unlabelled:
+            limits = replace(limits, min_chars_per_s=None, max_chars_per_s=None)
+        else:
+            reasons = [reason_to_drop(utt.text, config.text) for utt in utterances]
+            utterances = _part(name, utterances, reasons, dropped)
+            utterances = [replace(utt, text=normalise(utt.text, config.text)) for utt in utterances]
+            reasons = [reason_text(utt, limits) for utt in utterances]
+            utterances = _part(name, utterances, reasons, dropped)
         if config.sound != SoundConfig():
             treated = treat_all(utterances, config.sound, out / "audio" / name, nj)
             reasons = [item if isinstance(item, str) else "" for item in treated]

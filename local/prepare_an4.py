@@ -98,8 +98,7 @@ def forget_transcripts(out, number):
         raise UserError(f"--labelled-speakers {number}: there are only {len(speakers)} training speakers")
     labelled = set(speakers[:number])
     write_data_dir(out / "train", [utt for utt in utterances if utt.speaker in labelled])
-    write_data_dir(out / "extra", [utt for utt in utterances if utt.speaker not in labelled])
-    (out / "extra" / "text").unlink()
+    write_data_dir(out / "extra", [utt for utt in utterances if utt.speaker not in labelled], need_text=False)
     say(f"{out}: transcripts of {number} speakers in train; extra: audio of {len(speakers) - number} others")
 
 

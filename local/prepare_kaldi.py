@@ -3,6 +3,7 @@
     python3 local/prepare_kaldi.py --corpus-dir /kaldi/egs/mine/s5/data --sets train=train_clean,dev=dev,test=eval92 \\
         --out data/mine
 
+With --unlabelled extra the set extra, of the folder that --sets names or else of the folder extra, needs no text.
 Relative paths in wav.scp are taken relative to --wav-root (default: --corpus-dir, then the folder of the data folder).
 Commands in wav.scp (`sph2pipe ... |`) are refused; with --allow-pipes true they are run by bash, once, and what they
 print is kept as FLAC in --out: only do that with files you trust.
@@ -70,18 +71,20 @@ def find_audio(utt, roots, out, made, allow_pipes):
 
 
 def main():
-    parser = reader_parser(__doc__)
+    parser = reader_parser(__doc__, unlabelled=True)
     parser.add_argument("--sets", default="train=train,dev=dev,test=test", help="set=folder,... (default: %(default)s)")
     parser.add_argument("--wav-root", type=Path, metavar="DIR", help="what relative paths in wav.scp are relative to")
     parser.add_argument("--allow-pipes", type=parse_bool, default=False, metavar="BOOL", help="true: run commands")
     args = parser.parse_args()
     root, out, problems, sets, made = fetch(args, {}), Path(args.out), [], {}, {}
-    for name, folder in parse_sets(args.sets).items():
+    folders = parse_sets(args.sets)
+    for name, folder in (folders | {name: folders.get(name, name) for name in args.unlabelled}).items():
         sets[name] = []
         if unused := [file for file in UNUSED if (root / folder / file).is_file()]:
             say(f"{root / folder}: not used, though it may matter: {', '.join(unused)}")
         roots = [args.wav_root] if args.wav_root else [root, root / folder]
-        for utt in read_data_dir(root / folder, allow_pipes=True, check_audio=False, as_written=True):
+        options = {"allow_pipes": True, "check_audio": False, "as_written": True}
+        for utt in read_data_dir(root / folder, need_text=name not in args.unlabelled, **options):
             try:
                 audio = find_audio(utt, roots, out, made, args.allow_pipes)
                 sets[name].append(replace(utt, audio=audio))

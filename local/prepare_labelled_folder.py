@@ -8,7 +8,9 @@ names start with _ or . are left out.
 
 Sets: folders train, dev and test, if there are all three. Otherwise dev and test are, each, what --dev-speakers and
 --test-speakers say, else the files listed in validation_list.txt and testing_list.txt in --corpus-dir, else a tenth of
-the rest, whole speakers, one at least. Beside the sets: words.txt, the words of all labels, and labels.txt, the labels.
+the rest, whole speakers, one at least. With --unlabelled extra all sound files in the folder extra are a set without
+labels; one that does not fit the pattern is of a speaker of its own. Beside the sets: words.txt, the words of all labels,
+and labels.txt, the labels.
 """
 
 import re
@@ -39,11 +41,16 @@ def compile_pattern(pattern):
     )
 
 
-def list_files(root):
-    """Sound files below a folder, as paths relative to it without suffix -> Path; hidden and _folders are left out."""
+def list_files(root, leave_out=()):
+    """Sound files below a folder, as paths relative to it without suffix -> Path; hidden and _folders are left out.
+
+    Args: leave_out: names of folders directly in it that are left out, too.
+    """
     files, twice = {}, []
     for path in sorted(root.rglob("*"), key=lambda path: (_rank(path), path)):
         inner = path.relative_to(root)
+        if inner.parts[0] in leave_out:
+            continue
         if _rank(path) < len(SUFFIXES) and path.is_file() and not any(part[0] in "._" for part in inner.parts[:-1]):
             taken = files.setdefault(inner.with_suffix("").as_posix(), path)
             twice += [(path, taken)] if taken is not path else []
@@ -59,9 +66,9 @@ def _rank(path):
     return SUFFIXES.index(suffix) if suffix in SUFFIXES else len(SUFFIXES)
 
 
-def read_folder(root, pattern):
+def read_folder(root, pattern, leave_out=()):
     """Utterances of the files that fit the pattern; the others are counted and reported, and so is what was taken for what."""
-    files, found = list_files(root), {}
+    files, found = list_files(root, leave_out), {}
     for name, path in files.items():
         if match := pattern.fullmatch(name):
             speaker = clean_id(match.groupdict().get("speaker") or name)
@@ -79,8 +86,22 @@ def read_folder(root, pattern):
     return found
 
 
+def read_unlabelled(folder, pattern):
+    """Utterances of all sound files of a folder, without labels. Raises: UserError where there are none."""
+    files, utterances = list_files(folder), []
+    if not files:
+        raise UserError(f"{folder}: no sound files; --unlabelled names folders of {folder.parent} that hold some")
+    matches = {name: pattern.fullmatch(name) for name in files}
+    for name, match in matches.items():
+        speaker = clean_id((match and match.groupdict().get("speaker")) or f"{folder.name}/{name}")
+        utterances.append(Utterance(f"{speaker}-{clean_id(name)}", speaker, "", str(files[name].resolve())))
+    if others := sum(match is None for match in matches.values()):
+        say(f"{folder}: {others} of {len(files)} files do not fit the pattern: each counts as a speaker of its own")
+    return utterances
+
+
 def main():
-    parser = reader_parser(__doc__)
+    parser = reader_parser(__doc__, unlabelled=True)
     parser.add_argument("--pattern", default=PATTERN, help="path of a file without its suffix (default: %(default)s)")
     for name in LISTS:
         text = f"speakers of {name}, separated by commas or blanks"
@@ -96,7 +117,8 @@ def main():
             )
         sets = {name: list(read_folder(root / name, pattern).values()) for name in ("train", "dev", "test")}
     else:
-        sets = split(root, read_folder(root, pattern), speakers)
+        sets = split(root, read_folder(root, pattern, args.unlabelled), speakers)
+    sets |= {name: read_unlabelled(root / name, pattern) for name in args.unlabelled}
     finish(sets, [], args, words="all", labels=True)
 
 

@@ -7,11 +7,13 @@ NAME/metadata.*; or a single manifest.* or metadata.*, which is split by speaker
 audio_filepath, audio, path, file_name or wav; text, sentence, transcription or transcript; speaker, speaker_id, spk or
 client_id; and perhaps offset and duration (seconds; of a file that is longer the beginning, if there is no offset).
 Without speakers every file counts as one of its own: then nobody can tell whether a voice is in two sets. A single
-manifest may have a column split, which says what set a row is in.
+manifest may have a column split, which says what set a row is in. With --unlabelled extra the set extra needs no text: its rows
+are those of extra.jsonl (or the like), or those whose split is extra.
 """
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,15 +58,16 @@ def seconds_of(row: dict, name: str) -> float | None:
     return value
 
 
-def make_utterance(row, folder, where, folders=2):
+def make_utterance(row, folder, where, folders=2, need_text=True):
     """One utterance of a row, its end where `duration` puts it.
 
-    Args: folders: of its path, the last ones, that name it.   Raises: UserError.
+    Args: folders: of its path, the last ones, that name it.   need_text: False: the row may lack a text.
+    Raises: UserError.
     """
-    values = {}
+    values, needed = {}, ("audio", "text") if need_text else ("audio",)
     for name, known in FIELDS.items():
         values[name] = next((row[field] for field in known if row.get(field) not in (None, "")), "")
-        if not isinstance(values[name], (str, int)) or (not values[name] and name != "speaker"):
+        if not isinstance(values[name], (str, int)) or (not values[name] and name in needed):
             if there := [field for field in known if field in row]:
                 raise UserError(f"{where}: {there[0]} is {row[there[0]]!r}; expected a text, or the row left out")
             raise UserError(f"{where}: no {name}; expected a field {', '.join(known)}; there are: {', '.join(row)}")
@@ -84,18 +87,20 @@ def make_utterance(row, folder, where, folders=2):
     return Utterance(f"{speaker}-{name}{part}", speaker, text, str(audio), start_s=start_s, end_s=end_s)
 
 
-def read_manifest(path, problems, set_name=None):
+def read_manifest(path, problems, set_name=None, unlabelled=()):
     """Read all rows.
 
-    Args:    set_name: the set whose manifest this is; None: one manifest for all.
+    Args:    set_name: the set whose manifest this is; None: one manifest for all.   unlabelled: sets that need no texts.
     Returns: list of Utterance; what the column split says of each (None without such a column).
     """
     rows, utterances, places = list(read_rows(path, problems)), [], []
     for where, row in rows:
         try:
-            if set_name and row.get("split") and str(row["split"]).lower() not in SETS[set_name]:
+            split = set_of(row.get("split"), unlabelled)
+            if set_name and row.get("split") and split != set_name:
                 raise UserError(f"{where}: split is {row['split']!r}, in the manifest of {set_name}")
-            utterances.append(make_utterance(row, path.parent, where))
+            need_text = (set_name or split) not in unlabelled
+            utterances.append(make_utterance(row, path.parent, where, need_text=need_text))
             places.append((where, row))
         except UserError as error:
             problems.append(Problem(where, str(error).removeprefix(f"{where}: ")))
@@ -116,7 +121,8 @@ def name_apart(
     """
     counts = Counter(utt.utt_id for utt in utterances)
     named = [
-        make_utterance(row, folder, where, MOST_FOLDERS) if counts[utt.utt_id] > 1 else utt
+        # whether there has to be a text was looked at before
+        make_utterance(row, folder, where, MOST_FOLDERS, need_text=False) if counts[utt.utt_id] > 1 else utt
         for utt, (where, row) in zip(utterances, places, strict=True)
     ]
     first: dict[str, tuple[str, str]] = {}
@@ -159,20 +165,28 @@ def fit_to_files(
     return fitted
 
 
-def split_as_named(utterances: list[Utterance], splits: list, path: Path) -> dict[str, list[Utterance]]:
+def set_of(split: object, unlabelled: Sequence[str]) -> str | None:
+    """The set that a value of the column `split` names, in any case; None where it is no set."""
+    named = SETS | {name: (name.lower(),) for name in unlabelled}
+    return next((name for name, known in named.items() if str(split).lower() in known), None)
+
+
+def split_as_named(
+    utterances: list[Utterance], splits: list, path: Path, unlabelled: Sequence[str]
+) -> dict[str, list[Utterance]]:
     """Sets by the column `split` of a single manifest. Raises: UserError for a value that is no set."""
-    sets = {name: [] for name in SETS}
+    sets = {name: [] for name in (*SETS, *unlabelled)}
     for utt, split in zip(utterances, splits, strict=True):
-        name = next((name for name, known in SETS.items() if str(split).lower() in known), None)
+        name = set_of(split, unlabelled)
         if name is None:
-            known = ", ".join(sum(SETS.values(), ()))
+            known = ", ".join([*sum(SETS.values(), ()), *unlabelled])
             raise UserError(f"{path}: split is {split!r}; expected {known}, or no such column")
         sets[name].append(utt)
     return sets
 
 
 def main():
-    args = reader_parser(__doc__).parse_args()
+    args = reader_parser(__doc__, unlabelled=True).parse_args()
     root, problems = fetch(args, {}), []
     found = {name: find_manifest(root, known) for name, known in SETS.items()}
     single = find_manifest(root, ("manifest", "metadata"))
@@ -180,14 +194,22 @@ def main():
         read = {name: read_manifest(path, problems, name) for name, path in found.items()}
         sets = {name: utterances for name, (utterances, _) in read.items()}
     elif single:
-        utterances, splits = read_manifest(single, problems)
+        utterances, splits = read_manifest(single, problems, unlabelled=args.unlabelled)
         if any(splits):
-            sets = split_as_named(utterances, splits, single)
+            sets = split_as_named(utterances, splits, single, args.unlabelled)
         else:
             sets = split_by_speaker(utterances) if not problems else {"train": utterances}
     else:
         missing = [name for name, path in found.items() if path is None]
         raise UserError(f"{root}: no {missing[0]}.jsonl, .json, .csv or .tsv here, and no single manifest to split")
+    for name in args.unlabelled:
+        sets.setdefault(name, [])
+        if path := find_manifest(root, (name,)):
+            sets[name] += read_manifest(path, problems, name, args.unlabelled)[0]
+        elif not sets[name]:
+            problems.append(
+                Problem(str(root), f"no {name}.jsonl, .json, .csv or .tsv, and no row whose split is {name}")
+            )
     finish(sets, problems, args)
 
 

@@ -118,7 +118,7 @@ else
 # Your corpus: local/prepare.py reads train.tsv, dev.tsv and test.tsv in this folder (or what you change it to).
 # shellcheck disable=SC2154  # recipe_dir: this folder
 corpus_dir=$recipe_dir/corpus
-prepare="python3 \$recipe_dir/local/prepare.py --corpus-dir \$corpus_dir --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
+prepare="python3 \$recipe_dir/local/prepare.py --corpus-dir \$corpus_dir --unlabelled \$unlabelled_sets --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 LINES
 fi
 name=${to##*/}

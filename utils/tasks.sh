@@ -93,7 +93,7 @@ check_settings() {
   [[ $processes == 1 || $device == cpu ]] || usage_error "--processes is for --device cpu; with GPUs give --ngpu N"
   ((ngpu <= 1)) || processes=$ngpu
   [[ -n ${test_sets// /} ]] || usage_error "test_sets is empty; name at least one set"
-  for word in "$train_set" "$dev_set" $test_sets "${models[@]}"; do
+  for word in "$train_set" "$dev_set" $test_sets $unlabelled_sets "${models[@]}"; do
     [[ ! $word =~ (^|[^A-Za-z0-9])JOB([^A-Za-z0-9]|$)|\{nj\} ]] || usage_error "$word: JOB and {nj} stand for numbers; choose another name"
   done
   [[ $data$corpus_dir != *$'\n'* ]] || usage_error "a folder with a line end in its name cannot be used: ${data@Q}"
@@ -279,8 +279,11 @@ stress_task() {
 # transcribed, too, so that the errors of such transcripts are known.
 transcript_tasks() {
   ((${#unlabelled[@]})) || return 0
-  [[ -n $transcribe_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
   local set by needs options copies=() joined=("$data/$train_set")
+  [[ -n $transcribe_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
+  for set in $unlabelled_sets; do
+    [[ " $train_set $dev_set $test_sets " != *" $set "* ]] || usage_error "unlabelled_sets: $set is train_set, dev_set or in test_sets, too"
+  done
   ((labelled_copies == 1)) || copies=(--copies "$labelled_copies")
   transcripts=$(conf_file "$transcripts")
   for set in $unlabelled_sets "$dev_set"; do

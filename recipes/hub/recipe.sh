@@ -2,7 +2,7 @@
 # hub: a model from a hub, fine-tuned on your speech and made smaller. What the variables mean: run.sh.
 
 # hub_model: its folder; here an absolute path, as an option also one relative to where you are. corpus_dir: Kaldi data folders that you have; other readers: recipes/README.md.
-prepare="python3 local/prepare_kaldi.py --corpus-dir \$corpus_dir --sets train=train,dev=dev,test=test --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
+prepare="python3 local/prepare_kaldi.py --corpus-dir \$corpus_dir --sets train=train,dev=dev,test=test --unlabelled \$unlabelled_sets --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 train_set=train
 dev_set=dev             # speakers of its own
 test_sets="test"

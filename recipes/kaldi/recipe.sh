@@ -2,7 +2,7 @@
 # Kaldi data folders that you have. What the variables mean: run.sh.
 
 # corpus_dir: the folder that holds them; --sets says which is what.
-prepare="python3 local/prepare_kaldi.py --corpus-dir \$corpus_dir --sets train=train,dev=dev,test=test --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
+prepare="python3 local/prepare_kaldi.py --corpus-dir \$corpus_dir --sets train=train,dev=dev,test=test --unlabelled \$unlabelled_sets --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 train_set=train
 dev_set=dev             # speakers of its own
 test_sets="test"

@@ -3,7 +3,7 @@
 
 # corpus_dir: the folder. Behind prepare_labelled_folder.py, --pattern tells how the paths of its files are built, such as
 # --pattern {speaker}/{take}_{label}; without it: {label}/{speaker}_nohash_{take}, the layout of Speech Commands.
-prepare="python3 local/prepare_labelled_folder.py --corpus-dir \$corpus_dir --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
+prepare="python3 local/prepare_labelled_folder.py --corpus-dir \$corpus_dir --unlabelled \$unlabelled_sets --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 train_set=train
 dev_set=dev             # speakers of its own
 test_sets="test"

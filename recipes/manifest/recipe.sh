@@ -2,7 +2,7 @@
 # Your recordings, listed in JSON lines, CSV or TSV: what NeMo and Hugging Face users have. What the variables mean: run.sh.
 
 # corpus_dir: the folder that holds train.jsonl, dev.jsonl, test.jsonl, or one manifest to split (local/prepare_manifest.py).
-prepare="python3 local/prepare_manifest.py --corpus-dir \$corpus_dir --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
+prepare="python3 local/prepare_manifest.py --corpus-dir \$corpus_dir --unlabelled \$unlabelled_sets --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 train_set=train
 dev_set=dev             # speakers of its own
 test_sets="test"

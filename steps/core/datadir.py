@@ -112,13 +112,14 @@ def _utterance(tables, utt_id):
     )
 
 
-def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_data_dir(path: str | Path, utterances: Iterable[Utterance], need_text: bool = True) -> None:
     """Write a data folder that Kaldi's utils/validate_data_dir.sh accepts: whole files only, each by rename.
 
     Args:   utterances: iterable of Utterance; where the speaker does not prefix the utterance id (`spk-utt`), Kaldi's tools
             want the option --no-spk-sort, and that is said.
             segments is written when any utterance has limits, utt2dur when all durations are known, utt2speed when any
             speed is not 1.
+            need_text: False: a set without transcripts; no `text` is written.
     Raises: UserError listing every utterance that cannot be written.
     """
     utterances = sorted(utterances, key=lambda utt: byte_order(utt.utt_id))
@@ -130,7 +131,7 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
         for earlier, later in pairwise(utterances)
         if earlier.utt_id == later.utt_id
     ]
-    problems += [Problem(repr(utt.utt_id), what) for utt in utterances for what in _not_writable(utt)]
+    problems += [Problem(repr(utt.utt_id), what) for utt in utterances for what in _not_writable(utt, need_text)]
     raise_problems(problems, f"{path} is not written")
     with_limits = any(utt.start_s or utt.end_s is not None for utt in utterances)
     recordings = _recording_ids(utterances) if with_limits else {}
@@ -146,15 +147,19 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
     if any(utt.speed != 1.0 for utt in utterances):
         tables["utt2speed"] = {utt.utt_id: show_number(utt.speed) for utt in utterances}
     tables["spk2utt"] = spk2utt(tables["utt2spk"])
-    raise_problems(find_problems(path, tables, check_audio=False, spk_sort=False), f"{path} is not written")
+    if not need_text:
+        del tables["text"]
+    problems = find_problems(path, tables, check_audio=False, need_text=need_text, spk_sort=False)
+    raise_problems(problems, f"{path} is not written")
     write_folder(path, tables)
     if not speakers_in_order(tables["utt2spk"]):
         say(f"{path}: {NO_SPK_SORT}")
 
 
-def _not_writable(utt):
+def _not_writable(utt, need_text):
     """What would not survive being written as a line of text."""
-    fields = {"utterance id": utt.utt_id, "speaker": utt.speaker, "text": utt.text, "path": utt.audio}
+    fields = {"utterance id": utt.utt_id, "speaker": utt.speaker, "path": utt.audio}
+    fields |= {"text": utt.text} if need_text else {}
     for name, value in fields.items():
         try:
             value.encode()

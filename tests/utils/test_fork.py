@@ -1,7 +1,9 @@
 """utils/fork_recipe.sh: a fork needs nothing of the recipe it came from, and runs at once."""
 
+import os
 import shutil
 import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -64,8 +66,24 @@ def test_a_fork_dry_runs_at_once(forked):
     words = [ROOT / "run.sh", "--recipe", forked, "--dry-run"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    reader = f"python3 {forked}/local/prepare.py --corpus-dir {forked}/corpus --options {forked}/conf/prepare.yaml"
+    options = f"--corpus-dir {forked}/corpus --unlabelled '' --options {forked}/conf/prepare.yaml"
+    reader = f"python3 {forked}/local/prepare.py {options}"
     assert reader in done.stdout and f"--out {forked}/data/kitchen" in done.stdout
+
+
+def test_the_reader_of_a_fork_takes_a_set_without_texts(forked):
+    read_tables(forked)
+    corpus = forked / "corpus"
+    (corpus / "extra1.wav").write_bytes((corpus / "dev1.wav").read_bytes()[:-2000] + bytes([7]) * 2000)
+    (corpus / "extra.tsv").write_text("extra1\tann\textra1.wav\n")
+    words = [sys.executable, forked / "local/prepare.py", "--corpus-dir", corpus, "--unlabelled"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*words, "extra", "--out", forked / "data"], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert (forked / "data/extra/wav.scp").is_file() and not (forked / "data/extra/text").exists()
+    (corpus / "dev.tsv").write_text("dev1\tbob\tdev1.wav\n")
+    done = subprocess.run([*words, "extra", "--out", forked / "data"], capture_output=True, text=True, env=env)
+    assert done.returncode == 1 and "dev.tsv:1: 3 fields; expected id, speaker, file, text" in done.stderr
 
 
 def read_tables(forked, text="Turn  {} on"):

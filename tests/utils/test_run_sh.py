@@ -258,6 +258,9 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
         (bench.recipe / folder / "model.json").write_text("{}")
     bench.write_recipe(f"{RECIPE}unlabelled_sets=more\ntranscripts=transcripts.yaml\n")
     assert "transcribe_with" in bench.run(status=2)[1]
+    for name, said in (("train", "train is train_set"), ("test", "test is train_set"), ("JOB", "JOB: JOB and")):
+        options = ("--unlabelled-sets", f"more {name}", "--transcribe-with", str(bench.recipe / "whisper"))
+        assert said in bench.run(*options, status=2)[1]
     options = ("--transcribe-with", str(bench.recipe / "whisper"), "--transcribe-check", str(bench.recipe / "seed"))
     ran, _ = bench.run(*options, "--stop-stage", "4")
     (checked,) = [line for line in ran if "--text false" in line]
