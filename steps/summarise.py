@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
 from steps.core.decodings import KINDS
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
@@ -40,9 +40,10 @@ def main() -> None:
         models = common_models(args.runs, args.set, kind)
         if not models:
             continue
-        found = summarise(args, kind, models)
+        scores = read_scores(args, kind, models)
+        found = over_runs(args, models, [{name: one["utterances"] for name, one in run.items()} for run in scores])
         kinds[kind] = plain(found)
-        rate = read_score(decode_folder(args.runs[0], models[0], args.set), kind).get("rate", "WER")
+        rate = scores[0][models[0]].get("rate", "WER")
         tables = seed_tables(found, rate) if seeds else fold_tables(found, rate)
         page.append(f"## {kind}\n\n{tables}")
     if not kinds:
@@ -76,19 +77,24 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def summarise(args: argparse.Namespace, kind: str, models: Sequence[str]) -> dict[str, Any]:
-    """What `over_seeds` or `over_folds` finds for these models."""
-    runs = [
-        {name: read_score(decode_folder(run, name, args.set), kind)["utterances"] for name in models}
-        for run in args.runs
-    ]
-    return over_runs(args, models, runs)
+def read_scores(args: argparse.Namespace, kind: str, models: Sequence[str]) -> list[dict[str, Any]]:
+    """Scores of every run by model. Raises: MissingInput; UserError when they do not all count the same units."""
+    scores = [{name: read_score(decode_folder(run, name, args.set), kind) for name in models} for run in args.runs]
+    found = {
+        one.get("rate", "WER"): decode_folder(run, name, args.set)
+        for run, row in zip(args.runs, scores, strict=True)
+        for name, one in row.items()
+    }
+    if len(found) > 1:
+        what = ", ".join(f"{rate} in {folder}" for rate, folder in sorted(found.items()))
+        raise UserError(f"{kind}: {what}; decode and score all runs with one `unit`")
+    return scores
 
 
 def summarise_characters(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
     """The same in characters, or None where not all runs want them beside words (`cer` in decode.yaml)."""
     models = common_models(args.runs, args.set, kind)
-    scores = [{name: read_score(decode_folder(run, name, args.set), kind) for name in models} for run in args.runs]
+    scores = read_scores(args, kind, models)
     if not models or not all(score.get("cer_interval_95") for run in scores for score in run.values()):
         return None
     counts = [{name: score["utterances"] for name, score in run.items()} for run in scores]
@@ -101,7 +107,7 @@ def summarise_characters(args: argparse.Namespace, kind: str) -> dict[str, Any] 
 
 def over_runs(args: argparse.Namespace, models: Sequence[str], runs: list[dict[str, Any]]) -> dict[str, Any]:
     """What `over_seeds` or `over_folds` finds, with the models' differences from their parents and those of --compare."""
-    parents = [(name, parent_of(args.runs[0], name)) for name in models]
+    parents = [(name, common_parent(args.runs, name)) for name in models]
     pairs = [(name, parent) for name, parent in parents if parent and parent in models]
     pairs += parse_pairs(args.compare, models)
     return (over_seeds if args.how == "seeds" else over_folds)(runs, list(dict.fromkeys(pairs)), args.seed)
@@ -109,19 +115,28 @@ def over_runs(args: argparse.Namespace, models: Sequence[str], runs: list[dict[s
 
 def common_models(runs: Sequence[str], set_name: str, kind: str) -> list[str]:
     """Models scored in every run, in the order of the first run's report, or else of their names."""
+    if missing := [run for run in runs if not Path(run).is_dir()]:
+        raise MissingInput(f"--runs: {missing[0]}: no such folder")
     found = []
     for run in runs:
         files = Path(run).glob(f"*/{decode_folder('', '', set_name).name}/score_{kind}.json")
         found.append({path.parent.parent.name for path in files})
     report = Path(runs[0]) / "report/results.json"
-    order = [row["model"] for row in read_json(report)["rows"]] if report.is_file() else []
+    rows = read_json(report).get("rows") if report.is_file() else []
+    # only the order is at stake: that of a file of another version is not looked for
+    order = [row.get("model") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     last = len(order)
     return sorted(set.intersection(*found), key=lambda name: (order.index(name) if name in order else last, name))
 
 
-def parent_of(run: str, model: str) -> str | None:
-    """Name of a model's parent, if it has one."""
-    return (read_json(Path(run) / model / "model.json").get("parent") or {}).get("name")
+def common_parent(runs: Sequence[str], model: str) -> str | None:
+    """Name of a model's parent, if it has one. Raises: MissingInput; UserError when the runs differ in it."""
+    found = [(read_json(Path(run) / model / "model.json").get("parent") or {}).get("name") for run in runs]
+    for run, name in zip(runs, found, strict=True):
+        if name != found[0]:
+            made = f"made of {found[0]} in {runs[0]}, of {name} in {run}"
+            raise UserError(f"{model}: {made}; give runs of one chain")
+    return found[0]
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from steps import summarise as program
-from steps.core.cli import UserError
+from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance
 from steps.core.outdir import write_json
 from steps.score import score
@@ -85,8 +85,37 @@ def test_what_intervals_are_over_is_named(tmp_path, monkeypatch, speakers, over)
 
 def test_runs_without_a_common_model_are_refused(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
+    one = make_run(tmp_path, "r", 1)
     with pytest.raises(UserError, match="no model has scores on test in all of"):
-        run(monkeypatch, tmp_path / "out", "seeds", make_run(tmp_path, "r", 1), tmp_path / "empty")
+        run(monkeypatch, tmp_path / "out", "seeds", one, tmp_path / "empty")
+    with pytest.raises(MissingInput, match="--runs: .*/nowhere: no such folder"):
+        run(monkeypatch, tmp_path / "out", "seeds", one, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_runs_whose_models_have_other_parents_are_refused(tmp_path, monkeypatch, turned):
+    runs = [make_run(tmp_path, f"r{wrong}", wrong) for wrong in (2, 3)]
+    (runs[1] / "child/model.json").write_text(json.dumps({"parent": {"name": "stranger"}}))
+    with pytest.raises(UserError, match="child: made of .*(parent|stranger) in .*; give runs of one chain"):
+        run(monkeypatch, tmp_path / "out", "seeds", *(reversed(runs) if turned else runs))
+
+
+def test_words_and_characters_do_not_go_into_one_number(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, f"f{i}", 1, prefix=f"f{i}-s") for i in range(2)]
+    for folder in runs[1].glob("*/decode_test_onnx"):
+        write_json(folder / "decode.json", {"settings": {"unit": "char"}})
+        ids = [line.split()[0] for line in (folder / "greedy.txt").read_text().splitlines()]
+        score(folder, "greedy", [Utterance(one, one.rpartition("-")[0], "yes", "x") for one in ids], "test")
+    with pytest.raises(UserError, match="greedy: CER in .*, WER in .*; decode and score all runs with one `unit`"):
+        run(monkeypatch, tmp_path / "out", "folds", *runs)
+
+
+@pytest.mark.parametrize("content", [{"models": {}}, {"rows": [{"name": "parent"}, None]}])
+def test_a_report_of_another_version_does_not_matter(tmp_path, monkeypatch, content):
+    runs = [make_run(tmp_path, f"r{wrong}", wrong) for wrong in (2, 3)]
+    (runs[0] / "report").mkdir()
+    (runs[0] / "report/results.json").write_text(json.dumps(content))
+    assert list(run(monkeypatch, tmp_path / "out", "seeds", *runs)["kinds"]["greedy"]["models"]) == ["child", "parent"]
 
 
 def test_models_stand_as_in_the_report(tmp_path, monkeypatch):

@@ -83,8 +83,14 @@ def over_folds(
 
     Args:    as for `over_seeds`.
     Returns: {"models": {name: {"interval": Interval}}, "differences": [{"a", "b", "interval"}]}.
-    Raises:  UserError when a speaker is tested in two folds.
+    Raises:  UserError when a speaker is tested in two folds, or the models of a fold were not scored on the same utterances.
     """
+    for number, run in enumerate(runs, start=1):
+        first = next(iter(run.values()))
+        for name, counts in run.items():
+            if counts["ids"] != first["ids"] or counts["words"] != first["words"]:
+                names = f"{next(iter(run))} and {name}"
+                raise UserError(f"fold {number}: {names}: not scored on the same utterances; decode and score both again")
     seen: dict[str, int] = {}
     for number, run in enumerate(runs):
         for speaker in next(iter(run.values()))["speakers"]:

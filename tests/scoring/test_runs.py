@@ -63,3 +63,6 @@ def test_what_is_no_set_of_seeds_or_folds_is_refused():
         over_seeds([{"m": counts(rng, 3, 0.2, "a")}, {"m": counts(rng, 3, 0.2, "b")}], [])
     with pytest.raises(UserError, match="speaker a0 is in the test sets of two folds"):
         over_folds([{"m": counts(rng, 3, 0.2, "a")}, {"m": counts(rng, 3, 0.2, "a")}], [])
+    one = counts(rng, 3, 0.2, "a")
+    with pytest.raises(UserError, match="fold 2: m and n: not scored on the same utterances"):
+        over_folds([{"m": one, "n": one}, {"m": counts(rng, 3, 0.2, "b"), "n": counts(rng, 3, 0.2, "c")}], [("n", "m")])
