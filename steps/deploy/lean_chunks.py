@@ -37,6 +37,13 @@ class Order:
         """Args: rows: of all frames, (rows, C).   sizes: what C is split into.  Returns: (T, N, *sizes) or (N, T, *sizes)."""
         return rows.view(frames, -1, *sizes) if self.time_first else rows.view(-1, frames, *sizes)
 
+    def first(self, rows: torch.Tensor, frames: int, kept: int) -> torch.Tensor:
+        """Args: rows: of all frames, (rows, C).   kept: how many frames of each utterance to keep.  Returns: their rows."""
+        if kept == frames:
+            return rows
+        width = int(rows.shape[1])
+        return self.split(rows, frames, width).narrow(self.time, 0, kept).reshape(-1, width)
+
     def utterances_first(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (T, N, C) or (N, T, C).  Returns: (N, T, C)."""
         return x.transpose(0, 1) if self.time_first else x
@@ -100,9 +107,8 @@ class LeanChunk(nn.Module):
             rows = rows + self.convolve(block.convolution, rows, kept)
             rows = block.norm(rows + half_of_feed_forward(block.ff2, rows))
             after.append(kept)
-        outputs = twin.classify(rows)
-        given = order.split(outputs, window, int(outputs.shape[1])).narrow(order.time, 0, twin.chunk)
-        return order.utterances_first(given), after
+        outputs = twin.classify(order.first(rows, window, twin.chunk))
+        return order.utterances_first(order.split(outputs, twin.chunk, int(outputs.shape[1]))), after
 
     def attend(self, attention: SelfAttention, rows: torch.Tensor, state: State, bias: torch.Tensor) -> torch.Tensor:
         """What the module gives. Args: rows, normed; state: replaced; bias: of the scores.  Returns: rows."""
