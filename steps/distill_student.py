@@ -15,11 +15,12 @@ from steps.compress.surgery import drop_blocks
 from steps.core.cli import UserError, run_main, say
 from steps.core.config import load_config
 from steps.models.asr_model import AsrModel
+from steps.models.codes import check_float
 from steps.training import distributed
 from steps.training.rounded import train_rounded
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup, training_parser
-from steps.training.start import start_from
+from steps.training.start import start_from, tell_of_zeros
 
 
 def main() -> None:
@@ -68,11 +69,11 @@ def first_model(setup: Setup, config: TrainConfig) -> tuple[AsrModel, str | None
 
 def start_from_(model: AsrModel, initial: AsrModel, folder: str) -> None:
     """Copy all weights of `initial` into `model`; raises UserError when the two are not built alike. Chunks are no matter."""
-    if initial.spec["quantization"]:
-        raise UserError(f"--init {folder}: is quantized; start from its float parent")
+    check_float(initial.spec, f"--init {folder}", "start from")
     sizes, wanted = ({**spec["model"], "streaming": None} for spec in (initial.spec, model.spec))
     if initial.state_dict().keys() != model.state_dict().keys() or sizes != wanted:
         raise UserError(f"--init {folder}: its layers differ from those in --config; give a model of the same sizes")
+    tell_of_zeros(initial, folder)
     model.load_state_dict(initial.state_dict())
 
 

@@ -21,6 +21,7 @@ from steps.core.cli import run_main, say
 from steps.core.config import check, load_config
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
+from steps.models.codes import check_float
 from steps.training import distributed
 from steps.training.settings import LearningConfig
 from steps.training.setup import Setup, training_parser
@@ -78,6 +79,7 @@ def main() -> None:
 def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> AsrModel:
     """Cut `progress` (0..1) of what the settings ask for and write folder `out`. Returns: the cut model."""
     config, model = cast(PruneConfig, setup.config), setup.load(parent)
+    check_float(model.spec, str(parent), "prune")
     if config.method == "sparse":
         sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
         small = model

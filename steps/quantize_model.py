@@ -35,7 +35,7 @@ from steps.core.provenance import write_run_record
 from steps.deploy.export import export_bytes
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
-from steps.models.codes import is_packed
+from steps.models.codes import check_float, is_packed
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.training import distributed
 from steps.training.rounded import fix_scales_, train_rounded
@@ -86,6 +86,7 @@ def main() -> None:
     setup = Setup(args, config, STEP)
     if setup.already_done(model=args.model, teacher=args.teacher if method == "qat" else None):
         return
+    check_float(read_spec(args.model), args.model, "quantize")
     config = with_chosen_bits(setup, config)
     model = setup.load(args.model)
     if method == "qat":
@@ -110,6 +111,7 @@ def quantize_at_once(args: argparse.Namespace) -> None:
             f"{out / 'conf.yaml'}: {out} was started with method {there.get('method')}; choose another --out"
         )
     model = load_model(source)
+    check_float(model.spec, args.model, "quantize")
     small = quantize_model(model, config)
     small.spec["step"] = STEP
     save_config(out / "conf.yaml", config)

@@ -14,7 +14,15 @@ from steps.core.cli import UserError
 from steps.core.config import nearest
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
-from steps.models.codes import WHOLE_BYTE_BITS, CodeFormat, Codes, describe_formats, describe_packed, is_packed
+from steps.models.codes import (
+    WHOLE_BYTE_BITS,
+    CodeFormat,
+    Codes,
+    check_float,
+    describe_formats,
+    describe_packed,
+    is_packed,
+)
 from steps.models.conformer import ConvolutionModule
 from steps.models.fixed_point import activation_ranges, check_static, describe_activations
 from steps.models.quant_layers import Quantized, QuantLSTM, quantized_layers
@@ -66,8 +74,7 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
 
     Raises: UserError when a name in the settings is none, nothing is left, or zeros of a sparse model could not be kept.
     """
-    if model.spec["quantization"]:
-        raise UserError("the model is already quantized; quantize the one it was made from")
+    check_float(model.spec, "the model", "quantize")
     dense, sparse = quantizable_layers(model), bool(model.spec["sparsity"])
     dense = {name: layer for name, layer in dense.items() if name.split(".")[0] not in model.head.training_only}
     if config.activations is not None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from steps.core.cli import UserError
 from steps.core.config import check
 from steps.models.asr_model import AsrModel
+from steps.models.codes import check_float
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)
 
@@ -49,8 +49,7 @@ def sparsify_(model: AsrModel, fraction: float, scope: str = "global") -> dict[s
     Source:  Han et al. 2015 (arXiv:1506.02626), without their per-layer sensitivities.
     """
     SparsityConfig(fraction, scope)
-    if model.spec["quantization"]:
-        raise UserError("the model is quantized; make its float parent sparse, then quantize the result")
+    check_float(model.spec, "the model", "prune")
     weights = prunable_weights(model)
     if scope == "local":
         masks = {name: _largest([weight], fraction)[0] for name, weight in weights.items()}

@@ -10,6 +10,7 @@ from steps.compress.sparsity import measured_sparsity
 from steps.core.cli import UserError
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model
+from steps.models.codes import check_float
 
 # written by save_model, stale after surgery
 WRITTEN_ON_SAVE = ("parameters", "nonzero_parameters", "weights_sha256")
@@ -42,8 +43,7 @@ def editable_spec(model: AsrModel) -> dict[str, Any]:
 
     Raises: UserError when quantized.
     """
-    if model.spec["quantization"]:
-        raise UserError("the model is quantized; prune or factorise its float parent, then quantize the result")
+    check_float(model.spec, "the model", "prune or factorise")
     return deepcopy({key: value for key, value in model.spec.items() if key not in WRITTEN_ON_SAVE})
 
 

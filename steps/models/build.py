@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, nearest, show, to_dict
@@ -199,10 +198,13 @@ def save_model(
     _check_reload(folder, model)
 
 
-def weights_of(model: nn.Module) -> Iterator[torch.Tensor]:
-    """What counts as parameters: trainable tensors and integer codes; not running statistics, scales or CMVN."""
-    yield from model.parameters()
-    yield from (buffer for buffer in model.buffers() if buffer.dtype in CODES)
+def weights_of(model: AsrModel) -> Iterator[torch.Tensor]:
+    """What counts as parameters: trainable tensors and integer codes of what ships; not running statistics, scales, CMVN, or layers
+    that serve training only."""
+    codes = ((name, buffer) for name, buffer in model.named_buffers() if buffer.dtype in CODES)
+    for name, tensor in (*model.named_parameters(), *codes):
+        if name.split(".")[0] not in model.head.training_only:
+            yield tensor
 
 
 def _check_reload(folder, model):

@@ -1,10 +1,12 @@
 """Quantized weights: integer codes of 1 to 8 bits, the grid they stand for, one scale per row or per group within a row."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from steps.core.cli import UserError
 from steps.core.config import check
 
 GRIDS = ("symmetric", "half", "ternary")
@@ -12,6 +14,18 @@ GRIDS = ("symmetric", "half", "ternary")
 WHOLE_BYTE_BITS = (8, 7)
 # 3 ** 5 is 243
 TERNARY_IN_A_BYTE = 5
+
+
+def check_float(spec: Mapping[str, Any], name: str, what: str) -> None:
+    """Raise UserError for a model in codes. Args: spec: its model.json.  name: of its folder.  what: to do with another, a verb."""
+    if spec.get("quantization"):
+        parent = (spec.get("parent") or {}).get("name")
+        other = (
+            f"its float parent, {parent}"
+            if parent
+            else "one trained without the section `quantization`: this was never float"
+        )
+        raise UserError(f"{name}: is quantized; {what} {other}")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ NOTES = """\
 - 95 %: interval of the WER over {over}.
 - torch: greedy WER of the model folder, before export; sherpa: of the exported file by sherpa-onnx. Checks.
 - size: bytes of what ships, the files that the export's SHA256SUMS lists (1 kB = 1000 bytes).
-- params: parameters of the model, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
+- params: parameters of what ships, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
   make the file smaller.
 - bits: of a weight in codes, on average over the layers that have them.
 - MMAC/s: million multiply-accumulates per second of audio, counted from the graph as onnxruntime ran it. RTF: seconds of

@@ -90,7 +90,9 @@ def over_folds(
         for name, counts in run.items():
             if counts["ids"] != first["ids"] or counts["words"] != first["words"]:
                 names = f"{next(iter(run))} and {name}"
-                raise UserError(f"fold {number}: {names}: not scored on the same utterances; decode and score both again")
+                raise UserError(
+                    f"fold {number}: {names}: not scored on the same utterances; decode and score both again"
+                )
     seen: dict[str, int] = {}
     for number, run in enumerate(runs):
         for speaker in next(iter(run.values()))["speakers"]:

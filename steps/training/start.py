@@ -10,7 +10,9 @@ from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.models.asr_model import AsrModel
 from steps.models.build import build_model, load_model, new_spec
+from steps.models.codes import check_float
 from steps.models.normalisation import GLOBAL
+from steps.training import distributed
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup
 
@@ -34,8 +36,8 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     own_head = initial.head.name == config.head
     if initial.kind != config.type:
         raise UserError(f"{where}: type {config.type}, but {folder} is {initial.kind}")
-    if initial.spec["quantization"]:
-        raise UserError(f"{folder}: is quantized; start from its float parent")
+    check_float(initial.spec, str(folder), "start from")
+    tell_of_zeros(initial, folder)
     if unused := sorted(config.model.keys() - {"dropout", "streaming"}):
         raise UserError(
             f"{where}: model: {', '.join(unused)}: with --init the sizes are those of {folder}; leave it out"
@@ -71,3 +73,11 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     model.frontend.requires_grad_(config.freeze is None)
     model.blocks.requires_grad_(config.freeze != "encoder")
     return model
+
+
+def tell_of_zeros(initial: AsrModel, folder: str | Path) -> None:
+    """Say that the zeros of a sparse model are not kept."""
+    if initial.spec["sparsity"] and distributed.rank() == 0:
+        say(
+            f"warning: {folder}: is sparse, and its zeros are trained as all weights; steps.prune_model makes zeros again"
+        )

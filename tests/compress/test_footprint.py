@@ -1,10 +1,15 @@
 """Footprints agree with sums done by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second, predict
+from steps.models.build import build_model, new_spec
+from steps.models.normalisation import GLOBAL
+from tests.compress.conftest import SIZES
 
 FRAMES = 1000  # of 10 s
 SECONDS = 10
@@ -100,9 +105,20 @@ def test_zeros_are_not_counted_as_nonzero(make):
 
 def test_codes_count_as_parameters():
     layer = nn.Module()
+    layer.head = SimpleNamespace(training_only=())
     layer.register_buffer("weight_codes", torch.tensor([[0, 1, -1]], dtype=torch.int8))
     layer.register_buffer("weight_scales", torch.ones(1))
     assert (count_parameters(layer), count_nonzero(layer)) == (3, 2)
+
+
+def test_what_serves_training_only_does_not_count():
+    how = (SIZES["conformer"], 20, 11, "test", "model", "transducer", GLOBAL)
+    with_ctc, without = (build_model(new_spec("conformer", *how, {"ctc": ctc})) for ctc in (True, False))
+    assert hasattr(with_ctc, "ctc_output") and not hasattr(without, "ctc_output")
+    assert count_parameters(with_ctc) == count_parameters(without) == predict(with_ctc.spec).parameters
+    assert count_nonzero(with_ctc) == sum(
+        int(one.count_nonzero()) for name, one in with_ctc.named_parameters() if "ctc" not in name
+    )
 
 
 def test_attention_grows_with_the_utterance(make):

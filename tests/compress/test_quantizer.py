@@ -106,7 +106,7 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
     model = make("dnn")
     with pytest.raises(UserError, match="nothing would be quantized"):
         quantize_model(model, QuantizeConfig(skip=["frontend", "blocks", "output"]))
-    with pytest.raises(UserError, match="already quantized"):
+    with pytest.raises(UserError, match="the model: is quantized; quantize one trained without"):
         quantize_model(quantize_model(model, QuantizeConfig()), QuantizeConfig())
 
 

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from steps.compress.sparsity import sparsify_
 from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
 from steps.distill_student import start_from_
 from steps.models.build import load_model
+from steps.models.codes import check_float
 from steps.training.settings import TrainConfig
 from steps.training.setup import Setup
 from steps.training.start import start_from
@@ -58,8 +60,23 @@ def test_a_normalisation_in_the_settings_counts(whole, tmp_path):
 
 
 def test_a_student_does_not_start_from_codes(whole):
-    with pytest.raises(UserError, match="--init x: is quantized; start from its float parent"):
+    assert check_float({"quantization": None}, "x", "start from") is None
+    with pytest.raises(UserError, match="x: is quantized; start from its float parent, teacher$"):
+        check_float({"quantization": {"bits": 8}, "parent": {"name": "teacher"}}, "x", "start from")
+    with pytest.raises(UserError, match="--init x: is quantized; start from one trained without"):
         start_from_(make_model("conformer"), make_model("conformer", quantized=True), "x")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_that_zeros_are_not_kept_is_said(whole, tmp_path, capsys, sparse):
+    model = make_model("conformer")
+    if sparse:
+        sparsify_(model, 0.5)
+    folder = save_folder(tmp_path / "initial", model)
+    start_from(setup(folder, "conformer", {}), folder)
+    start_from_(make_model("conformer"), model, "x")
+    told = [line for line in capsys.readouterr().out.splitlines() if "is sparse" in line]
+    assert [line.split(":")[1].strip() for line in told] == ([str(folder), "x"] if sparse else [])
 
 
 def test_what_cannot_turn_is_refused(whole, tmp_path):
