@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steps.core.cli import MissingInput, say
+from steps.core.cli import MissingInput, UserError, say
 from steps.core.decodings import KINDS
 from steps.core.exports import GRAPH, SHERPA_TOKENS, SUMS, onnx_bytes, read_sums, shipped_bytes
 from steps.core.tables import counted
 from steps.scoring.history import mean_bits
-from steps.scoring.results import RUNTIMES, Agreement, NoiseScore, ResultRow, Score
+from steps.scoring.results import RUNTIMES, UNITS, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
 from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
 from steps.scoring.wer import percent, read_hypotheses
@@ -46,7 +46,23 @@ def collect_rows(
     if unknown := known.count(False):
         what = "does not record which file it ran" if unknown == 1 else "do not record which files they ran"
         say(f"{counted(unknown, 'result')} of an older version {what}; decode and benchmark anew")
-    return [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
+    rows = [collect_row(exp, model, name, benchmark or {}) for name in sets for model in models]
+    check_alike(exp, rows)
+    return rows
+
+
+def check_alike(exp: str | Path, rows: Sequence[ResultRow]) -> None:
+    """Raise UserError where the scores of a test set do not all count the same: other units, or other utterances."""
+    first: dict[str, tuple[Path, Score]] = {}
+    for row in rows:
+        runtimes = {"onnxruntime": row.scores, "torch": row.torch_scores, "sherpa-onnx": row.sherpa_scores}
+        for runtime, scores in runtimes.items():
+            place = decode_folder(exp, row.model, row.set, runtime)
+            for score in scores.values():
+                other, known = first.setdefault(row.set, (place, score))
+                if (score.rate, score.words) != (known.rate, known.words):
+                    found = f"{known.rate} of {known.words} {UNITS[known.rate]}, {score.rate} of {score.words} {UNITS[score.rate]}"
+                    raise UserError(f"{other} and {place}: not scored alike ({found}); decode and score both again")
 
 
 def check_files(exp: str | Path, model: str, set_name: str, benchmark: Mapping[str, Any]) -> bool:

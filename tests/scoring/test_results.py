@@ -8,7 +8,7 @@ import pytest
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.exports import model_hashes
-from steps.core.outdir import sha256_file
+from steps.core.outdir import sha256_file, write_json
 from steps.deploy.recognition import write_hypotheses
 from steps.score import score
 from steps.scoring import results as schema
@@ -190,3 +190,20 @@ def test_pairs_are_checked():
 def test_rows_are_plain_data(exp):
     (row,) = collect_rows(exp, ["student"], ["test"])
     assert json.loads(json.dumps(dataclasses.asdict(row)))["scores"]["greedy"]["interval"]["groups"] == 6
+
+
+@pytest.mark.parametrize("suffix", ["", "_onnx"])
+def test_one_table_counts_one_kind_of_unit(exp, suffix):
+    folder = exp / "student" / f"decode_test{suffix}"
+    write_json(folder / "decode.json", {"settings": {"unit": "char"}})
+    for kind in ("greedy", "lexicon"):
+        score(folder, kind, UTTERANCES, "test")
+    # neither the student's parent nor its child is reported
+    with pytest.raises(UserError, match=r"not scored alike \((WER|CER) of .* (CER|WER) of .*score both again"):
+        collect_rows(exp, ["student"] if suffix == "" else ["student_int8", "student"], ["test"])
+
+
+def test_one_table_is_of_the_same_utterances(exp):
+    make_model(exp, "orphan", utts=UTTERANCES[:-1])
+    with pytest.raises(UserError, match="teacher/decode_test_onnx and .*orphan/decode_test_onnx: not scored alike"):
+        collect_rows(exp, ["teacher", "orphan"], ["test"])
