@@ -66,7 +66,7 @@ def main() -> None:
             return
         recogniser = check_blank(opened, args.export)
         spellings = spell_model(model, recogniser, args)
-        check_hotwords(config, model, spellings)
+        check_words(config, model, spellings, args)
         dev = hear_dev(recogniser, args, config.most_dev, scoring) if len(pairs) > 1 else None
     tried = [] if dev is None else try_weights(pairs, config, model, spellings, dev)
     best = choose(tried) if tried else dict(zip(("lm_scale", "word_score"), pairs[0], strict=True))
@@ -117,12 +117,16 @@ def spell_model(model: NGram, recogniser: CtcRecogniser, args: argparse.Namespac
     return found
 
 
-def check_hotwords(config: GraphConfig, model: NGram, spellings: Spellings) -> None:
-    """Refuse hotwords that cannot be recognised. Raises: UserError."""
+def check_words(config: GraphConfig, model: NGram, spellings: Spellings, args: argparse.Namespace) -> None:
+    """Refuse hotwords that cannot be recognised, and a language model of which no word can. Raises: UserError."""
+    if not any((word,) in model.probs[0] for word in spellings.words):
+        what = f"no word can be spelled in the tokens of {args.export}"
+        raise UserError(f"{args.lm}: {what}; take a text in the letters, case and Unicode form of the transcripts")
     lost = [word for word in config.hotwords if word not in spellings.words or (word,) not in model.probs[0]]
     if lost:
         raise UserError(
-            f"hotwords: {' '.join(lost[:SHOWN])}: not among the words of the language model that can be spelled"
+            f"{args.config}: hotwords: {' '.join(lost[:SHOWN])}: not among the words of {args.lm} that can be spelled; "
+            "add them to its text, or leave them out here"
         )
 
 

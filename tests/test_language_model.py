@@ -220,8 +220,18 @@ def test_hotwords_come_more_easily_and_unknown_ones_are_refused(shipped, monkeyp
         return recogniser.recognise(features_of("DAD"), "u")["lm"]
 
     assert said("{}") != "BAD" and said("{BAD: 20.0}") == "BAD"
-    with pytest.raises(UserError, match="hotwords: XY: not among the words"):
+    with pytest.raises(
+        UserError, match=r"yaml: hotwords: XY: not among the words of .*lm.arpa .*; add them to its text"
+    ):
         said("{XY: 1.0}")
+
+
+def test_a_language_model_in_other_letters_is_refused_by_name(shipped, monkeypatch):
+    shipped.lm.write_text(shipped.lm.read_text().lower())
+    with pytest.raises(
+        UserError, match="lm.arpa: no word can be spelled in the tokens of .*export; take a text in the"
+    ):
+        make(monkeypatch, shipped)
 
 
 def test_words_with_several_spellings_come_out_as_the_word(shipped, monkeypatch, tmp_path):
