@@ -14,16 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from steps.core.cli import add_common, make_parser, parse_count, run_main, say
 from steps.core.config import load_config
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.exports import model_hashes
 from steps.core.outdir import write_json
-from steps.core.tables import write_table
+from steps.core.tables import counted, write_table
 from steps.data.augment import utterance_rng
 from steps.data.feature_config import FeatureConfig
-from steps.data.features import utterance_features, utterance_samples
+from steps.data.features import compute_features, utterance_samples
 from steps.data.wave_augment import add_noise, coloured_noise
 from steps.deploy.pieces import cut_features, cut_samples
 from steps.deploy.recognition import DecodeConfig, decode_all
@@ -38,7 +39,9 @@ def main() -> None:
     files = model_hashes(args.model)
     recogniser = load_recogniser(args.model, num_threads=args.num_threads)
     refs = {utt.utt_id: in_units(utt.text, config.unit, config.fold) for utt in utterances}
-    say(f"{len(utterances)} utterances of {args.data} with noise at {' '.join(map(str, args.snr_db))} dB, {args.model}")
+    say(
+        f"{counted(len(utterances), 'utterance')} of {args.data} with noise at {' '.join(map(str, args.snr_db))} dB, {args.model}"
+    )
     levels = []
     for snr_db in args.snr_db:
         hyps, _ = decode_all(
@@ -73,16 +76,18 @@ def noisy_features(
     config: FeatureConfig, snr_db: int, seed: int, hears: str = "features"
 ) -> Callable[[Utterance], list[np.ndarray]]:
     """A function from an utterance to pieces of its audio with noise: (T, D) float32 features, or (S,) samples for recognisers
-    that hear audio."""
+    that hear audio. None where it fills no frame, as for steps.decode."""
+    least = config.frame_length_ms / 1000 * config.sample_rate_hz
 
     def features(utt):
-        def add(samples):
-            noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
-            return add_noise(samples, noise, snr_db).astype(np.float32)
-
+        samples = utterance_samples(utt, config.sample_rate_hz).numpy()
+        if len(samples) < least:
+            return []
+        noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
+        noisy = add_noise(samples, noise, snr_db).astype(np.float32)
         if hears == "audio":
-            return cut_samples(add(utterance_samples(utt, config.sample_rate_hz).numpy()), config.sample_rate_hz)
-        return cut_features(utterance_features(utt, config, add).numpy(), config)
+            return cut_samples(noisy, config.sample_rate_hz)
+        return cut_features(compute_features(torch.from_numpy(noisy), config).numpy(), config)
 
     return features
 

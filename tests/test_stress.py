@@ -10,7 +10,7 @@ import torch
 
 from steps import stress as program
 from steps.core.config import save_config
-from steps.core.datadir import Utterance, write_data_dir
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.deploy.export import export_folder
@@ -59,6 +59,17 @@ def test_errors_are_counted_in_the_units_of_the_decoding_settings(root, tmp_path
     (tmp_path / "char.yaml").write_text("unit: char\nfold: {c: dd}\n")
     files = run(monkeypatch, root, tmp_path / "a", "--snr-db", 10, "--config", tmp_path / "char.yaml")
     assert json.loads(files["noise.json"])["words"] == [4, 4, 4]  # a, b, d, d
+
+
+def test_what_fills_no_frame_is_recognised_as_empty(root, tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "short.wav", np.full(160, 0.1), 16000)
+    utterances = [*read_data_dir(root / "data"), Utterance("s-3", "s", "a b", str(tmp_path / "short.wav"))]
+    write_data_dir(tmp_path / "data", utterances)
+    whole = run(monkeypatch, root, tmp_path / "a", "--snr-db", 10)
+    files = run(monkeypatch, root, tmp_path / "b", "--snr-db", 10, "--data", tmp_path / "data")
+    level, without = (json.loads(one["noise.json"])["levels"][0] for one in (files, whole))
+    assert level["errors"] == [*without["errors"], 2]
+    assert "1 utterance shorter than one frame, recognised as empty: s-3" in capsys.readouterr().out
 
 
 def test_noise_far_below_the_speech_changes_nothing(root, tmp_path, monkeypatch):
