@@ -154,7 +154,8 @@ def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
     ):
         found = stats[key]
         some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        rows.append((label, f"{len(found)} of {stats['sound_read']}" + (f": {some}" if found else "")))
+        tried = stats["sound_read"] + (len(found) if key == "unreadable" else 0)
+        rows.append((label, f"{len(found)} of {tried}" + (f": {some}" if found else "")))
     return rows
 
 

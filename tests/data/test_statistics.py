@@ -78,6 +78,9 @@ def test_whole_numbers_are_counted_in_whole_steps():
 def test_an_unreadable_file_is_told_and_the_page_is_well_formed():
     utterances = [Utterance("a-1", "a", "x", "a.wav", duration_s=1.0)]
     stats = summarise("data & more", utterances, [], None, ["a-1: not a readable sound file"])
+    # of those that were tried, not of those that were read
+    tried = stats["sound_read"] + len(stats["unreadable"])
+    assert f"unreadable       {len(stats['unreadable'])} of {tried}: " in format_text(stats)
     assert "unreadable" in format_text(stats) and "not a readable sound file" in format_text(stats)
     tags = []
 
