@@ -14,17 +14,16 @@ are those of extra.jsonl (or the like), or those whose split is extra.
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, look_into_all, reader_parser, split_by_speaker
+from local.corpus import clean_id, fetch, finish, reader_parser, split_by_speaker
+from local.durations import fit_to_files
 from local.rows import read_rows, tell_unused
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
-from steps.core.sound import OVERSHOOT_S, SoundInfo
-from steps.core.tables import Problem, counted
+from steps.core.tables import Problem
 
 FIELDS = {
     "audio": ("audio_filepath", "audio", "path", "file_name", "wav"),
@@ -36,8 +35,6 @@ TIMES = ("offset", "duration")
 SETS = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 # Folders of a path that name an utterance, where fewer would not tell it from others.
 MOST_FOLDERS = 100
-# A duration that is shorter than its file by less than this is the file's, rounded.
-SAME_S = 0.05
 KINDS = ("jsonl", "json", "csv", "tsv")
 
 
@@ -133,36 +130,6 @@ def name_apart(
         elif earlier != where:
             problems.append(Problem(where, f"its id, {utt.utt_id}, is that of {earlier}, too; rename one of the files"))
     return named
-
-
-def fit_to_files(
-    path: Path, utterances: list[Utterance], places: list[tuple[str, dict]], problems: list[Problem]
-) -> list[Utterance]:
-    """Compare the durations of rows without an offset with their files: shorter ones mean the beginning only, as in NeMo.
-
-    Returns: list of Utterance, those that are a whole file without limits.
-    """
-    infos = look_into_all(utt.audio for utt in utterances if utt.end_s is not None)
-    fitted, shorter = [], []
-    for utt, (where, row) in zip(utterances, places, strict=True):
-        info = infos.get(utt.audio)
-        if utt.end_s is None or row.get("offset") not in (None, "") or not isinstance(info, SoundInfo):
-            fitted.append(utt)
-            continue
-        if utt.end_s > info.seconds + OVERSHOOT_S:
-            what = f"duration is {utt.end_s:g} s, but {utt.audio} has {info.seconds:.2f} s; durations are in seconds"
-            problems.append(Problem(where, what))
-        if utt.end_s < info.seconds - SAME_S:
-            shorter.append(where)
-            fitted.append(utt)
-        else:
-            fitted.append(replace(utt, end_s=None))
-    if shorter:
-        what = (
-            f"{len(shorter)} of {counted(len(utterances), 'row')} have no offset and a duration shorter than the file"
-        )
-        say(f"{path}: {what} ({shorter[0]}): its beginning is taken, as in NeMo")
-    return fitted
 
 
 def set_of(split: object, unlabelled: Sequence[str]) -> str | None:

@@ -595,22 +595,6 @@ def test_help_lists_every_setting_and_stage_without_set_up(tmp_path):
     assert [f"  {number} " in done.stdout for number in range(10)] == [True] * 10
 
 
-RECIPES = [(path.parent.name, "conformer") for path in sorted(ROOT.glob("recipes/*/recipe.sh"))] + [
-    ("an4", "transducer"),
-    ("an4", "rnn"),
-    ("an4_streaming", "transducer"),
-    ("an4_streaming", "dnn"),
-]
-
-
-@pytest.mark.parametrize(("recipe", "net"), RECIPES)
-def test_every_recipe_dry_runs(recipe, net, tmp_path):
-    words = [ROOT / "run.sh", "--recipe", ROOT / "recipes" / recipe, "--dry-run", "--workdir", tmp_path]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20, env=os.environ | {"AN4_NET": net})
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "stage 9 report: would run" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("recipe", "variable"),
     [
