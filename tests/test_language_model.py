@@ -219,7 +219,12 @@ def test_hotwords_come_more_easily_and_unknown_ones_are_refused(shipped, monkeyp
         recogniser.use_graph(shipped.export)
         return recogniser.recognise(features_of("DAD"), "u")["lm"]
 
-    assert said("{}") != "BAD" and said("{BAD: 20.0}") == "BAD"
+    def about():
+        return (shipped.export / "README.md").read_text()
+
+    assert said("{}") != "BAD" and "word_score 0 nats.\n" in about()
+    # whoever gets the folder sees why that word comes so easily
+    assert said("{BAD: 20.0}") == "BAD" and "word_score 0 nats; hotwords, in nats: BAD +20.\n" in about()
     with pytest.raises(
         UserError, match=r"yaml: hotwords: XY: not among the words of .*lm.arpa .*; add them to its text"
     ):
@@ -322,7 +327,7 @@ def test_recognisers_without_posteriors_take_no_graph(shipped, monkeypatch, caps
 
 
 def test_a_second_graph_takes_the_place_of_the_first(shipped):
-    facts = {"lm": {"ngrams": [1]}, "lm_scale": 1.0, "word_score": 0.0, "words": 1}
+    facts = {"lm": {"ngrams": [1]}, "lm_scale": 1.0, "word_score": 0.0, "hotwords": {}, "words": 1}
     content = (shipped.export / "HLG.fst").read_bytes()
     ship_graph(shipped.export, content, ["<eps>", "AB", "BAD", "BED", "CAD", "DAB"], facts)
     assert (shipped.export / "README.md").read_text().count("With a language model") == 1

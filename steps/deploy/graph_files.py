@@ -18,7 +18,7 @@ ABOUT = """\
 With a language model:
 
 - HLG.fst: CTC, lexicon and {order}-gram language model as one graph (OpenFst), token ids plus one on its inputs, numbers of
-  words.txt on its outputs. Its weights are in it: lm_scale {lm_scale:g}, word_score {word_score:g} nats.
+  words.txt on its outputs. Its weights are in it: lm_scale {lm_scale:g}, word_score {word_score:g} nats{hotwords}.
 - words.txt: `word number` lines, {words} words; only these come out.
 
 Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
@@ -87,7 +87,7 @@ def check_installed() -> None:
 def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[str, Any]) -> None:
     """Put a graph into an exported folder; its SHA256SUMS, written last, lists it from then on, and README.md tells of it.
 
-    Args: graph: content of the file.   words: from `build_graph`.   facts: lm_scale, word_score, lm, words.
+    Args: graph: content of the file.   words: from `build_graph`.   facts: lm_scale, word_score, hotwords, lm, words.
     """
     folder = Path(folder)
     sums = {name: digest for name, digest in read_sums(folder).items() if name not in (GRAPH, GRAPH_WORDS)}
@@ -98,7 +98,9 @@ def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[s
     write_text(folder / GRAPH_WORDS, "".join(f"{word} {number}\n" for number, word in enumerate(words)))
     readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
     order = len(facts["lm"]["ngrams"])
-    about = ABOUT.format(order=order, **{key: facts[key] for key in ("lm_scale", "word_score", "words")})
+    weights = {key: facts[key] for key in ("lm_scale", "word_score", "words")}
+    extra = ", ".join(f"{word} {nats:+g}" for word, nats in facts["hotwords"].items())
+    about = ABOUT.format(order=order, hotwords=f"; hotwords, in nats: {extra}" if extra else "", **weights)
     about += ABOUT_SHERPA if "from_zipformer_ctc(" in readme else ""
     write_text(folder / "README.md", readme.split(ABOUT[:20])[0] + about)
     write_sums(folder, sums | {name: sha256_file(folder / name) for name in (GRAPH, GRAPH_WORDS)})

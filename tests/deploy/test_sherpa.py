@@ -237,7 +237,7 @@ def test_with_a_graph_it_says_what_onnxruntime_says(exported):
     words = {"a": [[3]], "ab": [[3, 4]], "bad": [[4, 3, 6]], "hag": [[10, 3, 9], [10, 5]]}
     model = estimate(count_ngrams([["a", "bad"], ["hag", "ab"], ["hag", "a"]], 2), [1, 1], words)
     fst, names = build_graph(model, words, Weights(0.5, 2.0), space_id=2)
-    facts = {"lm": {"ngrams": [1, 1]}, "lm_scale": 0.5, "word_score": 2.0, "words": 4}
+    facts = {"lm": {"ngrams": [1, 1]}, "lm_scale": 0.5, "word_score": 2.0, "hotwords": {}, "words": 4}
     ship_graph(exported, write_fst(fst), names, facts)
     recogniser, random, texts = load_recogniser(exported), np.random.default_rng(0), []
     recogniser.use_graph(exported)
