@@ -23,7 +23,7 @@ from steps.core.exports import shipped_bytes
 from steps.scoring.collect import check_inputs, decode_folder
 from steps.scoring.compare import read_both
 from steps.scoring.significance import RESAMPLES, expanded_tail, few_speakers, paired_difference
-from steps.scoring.sources import check_decoded, check_measured, count_again, read_json
+from steps.scoring.sources import check_decoded, check_measured, count_again, read_json, read_score
 
 # resamples that have to lie beyond the end of an interval; fewer show no end
 LEAST_BEYOND = 10
@@ -111,7 +111,8 @@ def judge_wer(args: argparse.Namespace, baseline: str) -> tuple[bool, str]:
     level = f"{100 * (1 - args.alpha):g} %"
     if expanded_tail(args.alpha, found.groups) * RESAMPLES < LEAST_BEYOND or found.groups < 2:
         raise UserError(f"{args.set}: nothing can be shown at {level} with {found.units}; take a larger set")
-    what = f"WER {found.percent:+.2f} points against {baseline}"
+    rate = read_score(folders[0], args.kind).get("rate", "WER")
+    what = f"{rate} {found.percent:+.2f} points against {baseline}"
     if found.high <= args.max_wer_increase:
         return True, f"{what}, at most {found.high:+.2f} at {level} (allowed {args.max_wer_increase:+g})"
     if found.low > args.max_wer_increase:

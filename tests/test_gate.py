@@ -76,6 +76,18 @@ def test_what_is_shown_to_be_within_the_limit_passes(gate):
     assert gate("near", "--max-wer-increase", 1)[0] == 0
 
 
+def test_the_rate_has_the_name_of_what_is_counted(gate, tmp_path):
+    make_exp(tmp_path)
+    text = "one two three four five six seven eight"
+    utterances = [Utterance(f"s{s:02d}-{u}", f"s{s:02d}", text, "x.wav") for s in range(40) for u in range(5)]
+    for name in ("parent", "same"):
+        folder = tmp_path / name / "decode_test_onnx"
+        facts = json.loads((folder / "decode.json").read_text())
+        (folder / "decode.json").write_text(json.dumps(facts | {"settings": {"unit": "char"}}))
+        score(folder, "greedy", utterances, "test")
+    assert "same passes: CER +0.00 points" in gate("same", "--max-wer-increase", 0.3, exp=tmp_path)[1]
+
+
 def test_what_is_not_shown_fails_unless_told_otherwise(gate):
     status, said = gate("near", "--max-wer-increase", 0.15)
     assert status == 1 and "is possible at 95 %" in said and "too small to show" in said

@@ -15,8 +15,7 @@ from steps.scoring.ledger import Ledger, make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
 from steps.scoring.results import Comparison, NoiseComparison, ResultRow, TestSet
 from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
-from steps.scoring.sources import read_score
-from steps.scoring.wer import read_hypotheses
+from steps.scoring.sources import read_counted, read_score
 
 SIMULATED = 1000
 
@@ -61,7 +60,7 @@ def ledgers(exp: str | Path, pairs: Sequence[tuple[str, str]], sets: Sequence[st
         utterances, _ = read_both(folders[0], folders[1], kind)
         refs = dict(zip(utterances["ids"], utterances["references"], strict=True))
         speakers = dict(zip(utterances["ids"], utterances["speakers"], strict=True))
-        hyps, parent_hyps = (read_hypotheses(folder / f"{kind}.txt") for folder in folders)
+        hyps, parent_hyps = (read_counted(folder, kind) for folder in folders)
         names = {"model": a, "parent": b, "set": set_name, "kind": kind}
         found.append(make_ledger(names, refs, speakers, parent_hyps, hyps))
     return found
@@ -83,7 +82,7 @@ def compare_pair(exp: str | Path, a: str, b: str, set_name: str, kind: str, seed
     one, two = read_both(folders[0], folders[1], kind)
     counts = (one["errors"], two["errors"], one["words"], one["speakers"])
     refs = dict(zip(one["ids"], one["references"], strict=True))
-    hyps = [read_hypotheses(folder / f"{kind}.txt") for folder in folders]
+    hyps = [read_counted(folder, kind) for folder in folders]
     of_chars = None
     if all(read_score(folder, kind).get("cer_interval_95") for folder in folders):
         of_chars = paired_difference(one["char_errors"], two["char_errors"], one["chars"], one["speakers"], seed=seed)

@@ -85,17 +85,23 @@ def wants_characters(folder: Path) -> bool:
     return bool(settings.get("cer", False))
 
 
+def read_counted(folder: Path, kind: str) -> dict[str, str]:
+    """The hypotheses of a decoding folder in the units that were counted, as the references in score_KIND.json are.
+
+    Returns: id -> text.   Raises: MissingInput, UserError.
+    """
+    unit, fold = read_units(folder)
+    hyps = read_hypotheses(folder / f"{kind}.txt")
+    return {utt_id: in_units(in_units(text, "word", fold), unit) for utt_id, text in hyps.items()}
+
+
 def count_again(folder: Path, kind: str, utterances: dict) -> None:
     """Count the errors of the hypotheses that are there once more. Args: utterances: of score_KIND.json.
 
     Raises: UserError when they are other ones.
     """
-    unit, fold = read_units(folder)
-    hyps = {
-        utt_id: in_units(in_units(text, "word", fold), unit)
-        for utt_id, text in read_hypotheses(folder / f"{kind}.txt").items()
-    }
-    counts = count_utterances(dict(zip(utterances["ids"], utterances["references"], strict=True)), hyps)
+    refs = dict(zip(utterances["ids"], utterances["references"], strict=True))
+    counts = count_utterances(refs, read_counted(folder, kind))
     if [count.errors for count in counts] != utterances["errors"]:
         raise UserError(f"{folder}: score_{kind}.json has other errors than {kind}.txt; run steps.score again")
 

@@ -10,6 +10,7 @@ from steps.core.datadir import Utterance, write_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.deploy.recognition import DecodeConfig
+from steps.scoring.compare import compare, ledgers
 from steps.scoring.errors import format_alignment
 from steps.scoring.wer import characters, count_utterances, in_units
 
@@ -41,14 +42,15 @@ def test_impossible_settings_are_refused(bad):
         from_dict(DecodeConfig, bad, "decode.yaml")
 
 
-def scored(tmp_path, monkeypatch, texts, hyps, **settings):
+def scored(tmp_path, monkeypatch, texts, hyps, decode="decode", **settings):
     utts = [Utterance(f"s{i}-{i}", f"s{i}", text, "x.wav", duration_s=1.0) for i, text in enumerate(texts)]
     write_data_dir(tmp_path / "test", utts)
-    write_table(tmp_path / "decode/greedy.txt", {utt.utt_id: hyp for utt, hyp in zip(utts, hyps, strict=True)})
-    write_json(tmp_path / "decode/decode.json", {"settings": settings})
-    monkeypatch.setattr("sys.argv", ["score", "--decode", str(tmp_path / "decode"), "--data", str(tmp_path / "test")])
+    folder = tmp_path / decode
+    write_table(folder / "greedy.txt", {utt.utt_id: hyp for utt, hyp in zip(utts, hyps, strict=True)})
+    write_json(folder / "decode.json", {"settings": settings})
+    monkeypatch.setattr("sys.argv", ["score", "--decode", str(folder), "--data", str(tmp_path / "test")])
     score.main()
-    return json.loads((tmp_path / "decode/score_greedy.json").read_text(encoding="utf-8"))
+    return json.loads((folder / "score_greedy.json").read_text(encoding="utf-8"))
 
 
 def test_characters_are_the_headline(tmp_path, monkeypatch, capsys):
@@ -61,6 +63,25 @@ def test_characters_are_the_headline(tmp_path, monkeypatch, capsys):
 def test_phones_are_folded_in_both(tmp_path, monkeypatch):
     content = scored(tmp_path, monkeypatch, ["ao ix t"], ["aa ih d"], unit="phone", fold={"ao": "aa", "ix": "ih"})
     assert (content["rate"], content["words"]["errors"], content["words"]["reference_length"]) == ("PER", 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "large", "small"),
+    [
+        ({"unit": "char"}, ["而对楼市", "成交", "成"], ["而对楼市", "成交", "成"], ["而对市", "成交", "城"]),
+        ({"unit": "phone", "fold": {"ao": "aa"}}, ["ao t", "d ao k", "t"], ["aa t", "d ao k", "t"], ["aa t", "d k", "d"]),
+    ],
+    ids=["char", "fold"],
+)
+def test_models_are_compared_in_the_units_that_are_counted(tmp_path, monkeypatch, settings, texts, large, small):
+    for name, hyps in (("large", large), ("small", small)):
+        scored(tmp_path, monkeypatch, texts, hyps, f"{name}/decode_test_onnx", **settings)
+    (found,) = compare(tmp_path, [("small", "large")], ["test"])
+    (ledger,) = ledgers(tmp_path, [("small", "large")], ["test"])
+    assert found.matched_pairs.segments == 2 and found.matched_pairs.mean == 1.0
+    assert (ledger.worse, ledger.better, ledger.other_text) == (2, 0, 0)
+    assert ledger.by_type == {"insertions": 0, "deletions": 1, "substitutions": 1}
+    assert sum(change.more for change in ledger.changes) == 2
 
 
 @pytest.mark.parametrize(
