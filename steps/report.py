@@ -24,7 +24,15 @@ from steps.core.outdir import write_json, write_text
 from steps.core.provenance import VERSION, command_line, git_commit
 from steps.core.tables import counted
 from steps.scoring.collect import collect_rows
-from steps.scoring.compare import compare, compare_in_noise, describe_set, ledgers, parent_pairs, parse_pairs
+from steps.scoring.compare import (
+    compare,
+    compare_in_noise,
+    compressed_pairs,
+    describe_set,
+    ledgers,
+    parent_pairs,
+    parse_pairs,
+)
 from steps.scoring.history import read_curves, read_layers, read_settings, read_stages
 from steps.scoring.ledger import format_ledger
 from steps.scoring.markdown import comparison_table, report_page, result_table, results_page, speaker_lines
@@ -65,7 +73,7 @@ def main() -> None:
         sets=sets,
         rows=rows,
         comparisons=comparisons,
-        noise_comparisons=compare_in_noise(args.exp, parents, args.sets, args.seed),
+        noise_comparisons=compare_in_noise(args.exp, compressed_pairs(rows), args.sets, args.seed),
         ledgers=[shorten(ledger) for ledger in found],
         stages=read_stages(args.exp),
         benchmark={key: benchmark[key] for key in ("host", "settings") if key in benchmark},

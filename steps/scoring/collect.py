@@ -96,6 +96,7 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
         model=model,
         set=set_name,
         parent=(spec.get("parent") or {}).get("name"),
+        step=spec.get("step"),
         parameters=spec["parameters"],
         nonzero_parameters=spec["nonzero_parameters"],
         sparsity=spec.get("sparsity"),

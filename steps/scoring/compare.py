@@ -13,7 +13,7 @@ from steps.scoring.collect import decode_folder, read_noise
 from steps.scoring.coverage import estimate_design, wer_coverage
 from steps.scoring.ledger import Ledger, make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
-from steps.scoring.results import Comparison, NoiseComparison, ResultRow, TestSet
+from steps.scoring.results import TRAINED, Comparison, NoiseComparison, ResultRow, TestSet
 from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
 from steps.scoring.sources import read_counted, read_score
 
@@ -24,6 +24,12 @@ def parent_pairs(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
     """Pairs (model, parent) among the reported models, in their order, without repeats."""
     reported = {row.model for row in rows}
     return list(dict.fromkeys((row.model, row.parent) for row in rows if row.parent and row.parent in reported))
+
+
+def compressed_pairs(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
+    """Those of `parent_pairs` whose model is its parent made smaller, not trained further."""
+    further = {row.model for row in rows if row.step == TRAINED}
+    return [(model, parent) for model, parent in parent_pairs(rows) if model not in further]
 
 
 def parse_pairs(text: str, models: Collection[str]) -> list[tuple[str, str]]:

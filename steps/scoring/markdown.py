@@ -46,7 +46,7 @@ NOTES = """\
   one CPU thread per second of audio, for the network alone and with the features. A dash, or no such column: not measured.
 """
 ONE_OF_NOTE = """\
-- one_of: each recording is one label of a closed list: that with the largest CTC probability. A third task.
+- one_of: each recording is one label of a closed list: that with the largest CTC probability. A task of its own, too.
 """
 BEAM_NOTE = """\
 - beam: modified beam search, of transducers; no word list.

@@ -111,6 +111,8 @@ class ResultRow:
     lexicon_differs: int | None = None
     # size of all that decoding with the export's language model needs; None where it has none
     bytes_with_lm: int | None = None
+    # program that made the model
+    step: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Results:
     """What results.json contains.
 
     ships: the model that the sentences on top are about.   reference: the one it is compared with there: what it was made
-    of and taught by in the end; None: nothing that was reported.   speakers: those with the most errors of `ships`, the
+    of and taught by in the end (see `story.reference_of`); None: nothing that was reported.   speakers: those with the most errors of `ships`, the
     worst first, at most MOST_SPEAKERS of each set.
     """
 
@@ -244,6 +246,8 @@ class Results:
     format: int = FORMAT
 
 
+# a training from transcripts; with a parent it goes on from the weights of that, nothing gets smaller
+TRAINED = "train_teacher"
 LEDGER_CHANGES = 20
 MOST_SPEAKERS = 30
 

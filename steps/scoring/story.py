@@ -10,7 +10,7 @@ from steps.core.copies import is_copy
 from steps.core.datadir import SOUND_FILE
 from steps.core.decodings import KINDS, WAYS
 from steps.core.tables import counted, read_table
-from steps.scoring.results import UNITS, ResultRow, Results, TrainingSet
+from steps.scoring.results import TRAINED, UNITS, ResultRow, Results, TrainingSet
 from steps.scoring.sources import read_json
 
 # settings of preparation that no model takes along, in words
@@ -18,13 +18,18 @@ TREATED = {"trim": "trimmed (silence at both ends)", "denoise": "denoised"}
 
 
 def reference_of(model: str, rows: Sequence[ResultRow], teachers: Mapping[str, Sequence[str | None]]) -> str | None:
-    """What a model was made of in the end: its parents up to the first, the first teacher of that one, its parents, ...
+    """What a model was made of in the end: its parents up to the first, the first teacher of that one, its parents, ...; no further
+    than to a model that was trained from transcripts. What that began with, such as a model from a hub, may have other units or
+    say nothing, and would make any loss look like a gain.
 
     Args: teachers: as `warnings.read_teachers` returns them.   Returns: name of a reported model; None: there is no other.
     """
     parents = {row.model: row.parent for row in rows}
+    trained = {row.model for row in rows if row.step == TRAINED}
     line = [model]
     while True:
+        if len(line) > 1 and line[-1] in trained:
+            return line[-1]
         above = parents.get(line[-1])
         if above not in parents:
             above = next(filter(None, teachers.get(line[-1], [])), None)

@@ -1,5 +1,6 @@
 """The result in words: the sentences on top of the report, and a card for every model that ships."""
 
+from steps.scoring.compare import compressed_pairs
 from steps.scoring.details import interval_text, number
 from steps.scoring.escape import code_block, markdown
 from steps.scoring.markdown import speaker_lines
@@ -30,7 +31,7 @@ def summary_sentences(results: Results, set_name: str) -> list[str]:
         )
     sentences.append(f"No other model beats these in both errors and size: {', '.join(names)}.")
     found = [item for item in results.comparisons if item.set == set_name and item.kind == "greedy"]
-    parents = {(row.model, row.parent) for row in rows}
+    parents = compressed_pairs(rows)
     worse = [item.a for item in found if (item.a, item.b) in parents and item.difference.low > 0]
     if any((item.a, item.b) in parents for item in found):
         shown = (

@@ -1,6 +1,7 @@
 """The sentences on top of a report: what ships, against what, and only what was measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,26 @@ def test_what_ships_is_compared_with_what_it_was_made_of_in_the_end(exp):
     assert [reference_of(model, rows, teachers) for model in MODELS] == [None, "teacher", "teacher", "teacher"]
     assert reference_of("student_int8", rows, {}) == "student"
     assert reference_of("student", rows, {"student": ["teacher"], "teacher": ["student"]}) == "teacher", "no circles"
+
+
+def test_a_model_from_a_hub_that_says_nothing_is_no_reference(tmp_path, monkeypatch):
+    """What was fine-tuned is what got smaller; that fine-tuning lost or gained is no matter of compression."""
+    hub = ["big", "head", "tuned", "short", "short_int8"]
+    steps = ["import_model", "train_teacher", "train_teacher", "prune_model", "quantize_model"]
+    wrong = [6, 0, 2, 24, 24]
+    for name, parent, step, errors in zip(hub, [None, *hub], steps, wrong, strict=False):
+        make_model(tmp_path, name, wrong=errors, parent=parent, step=step)
+        make_noise(tmp_path, name, 0)
+    found = write(tmp_path, monkeypatch, models=hub)
+    assert (found["ships"], found["reference"]) == ("short_int8", "tuned")
+    assert quoted(tmp_path).startswith("short_int8 ships in 1 kB, as small as tuned (1 kB).")
+    rows = collect_rows(tmp_path, hub, ["test"])
+    assert [reference_of(model, rows, {}) for model in hub] == [None, "big", "head", "tuned", "tuned"]
+    assert reference_of("student", [*rows, replace(rows[0], model="student")], {"student": ["tuned"]}) == "tuned"
+    # tuned makes more errors than head, beyond chance or not
+    assert [(one["a"], one["b"]) for one in found["noise_comparisons"]] == [("short", "tuned"), ("short_int8", "short")]
+    page = (tmp_path / "report/report.html").read_text()
+    assert "Of the compressed models, a loss against their parent is shown for short;" in page
 
 
 def test_three_sentences_of_measured_numbers(exp, monkeypatch, capsys):
