@@ -141,6 +141,8 @@ check_sherpa() {
   while read -r key value; do given[$key]=${value%.0}; done < <(sed -nE "s/^([a-z_]+): *[\"']?([^\"'# ]+).*/\1 \2/p" \
     ${base:+"${features%/*}/$base"} "$features" 2>/dev/null)
   hears=${given[kind]:-fbank}
+  [[ $hears == samples || " ${steps[*]} " != *" import_model "* ]] ||
+    usage_error "sherpa: sherpa-onnx takes imported models, which hear samples, only where the recipe's features are samples (features=samples.yaml); leave out sherpa=true"
   for key in "${!default[@]}"; do
     value=${given[$key]:-${default[$key]}}
     [[ $value == "${default[$key]}" || $hears == samples ]] ||

@@ -410,6 +410,16 @@ def test_features_that_sherpa_onnx_does_not_compute_are_refused_before_anything_
         bench.run("--dry-run")
 
 
+def test_an_imported_model_beside_others_is_refused_with_sherpa_before_anything_is_trained(bench):
+    bench.write_recipe(RECIPE + "sherpa=true\n")
+    (bench.recipe / "conf/features.yaml").write_text("kind: fbank\n")
+    chain = ("--chain", "big - import_model hub.yaml\nstudent - distill_student student.yaml")
+    _, printed = bench.run("--dry-run", *chain, status=2)
+    assert "sherpa-onnx takes imported models, which hear samples, only where" in printed and printed.count("\n") == 1
+    bench.run("--dry-run", *chain, "--sherpa", "false")
+
+
+
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
     data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
