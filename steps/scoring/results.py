@@ -169,7 +169,7 @@ class TestSet:
 
     coverage_percent: share of `simulated` simulated sets of this design (its speakers and words, the spread of `model`'s
     greedy errors) whose interval contains the truth; None, and 0 sets, for few speakers, whose spread cannot be simulated.
-    smallest_detectable: the smallest `detectable` of all comparisons.
+    smallest_detectable: the smallest `detectable` of all comparisons; None where one of them has none.
     """
 
     name: str

@@ -100,6 +100,15 @@ def write_report(exp, monkeypatch, *models):
     return {path.name: path.read_text() for path in paths}
 
 
+@pytest.mark.parametrize("wrong", [9, 10])
+def test_what_a_set_can_show_is_not_judged_by_the_models_that_differ_most(exp, monkeypatch, wrong):
+    """Equal models, whose interval is narrow, and others whose errors spread."""
+    make_model(exp, "equal", wrong=wrong, parent="student")
+    files = write_report(exp, monkeypatch, "teacher", "student", "equal")
+    told = "cannot show" in files["report.md"], "cannot show" in files["report.html"]
+    assert told == (wrong != 9, wrong != 9)
+
+
 @pytest.mark.parametrize("speakers", [1, 2, 4, 5])
 def test_few_speakers_are_told_once_and_nothing_is_simulated(tmp_path, monkeypatch, capsys, speakers):
     utts = UTTERANCES[: 4 * speakers]
