@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from steps.scoring.errors import align
 
@@ -29,7 +29,8 @@ def matched_pairs_test(refs: Mapping[str, str], hyps_a: Mapping[str, str], hyps_
     end of the utterance; segments are taken as independent, speakers are ignored.
 
     Args:    refs, hyps_a, hyps_b: utterance id -> text.
-    Returns: the outcome; p is 1 when no segment differs.
+    Returns: the outcome; p is 1 when no segment differs. Where all segments differ alike there is no spread to test with:
+             then p is that of the sign test, and z the normal deviate that has it.
     Source:  Gillick and Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms";
              Pallett, Fisher, Fiscus 1990, "Tools for the analysis of benchmark speech recognition tests".
     """
@@ -42,7 +43,9 @@ def matched_pairs_test(refs: Mapping[str, str], hyps_a: Mapping[str, str], hyps_
     mean = sum(differences) / count if count else 0.0
     variance = sum((d - mean) ** 2 for d in differences) / (count - 1) if count > 1 else 0.0
     if not variance:
-        return MatchedPairs(count, mean, 0.0, 1.0)
+        # of more segments it would be 0, and z infinite, which is no JSON
+        p = min(1.0, 2.0 * 0.5 ** min(count, 1000)) if mean else 1.0
+        return MatchedPairs(count, mean, math.copysign(float(ndtri(p / 2.0)), mean), p)
     z = mean / math.sqrt(variance / count)
     return MatchedPairs(count, mean, z, float(2.0 * ndtr(-abs(z))))
 

@@ -62,6 +62,18 @@ def test_z_and_p_are_the_textbooks():
     assert found.p == pytest.approx(math.erfc(found.z / 2**0.5))
 
 
+@pytest.mark.parametrize(("segments", "p"), [(1, 1.0), (2, 0.5), (7, 2 / 128), (60, 2.0**-59)])
+def test_where_all_segments_differ_alike_the_sign_test_tells(segments, p):
+    refs = {str(i): "a b c d" for i in range(segments)}
+    worse = dict.fromkeys(refs, "a x c d")
+    found = matched_pairs_test(refs, worse, refs)
+    assert (found.segments, found.mean, found.p) == (segments, 1.0, pytest.approx(p))
+    assert found.z >= 0 and math.erfc(found.z / 2**0.5) == pytest.approx(p, rel=1e-6)
+    assert math.isfinite(matched_pairs_test(dict.fromkeys(range(3000), "a"), *(dict.fromkeys(range(3000), x) for x in "ab")).z)
+    other = matched_pairs_test(refs, refs, worse)
+    assert (other.z, other.p) == (-found.z, found.p)
+
+
 def test_a_clear_difference_is_found_and_chance_is_not():
     rng = random.Random(1)
     refs, spoil = texts(rng, 200, 0.05)
