@@ -23,10 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from steps.core.cli import UserError, add_common, make_parser, run_main, say
+from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
-from steps.core.exports import model_hashes
+from steps.core.exports import has_units_of_a_hub, model_hashes
 from steps.core.outdir import write_json
 from steps.core.shards import add_shard_options, own_part
 from steps.deploy.realtime import RealTime, TimedRecogniser, describe_summary, streaming
@@ -81,21 +81,36 @@ def main() -> None:
 
 def use_columns(recogniser: Recogniser, args: argparse.Namespace, config: DecodeConfig, runtime: str) -> dict[str, Any]:
     """Set up the kinds of decoding beside greedy search. Returns: facts about them for decode.json."""
-    words = None
+    words = labels = graph = None
     if args.words and config.lexicon:
-        words = recogniser.use_words(args.words, args.model, config.word_score)
-    labels = recogniser.use_labels(args.labels, args.model) if args.labels else None
-    for given, used, kind in ((args.words and config.lexicon, words, "lexicon"), (args.labels, labels, "one_of")):
-        if given and used is None:
-            say(f"{runtime} takes no such list for {args.model}: no {kind} column")
-    graph = recogniser.use_graph(args.graph) if args.graph else None
-    if args.graph and graph is None:
-        say(f"{runtime} takes no graph for {args.model}: no lm column")
+        words = use_column("lexicon", lambda: recogniser.use_words(args.words, args.model, config.word_score), args, runtime)
+    if args.labels:
+        labels = use_column("one_of", lambda: recogniser.use_labels(args.labels, args.model), args, runtime)
+    if args.graph:
+        graph = use_column("lm", lambda: recogniser.use_graph(args.graph), args, runtime)
     if config.beam and isinstance(recogniser, TransducerRecogniser):
         recogniser.use_beam(config.beam)
     elif config.beam:
         say("beam: no such column here; only transducers, run by torch or onnxruntime, are searched so")
     return {"words": words, "labels": labels, **({"graph": graph} if graph else {})}
+
+
+def use_column(kind: str, use: Callable[[], dict | None], args: argparse.Namespace, runtime: str) -> dict | None:
+    """Set up one of these kinds. Args: use: of the recogniser.   Returns: facts about it, or None, which is said.
+
+    Raises: MissingInput; UserError where words cannot be spelled, unless in the units of a hub: its model stands at the beginning
+    of a chain, and all others can have the column.
+    """
+    try:
+        facts = use()
+    except UserError as error:
+        if not has_units_of_a_hub(args.model) or (kind != "lm" and isinstance(error, MissingInput)):
+            raise
+        say(f"warning: no {kind} column of a model with units of its own: {error}")
+        return None
+    if facts is None:
+        say(f"{runtime} takes no {'graph' if kind == 'lm' else 'such list'} for {args.model}: no {kind} column")
+    return facts
 
 
 def write_streaming(out: Path, live: RealTime | None, facts: dict[str, Any], runtime: str) -> None:

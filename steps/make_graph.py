@@ -23,7 +23,7 @@ import numpy as np
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import Utterance, read_data_dir
-from steps.core.exports import GRAPH
+from steps.core.exports import GRAPH, has_units_of_a_hub
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted
 from steps.deploy.graph_files import check_installed, ship_graph
@@ -66,7 +66,14 @@ def main() -> None:
             return
         recogniser = check_blank(opened, args.export)
         spellings = spell_model(model, recogniser, args)
-        check_words(config, model, spellings, args)
+        try:
+            check_words(config, model, spellings, args)
+        except UserError as error:
+            # others of the chain can have one
+            if not has_units_of_a_hub(args.export):
+                raise
+            say(f"warning: no graph for a model with units of its own: {error}")
+            return
         dev = hear_dev(recogniser, args, config.most_dev, scoring) if len(pairs) > 1 else None
     tried = [] if dev is None else try_weights(pairs, config, model, spellings, dev)
     best = choose(tried) if tried else dict(zip(("lm_scale", "word_score"), pairs[0], strict=True))

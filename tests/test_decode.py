@@ -192,6 +192,28 @@ def test_a_folder_without_a_model_is_told(setup, monkeypatch):
         run_decode(monkeypatch, setup)
 
 
+def test_units_of_a_hub_that_cannot_spell_a_word_cost_its_model_that_column_only(setup, monkeypatch, capsys):
+    """A chain begins with such a model, such as one of capitals; others would end at the last stages."""
+    words, labels = setup.root / "words.txt", setup.root / "labels.txt"
+    for path in (words, labels):
+        path.write_text("AB\nQUIZ\n")
+    options = ("--words", words, "--labels", labels)
+    with pytest.raises(UserError, match="words.txt: 1 of 2 words cannot be spelled .* QUIZ"):
+        run_decode(monkeypatch, setup, *options)
+    (setup.model.parent / "model.json").write_text('{"step": "import_model", "origin": {}}')
+    run_decode(monkeypatch, setup, *options, "--graph", setup.model)
+    said = capsys.readouterr().out
+    assert all(f"warning: no {kind} column of a model with units of its own" in said for kind in ("lexicon", "one_of", "lm"))
+    assert [path.name for path in setup.out.glob("*.txt")] == ["greedy.txt"]
+    facts = json.loads((setup.out / "decode.json").read_text())
+    assert facts["words"] is None and facts["labels"] is None and "graph" not in facts
+    with pytest.raises(MissingInput, match="no_list"):
+        run_decode(monkeypatch, setup, "--words", setup.root / "no_list")
+    words.write_text("AB\nCAD\n")
+    run_decode(monkeypatch, setup, "--words", words)
+    assert (setup.out / "lexicon.txt").is_file()
+
+
 def test_word_lists_are_checked(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("\ufeffAB\r\n\nAB\n CAD \n", encoding="utf-8")

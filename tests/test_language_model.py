@@ -231,12 +231,16 @@ def test_hotwords_come_more_easily_and_unknown_ones_are_refused(shipped, monkeyp
         said("{XY: 1.0}")
 
 
-def test_a_language_model_in_other_letters_is_refused_by_name(shipped, monkeypatch):
+def test_a_language_model_in_other_letters_is_refused_by_name(shipped, monkeypatch, capsys):
     shipped.lm.write_text(shipped.lm.read_text().lower())
     with pytest.raises(
         UserError, match="lm.arpa: no word can be spelled in the tokens of .*export; take a text in the"
     ):
         make(monkeypatch, shipped)
+    # a model from a hub has the letters that it has; the rest of its chain can have a graph
+    (shipped.export.parent / "model.json").write_text('{"step": "import_model", "origin": {}}')
+    make(monkeypatch, shipped)
+    assert "warning: no graph for a model with units of its own: " in capsys.readouterr().out
 
 
 def test_words_with_several_spellings_come_out_as_the_word(shipped, monkeypatch, tmp_path):

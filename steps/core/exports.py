@@ -1,5 +1,6 @@
 """Exported folders: what ships is what their SHA256SUMS lists."""
 
+import json
 import re
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def is_exported(folder: str | Path) -> bool:
             "steps.import_model makes of CTC models and of Whisper"
         )
     return kind == "export"
+
+
+def has_units_of_a_hub(folder: str | Path) -> bool:
+    """Whether a model folder, or an exported one in it, was imported from a hub and not trained since: its units are its own,
+    whatever the words of a recipe are made of."""
+    for path in (Path(folder) / "model.json", Path(folder).parent / "model.json"):
+        if path.is_file():
+            try:
+                return "origin" in json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                return False
+    return False
 
 
 def read_sums(folder: str | Path) -> dict[str, str]:

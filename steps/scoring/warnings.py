@@ -1,4 +1,5 @@
-"""What a reader must know before the numbers: faults that the doctor found in trainings, teaching that hurt, one speaker."""
+"""What a reader must know before the numbers: faults that the doctor found in trainings, teaching that hurt, words that cannot come
+out, one speaker."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 from steps.core.cli import UserError
 from steps.core.config import read_yaml
 from steps.core.outdir import sha256_file
+from steps.core.tables import SHOWN, counted
 from steps.scoring.results import Comparison, ResultRow, TestSet
 from steps.scoring.sources import read_json
 
@@ -27,11 +29,29 @@ def find_warnings(
     findings = read_findings(exp, models)
     for level in ("warning", "note"):
         found += [{"level": level, "text": summary(texts)} for (of, _), texts in findings.items() if of == level]
+    found += [{"level": "note", "text": text} for text in unspelled(exp, rows)]
     for one in sets:
         if one.speakers == 1:
             text = f"{one.name} has one speaker: its error rates say nothing about anybody else."
             found.append({"level": "note", "text": text})
     return found
+
+
+def unspelled(exp: str | Path, rows: Sequence[ResultRow]) -> list[str]:
+    """Which models cannot spell all words of the language model, so that their lm column is not the task of the others."""
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for model in dict.fromkeys(row.model for row in rows if "lm" in row.scores):
+        path = Path(exp) / model / "export" / "graph.json"
+        words = read_json(path).get("not_spelled") if path.is_file() else []
+        if not isinstance(words, list):
+            raise UserError(f"{path}: not what steps.make_graph writes; export the model again")
+        if words:
+            lacking.setdefault(tuple(map(str, words)), []).append(model)
+    return [
+        f"{', '.join(models)}: {counted(len(words), 'word')} of the language model cannot be spelled in tokens and never come out "
+        f"in the lm column: {' '.join(words[:SHOWN])}{' ...' if len(words) > SHOWN else ''}."
+        for words, models in lacking.items()
+    ]
 
 
 def summary(texts: Mapping[str, Sequence[str]]) -> str:

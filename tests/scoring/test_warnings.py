@@ -15,7 +15,7 @@ from steps.scoring.compare import compare
 from steps.scoring.story import reference_of
 from steps.scoring.warnings import find_warnings, read_teachers, teaching, transcript_notes
 from steps.training.doctor import SetFacts, TrainingFacts, diagnose
-from tests.scoring.made_up import UTTERANCES, make_model
+from tests.scoring.made_up import MODELS, UTTERANCES, make_model
 
 BEFORE = Path(__file__).resolve().parents[1] / "training/yesno_before.json"
 
@@ -148,3 +148,14 @@ def test_what_is_known_of_a_recognisers_transcripts_is_noted(tmp_path):
     first, second = transcript_notes([extra, dev])
     assert first["level"] == "note" and first["text"].startswith("extra: 7 of 9 transcripts")
     assert "12.50 % WER, those that passed 4.00 %" in second["text"] and "WER" not in first["text"]
+
+
+def test_words_that_cannot_come_out_are_told_where_there_is_a_language_model(exp):
+    rows = [dataclasses.replace(row, scores=row.scores | {"lm": row.scores["greedy"]}) for row in collect_rows(exp, MODELS, ["test"])]
+    for model in MODELS:
+        lacking = [] if model == "teacher" else ["got", "to"]
+        (exp / model / "export/graph.json").write_text(json.dumps({"not_spelled": lacking}))
+    told = [one for one in find_warnings(exp, rows, [], []) if "lm column" in one["text"]]
+    what = "2 words of the language model cannot be spelled in tokens and never come out in the lm column: got to."
+    assert told == [{"level": "note", "text": f"student, student_int8: {what}"}]
+    assert not any("lm column" in one["text"] for one in find_warnings(exp, collect_rows(exp, MODELS, ["test"]), [], []))
