@@ -83,7 +83,9 @@ def use_columns(recogniser: Recogniser, args: argparse.Namespace, config: Decode
     """Set up the kinds of decoding beside greedy search. Returns: facts about them for decode.json."""
     words = labels = graph = None
     if args.words and config.lexicon:
-        words = use_column("lexicon", lambda: recogniser.use_words(args.words, args.model, config.word_score), args, runtime)
+        words = use_column(
+            "lexicon", lambda: recogniser.use_words(args.words, args.model, config.word_score), args, runtime
+        )
     if args.labels:
         labels = use_column("one_of", lambda: recogniser.use_labels(args.labels, args.model), args, runtime)
     if args.graph:

@@ -76,6 +76,7 @@ def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: st
     speakers = {utt.utt_id: utt.speaker for utt in utterances}
     try:
         chars = count_utterances(refs, hyps, "char")
+        written = {in_units(text, unit): text for text in refs.values()}
         refs, hyps = ({utt_id: in_units(text, unit) for utt_id, text in texts.items()} for texts in (refs, hyps))
         words = count_utterances(refs, hyps, "word")
     except UserError as error:
@@ -95,7 +96,9 @@ def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: st
     write_text(folder / f"wer_{kind}", "".join(f"{line}\n" for line in lines))
     write_text(folder / f"errors_{kind}.txt", format_errors(refs, hyps, speakers, words, RATES[unit]))
     write_text(folder / f"per_spk_{kind}", format_speakers(words, speakers, RATES[unit]))
-    found = classification(refs, hyps) if classes else None
+    # classes are told apart by their units and named as they are written
+    named = ({utt_id: written.get(text, text) for utt_id, text in texts.items()} for texts in (refs, hyps))
+    found = classification(*named) if classes else None
     if found:
         write_text(folder / f"classes_{kind}", format_classes(found))
     else:

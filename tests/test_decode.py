@@ -203,7 +203,9 @@ def test_units_of_a_hub_that_cannot_spell_a_word_cost_its_model_that_column_only
     (setup.model.parent / "model.json").write_text('{"step": "import_model", "origin": {}}')
     run_decode(monkeypatch, setup, *options, "--graph", setup.model)
     said = capsys.readouterr().out
-    assert all(f"warning: no {kind} column of a model with units of its own" in said for kind in ("lexicon", "one_of", "lm"))
+    assert all(
+        f"warning: no {kind} column of a model with units of its own" in said for kind in ("lexicon", "one_of", "lm")
+    )
     assert [path.name for path in setup.out.glob("*.txt")] == ["greedy.txt"]
     facts = json.loads((setup.out / "decode.json").read_text())
     assert facts["words"] is None and facts["labels"] is None and "graph" not in facts

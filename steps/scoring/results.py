@@ -213,8 +213,8 @@ class Results:
     """What results.json contains.
 
     ships: the model that the sentences on top are about.   reference: the one it is compared with there: what it was made
-    of and taught by in the end (see `story.reference_of`); None: nothing that was reported.   speakers: those with the most errors of `ships`, the
-    worst first, at most MOST_SPEAKERS of each set.
+    of and taught by in the end (see `story.reference_of`); None: nothing that was reported.   speakers: those with the most
+    errors of `ships`, the worst first, at most MOST_SPEAKERS of each set.
     """
 
     recipe: str

@@ -69,7 +69,9 @@ def test_where_all_segments_differ_alike_the_sign_test_tells(segments, p):
     found = matched_pairs_test(refs, worse, refs)
     assert (found.segments, found.mean, found.p) == (segments, 1.0, pytest.approx(p))
     assert found.z >= 0 and math.erfc(found.z / 2**0.5) == pytest.approx(p, rel=1e-6)
-    assert math.isfinite(matched_pairs_test(dict.fromkeys(range(3000), "a"), *(dict.fromkeys(range(3000), x) for x in "ab")).z)
+    assert math.isfinite(
+        matched_pairs_test(dict.fromkeys(range(3000), "a"), *(dict.fromkeys(range(3000), x) for x in "ab")).z
+    )
     other = matched_pairs_test(refs, refs, worse)
     assert (other.z, other.p) == (-found.z, found.p)
 

@@ -6,7 +6,7 @@ import pytest
 
 from steps import score
 from steps.core.config import ConfigError, from_dict
-from steps.core.datadir import Utterance, write_data_dir
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
 from steps.deploy.recognition import DecodeConfig
@@ -60,6 +60,18 @@ def test_characters_are_the_headline(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "decode/errors_greedy.txt").read_text(encoding="utf-8").startswith("%CER")
 
 
+def test_classes_are_named_as_they_are_written(tmp_path, monkeypatch):
+    texts, hyps = ["开灯", "关 灯", "关灯"], ["开灯", "关灯", "开灯"]
+    scored(tmp_path, monkeypatch, texts, hyps, unit="char")
+    score.score(
+        tmp_path / "decode", "greedy", read_data_dir(tmp_path / "test", check_audio=False), "test", classes=True
+    )
+    found = json.loads((tmp_path / "decode/score_greedy.json").read_text(encoding="utf-8"))["classification"]
+    # blanks are not counted, so they make no classes
+    assert set(found["classes"]) == {"开灯", "关灯"} and found["accuracy"] == pytest.approx(100 * 2 / 3)
+    assert found["confusions"]["关灯"] == {"关灯": 1, "开灯": 1}
+
+
 def test_phones_are_folded_in_both(tmp_path, monkeypatch):
     content = scored(tmp_path, monkeypatch, ["ao ix t"], ["aa ih d"], unit="phone", fold={"ao": "aa", "ix": "ih"})
     assert (content["rate"], content["words"]["errors"], content["words"]["reference_length"]) == ("PER", 1, 3)
@@ -69,7 +81,12 @@ def test_phones_are_folded_in_both(tmp_path, monkeypatch):
     ("settings", "texts", "large", "small"),
     [
         ({"unit": "char"}, ["而对楼市", "成交", "成"], ["而对楼市", "成交", "成"], ["而对市", "成交", "城"]),
-        ({"unit": "phone", "fold": {"ao": "aa"}}, ["ao t", "d ao k", "t"], ["aa t", "d ao k", "t"], ["aa t", "d k", "d"]),
+        (
+            {"unit": "phone", "fold": {"ao": "aa"}},
+            ["ao t", "d ao k", "t"],
+            ["aa t", "d ao k", "t"],
+            ["aa t", "d k", "d"],
+        ),
     ],
     ids=["char", "fold"],
 )

@@ -151,11 +151,16 @@ def test_what_is_known_of_a_recognisers_transcripts_is_noted(tmp_path):
 
 
 def test_words_that_cannot_come_out_are_told_where_there_is_a_language_model(exp):
-    rows = [dataclasses.replace(row, scores=row.scores | {"lm": row.scores["greedy"]}) for row in collect_rows(exp, MODELS, ["test"])]
+    rows = [
+        dataclasses.replace(row, scores=row.scores | {"lm": row.scores["greedy"]})
+        for row in collect_rows(exp, MODELS, ["test"])
+    ]
     for model in MODELS:
         lacking = [] if model == "teacher" else ["got", "to"]
         (exp / model / "export/graph.json").write_text(json.dumps({"not_spelled": lacking}))
     told = [one for one in find_warnings(exp, rows, [], []) if "lm column" in one["text"]]
     what = "2 words of the language model cannot be spelled in tokens and never come out in the lm column: got to."
     assert told == [{"level": "note", "text": f"student, student_int8: {what}"}]
-    assert not any("lm column" in one["text"] for one in find_warnings(exp, collect_rows(exp, MODELS, ["test"]), [], []))
+    assert not any(
+        "lm column" in one["text"] for one in find_warnings(exp, collect_rows(exp, MODELS, ["test"]), [], [])
+    )

@@ -419,7 +419,6 @@ def test_an_imported_model_beside_others_is_refused_with_sherpa_before_anything_
     bench.run("--dry-run", *chain, "--sherpa", "false")
 
 
-
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
     data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
