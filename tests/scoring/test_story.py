@@ -69,7 +69,7 @@ def test_a_model_from_a_hub_that_says_nothing_is_no_reference(tmp_path, monkeypa
     # tuned makes more errors than head, beyond chance or not
     assert [(one["a"], one["b"]) for one in found["noise_comparisons"]] == [("short", "tuned"), ("short_int8", "short")]
     page = (tmp_path / "report/report.html").read_text()
-    assert "Of the compressed models, a loss against their parent is shown for short;" in page
+    assert "Of the compressed models, a loss against their parent is shown for short." in page
 
 
 def test_three_sentences_of_measured_numbers(exp, monkeypatch, capsys):
