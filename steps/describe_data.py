@@ -3,7 +3,7 @@
     python3 -m steps.describe_data --data data/an4/test --words-of data/an4/train --out exp/an4/stats_test
 
 Writes stats.txt, stats.json and stats.html (one file, no network needed). With --words-of, which names the training set,
-the rate of words missing from it is reported. Every sound file is read once; --sample N reads only that many utterances.
+the rate of words missing from it is reported. A set without transcripts is described by its sound alone. Every sound file is read once; --sample N reads only that many utterances.
 """
 
 import sys
@@ -25,9 +25,11 @@ def main() -> None:
     parser.add_argument("--words-of", metavar="DIR", help="training set, to count words that are not in it")
     parser.add_argument("--sample", type=parse_count, metavar="N", help="utterances whose audio is read (default: all)")
     args = parser.parse_args()
-    utterances = read_data_dir(args.data)
+    utterances = read_data_dir(args.data, need_text=False)
     known = None
     if args.words_of:
+        if not any(utt.text for utt in utterances):
+            raise UserError(f"{args.data}: no transcripts, so there are no words to compare; leave --words-of out")
         known = {word for utt in read_data_dir(args.words_of, check_audio=False) for word in utt.text.split()}
     step = max(1, -(-len(utterances) // args.sample)) if args.sample else 1
     audio, bad = measure_all(utterances[::step])

@@ -85,14 +85,15 @@ def summarise(
     seconds |= {utt.utt_id: utt.duration_s for utt in utterances if utt.duration_s is not None}
     tokens = Counter(word for utt in utterances for word in utt.text.split())
     chars = Counter(char for utt in utterances for char in utt.text if char != " ")
+    texts = [utt for utt in utterances if utt.text]
     speakers: dict[str, float] = defaultdict(float)
     for utt in utterances:
         speakers[utt.speaker] += seconds.get(utt.utt_id, 0.0) / 60
     unknown = None if known is None else Counter({word: n for word, n in tokens.items() if word not in known})
     values = {
         "seconds": list(seconds.values()),
-        "words": [len(utt.text.split()) for utt in utterances],
-        "chars_per_s": [len(u.text.replace(" ", "")) / seconds[u.utt_id] for u in utterances if seconds.get(u.utt_id)],
+        "words": [len(utt.text.split()) for utt in texts],
+        "chars_per_s": [len(u.text.replace(" ", "")) / seconds[u.utt_id] for u in texts if seconds.get(u.utt_id)],
         "level_dbfs": [item["level_dbfs"] for item in audio],
         "snr_db": [item["snr_db"] for item in audio if item["snr_db"] is not None],
         "per_speaker": list(speakers.values()),
@@ -139,9 +140,12 @@ def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
         ("utterances", f"{stats['utterances']:,}"),
         ("speakers", f"{stats['speakers']:,}"),
         ("hours", f"{stats['hours']:.2f}"),
-        ("words", f"{stats['words']:,}, {stats['distinct_words']:,} different ones"),
-        ("characters", f"{len(stats['characters'])}: {' '.join(list(stats['characters'])[:80])}"),
     ]
+    if stats["words"]:
+        rows.append(("words", f"{stats['words']:,}, {stats['distinct_words']:,} different ones"))
+        rows.append(("characters", f"{len(stats['characters'])}: {' '.join(list(stats['characters'])[:80])}"))
+    else:
+        rows.append(("words", "no transcripts"))
     if stats["unknown_words"] is not None:
         some = ", ".join(stats["unknown_examples"][:10])
         text = f"{stats['unknown_percent']:.2f} % ({stats['unknown_words']:,})" + (f": {some}" if some else "")

@@ -68,6 +68,19 @@ def test_the_program_writes_text_numbers_and_page(folder):
     assert "שלום" in page and "हिन्दी" in page and "words not in training" in done.stdout
 
 
+def test_a_set_without_transcripts_is_described_by_its_sound(folder):
+    utterances = [Utterance("c-1", "c", "", str(folder / "a-1.wav"), duration_s=1.0)]
+    write_data_dir(folder / "extra", utterances, need_text=False)
+    command = [sys.executable, "-m", "steps.describe_data", "--data", "extra", "--out", "stats"]
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run(command, cwd=folder, env=env, capture_output=True, check=True)
+    stats = json.loads((folder / "stats/stats.json").read_text())
+    assert stats["sound_read"] == 1 and {"words", "chars_per_s"}.isdisjoint(stats["spread"])
+    assert "no transcripts" in (folder / "stats/stats.txt").read_text()
+    done = subprocess.run([*command, "--words-of", "train"], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode and "leave --words-of out" in done.stderr.splitlines()[-1]
+
+
 def test_whole_numbers_are_counted_in_whole_steps():
     assert histogram([1, 1, 2, 5]) == {"edges": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5], "counts": [2, 1, 0, 0, 1]}
     wide = histogram(list(range(1, 101)))
