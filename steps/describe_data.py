@@ -3,7 +3,8 @@
     python3 -m steps.describe_data --data data/an4/test --words-of data/an4/train --out exp/an4/stats_test
 
 Writes stats.txt, stats.json and stats.html (one file, no network needed). With --words-of, which names the training set,
-the rate of words missing from it is reported. A set without transcripts is described by its sound alone. Every sound file is read once; --sample N reads only that many utterances.
+the rate of words missing from it is reported. A set without transcripts is described by its sound alone. Every sound file
+is read once; --sample N reads only that many utterances.
 """
 
 import sys

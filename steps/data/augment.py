@@ -1,5 +1,6 @@
 """Augmentation on the fly: each change is a pure function of (seed, epoch, utterance), so a resumed run repeats it exactly."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
 @dataclass
 class SpecAugmentConfig:
     """Masks per utterance. freq_width: bins, at most.  time_width: frames, at most.  time_share: of the utterance, at most, 0..1.
+    masks_from: share of the epochs that passes before there are masks, 0..1; null: none. A training whose loss stays where next
+    to nothing is output learns sooner without them.
     vtlp: vocal tracts are made shorter or longer by up to this share; 0.1 suits corpora of few speakers, 0 is off.
     wave: changes of the samples before features are computed; needs `source: on_the_fly`."""
 
@@ -21,6 +24,7 @@ class SpecAugmentConfig:
     time_masks: int = 3
     time_width: int = 25
     time_share: float = 0.15
+    masks_from: float | None = None
     vtlp: float = 0.0
     wave: WaveAugmentConfig | None = None
 
@@ -30,7 +34,14 @@ class SpecAugmentConfig:
             "masks and widths must be >= 0",
         )
         check(0 <= self.time_share <= 1, "time_share must be in [0, 1]")
+        check(self.masks_from is None or 0 <= self.masks_from < 1, "masks_from must be in [0, 1)")
         check(0 <= self.vtlp < 0.5, "vtlp must be in [0, 0.5)")
+
+    def in_epoch(self, epoch: int, epochs: int) -> "SpecAugmentConfig":
+        """What is done in one epoch. Args: epoch: from 0.   epochs: of the whole training."""
+        if epoch < (self.masks_from or 0) * epochs:
+            return dataclasses.replace(self, freq_masks=0, time_masks=0)
+        return self
 
     def check_kind(self, kind: str, where: str, features: str) -> None:
         """Raise UserError when a change needs a frequency axis that features of this kind lack. Args: where, features: files."""

@@ -48,6 +48,7 @@ class TrainingFacts:
     deviation: largest deviation of a feature bin over the training set, nats.   rates_hz: {rate of the sound: number of
     files looked at}.   features_hz: rate the features are computed at.
     normalisation: one that knows strangers better than the model's; empty: none.
+    early_masks: whether SpecAugment's masks are there from the first epoch on.
     """
 
     train: SetFacts
@@ -64,6 +65,7 @@ class TrainingFacts:
     rates_hz: Mapping[int, int] = field(default_factory=dict)
     features_hz: int = 16000
     normalisation: str = "utterance"
+    early_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,11 @@ def fit(facts: TrainingFacts) -> Iterator[Finding]:
     """Errors on the training set against those on dev."""
     train, dev = facts.train, facts.dev
     if is_bad(facts):
+        masks = " Without masks at first (augment.masks_from: 0.2) it may." if facts.fresh and facts.early_masks else ""
         yield Finding(
             "underfit",
-            f"{train.error:.0f} % {facts.rate} on its own training set ({dev.error:.0f} % on dev): it has not learnt the task.",
+            f"{train.error:.0f} % {facts.rate} on its own training set ({dev.error:.0f} % on dev): it has not learnt the task."
+            f"{masks}",
         )
     elif dev.error > train.error + GAP and dev.error > RATIO * train.error:
         other = f"normalisation: {facts.normalisation}, " if facts.normalisation else ""

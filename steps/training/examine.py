@@ -72,6 +72,7 @@ def gather(
     )
     own = look_at(part, train, error_rates(refs, hyps)[rate])
     curve = read_curves(folder.parent, [folder.name]).get("train/loss", {}).get(folder.name, [])
+    augment = config.augment and config.augment.in_epoch(0, config.loop.epochs)
     first = Counter((text.split() or [""])[0] for text in refs.values())
     return TrainingFacts(
         train=dataclasses.replace(own, empty=sum(not text for text in hyps.values()) / len(hyps)),
@@ -88,6 +89,7 @@ def gather(
         rates_hz=rates(train.sample(OPENED)),
         features_hz=train.feature_config.sample_rate_hz,
         normalisation=other_normalisation(model),
+        early_masks=augment is not None and max(augment.freq_masks, augment.time_masks) > 0,
     )
 
 

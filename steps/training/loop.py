@@ -136,7 +136,8 @@ class Trainer:
         fill = self.model.feature_mean.cpu().numpy() if of_corpus else None
         objective = self.objective
         clean = objective.wants_clean(len(self.train_data))
-        rest = self.loop, self.augment, fill, self.seed, self.epoch, clean
+        augment = self.augment and self.augment.in_epoch(self.epoch, self.loop.epochs)
+        rest = self.loop, augment, fill, self.seed, self.epoch, clean
         return load_groups(self.train_data, groups, *rest)
 
     def update(self, batches: list[Batch], progress: float) -> None:

@@ -120,6 +120,11 @@ def test_the_texts_name_the_numbers_and_a_remedy():
         one for one in diagnose(dataclasses.replace(BAD["two epochs"][0], updates=700)) if one.kind == "updates"
     ]
     assert updates.text.endswith("or take smaller batches (loop.max_batch_frames: 560 instead of 2400).")
+    # masks from the first epoch on are named where a fresh model failed, and only there
+    for fresh, early_masks in ((True, True), (True, False), (False, True)):
+        failed = dataclasses.replace(BAD["transcripts of other recordings"][0], fresh=fresh, early_masks=early_masks)
+        (underfit,) = [one for one in diagnose(failed) if one.kind == "underfit"]
+        assert ("augment.masks_from" in underfit.text) is (fresh and early_masks)
     (rate,) = diagnose(BAD["sound of 8 kHz, features of 16"][0])
     assert "8000 Hz" in rate.text and "sample_rate_hz: 8000" in rate.text
     (heart,) = diagnose(BAD["learnt by heart"][0])

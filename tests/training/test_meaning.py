@@ -178,6 +178,20 @@ def test_every_update_hears_other_masks_filled_with_the_mean(tmp_path):
     assert any(mask.any() for mask in masked)
 
 
+def test_masks_begin_after_their_share_of_the_epochs(tmp_path):
+    model, augment = make_model(), SpecAugmentConfig(freq_width=4, time_width=8, masks_from=2 / 3)
+    objective = Watch(model)
+    make_trainer(tmp_path, model, objective, augment=augment, train=MIXED).train()
+    changed = {}
+    for _, _, batch in objective.calls:
+        for utt_id, feats, length in zip(batch.utt_ids, batch.feats, batch.lengths, strict=True):
+            plain = MIXED.rows[int(utt_id.removeprefix("utt-"))]
+            changed.setdefault(utt_id, []).append(not np.array_equal(feats[:length].numpy(), plain))
+    by_epoch = list(zip(*changed.values(), strict=True))
+    assert len(by_epoch) == LOOP.epochs == 3
+    assert not any(by_epoch[0]) and not any(by_epoch[1]) and any(by_epoch[2])
+
+
 def test_dropout_is_on_in_every_update_and_never_the_same(tmp_path):
     model = make_model()
     objective = Watch(model)

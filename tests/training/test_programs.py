@@ -103,7 +103,9 @@ def test_a_training_ends_with_a_diagnosis_that_can_be_repeated(made, corpus):
     before = path.read_text()
     found = json.loads(before)
     # one epoch: it knows nothing yet, and there were few updates
-    assert {"underfit", "updates"} <= {one["kind"] for one in found["findings"]} and found["train_error"] > 50
+    said = {one["kind"]: one["text"] for one in found["findings"]}
+    assert {"underfit", "updates"} <= set(said) and found["train_error"] > 50
+    assert "augment.masks_from" in said["underfit"]
     path.unlink()
     words = [sys.executable, "-m", "steps.diagnose", "--model", made / "student"]
     words += ["--data", corpus.train, "--dev", corpus.dev]
