@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 BLOCK, CAREFUL = 1 << 16, 1 << 12
 # Frame counts of libsndfile beyond this mean that no header tells one.
 UNKNOWN = 1 << 60
-# libsndfile's error code.
-UNRECOGNISED = 1
+# libsndfile's error codes. The second one says that the file is not there, but means that nothing could be decoded.
+UNRECOGNISED, BAD_FILE = 1, 7
 # A header may promise this much more than there is: some writers count the header itself.
 OFF_S = 0.01
 # A frame of MP3 may need the bytes of frames before it, and is wrong without them.
@@ -57,13 +57,16 @@ def open_source(path: str, careful: bool = False) -> Sndfile | None:
     """
     soundfile, straight = _library()
     try:
-        file = straight(path)
+        # not by its name: libsndfile would believe the suffix, and finds MP3 in an MP4 called .mp3
+        file = straight(os.open(path, os.O_RDONLY))
         if file.format in READ:
             return (Mp3 if file.format == "MP3" else Sndfile)(path, file, careful)
     except (soundfile.SoundFileError, OSError) as error:
         if getattr(error, "code", None) == UNRECOGNISED:
             return None
-        reason = getattr(error, "error_string", error)
+        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        if getattr(error, "code", None) == BAD_FILE:
+            reason = "no sound can be decoded"
         raise UserError(f"{path}: not a readable sound file ({reason})") from None
     file.close()
     raise UserError(f"{path}: {file.format_info} is not read here; make WAV or FLAC of it")

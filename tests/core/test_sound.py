@@ -84,6 +84,27 @@ def test_formats_of_ffmpeg(tmp_path, suffix, kind, codec, rate_hz, bits):
         read_sound(path)
 
 
+@needs_av
+@pytest.mark.parametrize("suffix", ["mp3", "wav", "raw", "au", "gsm"])
+def test_suffixes_tell_nothing(tmp_path, suffix):
+    """libsndfile, given a name, finds MP3 in MP4 and AAC that are called .mp3, and samples without a header in .gsm."""
+    path = tmp_path / f"a.{suffix}"
+    for case in (("ipod", "aac", 16000, None), ("adts", "aac", 16000, None), ("webm", "libopus", 48000, None)):
+        write_av(path, *case)
+        check_whole(path)
+    for case in (("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS"), ("WAV", "ULAW")):
+        write_sndfile(path, *case)
+        check_whole(path)
+
+
+def test_a_file_without_one_whole_frame_is_not_said_to_be_missing(tmp_path):
+    path = tmp_path / "a.mp3"
+    write_sndfile(path, "MP3", "MPEG_LAYER_III")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="not a readable sound file .no sound can be decoded"):
+        read_sound(path)
+
+
 def test_the_table_of_formats_is_that_of_the_tests():
     lines = (ROOT / "local/README.md").read_text(encoding="utf-8").splitlines()
     start = lines.index("| format | suffix | read by |")
