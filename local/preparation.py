@@ -12,7 +12,7 @@ from functools import partial
 
 from local.markers import reason_to_drop, tell_markers
 from local.sound import SoundConfig, tell_what_stays_here, treat
-from local.text import TextConfig, normalise
+from local.text import TextConfig, loses_dotless, normalise
 from steps.core.cli import UserError, say
 from steps.core.config import check
 from steps.core.outdir import write_text
@@ -63,6 +63,8 @@ def prepare_sets(sets, config, out, nj=1, unlabelled=()):
         raise UserError(f"preparation options: filter.sets: no set {unknown[0]}; there are {', '.join(sets)}")
     tell_markers({name: utterances for name, utterances in sets.items() if name not in unlabelled}, config.text)
     tell_what_stays_here(config.sound, out)
+    if any(loses_dotless(utt.text, config.text) for utterances in sets.values() for utt in utterances):
+        say(f"warning: i and dotless i become one letter in {config.text.case} case; Turkish needs `text: {{language: tr}}`")
     dropped, kept = [], {}
     for name, utterances in sets.items():
         limits = config.filter if name in config.filter.sets else FilterConfig()

@@ -11,11 +11,14 @@ from local.markers import POLICIES, take_apart
 from steps.core.cli import UserError
 from steps.core.config import check
 
-# Invisible characters without a sound: byte order mark, zero width space, soft hyphen, direction marks. The joiners
-# U+200C and U+200D stay: they change letters in Persian and Indic scripts.
+# Invisible characters without a sound: byte order mark, zero width space, soft hyphen, word joiner, direction marks, variation
+# selectors, tags; and joiners that follow no letter, as in emoji. Behind a letter or its mark the joiners U+200C and U+200D stay:
+# they change letters in Persian and Indic scripts.
 INVISIBLE = dict.fromkeys(
-    map(ord, "\ufeff\u200b\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    [*map(ord, "\ufeff\u200b\u00ad\u061c\u200e\u200f\u2060"), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    + [*range(0xFE00, 0xFE10), *range(0xE0000, 0xE0080), *range(0xE0100, 0xE01F0)]
 )
+JOINERS = re.compile("(^|.)([\u200c\u200d]+)", re.DOTALL)
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff"
 COMMA_GROUPS = ("en", "zh", "ja", "ko", "he", "th", "hi")  # languages that write 1,000.5; the others write 1.000,5
 # letters that a virama and a joiner make chillus, consonants without a vowel, and these as letters of their own
@@ -23,13 +26,19 @@ CHILLUS = dict(zip("\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15", "\u0d7a\u0d7b\u0d7c\u
 CHILLU = re.compile(f"([{''.join(CHILLUS)}])\u0d4d\u200d")
 HALF_U = re.compile("\u0d41\u0d4d(?![\u0d00-\u0d7f])")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# Languages with i and dotless i, whose capitals are other ones than elsewhere.
+DOTLESS = ("tr", "az")
+# Longer runs of digits are said one by one, as those that begin with 0; num2words takes forever with some.
+LONGEST_NUMBER = 12
+# Languages in which num2words says other decimals than it is given (5.1 as five comma nine).
+NO_DECIMALS = ("ar", "tr")
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """How transcripts are normalised; the defaults change nothing but white space."""
 
-    language: str = ""  # code such as en, tr, zh: of HOOKS, and of numbers in words
+    language: str = ""  # code such as en, tr, zh-CN: of HOOKS, and of numbers in words
     unicode: str = ""  # NFC or NFKC; empty: as it is
     case: str = "keep"  # keep, lower or upper
     punctuation: str = "keep"  # keep, or remove: punctuation marks and symbols
@@ -43,15 +52,12 @@ class TextConfig:
         check(self.case in ("keep", "lower", "upper"), f"case must be keep, lower or upper, not {self.case!r}")
         check(self.punctuation in ("keep", "remove"), f"punctuation must be keep or remove, not {self.punctuation!r}")
         check(self.language or not self.numbers, "numbers: true needs a language")
+        known = not self.language or re.fullmatch(r"[a-z]{2,3}([-_][A-Za-z0-9]+)*", self.language)
+        check(known, f"language must be a code such as en, tr or zh-CN, not {self.language!r}")
         check(self.markers in POLICIES, f"markers must be one of {', '.join(POLICIES)}, not {self.markers!r}")
         for marker, text in self.map.items():
             good = marker.strip() and (text is None or isinstance(text, str))
             check(good, f"map: {marker!r}: expected a text or null, not {text!r}")
-
-
-def turkish(text):
-    """Capital I is the capital of dotless i, not of i."""
-    return text.replace("I", "ı").replace("İ", "i")
 
 
 def chinese(text):
@@ -75,8 +81,6 @@ def malayalam(text):
 
 
 HOOKS = {
-    "tr": turkish,
-    "az": turkish,
     "zh": chinese,
     "ja": chinese,
     "ar": arabic,
@@ -92,28 +96,53 @@ def normalise(text, config):
     return " ".join(" ".join(parts).split())
 
 
+def in_case(text, config):
+    """The text in the case that is wanted. Of DOTLESS languages capital I is that of dotless i, not of i."""
+    if config.case != "keep" and _code(config.language) in DOTLESS:
+        capitals = {"I": "ı", "İ": "i"}
+        pairs = capitals if config.case == "lower" else {small: capital for capital, small in capitals.items()}
+        text = text.replace("I\u0307", "İ").translate(str.maketrans(pairs))
+    return {"keep": text, "lower": text.lower(), "upper": text.upper()}[config.case]
+
+
+def loses_dotless(text, config):
+    """Whether changing the case makes one letter of i and dotless i, as nothing says that the language has both."""
+    return config.case != "keep" and _code(config.language) not in DOTLESS and not {"ı", "İ"}.isdisjoint(text)
+
+
+def _code(language):
+    """The language of a code that also names a country or a script: zh of zh-CN."""
+    return re.split("[-_]", language)[0]
+
+
+def _without_joiners(match):
+    return match[0] if unicodedata.category(match[1] or " ")[0] in "LM" else match[1]
+
+
 def _normalise(text, config):
     if replace(config, markers="refuse", map={}) != TextConfig():
         text = text.translate(INVISIBLE).replace("\u2019", "'").replace("\u02bc", "'")
+        text = JOINERS.sub(_without_joiners, text)
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)
-    if (hook := HOOKS.get(config.language)) and (hook is not turkish or config.case == "lower"):
+    if hook := HOOKS.get(_code(config.language)):
         text = hook(text)
     if config.numbers:
         text = NUMBER.sub(lambda match: f" {in_words(match[0], config.language)} ", text)
-    if config.case != "keep":
-        text = text.lower() if config.case == "lower" else text.upper()
+    text = in_case(text, config)
     if config.punctuation == "remove":
         text = "".join(" " if _is_punctuation(char, config.keep) else char for char in text)
     return text
 
 
 def _is_punctuation(char, keep):
-    return unicodedata.category(char)[0] in "PS" and char not in keep
+    """Whether removing takes a character: marks, symbols, and what encloses the one before it (a key around a digit)."""
+    category = unicodedata.category(char)
+    return (category[0] in "PS" or category == "Me") and char not in keep
 
 
 def in_words(number, language):
-    """Digits as words. Args: number: such as 25 or 3.5. Raises: UserError for a language num2words lacks."""
+    """Digits as words. Args: number: such as 25 or 3.5. Raises: UserError for what num2words cannot say."""
     from num2words import num2words  # only here: slow to import, and seldom wanted
 
     group, point = (",", ".") if language[:2] in COMMA_GROUPS else (".", ",")
@@ -122,7 +151,14 @@ def in_words(number, language):
     plain = number.replace(",", ".")
     if plain.count(".") > 1:  # a date or a version: part by part
         return " ".join(in_words(part, language) for part in plain.split("."))
+    if len(plain) > 1 and plain.isdigit() and (int(plain[0]) == 0 or len(plain) > LONGEST_NUMBER):
+        return " ".join(in_words(digit, language) for digit in plain)
+    remedy = "write it in words, or leave numbers out"
+    if "." in plain and _code(language) in NO_DECIMALS:
+        raise UserError(f"numbers: true: num2words is wrong about decimals in {language!r}, such as {number}; {remedy}")
     try:
         return num2words(float(plain) if "." in plain else int(plain), lang=language)
     except NotImplementedError:
         raise UserError(f"numbers: true: num2words has no language {language!r}; leave numbers out") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"numbers: true: num2words cannot say {number} in {language!r} ({error}); {remedy}") from None

@@ -45,14 +45,21 @@ def test_the_defaults_and_conf_prepare_yaml_change_nothing(tmp_path):
         ({"unicode": "NFC"}, "Cafe\u0301", "Café"),
         ({"case": "lower"}, "ÄRGER  IST\tDa", "ärger ist da"),
         ({"case": "lower", "language": "tr"}, "ISPARTA İzmir", "ısparta izmir"),
-        ({"case": "upper", "language": "tr"}, "ISPARTA", "ISPARTA"),
+        ({"case": "lower", "language": "tr-TR"}, "ISPARTA I\u0307zmir", "ısparta izmir"),
+        ({"case": "upper", "language": "tr"}, "ısparta izmir", "ISPARTA İZMİR"),
+        ({"punctuation": "remove"}, "ok \u2764\ufe0f yes \U0001f468\u200d\U0001f467\U0001f3fd 1\ufe0f\u20e3", "ok yes 1"),
+        ({"unicode": "NFC"}, "\u200da\u2060b \u061c\u200c", "ab"),
+        ({"unicode": "NFC"}, "\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
         ({"punctuation": "remove"}, "It’s «five», 5%: yes—no…", "It's five 5 yes no"),
         ({"punctuation": "remove", "keep": "'-"}, "well-known (very)", "well-known very"),
         ({"language": "zh"}, "２０ 号 线 OK 吗", "20 号线 OK 吗"),
+        ({"language": "zh-CN"}, "２０ 号 线", "20 号线"),
         ({"language": "ar", "unicode": "NFC"}, "\u200fمـــرحبا بكُم", "مرحبا بكُم"),
         ({"unicode": "NFC", "punctuation": "remove"}, "می\u200cخواهم؟", "می\u200cخواهم"),
         ({"unicode": "NFC", "case": "lower", "punctuation": "remove"}, "हिन्दी, भाषा।", "हिन्दी भाषा"),
         ({"numbers": True, "language": "en"}, "1,205 to 3.5", "one thousand, two hundred and five to three point five"),
+        ({"numbers": True, "language": "en"}, "007", "zero zero seven"),
+        ({"numbers": True, "language": "am"}, "1" * 13, " ".join(["አንድ"] * 13)),
         ({"numbers": True, "language": "de"}, "1.250 Euro", "eintausendzweihundertfünfzig Euro"),
     ],
 )  # fmt: skip
@@ -66,6 +73,24 @@ def test_normalisation(settings, text, wanted):
 def test_a_language_that_numbers_lack_is_named():
     with pytest.raises(UserError, match="num2words has no language 'xx'"):
         in_words("5", "xx")
+
+
+@pytest.mark.parametrize(("number", "language"), [("5,1", "tr"), ("5.1", "ar"), ("12345678901", "te")])
+def test_numbers_that_num2words_says_wrongly_or_not_at_all_are_named(number, language):
+    with pytest.raises(UserError, match=f"num2words .*{number}"):
+        in_words(number, language)
+
+
+def test_a_language_is_a_code():
+    with pytest.raises(ValueError, match="must be a code such as en, tr or zh-CN, not 'Turkish'"):
+        TextConfig(language="Turkish")
+
+
+def test_turkish_without_its_language_is_told(tmp_path, capsys):
+    utts = [make(tmp_path, "x", noise(1), "Kapıyı aç")]
+    for language, told in (("", True), ("en", True), ("tr", False)):
+        prepare_sets({"train": utts}, PreparationConfig(text=TextConfig(case="lower", language=language)), tmp_path)
+        assert ("Turkish needs `text: {language: tr}`" in capsys.readouterr().out) is told
 
 
 def test_filters_count_by_reason_and_spare_the_test_set(tmp_path):
