@@ -16,6 +16,7 @@ part.J, and utils/combine_data_dir.py --parts N puts them together.
 
 import argparse
 import dataclasses
+import hashlib
 import shlex
 import subprocess
 import sys
@@ -27,9 +28,9 @@ import soundfile
 
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
-from steps.core.outdir import write_text
+from steps.core.outdir import write_json, write_text
 from steps.core.shards import add_shard_options, own_part
-from steps.core.tables import counted, write_table
+from steps.core.tables import PART_FILE, counted, write_table
 from steps.deploy.recognition import decode_all, open_inputs
 from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of
 
@@ -42,12 +43,14 @@ def main() -> None:
     args = parser.parse_args()
     if (args.model is None) == (args.command is None):
         parser.error("exactly one of --model and --command says what transcribes")
-    utterances = own_part(parser, args, read_data_dir(args.data, need_text=False))
+    everything = read_data_dir(args.data, need_text=False)
+    utterances = own_part(parser, args, everything)
     out = Path(args.out) / f"part.{args.shard}" if args.num_shards > 1 else Path(args.out)
     if out.resolve() == Path(args.data).resolve():
         raise UserError(f"{out}: is --data; choose another --out")
-    # what an earlier run left must not stand beside new transcripts
-    (out / "utt2spk").unlink(missing_ok=True)
+    # what an earlier run left must not stand beside new transcripts, nor say that they are finished
+    for name in (PART_FILE, "dropped.tsv", "utt2spk"):
+        (out / name).unlink(missing_ok=True)
     confidences: dict[str, float] = {}
     texts = hear_with_command(args, utterances) if args.command else hear_with_model(args, utterances, confidences)
     heard = [dataclasses.replace(utt, text=texts[utt.utt_id]) for utt in utterances if texts[utt.utt_id]]
@@ -60,6 +63,9 @@ def main() -> None:
             # a word list can find words where the best path has none
             write_table(out / CONFIDENCE, {utt.utt_id: f"{confidences.get(utt.utt_id, 0.0):.4f}" for utt in heard})
     write_text(out / "dropped.tsv", "".join(f"{utt_id}\t{REASON}\n" for utt_id in dropped))
+    if args.num_shards > 1:
+        ids = hashlib.sha256("\n".join(utt.utt_id for utt in everything).encode()).hexdigest()
+        write_json(out / PART_FILE, {"parts": args.num_shards, "ids_sha256": ids})
     left_out = f"; {len(dropped)} left out: {REASON}" if dropped else ""
     say(f"{out}: transcripts of {counted(len(heard), 'utterance')}{left_out}")
 

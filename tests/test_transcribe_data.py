@@ -179,6 +179,21 @@ def test_parts_are_put_together_and_a_missing_one_is_named(monkeypatch, data):
     assert [utt.utt_id for utt in read_data_dir(data.parent / "heard")] == ["a-1", "a-2"]
 
 
+def test_parts_of_other_runs_are_refused(monkeypatch, data, capsys):
+    """Without a word, a third of the transcripts would be lost, or the part that was being made again when it was killed."""
+    for part in "123":
+        run(monkeypatch, data, "--shard", part, "--num-shards", "3", *by_command(data))
+    assert combine(monkeypatch, data, 2) == 1
+    assert "part.1: one of 3 parts, not of 2" in capsys.readouterr().err
+    with pytest.raises(UserError, match="ended with status 3"):
+        run(monkeypatch, data, "--shard", "2", "--num-shards", "3", *by_command(data, "import sys; sys.exit(3)"))
+    assert combine(monkeypatch, data, 3) == MissingInput.status
+    write_data_dir(data, [utt for utt in read_data_dir(data, need_text=False) if utt.utt_id != "a-1"], need_text=False)
+    run(monkeypatch, data, "--shard", "2", "--num-shards", "3", *by_command(data, LISTENER))
+    assert combine(monkeypatch, data, 3) == 1
+    assert "part.2: made when --data had other utterances than for earlier parts" in capsys.readouterr().err
+
+
 def test_exactly_one_source(monkeypatch, data):
     for options in ([], ["--model", "m", "--command", "c"]):
         with pytest.raises(SystemExit):

@@ -11,6 +11,7 @@ A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, an
 others get some as long as their recordings; then a recording id that an earlier folder has for another file gets a number.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from steps.core.datadir import validate_data_dir
 from steps.core.tables import (
     BLANK,
     MADE_FROM_AUDIO,
+    PART_FILE,
     RECORDING_FILES,
     TO_THE_END,
     Problem,
@@ -91,11 +93,23 @@ def copied(tables, number):
 
 
 def parts_of(folder, number):
-    """Those of part.1 to part.N in a folder that have utterances. Raises: MissingInput for one that was not finished."""
+    """Those of part.1 to part.N in a folder that have utterances.
+
+    Raises: MissingInput for one that was not finished; UserError for one of another number of parts or other utterances.
+    """
     parts = [folder / f"part.{part}" for part in range(1, number + 1)] if number > 1 else [folder]
+    remedy, first = "run steps.transcribe_data for it again", None
     for part in parts:
         if not (part / "dropped.tsv").is_file():
-            raise MissingInput(f"{part}: not a finished part; run steps.transcribe_data for it again")
+            raise MissingInput(f"{part}: not a finished part; {remedy}")
+        # parts of earlier versions have none
+        if number > 1 and (part / PART_FILE).is_file():
+            facts = json.loads((part / PART_FILE).read_text(encoding="utf-8"))
+            if facts["parts"] != number:
+                raise UserError(f"{part}: one of {facts['parts']} parts, not of {number}; {remedy}")
+            first = first or facts
+            if facts != first:
+                raise UserError(f"{part}: made when --data had other utterances than for earlier parts; {remedy}")
     found = [part for part in parts if (part / "utt2spk").is_file()]
     if not found:
         raise UserError(f"{folder}: no part has an utterance in which something was recognised")

@@ -26,6 +26,8 @@ SPEAKER_FILES = ("spk2utt", "spk2gender")
 AUDIO_FACTS = ("utt2spk", "wav.scp", "segments", "utt2speed")
 # Wrong as soon as the audio, its limits or its speed change.
 MADE_FROM_AUDIO = ("feats.scp", "utt2num_frames")
+# In a part of a data folder: of how many parts it is one, and of which utterances (steps.transcribe_data).
+PART_FILE = "part.json"
 # As the end of a segment: the recording's, as for Kaldi's extract-segments.
 TO_THE_END = -1
 # Problems named one by one before the rest is only counted.
