@@ -1,6 +1,7 @@
 """steps.transcribe: any sound file, one after the other."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,20 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path, capsys):
     assert [line.split("\t")[0] for line in lines] == [str(good)] * 2 and lines[0] == lines[1]
     told = capsys.readouterr().err
     assert all(name in told for name in ("notes.txt", "none.wav", "short.wav"))
+
+
+def test_what_would_break_a_result_line_or_is_no_file_is_told(tmp_path, capsys):
+    broken = tmp_path / "a\tb\nc.wav"
+    soundfile.write(broken, np.sin(np.arange(RATE)) * 0.1, RATE)
+    read, write = os.pipe()
+    results = io.StringIO()
+    assert transcribe.transcribe(FakeRecogniser(), [str(broken), str(tmp_path), f"/dev/fd/{read}"], results) == 3
+    os.close(read)
+    os.close(write)
+    assert not results.getvalue()
+    told = capsys.readouterr().err
+    assert "a tab or line end in its name" in told
+    assert f"{tmp_path}: is a folder; name the sound files in it" in told and "save the sound to one first" in told
 
 
 def test_any_sample_rate_is_brought_to_the_models(tmp_path):

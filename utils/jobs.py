@@ -241,9 +241,14 @@ class Progress:
         self.next_s = time.monotonic() + self.every_s
         logs = [self.work.log_of(index) for index in running]
         newest = max((log for log in logs if os.path.exists(log)), key=os.path.getmtime, default=None)
-        line = "".join(last_lines(newest, 1)) if newest else ""
+        # not the head that the runner wrote, nor what a program says of itself
+        said = [line for line in last_lines(newest, 20) if not line.startswith("#")] if newest else []
+        line = said[-1] if said else ""
         if self.work.is_array:
-            line = f"{self.total - waiting - len(running)}/{self.total} done, {len(running)} running: {line}"
+            what = f"{self.total - waiting - len(running)}/{self.total} done, {len(running)} running"
+            line = f"{what}: {line}" if line else what
+        if not line:
+            return
         if self.on_terminal:
             width = (os.get_terminal_size(2).columns or 80) - 5
             sys.stderr.write(f"\r\x1b[K    {line[:width]}")

@@ -42,6 +42,16 @@ def is_running(pid):
         return False
 
 
+def test_progress_is_what_a_job_says_not_what_the_runner_wrote_around_it(tmp_path):
+    """Behind the head of a log, `#` was shown; behind the end of a program, that it is done."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import jobs, os; progress = jobs.Progress(jobs.Work(sys.argv[2:]), 2)\n"
+    code += "for text in ('# Started\\n#\\n', '# Started\\n#\\nstep 5\\n# done in 2.0 s\\n'):\n"
+    code += "    open('x.1.log', 'w').write(text); progress.next_s = 0; progress.show(1, [1])"
+    words = [sys.executable, "-c", code, str(Path(RUN[-1]).parent), "JOB=1:2", "x.JOB.log", "true"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == "    0/2 done, 1 running\n    0/2 done, 1 running: step 5\n"
+
+
 def test_words_arrive_exactly(run, tmp_path):
     words = ["a  b", "it's", '"', "$HOME", "`id`", "*", "a|b", "x;y", "\\", "ä", "", "-n", "a\nb", "#"]
     program = "import json, sys; open('got.json', 'w').write(json.dumps(sys.argv[1:]))"
