@@ -23,6 +23,9 @@ from plan import StageError
 NO_RESULT = re.compile(r"\b(?:loader_workers|save_every_s)\s*:\s*[\w.+-]+\s*,?[ \t]*")
 
 
+# Of a decoding in parts (--decode-nj), as {nj} is of other arrays: what tells their number.
+PARTS, COUNT = re.compile(r"JOB=1:\d+"), re.compile(r"--shard JOB|--num-shards \d+")
+
 JOBS_END_S = 5.0  # the jobs of a killed run end within one second
 MOVED = ".mark.json"  # the mark of a folder that was moved aside, in that folder
 
@@ -88,7 +91,7 @@ class Marks:
             self.plain(need): self.input_state(task, need, makers, known.get(self.plain(need))) for need in task.needs
         }
         return {
-            "command": [[self.plain(word) for word in command] for command in task.commands],
+            "command": [[self.plain(word) for word in command] for command in without_parts(task.commands)],
             "conf": {self.plain(path): settings_text(path) for path in task.conf},
             "inputs": inputs | self.listed(task),
         }
@@ -177,6 +180,19 @@ def settings_text(path):
     return "\n".join(lines)
 
 
+def without_parts(commands):
+    """Commands as they are where the work is done in one part; no result depends on the number of parts."""
+    found = []
+    for command in commands:
+        if PARTS.fullmatch(command[0]):
+            told = [at for at in range(1, len(command) - 1) if COUNT.fullmatch(" ".join(command[at : at + 2]))]
+            left_out = {0, *told, *(at + 1 for at in told)}
+            command = [word for at, word in enumerate(command) if at not in left_out]
+        if "steps.combine_decodes" not in command:
+            found.append(command)
+    return found
+
+
 def without_comment(line):
     """A line of YAML without the comment that ends it; a # in quotes, or with no blank before it, begins none."""
     quote = ""
@@ -199,7 +215,8 @@ def _settings_of(marked):
 
 def changes(old, new):
     """Say in a few words each what differs between two fingerprints; an empty list when nothing does."""
-    found = _command_changes(old["command"], new["command"]) if old["command"] != new["command"] else []
+    before = without_parts(old["command"])
+    found = _command_changes(before, new["command"]) if before != new["command"] else []
     for kind in ("conf", "inputs"):
         for path in sorted({*old[kind], *new[kind]}):
             before, after = old[kind].get(path), new[kind].get(path)

@@ -252,6 +252,24 @@ def test_a_changed_comment_behind_a_setting_is_no_reason_to_redo_and_none_in_old
     assert "-steps: 100; +steps: 101" in bench.run()[1]
 
 
+def decoding(parts, beam="4"):
+    """A task like those of decodings, in so many parts (--decode-nj)."""
+    part, combine = [], []
+    if parts > 1:
+        part = ["--shard", "JOB", "--num-shards", str(parts)]
+        combine = ["true", "-m", "steps.combine_decodes", "--num-shards", str(parts), ":then:"]
+    command = ["sh", "-c", "echo decode >> ran; touch hyp", "--beam", beam, *part]
+    array = [f"JOB=1:{parts}"] if parts > 1 else []
+    return ["::", "8", "decode", "--makes", "hyp", "--", *array, *command, ":then:", *combine, "true", "--score"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+def test_the_number_of_parts_of_a_decoding_is_no_reason(bench, before, after):
+    bench.run(plan=decoding(before))
+    assert bench.run(plan=decoding(after)) == ([], "stage 8 decode: up to date; --force to redo\n")
+    assert "--beam 4 -> 5" in bench.run(plan=decoding(after, beam="5"))[1]
+
+
 def test_marks_of_version_1_hold(bench):
     bench.run()
     as_version_1(bench)
