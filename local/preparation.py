@@ -64,7 +64,9 @@ def prepare_sets(sets, config, out, nj=1, unlabelled=()):
     tell_markers({name: utterances for name, utterances in sets.items() if name not in unlabelled}, config.text)
     tell_what_stays_here(config.sound, out)
     if any(loses_dotless(utt.text, config.text) for utterances in sets.values() for utt in utterances):
-        say(f"warning: i and dotless i become one letter in {config.text.case} case; Turkish needs `text: {{language: tr}}`")
+        say(
+            f"warning: i and dotless i become one letter in {config.text.case} case; Turkish needs `text: {{language: tr}}`"
+        )
     dropped, kept = [], {}
     for name, utterances in sets.items():
         limits = config.filter if name in config.filter.sets else FilterConfig()

@@ -134,7 +134,9 @@ def transcribe(
     for path in paths:
         try:
             if any(char in path for char in "\t\r\n"):
-                raise UserError(f"{path!r}: a tab or line end in its name, which would break its result line; rename it")
+                raise UserError(
+                    f"{path!r}: a tab or line end in its name, which would break its result line; rename it"
+                )
             utterance = Utterance(path, speaker="", text="", audio=path)
             texts, length_s = recognise_pieces(recogniser, hear(recogniser, utterance, channel, damaged), path)
             if not length_s:

@@ -177,7 +177,11 @@ def _open(place: PathLike, damaged: bool) -> Iterator[Source]:
     if os.path.isdir(path):
         raise MissingInput(f"{path}: is a folder; name the sound files in it")
     if not os.path.isfile(path):
-        what = "no file that can be read twice; save the sound to one first" if os.path.exists(path) else "no such sound file"
+        what = (
+            "no file that can be read twice; save the sound to one first"
+            if os.path.exists(path)
+            else "no such sound file"
+        )
         raise MissingInput(f"{path}: {what}")
     source: Source | None = sound_files.open_source(path, careful=damaged)
     if source is None:
