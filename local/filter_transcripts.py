@@ -32,7 +32,7 @@ from steps.core.cli import MissingInput, UserError, add_common, make_parser, run
 from steps.core.config import check, load_config
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
 from steps.core.outdir import write_json, write_text
-from steps.core.sound import read_sound
+from steps.core.sound import read_sound, sound_info
 from steps.core.tables import counted
 
 # Combinations of readings that are compared; a transcript with more numbers keeps the first reading of the later ones.
@@ -137,6 +137,14 @@ def loops(text: str, most: int) -> bool:
     )
 
 
+def with_duration(utt: Utterance) -> Utterance:
+    """The utterance with its length, also where no utt2dur tells it: a folder written by hand. Raises: UserError naming the file."""
+    if utt.duration_s is not None:
+        return utt
+    end_s = sound_info(utt.audio).seconds if utt.end_s is None else utt.end_s
+    return replace(utt, duration_s=round((end_s - utt.start_s) / utt.speed, 6))
+
+
 def level_dbfs(utt: Utterance) -> float:
     """Root mean square level of an utterance's sound, decibels below full scale. Raises: UserError naming the file."""
     samples, _ = read_sound(utt.audio, utt.start_s, utt.end_s)
@@ -212,7 +220,7 @@ def main():
     others = {} if args.agree is None else read_table(args.agree)
     words = None if args.words is None else set(Path(args.words).read_text(encoding="utf-8").split())
     confidences = read_confidences(args.data, config, args.options)
-    utterances = read_data_dir(args.data)
+    utterances = [with_duration(utt) for utt in read_data_dir(args.data)]
     tell_markers({args.data: utterances}, config.text)
     marked = {utt.utt_id: reason_of_markers(utt.text, config.text) for utt in utterances}
     if config.text.markers != "keep":

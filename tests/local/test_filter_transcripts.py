@@ -208,6 +208,19 @@ def test_what_the_recogniser_was_not_sure_of_is_dropped(monkeypatch, folder):
         run(monkeypatch, folder)
 
 
+def test_lengths_are_measured_where_nothing_tells_them(monkeypatch, tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full(16000, 0.01), 16000)
+    audio = str(tmp_path / "x.wav")
+    write_data_dir(
+        tmp_path / "heard", [Utterance("s-1", "s", "yes", audio), Utterance("s-2", "s", "no", audio, 0.75, 1.0)]
+    )
+    assert not (tmp_path / "heard/utt2dur").exists()
+    (tmp_path / "labels.yaml").write_text("filter: {min_s: 0.5}\n")
+    run(monkeypatch, tmp_path)
+    assert [(utt.utt_id, utt.duration_s) for utt in read_data_dir(tmp_path / "out")] == [("s-1", 1.0)]
+    assert "s-2\ttoo short" in (tmp_path / "out/dropped.tsv").read_text()
+
+
 def test_what_was_heard_in_silence_is_dropped(monkeypatch, tmp_path):
     sound = np.full(16000, 0.01) * np.resize([1, -1], 16000)
     sound[8000:] *= 0.1
