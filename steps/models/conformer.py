@@ -116,6 +116,13 @@ class ConvolutionModule(nn.Module):
         """Encoder frames to the right of the symmetric kernel's centre."""
         return self.depthwise.kernel_size[0] // 2
 
+    def train(self, mode: bool = True) -> "ConvolutionModule":
+        """See nn.Module. A batch norm that is frozen keeps its statistics, too, and normalises by them."""
+        super().train(mode)
+        if isinstance(self.conv_norm, nn.BatchNorm1d):
+            self.conv_norm.train(mode and self.conv_norm.weight.requires_grad)
+        return self
+
     def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Args: x (N, T, d_model).  Returns: the same shape."""
         gated = functional.glu(self.pointwise1(self.norm(x)), dim=-1)

@@ -215,6 +215,15 @@ def test_zeros_are_kept_at_every_update(tmp_path):
     assert len(largest) == trainer.step > 6 and not any(largest)
 
 
+def test_of_what_is_frozen_no_number_moves(tmp_path):
+    model = make_model(conv_norm="batch")
+    model.blocks.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    make_trainer(tmp_path, model).train()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert "output.weight" in moved and not any(name.startswith("blocks.") for name in moved)
+
+
 def gradient(trainer, batches):
     """What one update hands to the optimizer, by parameter name."""
     kept = {}
