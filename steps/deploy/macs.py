@@ -35,11 +35,13 @@ SUSPECTS = ("matmul", "gemm", "conv", "lstm", "gru", "rnn", "attention", "einsum
 def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
     """Run one utterance of zeros and add up the multiply-accumulates of every node.
 
-    Args:    folder: exported folder.   seconds: length of the utterance; attention grows with its square.
+    Args:    folder: exported folder.   seconds: length of the utterance; attention grows with its square. Of a model that runs
+             in chunks as many whole ones are counted as begin in it.
     Returns: multiply-accumulates per second of audio.
     Raises:  UserError for a node that multiplies in a way not known here.
     """
-    return sum(macs for _, macs in profiled_macs(folder, seconds)) / seconds
+    found, counted_s = profiled_macs(folder, seconds)
+    return sum(macs for _, macs in found) / counted_s
 
 
 def quantized_fraction(folder: str | Path, seconds: float = 10.0) -> tuple[float, dict[str, float]]:
@@ -48,7 +50,7 @@ def quantized_fraction(folder: str | Path, seconds: float = 10.0) -> tuple[float
     Args:    as for `count_macs`.
     Returns: share of the multiply-accumulates, 0..1; of those in float the shares by operator, largest first.
     """
-    found = profiled_macs(folder, seconds)
+    found, _ = profiled_macs(folder, seconds)
     total, shares = sum(macs for _, macs in found), dict[str, float]()
     for name, macs in found:
         if name not in INTEGER and macs:
@@ -57,15 +59,28 @@ def quantized_fraction(folder: str | Path, seconds: float = 10.0) -> tuple[float
     return 1.0 - sum(shares.values()), dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def profiled_macs(folder: str | Path, seconds: float) -> list[tuple[str, int]]:
-    """Operator and multiply-accumulates of every node that ran, for one utterance of zeros."""
+def profiled_macs(folder: str | Path, seconds: float) -> tuple[list[tuple[str, int]], float]:
+    """Operator and multiply-accumulates of every node that ran, for one utterance of zeros; the seconds of audio that they are of."""
     with tempfile.TemporaryDirectory() as temp:
         recogniser = cast(FeatureRecogniser, load_recogniser(folder, profile_prefix=f"{temp}/profile"))
-        recogniser.run_all(np.zeros((round(seconds * FRAMES_PER_SECOND), recogniser.features.dim), dtype=np.float32))
+        frames, counted = frames_to_run(recogniser, round(seconds * FRAMES_PER_SECOND))
+        recogniser.run_all(np.zeros((frames, recogniser.features.dim), dtype=np.float32))
         profiles = [Path(path).read_text(encoding="utf-8") for path in recogniser.end_profiling()]
     events = [event for profile in profiles for event in json.loads(profile)]
     nodes = [event["args"] for event in events if event["name"].endswith("_kernel_time")]
-    return [(node["op_name"], node_macs(node)) for node in nodes]
+    return [(node["op_name"], node_macs(node)) for node in nodes], counted / FRAMES_PER_SECOND
+
+
+def frames_to_run(recogniser: FeatureRecogniser, frames: int) -> tuple[int, int]:
+    """Feature frames to run, and those that the work is for: in chunks fewer, because each reads frames that the next one gives.
+
+    Args: frames: of the utterance.
+    """
+    network = getattr(recogniser, "network", None)
+    if network is None:
+        return frames, frames
+    chunks = -(-frames // network.shift)
+    return network.width + (chunks - 1) * network.shift, chunks * network.shift
 
 
 def node_macs(node: Mapping[str, Any]) -> int:
