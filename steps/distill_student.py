@@ -68,9 +68,10 @@ def first_model(setup: Setup, config: TrainConfig) -> tuple[AsrModel, str | None
 
 
 def start_from_(model: AsrModel, initial: AsrModel, folder: str) -> None:
-    """Copy all weights of `initial` into `model`; raises UserError when the two are not built alike. Chunks are no matter."""
+    """Copy all weights of `initial` into `model`; raises UserError when the two are not built alike. Chunks and dropout are no matter."""
     check_float(initial.spec, f"--init {folder}", "start from")
-    sizes, wanted = ({**spec["model"], "streaming": None} for spec in (initial.spec, model.spec))
+    free = dict.fromkeys(("streaming", "dropout"))
+    sizes, wanted = ((spec["model"] | free, spec.get("head_sizes")) for spec in (initial.spec, model.spec))
     if initial.state_dict().keys() != model.state_dict().keys() or sizes != wanted:
         raise UserError(f"--init {folder}: its layers differ from those in --config; give a model of the same sizes")
     tell_of_zeros(initial, folder)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from steps.compress.sparsity import sparsify_
+from steps.compress.surgery import shrink
 from steps.core.cli import UserError
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
@@ -47,6 +48,15 @@ def test_a_model_turns_and_keeps_its_weights(whole):
     start_from_(make_model("conformer"), turned, "turned")
     with pytest.raises(UserError, match="its layers differ"):
         start_from_(make_model("conformer", kernel_size=7, **CHUNKS), before, "whole")
+
+
+def test_a_student_has_the_layers_of_what_it_starts_from(whole):
+    before, other = load_model(whole), make_model("conformer", dropout=0.3)
+    start_from_(other, before, "whole")
+    assert torch.equal(other.output.weight, before.output.weight) and other.config.dropout == 0.3
+    joint = make_model("rnn", head="transducer")
+    with pytest.raises(UserError, match="its layers differ"):
+        start_from_(joint, shrink(joint, {"joiner": list(range(32))}), "narrow")
 
 
 def test_a_normalisation_in_the_settings_counts(whole, tmp_path):
