@@ -36,8 +36,7 @@ from steps.data.progress import Progress
 from steps.data.sparse_posteriors import SparsePosteriors
 from steps.training import distributed
 from steps.training.teachers import Teacher, dev_wer, identity, open_teacher
-
-LARGEST_HALF = float(np.finfo(np.float16).max)
+from steps.training.teaching import LARGEST_HALF
 
 
 class Hearing:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from steps.data.dataset import Batch
 
 
+# in which labels of clean speech are kept
+LARGEST_HALF = torch.finfo(torch.float16).max
+
+
 @dataclass(frozen=True)
 class Taught:
     """What a teacher says about a batch.
@@ -40,14 +44,20 @@ class CleanLabels:
         self.kept: dict[str, list[torch.Tensor]] = {}
 
     def taught(self, batch: "Batch") -> Taught:
-        """Look a batch up, after asking about the utterances that are new."""
+        """Look a batch up, after asking about the utterances that are new. Raises: UserError for states too large to be kept."""
         for index, utt_id in enumerate(batch.utt_ids):
             if utt_id not in self.kept:
                 # left out by the loader only when every utterance has its label
                 assert batch.clean is not None
                 length = batch.lengths[index : index + 1]
                 said = self.teach(batch.clean[index : index + 1, : int(length)], length)
-                self.kept[utt_id] = [said.log_probs[0].half(), *(said.hidden[place][0].half() for place in self.places)]
+                states = [said.hidden[place][0] for place in self.places]
+                if not all(bool(own.abs().max() <= LARGEST_HALF) for own in states):
+                    raise UserError(
+                        f"distill: {utt_id}: the teacher's states are beyond {LARGEST_HALF:g}, half precision's largest; take an "
+                        "earlier block in hidden_layers, or teacher_view: augmented"
+                    )
+                self.kept[utt_id] = [tensor.half() for tensor in (said.log_probs[0], *states)]
         rows = [self.kept[utt_id] for utt_id in batch.utt_ids]
         pad = nn.utils.rnn.pad_sequence
         log_probs, *states = (

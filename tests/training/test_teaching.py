@@ -1,10 +1,12 @@
 """What a student is taught: the weights of the hidden match, which layers meet, who the teachers are."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from steps.core.cli import UserError
 from steps.data.dataset import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, soften
@@ -15,7 +17,7 @@ from steps.search.greedy import greedy_search
 from steps.training.distill_config import DistillConfig
 from steps.training.objectives import DistillObjective, TranscriptObjective
 from steps.training.teachers import ModelTeacher
-from steps.training.teaching import Taught
+from steps.training.teaching import CleanLabels, Taught
 
 SIZES = {"d_model": 16, "head_dim": 8, "kernel_size": 3, "subsampling_channels": [4, 4]}
 FEATURES = FeatureConfig(num_mel_bins=20)
@@ -234,6 +236,15 @@ def test_several_inner_blocks_share_their_weight(batch):
         config = CtcConfig(intermediate_weight=0.5, intermediate_blocks=blocks)
         share[len(blocks), blocks[0]] = TranscriptObjective(config, model)(model, batch)["inner"]
     torch.testing.assert_close(share[2, 0], (share[1, 0] + share[1, 2]) / 2)
+
+
+def test_states_that_half_precision_lacks_are_refused():
+    labels = CleanLabels(lambda feats, lengths: Taught(feats, lengths, [feats, 1e5 * feats]), [0, 1])
+    one = SimpleNamespace(utt_ids=["u-1"], clean=torch.ones(1, 3, 2), lengths=torch.tensor([3]))
+    with pytest.raises(UserError, match="u-1: the teacher's states are beyond 65504, .* teacher_view: augmented"):
+        labels.taught(one)
+    labels.places = [0]
+    assert torch.equal(labels.taught(one).hidden[0], one.clean)
 
 
 def test_clean_labels_are_of_the_clean_features(batch):
