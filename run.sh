@@ -7,7 +7,7 @@
 set -euo pipefail
 called_from=$PWD && cd "$(dirname "${BASH_SOURCE[0]}")"
 . utils/env.sh
-. utils/parse_options.sh && . utils/tasks.sh && . utils/chain.sh && . utils/sizes.sh
+. utils/parse_options.sh && . utils/settings.sh && . utils/tasks.sh && . utils/chain.sh && . utils/sizes.sh
 
 # Settings. Every one is an option; recipe.sh may set them too; the command line wins.
 stage=0                  # first stage to look at

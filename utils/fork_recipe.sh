@@ -9,7 +9,7 @@ set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/parse_options.sh
-. utils/tasks.sh
+. utils/settings.sh
 
 usage="usage: utils/fork_recipe.sh FROM TO (a name, or a folder with a / in it)"
 if [[ $# -eq 1 && ($1 == -h || $1 == --help) ]]; then

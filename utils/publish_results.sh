@@ -6,7 +6,7 @@ set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/parse_options.sh
-. utils/tasks.sh
+. utils/settings.sh
 
 [[ $# -ge 1 && $1 != -* && ($# -eq 1 || ($# -eq 3 && $2 == --workdir)) ]] ||
   usage_error "usage: utils/publish_results.sh RECIPE [--workdir DIR]"

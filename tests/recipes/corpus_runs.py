@@ -25,7 +25,7 @@ COUNTED = ("librispeech", "timit", "aishell", "yesno")  # their readers check th
 def prepare_line(recipe):
     """The recipe's own prepare command, its variables still in it."""
     keep = "recipe_dir='$recipe_dir' corpus_dir='$corpus_dir' nj='$nj'"
-    script = f'set -e; {keep}; . utils/parse_options.sh; . utils/tasks.sh; . recipes/{recipe}/recipe.sh; printf %s "$prepare"'
+    script = f'set -e; {keep}; . utils/parse_options.sh; . utils/settings.sh; . recipes/{recipe}/recipe.sh; printf %s "$prepare"'
     line = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return line + (" --check-counts false" if recipe in COUNTED else "")
 

@@ -1,12 +1,16 @@
 """run.sh: options, recipes, and the whole plan with a stand-in runner that only makes the files of each program."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from steps.data.feature_config import FeatureConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +75,7 @@ elif program == "steps.report":
 
 
 STEPS = """
-    . utils/tasks.sh && . utils/chain.sh
+    . utils/settings.sh && . utils/tasks.sh && . utils/chain.sh
     exp=exp data=data teachers=big store_teaching=false
     step_table="toy 6 loop model+teachers"
     for settings in "$@"; do
@@ -417,6 +421,15 @@ def test_an_imported_model_beside_others_is_refused_with_sherpa_before_anything_
     _, printed = bench.run("--dry-run", *chain, status=2)
     assert "sherpa-onnx takes imported models, which hear samples, only where" in printed and printed.count("\n") == 1
     bench.run("--dry-run", *chain, "--sherpa", "false")
+
+
+def test_run_sh_knows_every_setting_that_sherpa_onnx_needs_to_be_the_default():
+    table = re.search(r"default=\(((?:\[\w+\]=\S+\s*)+)\)", (ROOT / "utils/settings.sh").read_text())
+    assert table
+    default = dict(re.findall(r"\[(\w+)\]=([^\s)]+)", table[1]))
+    free = {"sample_rate_hz", "num_mel_bins", "frame_shift_ms"}  # the last can have no other value
+    fields = {name: value for name, value in vars(FeatureConfig()).items() if name not in free}
+    assert {name: yaml.safe_load(value) for name, value in default.items()} == fields
 
 
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
