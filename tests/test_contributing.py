@@ -15,7 +15,7 @@ from torch import nn
 from steps import decode
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.deploy import graphs, runtimes
 from steps.deploy.export import export_folder

@@ -8,7 +8,7 @@ import torch
 
 from steps.core.cli import UserError
 from steps.core.config import check
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.models.asr_model import AsrModel
 from steps.models.fixed_point import activation_ranges
 from steps.models.quant_layers import bias_codes, quantized_layers

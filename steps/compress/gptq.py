@@ -14,7 +14,7 @@ from torch import nn
 
 from steps.compress import rounding
 from steps.compress.quantizer import Coder, layer_suffix
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat, Codes
 from steps.models.context import Windows, padding_mask

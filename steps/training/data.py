@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from steps.core.cli import UserError
 from steps.data.augment import SpecAugmentConfig
-from steps.data.dataset import Batch, BatchLoader, BatchPlan, SpeechDataset, plan_batches
+from steps.data.batches import Batch, BatchLoader, BatchPlan, plan_batches
+from steps.data.dataset import SpeechDataset
 from steps.training import distributed
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from steps.core.checkpoint import load_checkpoint, save_checkpoint
 from steps.core.cli import Interrupted, UserError, say
 from steps.core.config import check
 from steps.data.augment import SpecAugmentConfig
-from steps.data.dataset import Batch, SpeechDataset
+from steps.data.batches import Batch
+from steps.data.dataset import SpeechDataset
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
 from steps.models.normalisation import GLOBAL

@@ -11,7 +11,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from steps.core.cli import say
-from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.batches import BatchLoader
+from steps.data.dataset import SpeechDataset
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
 from steps.scoring.wer import count_errors

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from steps.core.cli import UserError
-from steps.data.dataset import Batch, SpeechDataset
+from steps.data.batches import Batch
+from steps.data.dataset import SpeechDataset
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, select_frames, soften, stretch
 from steps.losses.late import lay_late
 from steps.losses.transducer import lattice_kl_sum

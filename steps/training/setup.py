@@ -14,8 +14,9 @@ from steps.core.cli import Interrupted, MissingInput, UserError, add_common, mak
 from steps.core.config import load_config, read_yaml, save_config, to_dict
 from steps.core.outdir import sha256_file, write_json, write_text
 from steps.core.provenance import write_run_record
+from steps.data.batches import Batch, BatchLoader, plan_batches
 from steps.data.cmvn import read_cmvn
-from steps.data.dataset import Batch, BatchLoader, SpeechDataset, end_tokens, plan_batches, report_dataset
+from steps.data.dataset import SpeechDataset, end_tokens, report_dataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel

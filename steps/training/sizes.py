@@ -8,7 +8,7 @@ from typing import Any
 
 from steps.core.cli import UserError
 from steps.core.config import check, from_dict, merge
-from steps.data.dataset import plan_batches
+from steps.data.batches import plan_batches
 
 ROLES = ("teacher", "student", "taught", "recover")
 # An epoch has at least so many updates, where the corpus has as many utterances.

@@ -26,7 +26,7 @@ from steps.training.stored import StoredTeacher, open_stored, stored_identity
 from steps.training.teaching import Taught
 
 if TYPE_CHECKING:
-    from steps.data.dataset import Batch
+    from steps.data.batches import Batch
 
 # lengths in feature frames at which two frame rates are compared
 LENGTHS = (8, 9, 10, 11, 64, 157, 500)

@@ -12,7 +12,7 @@ from steps.core.cli import UserError
 from steps.losses.spikes import resample, retime
 
 if TYPE_CHECKING:
-    from steps.data.dataset import Batch
+    from steps.data.batches import Batch
 
 
 # in which labels of clean speech are kept

@@ -12,7 +12,7 @@ from steps.core.cli import say
 from steps.core.config import from_dict
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_text
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.data.tokenizer import train_tokenizer
 from steps.models.asr_model import AsrModel
 from steps.training.data import epoch_groups

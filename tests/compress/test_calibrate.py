@@ -10,7 +10,7 @@ from steps.compress.calibrate import BINS, ActivationConfig, Histogram, calibrat
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.deploy.runtimes.onnx_model import open_session
 from steps.models.fixed_point import activation_ranges, float_products
 from steps.models.ranges import ActivationRange, check_range

@@ -13,7 +13,7 @@ from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import choose_formats, describe, quantize_model, rounding_coder
 from steps.compress.sparsity import prunable_weights, sparsify_
 from steps.core.cli import UserError
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.models.build import build_model, new_spec
 from steps.models.codes import is_packed
 from tests.deploy.conftest import SIZES

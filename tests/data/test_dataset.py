@@ -9,7 +9,8 @@ import pytest
 from steps.core.cli import UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
-from steps.data.dataset import SpeechDataset, plan_batches
+from steps.data.batches import plan_batches
+from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import train_tokenizer
 

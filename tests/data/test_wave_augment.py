@@ -12,7 +12,8 @@ from steps.core.cli import UserError
 from steps.core.config import ConfigError, from_dict
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.data.augment import SpecAugmentConfig, augment_wave
-from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.batches import BatchLoader
+from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import train_tokenizer
 from steps.data.wave_augment import (

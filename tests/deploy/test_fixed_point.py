@@ -12,7 +12,7 @@ from steps.compress.lowrank import factorise
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import quantize_model
 from steps.core.cli import UserError
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.deploy.export import export_folder
 from steps.deploy.graphs.ctc import compare, measure
 from steps.deploy.macs import count_macs, quantized_fraction

@@ -9,7 +9,8 @@ import pytest
 from torch.autograd import DeviceType
 
 from steps.core.config import load_config
-from steps.data.dataset import SpeechDataset, plan_batches
+from steps.data.batches import plan_batches
+from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from tests.gpu import card, limits, report, throughput

@@ -11,7 +11,7 @@ import torch
 from steps.core.cli import UserError
 from steps.core.config import ConfigError, from_dict, to_dict
 from steps.data.augment import SpecAugmentConfig
-from steps.data.dataset import BatchLoader
+from steps.data.batches import BatchLoader
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import describe_look_ahead
 from steps.deploy.graphs.ctc import CtcGraphs

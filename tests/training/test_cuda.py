@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steps import train_teacher
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.losses.ctc import ctc_loss_sum
 from steps.models.build import build_model, load_model, new_spec
 from steps.training import setup

@@ -13,8 +13,9 @@ from steps.core.checkpoint import save_checkpoint
 from steps.core.cli import Interrupted, UserError
 from steps.core.config import load_config
 from steps.data.augment import SpecAugmentConfig
+from steps.data.batches import BatchLoader
 from steps.data.cmvn import read_cmvn
-from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import Tokenizer
 from steps.models.build import build_model, new_spec

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steps.data.augment import SpecAugmentConfig
-from steps.data.dataset import BatchLoader
+from steps.data.batches import BatchLoader
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import train_tokenizer
 from steps.losses.ctc import ctc_loss_sum

@@ -7,7 +7,7 @@ import torch
 
 from steps.core.cli import UserError
 from steps.core.config import ConfigError, from_dict
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.losses.ctc import ctc_loss_sum
 from steps.losses.distill import frame_kl_sum

@@ -15,8 +15,9 @@ from steps import combine_labels, label_data
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, save_config
 from steps.core.datadir import read_data_dir
+from steps.data.batches import BatchLoader
 from steps.data.cmvn import read_cmvn
-from steps.data.dataset import BatchLoader, SpeechDataset
+from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
 from steps.data.label_description import LabelConfig

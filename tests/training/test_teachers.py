@@ -5,7 +5,7 @@ import torch
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import save_config
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import export_folder
 from steps.models.build import build_model, new_spec, save_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steps.core.cli import UserError
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.losses.distill import frame_kl_sum, hidden_match_sum, soften
 from steps.losses.spikes import retime

@@ -7,7 +7,7 @@ import torch
 
 from steps.core.cli import UserError
 from steps.core.config import save_config
-from steps.data.dataset import Batch
+from steps.data.batches import Batch
 from steps.data.feature_config import FeatureConfig
 from steps.losses.distill import frame_kl_sum
 from steps.losses.transducer import lattice_kl_sum
