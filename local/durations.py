@@ -1,16 +1,75 @@
-"""Durations that a manifest gives, against the sound files themselves."""
+"""Sound files that a corpus names: their length, channels and rate, and whether its tables agree."""
 
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from local.corpus import look_into_all
-from steps.core.cli import say
+from local.sound import SoundConfig
+from steps.core.cli import UserError, say
 from steps.core.datadir import Utterance
-from steps.core.sound import OVERSHOOT_S, SoundInfo
+from steps.core.sound import OVERSHOOT_S, SoundInfo, sound_info
 from steps.core.tables import Problem, counted
 
+# Files looked into side by side: mostly the disk is waited for.
+THREADS = 8
 # A duration that is shorter than its file by less than this is the file's, rounded.
 SAME_S = 0.05
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def look_into(path: str, damaged: bool = False) -> SoundInfo | str:
+    """Length of a sound file, as steps.core.sound.sound_info. Returns: SoundInfo, or what is wrong with it (str)."""
+    try:
+        return sound_info(path, damaged)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def look_into_all(paths: Iterable[str], damaged: bool = False) -> dict[str, SoundInfo | str]:
+    """`look_into` many files, several at a time. Returns: dict path -> SoundInfo or str."""
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(paths, pool.map(lambda path: look_into(path, damaged), paths), strict=True))
+
+
+def measure(sets, problems, sound=None):
+    """Fill in duration_s of utterances that lack it, and compare what the tables tell of times and channels with the files.
+
+    Args: sound: SoundConfig; None: its defaults.   Returns: the sets.
+    """
+    sound = sound or SoundConfig()
+    damaged = sound.damaged == "accept"
+    found = look_into_all((utt.audio for utterances in sets.values() for utt in utterances), damaged)
+    problems += [Problem(path, info) for path, info in sorted(found.items()) if isinstance(info, str)]
+    infos = {path: info for path, info in found.items() if not isinstance(info, str)}
+    several = [path for path, info in infos.items() if info.channels > 1]
+    if several:
+        what = f"{len(several)} of {counted(len(infos), 'sound file')} have several channels"
+        if sound.channel is None:
+            remedy = "say which one is meant: `sound: {channel: 1}`, 2 or mix (their mean) in the preparation options"
+            problems.append(Problem(min(several), f"{what}; {remedy}"))
+        else:
+            taken = "the mean of them" if sound.channel == "mix" else f"channel {sound.channel}"
+            say(f"{what}: {taken} is taken, as mono copies")
+
+    def measured(utt):
+        info = infos.get(utt.audio)
+        if info is None:
+            return utt
+        # Of a damaged file the preparation counts what it copies.
+        seconds = (info.seconds if utt.end_s is None else utt.end_s) - utt.start_s
+        if not damaged and utt.end_s is not None and utt.end_s > info.seconds + OVERSHOOT_S:
+            what = f"ends at {utt.end_s:.2f} s, but {utt.audio} after {info.seconds:.2f} s"
+            problems.append(Problem(utt.utt_id, what))
+        elif not damaged and utt.duration_s is not None and abs(seconds / utt.speed - utt.duration_s) > OVERSHOOT_S:
+            what = f"should last {utt.duration_s:.2f} s, but has {seconds / utt.speed:.2f} s of {utt.audio}"
+            problems.append(Problem(utt.utt_id, what))
+        return utt if utt.duration_s is not None else replace(utt, duration_s=round(seconds / utt.speed, 6))
+
+    return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
 
 
 def fit_to_files(
@@ -41,3 +100,12 @@ def fit_to_files(
         )
         say(f"{path}: {what} ({shorter[0]}): its beginning is taken, as in NeMo")
     return fitted
+
+
+def rates_of(audio: Iterable[str], sound: SoundConfig) -> str:
+    """Rates of sound files that were looked into: `16000 Hz`, or `8000 Hz (12 files), 16000 Hz (9 files)`."""
+    infos = [look_into(path, sound.damaged == "accept") for path in audio]
+    rates = Counter(info.rate_hz for info in infos if not isinstance(info, str))
+    if len(rates) == 1:
+        return f"{min(rates)} Hz"
+    return ", ".join(f"{rate} Hz ({counted(count, 'file')})" for rate, count in sorted(rates.items()))

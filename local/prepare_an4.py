@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import check_counts, fetch, fetch_again, finish, measure, options_of, reader_parser
+from local.corpus import check_counts, fetch, fetch_again, finish, options_of, reader_parser
+from local.durations import measure
 from steps.core.cli import UserError, parse_bool, parse_count, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.tables import Problem, raise_problems

@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from local.corpus import clean_id, fetch, finish, look_into_all, options_of, reader_parser
+from local.corpus import clean_id, fetch, finish, options_of, reader_parser
+from local.durations import look_into_all
 from local.own_sentences import families, split
 from local.rows import read_rows
 from local.text import normalise

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from local.corpus import measure, split_by_speaker
+from local.corpus import split_by_speaker
+from local.durations import measure
 from local.leaks import refuse_leaks
 from local.preparation import FilterConfig, PreparationConfig, prepare_sets
 from local.sound import SoundConfig, reduce_noise, speech_limits, treat
