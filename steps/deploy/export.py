@@ -35,6 +35,8 @@ from steps.models.quant_layers import quantized_layers
 BESIDE = ("tokens.txt", "features.yaml")
 # how sound goes in -> the file: features frame by frame, which every runtime of ours reads, or samples in a row (sherpa-onnx)
 LAYOUTS = {"features": "model.onnx", "samples": SAMPLES_FILE}
+# files of an earlier export, which may have been of another kind
+OF_EARLIER = (SUMS, SHERPA_TOKENS, GRAPH, GRAPH_WORDS, "graph.json", "model.onnx", ENCODER, DECODER, JOINER)
 # what a Linear in codes becomes: codes that are unpacked when the file is loaded, or stay as they are (MatMulNBits)
 PRODUCTS_OF_CODES = ("unpacked", "nbits")
 # products of integers whose activations get their scales as the file runs
@@ -141,37 +143,29 @@ def export_folder(
         difference, snr_db = head.compare(model, head.open(contents, features, tokens, str(model_dir)))
     if min_quantized_fraction or has_ranges(model.spec["quantization"]):
         check_integers(model_dir, contents, min_quantized_fraction)
-    out.mkdir(parents=True, exist_ok=True)
-    for old in (
-        SUMS,
-        SHERPA_TOKENS,
-        GRAPH,
-        GRAPH_WORDS,
-        "graph.json",
-        "model.onnx",
-        ENCODER,
-        DECODER,
-        JOINER,
-        *contents,
-    ):
-        (out / old).unlink(missing_ok=True)
-    for name in BESIDE:
-        write_text(out / name, (model_dir / name).read_text(encoding="utf-8"))
-    write_text(out / "README.md", describe(model, features, tokens, list(graphs.values()), layout))
-    for name, content in contents.items():
-        with atomic_file(out / name, "wb") as file:
-            file.write(content)
-    misread = is_misread(features, tokens, layout)
-    if misread:
-        write_text(out / SHERPA_TOKENS, sherpa_tokens(tokens))
-    sums = {name: sha256_file(out / name) for name in (*BESIDE, *([SHERPA_TOKENS] if misread else []))}
-    sums |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    write_sums(out, sums)
+    texts = {name: (model_dir / name).read_text(encoding="utf-8") for name in BESIDE}
+    if misread := is_misread(features, tokens, layout):
+        texts[SHERPA_TOKENS] = sherpa_tokens(tokens)
+    write_folder(out, texts, contents, describe(model, features, tokens, list(graphs.values()), layout))
     tensors = [tensor for graph in graphs.values() for tensor in graph.graph.initializer]
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
     size_bytes = sum(map(len, contents.values()))
     layers = len(quantized_layers(model))
     return ExportReport(size_bytes, tensor_bytes, difference, snr_db, layers, misread, tuple(contents))
+
+
+def write_folder(out: Path, texts: dict[str, str], contents: dict[str, bytes], readme: str) -> None:
+    """Write what ships, and first remove what an earlier export left. Args: texts, contents: of the files that SHA256SUMS lists."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (*OF_EARLIER, *contents):
+        (out / old).unlink(missing_ok=True)
+    for name, text in (*texts.items(), ("README.md", readme)):
+        write_text(out / name, text)
+    for name, content in contents.items():
+        with atomic_file(out / name, "wb") as file:
+            file.write(content)
+    sums = {name: sha256_file(out / name) for name in texts}
+    write_sums(out, sums | {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
 
 
 def of_samples(model: AsrModel, name: str) -> dict[str, onnx.ModelProto]:
