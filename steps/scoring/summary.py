@@ -54,57 +54,67 @@ def rate(row: ResultRow) -> str:
 def model_card(results: Results, model: str) -> str:
     """A card for one exported model, as Markdown."""
     rows = [row for row in results.rows if row.model == model]
-    row, measured = rows[0], rows[0].benchmark or {}
+    row = rows[0]
     kind = f"weights of {row.quantization_bits:g} bits" if row.quantization_bits else "float32"
+    made_of = f", made of {markdown(row.parent)}" if row.parent else ""
     lines = [
         f"# {markdown(model)}\n",
-        f"A speech recogniser of recipe {markdown(results.recipe)}, {kind}"
-        + (f", made of {markdown(row.parent)}.\n" if row.parent else ".\n"),
+        f"A speech recogniser of recipe {markdown(results.recipe)}, {kind}{made_of}.\n",
+        *size_lines(row, results.device),
+        "",
+    ]
+    for one in rows:
+        lines += [f"## On {markdown(one.set)}\n", *set_lines(results, one), ""]
+    lines += [
+        "## Use and limits\n",
+        *(f"- {title}: {markdown(text)}" for title, text in about(results) if title != "In noise"),
+        "",
+    ]
+    facts = [("commit", row.commit), ("seed", row.seed), ("on", row.device)]
+    made = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
+    lines += ["## Made by\n", code_block(row.command or "(not recorded)")]
+    lines.append(markdown(f"{made[:1].upper()}{made[1:]}{'. ' if made else ''}Measured {results.date}."))
+    return "\n".join(lines) + "\n"
+
+
+def size_lines(row: ResultRow, device: str) -> list[str]:
+    """What a model takes: bytes, parameters, time, memory; and its rates on dev."""
+    lines = [
         f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists"
         + (f"; {row.bytes_with_lm:,} with those of its language model" if row.bytes_with_lm else ""),
         f"- {row.parameters:,} parameters, {row.nonzero_parameters:,} of them not zero",
         f"- {number(row.macs_per_second, 1e6, 1)} million multiply-accumulates per second of audio",
     ]
+    measured = row.benchmark or {}
     if measured.get("latency_ms"):
         latency = ", ".join(f"{name} {value:.1f} ms" for name, value in measured["latency_ms"].items())
         lines += [
-            f"- real-time factor {row.rtf:.4f} on one thread of {markdown(results.device)}, {row.rtf_with_features:.4f} with features",
+            f"- real-time factor {row.rtf:.4f} on one thread of {markdown(device)}, {row.rtf_with_features:.4f} with features",
             f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
         ]
     if row.dev_wer_percent is not None:
         rates = f"{row.dev_wer_percent:.2f} % WER"
         rates += f", {row.dev_cer_percent:.2f} % CER" if row.dev_cer_percent is not None else ""
         lines.append(f"- dev, greedy, by torch before export: {rates}; dev serves to choose settings, so it is no test")
-    lines.append("")
-    for one in rows:
-        lines.append(f"## On {markdown(one.set)}\n")
-        for name, score in one.scores.items():
-            lines.append(
-                f"- {name}: {score.wer_percent:.2f} % {score.rate} ({score.errors} / {score.words}), 95 % interval "
-                f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of {UNITS[score.rate]} right"
-            )
-        lines += [f"- {markdown(line)}" for line in speaker_lines(results, one.set)]
-        for item in results.comparisons:
-            if (item.a, item.b, item.set) == (model, one.parent, one.set):
-                lines.append(
-                    f"- {item.kind}, against {markdown(item.b)}: {interval_text(item.difference).strip()} points"
-                )
-        live = [row for row in results.streaming if (row.model, row.set) == (model, one.set)]
-        lines += [f"- {line}" for line in card_lines(live)]
-        lines += [
-            f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % {rate_of([one])}" for n in one.noise
-        ]
-        lines += [
-            f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in one.agreement
-        ]
-        lines.append("")
-    facts = [("commit", row.commit), ("seed", row.seed), ("on", row.device)]
-    made = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
-    lines += [
-        "## Use and limits\n",
-        *(f"- {title}: {markdown(text)}" for title, text in about(results) if title != "In noise"),
-        "",
+    return lines
+
+
+def set_lines(results: Results, row: ResultRow) -> list[str]:
+    """What a model makes of one test set: every decoding, against its parent, in chunks, in noise, by other runtimes."""
+    lines = [
+        f"- {name}: {score.wer_percent:.2f} % {score.rate} ({score.errors} / {score.words}), 95 % interval "
+        f"{score.interval.low:.2f} to {score.interval.high:.2f}; {score.word_accuracy_percent:.2f} % of {UNITS[score.rate]} right"
+        for name, score in row.scores.items()
     ]
-    lines += ["## Made by\n", code_block(row.command or "(not recorded)")]
-    lines.append(markdown(f"{made[:1].upper()}{made[1:]}{'. ' if made else ''}Measured {results.date}."))
-    return "\n".join(lines) + "\n"
+    lines += [f"- {markdown(line)}" for line in speaker_lines(results, row.set)]
+    lines += [
+        f"- {item.kind}, against {markdown(item.b)}: {interval_text(item.difference).strip()} points"
+        for item in results.comparisons
+        if (item.a, item.b, item.set) == (row.model, row.parent, row.set)
+    ]
+    live = [one for one in results.streaming if (one.model, one.set) == (row.model, row.set)]
+    lines += [f"- {line}" for line in card_lines(live)]
+    lines += [f"- greedy with noise at {n.snr_db} dB: {n.interval.percent:.2f} % {rate_of([row])}" for n in row.noise]
+    return lines + [
+        f"- {a.a} and {a.b}, {a.kind}: {len(a.differences)} of {a.utterances} texts differ" for a in row.agreement
+    ]
