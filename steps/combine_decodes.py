@@ -20,9 +20,9 @@ from steps.deploy.recognition import write_hypotheses
 from steps.scoring.sources import read_json
 
 REMEDY = "run steps.decode again for every part"
-# what the parts add up to; everything else is the same in each
+# facts that add up
 COUNTS = ("utterances", "audio_seconds")
-# all else is the same in each
+# facts in which the parts differ
 OWN = (*COUNTS, "hypotheses_sha256")
 
 
