@@ -34,19 +34,9 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     config = cast(TrainConfig, setup.config)
     initial, where = load_model(folder), setup.args.config
     own_head = initial.head.name == config.head
-    if initial.kind != config.type:
-        raise UserError(f"{where}: type {config.type}, but {folder} is {initial.kind}")
-    check_float(initial.spec, str(folder), "start from")
+    refuse_settings(config, initial, folder, where)
     tell_of_zeros(initial, folder)
-    if unused := sorted(config.model.keys() - {"dropout", "streaming"}):
-        raise UserError(
-            f"{where}: model: {', '.join(unused)}: with --init the sizes are those of {folder}; leave it out"
-        )
-    if own_head and config.head_sizes:
-        raise UserError(f"{where}: head_sizes: with --init the sizes are those of {folder}; leave it out")
     normalisation = initial.normalisation if config.normalisation == GLOBAL else config.normalisation
-    if initial.kind == "hub" and normalisation != GLOBAL:
-        raise UserError(f"{where}: normalisation: {normalisation}: a model from a hub has its own; leave it out")
     # checked as for a new model, and refused with the name of the settings
     sizes, own = initial.spec["model"] | config.model, initial.spec.get("head_sizes") if own_head else config.head_sizes
     how = (config.head, normalisation, own)
@@ -62,17 +52,34 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
         say(f"{folder}: its encoder is taken over, its {initial.head.name} head is not")
     torch.manual_seed(setup.args.seed)
     model = build_model(spec)
-    state = initial.state_dict()
     own_units = (Path(folder) / "tokens.txt").read_bytes() == (Path(setup.args.tokenizer) / "tokens.txt").read_bytes()
-    if not (own_units and own_head):
-        of_head, of_theirs = (tuple(f"{name}." for name in one.head_layers) for one in (model, initial))
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(of_theirs)}
-        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(of_head)}
-    model.load_state_dict(state)
+    model.load_state_dict(initial.state_dict() if own_units and own_head else encoder_of(initial, model))
     setup.check_look_ahead(model)
     model.frontend.requires_grad_(config.freeze is None)
     model.blocks.requires_grad_(config.freeze != "encoder")
     return model
+
+
+def refuse_settings(config: TrainConfig, initial: AsrModel, folder: str | Path, where: str) -> None:
+    """Refuse settings that would contradict the model that a training starts from. Args: where: file of the settings."""
+    if initial.kind != config.type:
+        raise UserError(f"{where}: type {config.type}, but {folder} is {initial.kind}")
+    check_float(initial.spec, str(folder), "start from")
+    unused = sorted(config.model.keys() - {"dropout", "streaming"})
+    sizes = [f"model: {', '.join(unused)}"] if unused else []
+    if initial.head.name == config.head and config.head_sizes:
+        sizes.append("head_sizes")
+    if sizes:
+        raise UserError(f"{where}: {sizes[0]}: with --init the sizes are those of {folder}; leave it out")
+    if initial.kind == "hub" and config.normalisation != GLOBAL:
+        raise UserError(f"{where}: normalisation: {config.normalisation}: a model from a hub has its own; leave it out")
+
+
+def encoder_of(initial: AsrModel, model: AsrModel) -> dict[str, torch.Tensor]:
+    """State of `initial` with the layers of the head from `model`."""
+    of_head, of_theirs = (tuple(f"{name}." for name in one.head_layers) for one in (model, initial))
+    state = {name: tensor for name, tensor in initial.state_dict().items() if not name.startswith(of_theirs)}
+    return state | {name: tensor for name, tensor in model.state_dict().items() if name.startswith(of_head)}
 
 
 def tell_of_zeros(initial: AsrModel, folder: str | Path) -> None:
