@@ -194,7 +194,7 @@ def set_row(name, index, value):
     return lambda content: content["utterances"][name].__setitem__(index, value)
 
 
-GREEDY, SCORE, DECODE, BENCHMARK = "greedy.txt", "score_greedy.json", "decode.json", "../../benchmark.json"
+GREEDY, SCORE, DECODE = "greedy.txt", "score_greedy.json", "decode.json"
 
 
 @pytest.mark.parametrize(

@@ -53,11 +53,6 @@ class Order:
         split = self.split(x, frames, heads, head_dim)
         return split.permute(1, 2, 0, 3) if self.time_first else split.transpose(1, 2)
 
-    def rows_of_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Args: x (N, H, T, head_dim).  Returns: rows."""
-        back = x.permute(2, 0, 1, 3) if self.time_first else x.transpose(1, 2)
-        return back.reshape(-1, int(x.shape[1]) * int(x.shape[3]))
-
     def channels(self, rows: torch.Tensor, frames: int) -> torch.Tensor:
         """Args: rows.  Returns: (N, C, T)."""
         split = self.split(rows, frames, int(rows.shape[1]))
@@ -68,7 +63,7 @@ class Order:
         return (x.permute(2, 0, 1) if self.time_first else x.transpose(1, 2)).reshape(-1, int(x.shape[1]))
 
     def rows_of_maps(self, x: torch.Tensor) -> torch.Tensor:
-        """Args: x (N, C, T, F).  Returns: rows (rows, C F)."""
+        """Args: x (N, C, T, F): maps of the front end, or heads (N, H, T, head_dim).  Returns: rows (rows, C F)."""
         back = x.permute(2, 0, 1, 3) if self.time_first else x.transpose(1, 2)
         return back.reshape(-1, int(x.shape[1]) * int(x.shape[3]))
 
@@ -124,7 +119,7 @@ class LeanChunk(nn.Module):
         key = rotated(order.heads(key, left + window, heads, head_dim), angles)
         weights = (query @ key.transpose(2, 3) + bias).softmax(dim=3)
         mixed = weights @ order.heads(value, left + window, heads, head_dim)
-        return attention.out(order.rows_of_heads(mixed))
+        return attention.out(order.rows_of_maps(mixed))
 
     def convolve(self, module: ConvolutionModule, rows: torch.Tensor, state: State) -> torch.Tensor:
         """What the module gives. Args: rows; state: replaced.  Returns: rows."""

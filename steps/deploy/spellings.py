@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steps.core.cli import MissingInput, UserError
-from steps.deploy.runtimes.ctc import spelling
+from steps.core.cli import UserError
+from steps.deploy.runtimes.ctc import read_lines, spelling
 from steps.search.lexicon import SPACE, try_to_spell
 
 LONGEST_LINE = 10_000
@@ -61,14 +61,8 @@ def read_lexicon(path: str | Path, tokens: list[str], special: set[int]) -> dict
     ids |= {
         symbol[1:]: i for symbol, i in ids.items() if symbol.startswith(SPACE) and symbol[1:] and symbol[1:] not in ids
     }
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise MissingInput(f"{path}: no such lexicon") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     found: dict[str, list[list[int]]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_lines(path, "lexicon"), start=1):
         word, *symbols = line[:LONGEST_LINE].split() or [""]
         if not word:
             continue

@@ -14,10 +14,6 @@ import inputs  # noqa: E402
 from marks import Marks, without_comment  # noqa: E402
 
 
-def mark_of(bench, name):
-    return bench.folder / f"exp/x/.stages/{name}.done"
-
-
 def later(path):
     """Give a file a later time."""
     status = path.stat()

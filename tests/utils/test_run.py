@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from runner_bench import body, wait_until
 
 RUN = [sys.executable, "-I", "-S", str(Path(__file__).resolve().parents[2] / "utils" / "run.py")]
 
@@ -19,20 +19,6 @@ def run(tmp_path):
         return subprocess.run([*RUN, *words], cwd=tmp_path, capture_output=True, text=True, timeout=30, **options)
 
     return call
-
-
-def body(path):
-    """Lines of a log between header and footer."""
-    lines = path.read_text().splitlines()
-    assert lines[0].startswith("# ") and lines[-1].startswith("# Ended with status")
-    return [line for line in lines if not line.startswith("#")]
-
-
-def wait_until(condition, limit_s=10.0):
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 def is_running(pid):

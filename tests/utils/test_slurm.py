@@ -9,22 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from runner_bench import body, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def body(path):
-    """Lines of a log between header and footer."""
-    lines = path.read_text().splitlines()
-    assert lines[0].startswith("# ") and lines[-1].startswith("# Ended with status")
-    return [line for line in lines if not line.startswith("#")]
-
-
-def wait_until(condition, limit_s=30.0):
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s, "waited too long"
-        time.sleep(0.05)
 
 
 def job_ids(slurm, state="all"):

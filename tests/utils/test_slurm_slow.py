@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from runner_bench import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -17,13 +18,6 @@ model: {d_model: 16, head_dim: 8, kernel_size: 3, subsampling_channels: [4, 4], 
         block: {heads: 2, ff1: 16, ff2: 16, conv_channels: 16}}
 loop: {epochs: 1200, max_batch_frames: 700, average_last: 2, dev_every: 100}
 """
-
-
-def wait_until(condition, limit_s=60.0):
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s, "waited too long"
-        time.sleep(0.05)
 
 
 def test_the_time_limit_is_told_in_words(submit):

@@ -131,7 +131,7 @@ def read_words(path: str | Path) -> list[str]:
 
     Raises: MissingInput; UserError listing lines that hold more than one word, or when no word is left.
     """
-    lines = _read_lines(path, "word list")
+    lines = read_lines(path, "word list")
     bad = [str(number) for number, line in enumerate(lines, start=1) if len(line.split()) > 1]
     if bad:
         raise UserError(f"{path}: expected one word per line; more than one in line {', '.join(bad[:10])}")
@@ -146,13 +146,17 @@ def read_labels(path: str | Path) -> list[str]:
 
     Raises: MissingInput; UserError when no label is left.
     """
-    labels = [" ".join(line.split()) for line in _read_lines(path, "list of labels")]
+    labels = [" ".join(line.split()) for line in read_lines(path, "list of labels")]
     if not any(labels):
         raise UserError(f"{path}: the list of labels is empty")
     return list(dict.fromkeys(filter(None, labels)))
 
 
-def _read_lines(path: str | Path, what: str) -> list[str]:
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """Lines of a UTF-8 text file, with or without a byte order mark. Args: what: it is, for messages.
+
+    Raises: MissingInput, UserError.
+    """
     try:
         return Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:

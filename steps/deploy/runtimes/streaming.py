@@ -185,7 +185,7 @@ class StreamingRecogniser(CtcRecogniser):
     hears = "audio"
 
     def __init__(self, network: StreamingNetwork, features: FeatureConfig, tokens: list[str], name: str):
-        # of which no more than the sizes is asked, because log_probs is another one here
+        # CtcRecogniser only asks it for its sizes: log_probs is overridden below
         super().__init__(cast(Network, network), features, tokens, name)
         self.network = network
 

@@ -77,7 +77,7 @@ class TransducerStream(Stream):
     """One sound while a transducer hears it. Args: recogniser: that made it.   name: of the sound, for messages."""
 
     def __init__(self, recogniser: "StreamingTransducerRecogniser", name: str):
-        # of which no more is asked than its network, features and blank
+        # Stream only asks it for its network, features and blank
         super().__init__(cast(StreamingRecogniser, recogniser))
         self.transducer, self.name = recogniser, name
 
@@ -114,7 +114,7 @@ class StreamingTransducerRecogniser(TransducerRecogniser):
     hears = "audio"
 
     def __init__(self, network: ChunkTransducer, features: FeatureConfig, tokens: list[str], name: str):
-        # of which `encode` is not asked, because the one here does without it
+        # TransducerRecogniser never calls its `encode`: that is overridden below
         super().__init__(cast(Network, network), features, tokens, name)
         self.network = network
 
