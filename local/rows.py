@@ -37,7 +37,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
 
 
 def read_rows(path: Path, problems: list[Problem], needed: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
-    """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a row that is none is a problem.
+    """Yield (place, dict) of each row of a .csv, .tsv or JSON lines file; a malformed row is a problem.
 
     A field that ends in a later line than it began is one, too: where a stray quotation mark opens it, the rows between
     would be swallowed.

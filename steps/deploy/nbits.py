@@ -27,7 +27,7 @@ FIRST_RUNTIME = {
 
 
 def keep_packed_(model: AsrModel, where: str) -> None:
-    """Let every Linear in codes stay packed in the graphs that are made of the model; LSTM and convolutions are as ever.
+    """Let every Linear in codes stay packed in the graphs that are made of the model; LSTMs and convolutions stay as they are.
 
     Args:   where: the model folder, for messages.
     Raises: UserError naming the first layer whose format the operator does not take.

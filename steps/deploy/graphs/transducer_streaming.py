@@ -1,4 +1,4 @@
-"""The graphs of a streaming transducer: an encoder each run of which takes one chunk of every stream, predictor and joiner as ever.
+"""The graphs of a streaming transducer: an encoder that takes one chunk of every stream at a run; predictor and joiner of any other.
 
 The layout is that of icefall's LSTM transducers, which sherpa-onnx opens by OnlineRecognizer.from_transducer: an encoder with
 two states, whose sizes the file's metadata tells. Here the first holds all that the model keeps, flattened, and the second how
