@@ -54,10 +54,10 @@ def say_noise(rows: Sequence[LayerNoise]) -> None:
         say(f"  {row.name:{width}}  {row.bits} bits {row.grid}{groups}  {row.snr_db:5.1f} dB{clipped}")
 
 
-def say_float(rows: Sequence[FloatTensor], smallest_share: float = 0.01) -> None:
-    """Print what stays float: tensors of at least `smallest_share` of the bytes one by one, the others together."""
+def say_float(rows: Sequence[FloatTensor]) -> None:
+    """Print what stays float: tensors of at least 1 % of the bytes one by one, the others together."""
     say(f"float: {sum(row.share for row in rows):.1%} of the bytes")
-    large = [row for row in rows if row.share >= smallest_share]
+    large = [row for row in rows if row.share >= 0.01]
     for row in large:
         say(f"  {row.share:6.1%}  {row.size_bytes:9,} bytes  {row.name}")
     rest = rows[len(large) :]

@@ -123,15 +123,14 @@ def utterance_features(
     config: FeatureConfig,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
     channel: int | str | None = None,
-    damaged: bool = False,
 ) -> torch.Tensor:
     """Read, cut, change the speed of, and analyse one utterance: what is stored offline and computed on the fly.
 
     Args:    change: function (S,) float32 array -> the same shape, applied last before the analysis; None: none.
-             channel, damaged: see steps.core.sound.read_sound.
+             channel: see steps.core.sound.read_sound.
     Returns: (T, D) float32.   Raises: UserError naming the utterance or its file.
     """
-    samples = utterance_samples(utt, config.sample_rate_hz, channel, damaged)
+    samples = utterance_samples(utt, config.sample_rate_hz, channel)
     if change is not None:
         samples = torch.from_numpy(change(samples.numpy()))
     try:

@@ -57,12 +57,10 @@ def trace(
     example: tuple[torch.Tensor, ...],
     inputs: list[Value],
     outputs: list[Value],
-    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """Trace a module whose layers are all float.
 
     Args: module: an AsrModel, as `float_twin` returns it, or a part of one.   example: one tensor for each input.
-          opset: the one the graph needs, including operators put in later.
     """
     # torch declares a path only; its tracing exporter writes to streams too
     file: Any = io.BytesIO()
@@ -75,7 +73,7 @@ def trace(
             example,
             file,
             dynamo=False,
-            opset_version=opset,
+            opset_version=OPSET,
             input_names=[value.name for value in inputs],
             output_names=[value.name for value in outputs],
             dynamic_axes={value.name: free_axes(value) for value in (*inputs, *outputs)},

@@ -44,13 +44,12 @@ def count_macs(folder: str | Path, seconds: float = 10.0) -> float:
     return sum(macs for _, macs in found) / counted_s
 
 
-def quantized_fraction(folder: str | Path, seconds: float = 10.0) -> tuple[float, dict[str, float]]:
-    """How much of an exported file multiplies integers.
+def quantized_fraction(folder: str | Path) -> tuple[float, dict[str, float]]:
+    """How much of an exported file multiplies integers, on an utterance of ten seconds.
 
-    Args:    as for `count_macs`.
     Returns: share of the multiply-accumulates, 0..1; of those in float the shares by operator, largest first.
     """
-    found, _ = profiled_macs(folder, seconds)
+    found, _ = profiled_macs(folder, 10.0)
     total, shares = sum(macs for _, macs in found), dict[str, float]()
     for name, macs in found:
         if name not in INTEGER and macs:

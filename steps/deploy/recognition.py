@@ -19,6 +19,9 @@ from steps.data.feature_config import FeatureConfig
 from steps.deploy.pieces import LONGEST_S, cut_features, cut_samples
 from steps.deploy.runtimes import Recogniser
 
+# between lines of progress
+REPORT_EVERY_S = 10.0
+
 
 @dataclasses.dataclass
 class DecodeConfig:
@@ -125,12 +128,11 @@ def decode_all(
     recogniser: Recogniser,
     utterances: Iterable[Utterance],
     inputs: Callable[[Utterance], Iterable[np.ndarray]],
-    every_s: float = 10.0,
     confidences: dict[str, float] | None = None,
 ) -> tuple[dict[str, dict[str, str]], float]:
     """Decode utterances one by one.
 
-    Args:    inputs: from `open_inputs`.   every_s: seconds between progress lines.
+    Args:    inputs: from `open_inputs`.
              confidences: gets the geometric mean of the probabilities of each utterance's greedy tokens, from recognisers that
              tell them: their `sure` holds the log-probabilities of what they last recognised.
     Returns: texts by kind of decoding and utterance, {"greedy": {id: text}[, "lexicon": {id: text}], ...}; seconds of audio.
@@ -150,7 +152,7 @@ def decode_all(
         seconds += length_s
         if not length_s:
             empty.append(utt.utt_id)
-        if time.monotonic() - reported_s >= every_s:
+        if time.monotonic() - reported_s >= REPORT_EVERY_S:
             reported_s = time.monotonic()
             say(f"utterance {number}/{len(utterances)}")
     if len(hyps["greedy"]) != len(utterances):

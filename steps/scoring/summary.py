@@ -77,7 +77,7 @@ def model_card(results: Results, model: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def size_lines(row: ResultRow, device: str) -> list[str]:
+def size_lines(row: ResultRow, device: str | None) -> list[str]:
     """What a model takes: bytes, parameters, time, memory; and its rates on dev."""
     lines = [
         f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists"
