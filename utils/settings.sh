@@ -97,8 +97,8 @@ check_settings() {
   done
   [[ $data$corpus_dir != *$'\n'* ]] || usage_error "a folder with a line end in its name cannot be used: ${data@Q}"
   [[ $exp != *,* ]] || usage_error "$exp: commas separate models, so no folder on the way may have one in its name"
-  for name in classes one_of sherpa store_teaching; do
-    [[ ${!name} =~ ^(true|false)$ ]] || usage_error "--$name is true or false, not '${!name}'"
+  for name in lexicon one_of classes compress sherpa store_teaching; do
+    [[ ${!name} =~ ^(true|false)$ ]] || usage_error "--${name//_/-} is true or false, not '${!name}'"
   done
   for word in $stress; do
     [[ $word =~ ^-?[0-9]{1,3}$ ]] || usage_error "stress: '$word' is not a whole number of dB"

@@ -432,6 +432,13 @@ def test_run_sh_knows_every_setting_that_sherpa_onnx_needs_to_be_the_default():
     assert {name: yaml.safe_load(value) for name, value in default.items()} == fields
 
 
+@pytest.mark.parametrize("line", ["lexicon=yes", "compress=ture", "one_of="])
+def test_what_a_recipe_switches_is_true_or_false(bench, line):
+    bench.write_recipe(RECIPE + line + "\n")
+    name, value = line.split("=")
+    assert f"--{name.replace('_', '-')} is true or false, not '{value}'" in bench.run("--dry-run", status=2)[1]
+
+
 def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     bench.write_recipe(RECIPE.replace("teachers=big", 'teachers="big small"') + "store_teaching=true\n")
     data, exp = bench.recipe / "data/my recipe", bench.recipe / "exp/my recipe"
@@ -464,7 +471,7 @@ def test_teachers_label_the_training_set_once_where_that_is_asked_for(bench):
     printed = bench.run("--dry-run", "--stop-stage", "6")[1]
     assert "store_big" in printed and "keep: 4" in printed
     bench.write_recipe(RECIPE + "store_teaching=yes\n")
-    assert "--store_teaching is true or false, not 'yes'" in bench.run(status=2)[1]
+    assert "--store-teaching is true or false, not 'yes'" in bench.run(status=2)[1]
 
 
 def test_a_changed_setting_redoes_that_model_and_what_follows(bench):
