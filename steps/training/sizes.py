@@ -31,6 +31,7 @@ class Amount:
     masks: dict
     vtlp: float
     end_spaces: bool
+    masks_from: float | None = None
     few_words: dict | None = None
 
     def __post_init__(self):
@@ -222,6 +223,8 @@ def settings(
 def _augment(table: Table, amount: Amount, facts: Facts, role: str) -> dict[str, Any]:
     masks = amount.masks["teacher" if role == "teacher" else "student"]
     found = {name: masks[name] for name in ("freq_masks", "time_masks", "time_width")}
+    if role != "recover" and amount.masks_from:
+        found["masks_from"] = amount.masks_from
     if facts.mel_bins is None:
         return found | {"freq_masks": 0}
     found["freq_width"] = max(1, round(masks["freq_share"] * facts.mel_bins))

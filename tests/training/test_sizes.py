@@ -154,7 +154,11 @@ def test_masks_fit_the_features_and_voices_are_stretched_where_there_are_few():
 
     assert augment()["freq_width"] == 20 and augment(mel_bins=40)["freq_width"] == 10
     assert augment()["vtlp"] == 0.1 and "vtlp" not in augment(speakers=500)
-    assert augment(mel_bins=None) == {"freq_masks": 0, "time_masks": 3, "time_width": 25}
+    assert augment(mel_bins=None) == {"freq_masks": 0, "time_masks": 3, "time_width": 25, "masks_from": 0.2}
+    # what is pruned has learnt already
+    files, _ = settings(TABLE, amount, "medium", facts(38), CHAIN, 1.0)
+    late = {name: "masks_from" in found["augment"] for name, found in files.items() if "augment" in found}
+    assert late == {name: not name.startswith("recover") for name in late} and len(late) > 2
     loops = [
         settings(TABLE, amount, "medium", facts(38, device=d), CHAIN, 1.0)[0]["teacher.yaml"]["loop"]
         for d in ("cpu", "cuda")
