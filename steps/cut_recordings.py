@@ -38,10 +38,11 @@ def main() -> None:
         raise UserError(f"{args.data}: --out is the input folder; choose another")
     recogniser = frame_recogniser(args.model, args.num_threads)
     tokenizer = load_tokenizer(args.model)
+    factor = output_factor(recogniser)
     pieces, scores, dropped, reported_s = [], [], [], time.monotonic()
     for number, utt in enumerate(utterances, start=1):
         try:
-            found = cut(utt, recogniser, tokenizer, args)
+            found = cut(utt, recogniser, factor, tokenizer, args)
         except CannotAlign as error:
             dropped.append((utt.utt_id, str(error)))
             continue
@@ -84,22 +85,27 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def log_probs_of(recogniser: CtcRecogniser, feats: np.ndarray) -> tuple[np.ndarray, int]:
+def output_factor(recogniser: CtcRecogniser) -> int:
+    """Feature frames per output frame."""
+    feats = np.zeros((WINDOW, recogniser.features.dim), np.float32)
+    return round(WINDOW / len(recogniser.log_probs(feats)))
+
+
+def log_probs_of(recogniser: CtcRecogniser, factor: int, feats: np.ndarray) -> np.ndarray:
     """Log-probabilities of a recording of any length, heard window by window.
 
-    Args: feats (T, D) float32.   Returns: (T', V) float32; feature frames per output frame.
+    Args: factor: feature frames per output frame.   feats (T, D) float32.   Returns: (T', V) float32.
     """
-    factor = round(WINDOW / len(recogniser.log_probs(np.zeros((WINDOW, feats.shape[1]), np.float32))))
     parts = []
     for start in range(0, len(feats), WINDOW):
         lead = min(CONTEXT, start)
         heard = recogniser.log_probs(feats[start - lead : start + WINDOW + CONTEXT])[lead // factor :]
         parts.append(heard if start + WINDOW >= len(feats) else heard[: WINDOW // factor])
-    return np.concatenate(parts), factor
+    return np.concatenate(parts)
 
 
 def cut(
-    utt: Utterance, recogniser: CtcRecogniser, tokenizer: Tokenizer, args: argparse.Namespace
+    utt: Utterance, recogniser: CtcRecogniser, factor: int, tokenizer: Tokenizer, args: argparse.Namespace
 ) -> list[tuple[Utterance, float | None]]:
     """Cut one utterance. Returns: list of (Utterance, score or None).   Raises: CannotAlign; UserError."""
     if utt.speed != 1.0:
@@ -112,7 +118,7 @@ def cut(
     ids = tokenizer.encode(utt.text)
     if tokenizer.unknown_id in ids:
         raise CannotAlign("characters that the tokenizer lacks")
-    log_probs, factor = log_probs_of(recogniser, feats)
+    log_probs = log_probs_of(recogniser, factor, feats)
     frame_s *= factor
     units = align_units(log_probs, ids, tokenizer.pieces, tokenizer.blank_id)
     cuts = choose_cuts(units, len(log_probs), args.min_s / frame_s, args.max_s / frame_s)
