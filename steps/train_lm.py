@@ -5,13 +5,14 @@
 
 Writes lm.arpa and lm.json: sizes, and the perplexity of dev. A text file holds one sentence a line, spelled and cased as the
 transcripts are. Transcripts of dev that are in --data, too, are left out, so that what dev says is worth something. --words:
-the words it may know, all of which get a probability; others count as <unk>. Without it: the words of the text.
+the words it may know, all of which get a probability; others count as <unk>. Without it: the words of the text. How many
+transcripts of --dev and --held-out a text file holds, word for word, is said: rates of such a set are too good.
 """
 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
@@ -68,8 +69,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--words", metavar="FILE", help="the words it may know, one per line (default: those of the text)"
     )
+    text = "data folders besides dev whose transcripts --text should not hold; they are not trained on"
+    parser.add_argument("--held-out", nargs="+", default=[], metavar="DIR", help=text)
     add_common(parser, config="conf/lm.yaml", out="folder to write")
     args = parser.parse_args()
+    if args.held_out and not args.text:
+        parser.error("--held-out: only a text file is compared with other sets")
     if args.arpa and args.words:
         parser.error("--words: a finished model has its own words")
     return args
@@ -87,7 +92,10 @@ def make(args: argparse.Namespace, config: NgramConfig, dev: dict[str, list[str]
         model = read_arpa(args.arpa)
     else:
         words = read_words(args.words) if args.words else None
-        sentences = read_text(args.text) if args.text else transcripts(args.data, dev)
+        if args.text:
+            sentences = tell_known(read_text(args.text), args.text, [args.dev, *args.held_out])
+        else:
+            sentences = transcripts(args.data, dev)
         try:
             counts = count_ngrams(sentences, config.order, None if words is None else frozenset(words))
         except ValueError as error:
@@ -123,6 +131,20 @@ def transcripts(data: str, dev: dict[str, list[str]]) -> Iterator[list[str]]:
     known = sum(tuple(words) in said for words in dev.values())
     say(f"{counted(len(own), 'transcript')}; {known} of {len(dev)} of dev are among them, word for word")
     yield from own
+
+
+def tell_known(sentences: Iterable[list[str]], path: str, folders: Sequence[str]) -> Iterator[list[str]]:
+    """Pass the sentences of a file on, and warn of data folders whose transcripts are among them."""
+    sets = {folder: [tuple(utt.text.split()) for utt in read_data_dir(folder, check_audio=False)] for folder in folders}
+    wanted, found = {words for texts in sets.values() for words in texts}, set()
+    for words in sentences:
+        if (key := tuple(words)) in wanted:
+            found.add(key)
+        yield words
+    for folder, texts in sets.items():
+        if known := sum(words in found for words in texts):
+            what = f"warning: {path} holds {known} of the {len(texts)} transcripts of {folder}, word for word"
+            say(f"{what}: decoded with this model, they say too little of other sentences")
 
 
 def read_text(path: str) -> Iterator[list[str]]:

@@ -110,6 +110,22 @@ def test_a_text_file_and_a_finished_model_are_taken_too(setup, monkeypatch, caps
         train(monkeypatch, setup, source=source)
 
 
+def test_a_text_that_holds_what_is_scored_is_warned_of(setup, monkeypatch, capsys):
+    source = ["--text", setup.root / "sentences"]
+    scored = ["--held-out", setup.root / "train"]
+    (setup.root / "sentences").write_text("OTHER WORDS\n")
+    train(monkeypatch, setup, *scored, source=source)
+    assert "word for word" not in capsys.readouterr().out
+    texts = dict(line.split(" ", 1) for line in (setup.root / "train/text").read_text().splitlines())
+    held = next(iter(texts.values()))
+    (setup.root / "sentences").write_text(f"OTHER WORDS\n{held}\n{held}\n")
+    train(monkeypatch, setup, *scored, source=source)
+    known, said = [*texts.values()].count(held), capsys.readouterr().out
+    assert f"warning: {source[1]} holds {known} of the {len(texts)} transcripts of {scored[1]}, word for word" in said
+    with pytest.raises(SystemExit):
+        train(monkeypatch, setup, *scored)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

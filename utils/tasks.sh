@@ -19,10 +19,13 @@ extra_task() {
 # Declares the training of the language model, if one is asked for.
 lm_task() {
   [[ -n $lm ]] || return 0
-  local source=(--data "${sets[0]}") need=${sets[0]}/text words=("${word_list[@]}")
-  [[ -z $lm_text ]] || source=(--text "$lm_text") need=$lm_text
-  [[ $lm_text != *.arpa ]] || source=(--arpa "$lm_text") words=()
-  task 2 lm --needs "$need" "$dev/text" "${words[@]}" --conf "$lm" --makes "$data/lm/lm.arpa" -- \
+  local source=(--data "${sets[0]}") needs=("${sets[0]}/text") words=("${word_list[@]}") held_out=("${sets[@]:2}")
+  if [[ $lm_text == *.arpa ]]; then
+    source=(--arpa "$lm_text") needs=("$lm_text") words=()
+  elif [[ -n $lm_text ]]; then
+    source=(--text "$lm_text" --held-out "${held_out[@]}") needs=("$lm_text" "${held_out[@]/%//text}")
+  fi
+  task 2 lm --needs "${needs[@]}" "$dev/text" "${words[@]}" --conf "$lm" --makes "$data/lm/lm.arpa" -- \
     python3 -m steps.train_lm "${source[@]}" --dev "$dev" "${words[@]/#/--words=}" --config "$lm" --out "$data/lm"
 }
 

@@ -252,7 +252,7 @@ def test_a_language_model_ships_with_every_export_and_has_a_column(bench):
     assert f"--arpa {conf}/own.arpa --dev {data}/dev --config" in trained and "steps.export_model" in exported
     assert made.endswith(f"--lexicon {conf}/spellings")
     (trained,) = bench.run("--lm-text", "text", "--stop-stage", "2")[0]
-    assert f"--text {conf}/text --dev {data}/dev --words={data}/words.txt" in trained
+    assert f"--text {conf}/text --held-out {data}/test --dev {data}/dev --words={data}/words.txt" in trained
 
 
 def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
