@@ -58,10 +58,14 @@ class Amount:
 
 @dataclass
 class Size:
-    """Settings of the two nets that do not depend on the amount of speech."""
+    """Settings of the two nets that do not depend on the amount of speech. least_updates: of the teacher; below, a smaller size."""
 
+    least_updates: int
     teacher: dict
     student: dict
+
+    def __post_init__(self):
+        check(self.least_updates > 0, "least_updates must be above 0")
 
 
 @dataclass
@@ -70,7 +74,6 @@ class Table:
 
     amounts: dict
     sizes: dict
-    least_share: float = 0.25
     vtlp_below_speakers: int = 0
 
     def __post_init__(self):
@@ -85,7 +88,6 @@ class Table:
             for one in (amount, amount.few()):
                 known = ", ".join(self.sizes)
                 check(one.size in self.sizes, f"amounts: {name}: no size {one.size}; there are {known}")
-        check(0 < self.least_share <= 1, "least_share must be in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ def choose(
         seconds = time_updates(settings(table, amount, size, facts, lines, 1.0)[0])
         wanted_s = sum(_seconds(line, amount.updates, seconds) for line in lines)
         share = 1.0 if budget_s is None else min(1.0, budget_s / wanted_s)
-        few = share < table.least_share
-        share = max(share, table.least_share)
+        least = min(1.0, table.sizes[size].least_updates / amount.updates["teacher"])
+        few, share = share < least, max(share, least)
         files, epochs = settings(table, amount, size, facts, lines, share, down=share < 1)
         per_epoch = updates_per_epoch(facts.frames, batch_frames(amount, facts.frames))
         updates = {model: count * per_epoch for model, count in epochs.items()}

@@ -137,11 +137,13 @@ def test_too_small_a_budget_takes_a_smaller_size_and_says_when_none_will_do():
     wanted_s = OVERHEAD * sum(
         TABLE.amounts["half_hours"].updates[r] for r in ("teacher", "student", "student", "recover")
     )
-    assert choose(TABLE, facts(38), CHAIN, 0.26 * wanted_s, time_updates).size == "medium"
-    smaller = choose(TABLE, facts(38), CHAIN, 0.24 * wanted_s, time_updates)
+    least = TABLE.sizes["medium"].least_updates / TABLE.amounts["half_hours"].updates["teacher"]
+    assert choose(TABLE, facts(38), CHAIN, 1.05 * least * wanted_s, time_updates).size == "medium"
+    smaller = choose(TABLE, facts(38), CHAIN, 0.95 * least * wanted_s, time_updates)
     assert (smaller.size, smaller.kept, smaller.share) == ("small", True, 1.0)
     never = choose(TABLE, facts(38), CHAIN, 0.0001 * wanted_s, time_updates)
-    assert (never.size, never.kept, never.share) == ("small", False, TABLE.least_share)
+    assert (never.size, never.kept) == ("small", False)
+    assert never.share == TABLE.sizes["small"].least_updates / TABLE.amounts["half_hours"].updates["teacher"]
     assert any("cannot be kept" in line for line in program.explain(never, 5.0))
     assert not any("cannot be kept" in line for line in program.explain(smaller, 5000.0))
 
@@ -183,7 +185,7 @@ def test_budgets(text, seconds):
         ({"amounts": {"one": {"few_words": {"below": 3}}}}, "few_words must have below, measured"),
         ({"sizes": {"small": {"techer": {}}}}, "did you mean 'teacher'"),
         ({"amounts": {"one": {"masks": {"teacher": {}}}}}, "masks must be of teacher and student"),
-        ({"least_share": 0.0}, "least_share"),
+        ({"sizes": {"small": {"least_updates": 0, "teacher": {}, "student": {}}}}, "least_updates must be above 0"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(change, said):
@@ -191,7 +193,7 @@ def test_a_table_that_does_not_fit_is_refused(change, said):
     table["amounts"] = {"one": table["amounts"]["hours"] | change.get("amounts", {}).get("one", {})}
     table["sizes"] |= change.get("sizes", {})
     with pytest.raises(ConfigError, match=said):
-        from_dict(Table, {**table, "least_share": change.get("least_share", 0.25)}, "sizes.yaml")
+        from_dict(Table, table, "sizes.yaml")
 
 
 @pytest.fixture
