@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from steps.core.cli import UserError
@@ -153,15 +154,16 @@ def choose(
     amount, order = table.amounts[name].of(facts.words), list(table.sizes)
     found = []
     for size in order[order.index(amount.size) :: -1]:
-        seconds = time_updates(settings(table, amount, size, facts, lines, 1.0)[0])
-        wanted_s = sum(_seconds(line, amount.updates, seconds) for line in lines)
+        seconds = time_updates(settings(table, amount, size, facts, lines, {line.model: 1 for line in lines}))
+        wanted_s = sum(_seconds(line, amount.updates[_net(line)], seconds) for line in lines)
         share = 1.0 if budget_s is None else min(1.0, budget_s / wanted_s)
         least = min(1.0, table.sizes[size].least_updates / amount.updates["teacher"])
         few, share = share < least, max(share, least)
-        files, epochs = settings(table, amount, size, facts, lines, share, down=share < 1)
         per_epoch = updates_per_epoch(facts.frames, batch_frames(amount, facts.frames))
-        updates = {model: count * per_epoch for model, count in epochs.items()}
-        took = {line.model: _seconds(line, dict.fromkeys(ROLES, updates[line.model]), seconds) for line in lines}
+        time_of = partial(_all_seconds, lines, per_epoch, seconds)
+        epochs = whole_epochs(amount, facts, lines, share, time_of, None if share == 1 else budget_s)
+        files = settings(table, amount, size, facts, lines, epochs)
+        updates, took = {model: count * per_epoch for model, count in epochs.items()}, time_of(epochs)
         kept = budget_s is None or sum(took.values()) <= budget_s
         found.append(Choice(name, amount.measured, size, share, files, epochs, updates, took, kept))
         if kept and not few:
@@ -169,13 +171,22 @@ def choose(
     return found[-1]
 
 
-def _seconds(line: Line, updates: Mapping[str, int], seconds: Seconds) -> float:
-    """Time of one training. Args: updates: by role."""
-    role = "student" if line.role == "taught" else line.role
-    one = seconds["teacher" if role == "teacher" else "student"] + (
-        seconds["teaching"] if line.role in ("taught", "recover") else 0.0
-    )
-    return OVERHEAD * updates[role] * one
+def _all_seconds(
+    lines: Sequence[Line], per_epoch: int, seconds: Seconds, epochs: Mapping[str, int]
+) -> dict[str, float]:
+    """Time of each training. Args: epochs: by model."""
+    return {line.model: _seconds(line, epochs[line.model] * per_epoch, seconds) for line in lines}
+
+
+def _seconds(line: Line, updates: float, seconds: Seconds) -> float:
+    """Time of one training of so many updates."""
+    one = seconds["teacher" if line.role == "teacher" else "student"]
+    return OVERHEAD * updates * (one + (seconds["teaching"] if line.role in ("taught", "recover") else 0.0))
+
+
+def _net(line: Line) -> str:
+    """Whose updates and settings a training has."""
+    return "student" if line.role == "taught" else line.role
 
 
 def batch_frames(amount: Amount, frames: Sequence[int]) -> int:
@@ -189,22 +200,43 @@ def updates_per_epoch(frames: Sequence[int], max_batch_frames: int) -> int:
     return len(plan_batches(frames, max_batch_frames, 0, 0))
 
 
-def settings(
-    table: Table, amount: Amount, size: str, facts: Facts, lines: Sequence[Line], share: float, down: bool = False
-) -> tuple[dict[str, dict], dict[str, int]]:
-    """The settings files of a size for a share of the updates.
+def whole_epochs(
+    amount: Amount,
+    facts: Facts,
+    lines: Sequence[Line],
+    share: float,
+    time_of: Callable[[Mapping[str, int]], Mapping[str, float]],
+    budget_s: float | None,
+) -> dict[str, int]:
+    """Epochs of each training for a share of the table's updates.
 
-    Args:    down: round epochs down, so that a budget is kept.
-    Returns: {file name: settings}; {model: epochs}.
+    Args:    time_of: epochs -> seconds, both by model.   budget_s: seconds for all. Epochs are then rounded down, and one more goes
+             to those that lost most, as long as it fits. None: rounded to the nearest.
+    Returns: {model: epochs}; models of one settings file have as many.
     """
-    batch = batch_frames(amount, facts.frames)
-    per_epoch = updates_per_epoch(facts.frames, batch)
-    files: dict[str, dict] = {"tokenizer.yaml": dict(amount.unit)}
-    epochs = {}
+    per_epoch = updates_per_epoch(facts.frames, batch_frames(amount, facts.frames))
+    wanted = {line.model: share * amount.updates[_net(line)] / per_epoch for line in lines}
+    if budget_s is None:
+        return {model: max(1, round(number)) for model, number in wanted.items()}
+    epochs = {model: max(1, math.floor(number + 1e-9)) for model, number in wanted.items()}
+    together: dict[str, list[str]] = {}
     for line in lines:
-        role = "student" if line.role == "taught" else line.role
-        number = share * amount.updates[role] / per_epoch
-        epochs[line.model] = count = max(1, math.floor(number + 1e-9) if down else round(number))
+        together.setdefault(line.model if line.role == "recover" else _net(line), []).append(line.model)
+    for models in sorted(together.values(), key=lambda models: epochs[models[0]] / wanted[models[0]]):
+        more = epochs | {model: epochs[model] + 1 for model in models}
+        if epochs[models[0]] < wanted[models[0]] and sum(time_of(more).values()) <= budget_s:
+            epochs = more
+    return epochs
+
+
+def settings(
+    table: Table, amount: Amount, size: str, facts: Facts, lines: Sequence[Line], epochs: Mapping[str, int]
+) -> dict[str, dict]:
+    """The settings files of a size. Args: epochs: by model.  Returns: {file name: settings}."""
+    batch = batch_frames(amount, facts.frames)
+    files: dict[str, dict] = {"tokenizer.yaml": dict(amount.unit)}
+    for line in lines:
+        role, count = _net(line), epochs[line.model]
         loop = {
             "epochs": count,
             "max_batch_frames": batch,
@@ -219,7 +251,7 @@ def settings(
         else:
             net = getattr(table.sizes[size], role)
             files[f"{role}.yaml"] = merge(merge(net, common), {"optim": {"warmup": amount.warmup}})
-    return files, epochs
+    return files
 
 
 def _augment(table: Table, amount: Amount, facts: Facts, role: str) -> dict[str, Any]:
