@@ -41,6 +41,8 @@ transcribe_check=             # folder of a second one, whose transcripts `readi
 transcribe_language=          # what is spoken, for recognisers that would guess it
 labelled_copies=1        # times that the training set joins them: its weight beside theirs
 transcripts=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
+cut_with=                # folder of a model that cuts the training set into pieces of a few words, which join it
+cut_max_s=1.5            # longest piece
 speeds="0.9 1.0 1.1"     # copies of the training set at these speeds
 lexicon=false            # true: prepare writes words.txt, and decoding has a column limited to these words
 one_of=false             # true: prepare writes labels.txt, and decoding has a column in which each recording is one of these
@@ -92,6 +94,8 @@ task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" --lists
   ${unlabelled:+:then: python3 utils/validate_data_dir.py --audio true --text false "${unlabelled[@]}"}
 extra_task 0 after_prepare "${sets[@]/%//text}"
 transcript_tasks
+spoken=${sets[0]} # what is trained on
+cut_task
 
 # 1 features    data folders -> feats.scp; copies of the training set at other speeds; its mean and deviation
 features() { # NAME DIR SOURCE, commands that come before
@@ -101,8 +105,8 @@ features() { # NAME DIR SOURCE, commands that come before
     --num-shards "{nj}" --compress "$compress" :then: \
     python3 -m steps.combine_features --data "$2" --feats "$2/feats" --num-shards "{nj}" --cmvn "$2/cmvn.json"
 }
-features train "$train" "${sets[0]}" \
-  python3 utils/perturb_data_dir_speed.py --speeds "$speeds" "${sets[0]}" "$train" :then:
+features train "$train" "$spoken" \
+  python3 utils/perturb_data_dir_speed.py --speeds "$speeds" "$spoken" "$train" :then:
 for set in "${sets[@]:1}"; do features "${set##*/}" "$set" "$set"; done
 
 # 2 tokenizer   training transcripts -> characters or subwords; with --sizes auto, first the settings of all trainings

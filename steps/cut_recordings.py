@@ -3,7 +3,8 @@
     python3 -m steps.cut_recordings --model exp/mine/teacher --data data/mine/long --max-s 15 --out data/mine/cut
 
 A model that knows a little of the language, such as one trained on the short recordings alone, finds where the words are;
-each piece ends in the longest pause within reach. Utterances of at most --max-s stay as they are. Writes a data folder with
+each piece ends in the longest pause within reach. Utterances of at most --max-s stay as they are. With --whole true those that
+are cut stay, too: a training set whose few sentences are learnt by heart then has their words, too. Writes a data folder with
 segments (no audio), scores.tsv (the mean probability of each piece's tokens: low where the transcript is wrong) and
 dropped.tsv. Recordings are aligned as a whole, in memory for frames x characters: about half an hour at most.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.core.cli import UserError, add_common, make_parser, parse_count, parse_finite, run_main, say
+from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, parse_finite, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.data.features import utterance_features
@@ -45,7 +46,10 @@ def main() -> None:
             found = cut(utt, recogniser, factor, tokenizer, args)
         except CannotAlign as error:
             dropped.append((utt.utt_id, str(error)))
-            continue
+            found = []
+        if args.whole and (not found or found[0][0] is not utt):
+            pieces.append(utt)
+            found = found if len(found) > 1 else []
         for piece, score in found:
             reason = reason_to_drop(piece, score, args)
             if reason:
@@ -58,6 +62,8 @@ def main() -> None:
             say(f"utterance {number}/{len(utterances)}, {len(pieces)} pieces")
     if not pieces:
         raise UserError(f"{args.data}: nothing is left ({dropped[0][0]}: {dropped[0][1]}; ...)")
+    if args.whole and len(pieces) == len(utterances):
+        raise UserError(f"{args.data}: no utterance has a pause to be cut in; lower --max-s or --min-s")
     write_data_dir(out, pieces)
     for name, rows in (("scores.tsv", scores), ("dropped.tsv", dropped)):
         write_text(out / name, "".join("\t".join(row) + "\n" for row in rows))
@@ -71,13 +77,17 @@ def parse_args() -> argparse.Namespace:
     add_common(parser, out="data folder to write")
     for name, default, text in (
         ("max-s", 15.0, "longest piece (default: 15)"),
-        ("min-s", 2.0, "shortest piece, if a pause allows (default: 2)"),
+        ("min-s", None, "shortest piece, if a pause allows (default: 2, at most a fifth of --max-s)"),
         ("pad-s", 0.5, "most silence left around the words (default: 0.5)"),
         ("min-score", 0.0, "drop pieces below this mean probability, 0 to 1 (default: 0, drops none)"),
     ):
         parser.add_argument(f"--{name}", type=parse_finite, default=default, metavar="X", help=text)
+    text = "true: keep the utterances that are cut, too (default: false)"
+    parser.add_argument("--whole", type=parse_bool, default=False, metavar="BOOL", help=text)
     parser.add_argument("--num-threads", type=parse_count, default=2, metavar="N", help="CPU threads (default: 2)")
     args = parser.parse_args()
+    if args.min_s is None:
+        args.min_s = min(2.0, args.max_s / 5)
     if not 0 < args.min_s < args.max_s:
         parser.error("--min-s must be above 0 and below --max-s")
     if args.pad_s < 0 or not 0 <= args.min_score <= 1:

@@ -13,7 +13,8 @@ from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import load_audio
 from steps.data.tokenizer import train_tokenizer
-from steps.search.alignment import CannotAlign, Unit, align_units, best_path, choose_cuts
+from steps.search.alignment import CannotAlign, Unit, align_units, best_path, choose_cuts, spoken_tokens
+from steps.search.lexicon import SPACE
 
 RATE, LETTER_S = 16000, 0.16
 TONES = {"a": 400.0, "b": 1100.0, "c": 2600.0}  # what the letters of this language sound like
@@ -99,6 +100,20 @@ def test_pieces_hold_whole_words_and_their_own_text(bench):
     assert (out / "dropped.tsv").read_text() == ""
 
 
+def test_what_is_cut_can_stay_whole_too(bench):
+    words = ["abc", "ca", "b", "acb"]
+    out, _, _ = bench(words, [0.4] * 4, "--max-s", 1.5, "--whole", "true")
+    whole, *pieces = read_data_dir(out)
+    assert (
+        whole.utt_id == "s-1" and whole.text == " ".join(words) and whole.end_s == read_data_dir(out / "../in")[0].end_s
+    )
+    assert len(pieces) > 1 and " ".join(piece.text for piece in pieces).split() == words
+    with pytest.raises(UserError, match="no utterance has a pause to be cut in"):
+        bench(["abcabcabc"], [0.4], "--max-s", 1.5, "--whole", "true")
+    with pytest.raises(UserError, match="no utterance has a pause to be cut in"):
+        bench(words, [0.4] * 4, "--whole", "true")
+
+
 def test_long_silence_is_left_out_but_for_the_padding(bench):
     out, limits, _ = bench(["abc", "cab"], [3.0, 4.0], "--max-s", 5, "--pad-s", 0.2)
     pieces = read_data_dir(out)
@@ -163,6 +178,12 @@ def test_without_blanks_every_token_is_a_unit():
     units = align_units(log_probs, ids, ["<blk>", "\u4f60", "\u597d"], 0)
     assert [(unit.start, unit.end) for unit in units] == [(frame, frame + 1) for frame in peak]
     assert all(unit.score == pytest.approx(0.9) for unit in units)
+
+
+def test_a_single_word_is_one_unit_where_the_script_has_spaces():
+    assert spoken_tokens([1, 2, 1], ["<blk>", "a", "b"]) == [(0, 3, [0, 1, 2])]
+    assert spoken_tokens([3, 1, 2], ["<blk>", "\u0d28", "\u0d40", SPACE]) == [(0, 3, [1, 2])]
+    assert spoken_tokens([1, 2], ["<blk>", "\u0e01", "\u0e02"]) == [(0, 1, [0]), (1, 2, [1])]
 
 
 def test_the_longest_pause_within_the_limits_is_taken():

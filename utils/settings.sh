@@ -103,6 +103,7 @@ check_settings() {
   for word in $stress; do
     [[ $word =~ ^-?[0-9]{1,3}$ ]] || usage_error "stress: '$word' is not a whole number of dB"
   done
+  [[ $cut_max_s =~ ^([1-9][0-9]?|0)([.][0-9]+)?$ ]] || usage_error "--cut-max-s is a number of seconds below 100, not '$cut_max_s'"
   [[ -n ${speeds// /} ]] || usage_error "speeds is empty; 1.0 alone makes no copies"
   for word in $speeds; do
     [[ $word =~ ^[0-9]+([.][0-9]+)?$ ]] || usage_error "speeds: '$word' is not a number"

@@ -148,6 +148,15 @@ transcript_tasks() {
     python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}" "${copies[@]}"
 }
 
+# Declares the cutting of the training set into pieces of a few words, which join it in training.
+cut_task() {
+  [[ -n $cut_with ]] || return 0
+  spoken=${sets[0]}_cut train=${sets[0]}_cut_sp
+  task 0 cut_train --needs "${sets[0]}/text" "${sets[0]}/wav.scp" ${after_prepare:+@after_prepare} "$cut_with" \
+    --makes "$spoken/text" "$spoken/wav.scp" -- \
+    python3 -m steps.cut_recordings --model "$cut_with" --data "${sets[0]}" --max-s "$cut_max_s" --whole true --out "$spoken"
+}
+
 # Declares the transcribing of set $1 by transcribe_$2.
 hear_task() { # SET with|check
   local by=transcribe_$2 out=$data/transcripts/$1.$2

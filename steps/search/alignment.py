@@ -1,5 +1,6 @@
 """Finds the words of a known transcript in a recording, and the best places to cut between them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,10 @@ from steps.search.lexicon import SPACE
 
 # frames x states of an alignment, one byte each
 MOST_STATES = 2_000_000_000
+# Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 class CannotAlign(Exception):
@@ -71,7 +76,7 @@ def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str]
     """Find the words of a transcript on the best path.
 
     Args:    log_probs (T, V) float array; ids: tokens of the transcript, at least one; pieces: text of each id, U+2581 for a
-             space; in a transcript without any, every token is a unit.
+             space; in a transcript without any, every token is a unit where the script has none.
     Returns: the units, in order.   Raises: CannotAlign.
     """
     path = best_path(log_probs, ids, blank_id)
@@ -87,7 +92,9 @@ def align_units(log_probs: np.ndarray, ids: Sequence[int], pieces: Sequence[str]
 
 def spoken_tokens(ids: Sequence[int], pieces: Sequence[str]) -> list[tuple[int, int, list[int]]]:
     """The words of a transcript. Args: see `align_units`.  Returns: of each, its tokens [first, last), and those that are no space."""
-    starts = [i for i, token in enumerate(ids) if i and pieces[token].startswith(SPACE)] or range(1, len(ids))
+    starts: Sequence[int] = [i for i, token in enumerate(ids) if i and pieces[token].startswith(SPACE)]
+    if not starts and any(UNSPACED.search(pieces[token]) for token in ids):
+        starts = range(1, len(ids))
     units = []
     for first, last in pairwise([0, *starts, len(ids)]):
         spoken = [i for i in range(first, last) if pieces[ids[i]] != SPACE]

@@ -180,7 +180,8 @@ def fit(facts: TrainingFacts) -> Iterator[Finding]:
         yield Finding(
             "overfit",
             f"{dev.error:.0f} % {facts.rate} on dev, {train.error:.0f} % on its own training set: it has learnt these utterances by heart "
-            f"or does not know such speakers. More speakers, {other}or a smaller model may help.",
+            f"or does not know such speakers. More speakers, {other}a smaller model, or pieces of a few words (run.sh --cut-with) may "
+            "help.",
         )
 
 

@@ -45,6 +45,8 @@ if program == "prepare_it":
     make(option("--out"), "words.txt", *names)
 elif program == "local/filter_transcripts.py":
     make(option("--out"), "text", "transcripts.json")
+elif program == "steps.cut_recordings":
+    make(option("--out"), "text", "wav.scp")
 elif program == "utils/combine_data_dir.py":
     make(words[words.index(program) + 1], "text", "wav.scp")
 elif program == "steps.combine_features":
@@ -253,6 +255,24 @@ def test_a_language_model_ships_with_every_export_and_has_a_column(bench):
     assert made.endswith(f"--lexicon {conf}/spellings")
     (trained,) = bench.run("--lm-text", "text", "--stop-stage", "2")[0]
     assert f"--text {conf}/text --held-out {data}/test --dev {data}/dev --words={data}/words.txt" in trained
+
+
+def test_a_model_cuts_the_training_set_into_pieces_that_join_it_in_training_alone(bench):
+    (bench.recipe / "knows").mkdir()
+    (bench.recipe / "knows/model.json").write_text("{}")
+    bench.write_recipe(RECIPE)
+    for value in ("0x", "-1", "150"):
+        assert "--cut-max-s is a number" in bench.run("--cut-max-s", value, status=2)[1]
+    ran, _ = bench.run("--cut-with", bench.recipe / "knows", "--cut-max-s", "2", "--stop-stage", "3")
+    data = bench.recipe / "data/my recipe"
+    (cut,) = [line.partition("steps.cut_recordings ")[2] for line in ran if "steps.cut_recordings" in line]
+    assert cut == f"--model {bench.recipe}/knows --data {data}/train --max-s 2 --whole true --out {data}/train_cut"
+    (faster,) = [line for line in ran if "perturb_data_dir_speed" in line]
+    assert faster.endswith(f"{data}/train_cut {data}/train_cut_sp")
+    (units,) = [line for line in ran if "steps.train_tokenizer" in line]
+    assert f"--data {data}/train " in units
+    (trained,) = [line for line in ran if "steps.train_teacher" in line]
+    assert f"--data {data}/train_cut_sp " in trained
 
 
 def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
@@ -505,11 +525,19 @@ def test_workdir_is_relative_to_where_the_command_was_given(bench):
 
 
 def test_folders_of_recognisers_are_relative_to_where_the_command_was_given():
-    script = '. utils/parse_options.sh && called_from=/here && parse_options run.sh "$@" && echo "$transcribe_with:$transcribe_check"'
-    words = ["bash", "-c", f"transcribe_with= transcribe_check=; {script}", "x", "--transcribe-with", "a/export"]
-    words += ["--transcribe-check", "/b"]
+    script = '. utils/parse_options.sh && called_from=/here && parse_options run.sh "$@"'
+    script += ' && echo "$transcribe_with:$transcribe_check:$cut_with"'
+    words = [
+        "bash",
+        "-c",
+        f"transcribe_with= transcribe_check= cut_with=; {script}",
+        "x",
+        "--transcribe-with",
+        "a/export",
+    ]
+    words += ["--transcribe-check", "/b", "--cut-with", "c"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "/here/a/export:/b\n", done.stderr
+    assert done.stdout == "/here/a/export:/b:/here/c\n", done.stderr
 
 
 def test_the_model_from_a_hub_is_relative_to_where_the_command_was_given():
