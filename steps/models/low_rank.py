@@ -21,6 +21,11 @@ class LowRankLinear(nn.Module):
         self.first = nn.Linear(in_features, rank, bias=False)
         self.second = nn.Linear(rank, out_features, bias=bias)
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The second layer's, as a dense Linear has it."""
+        return self.second.bias
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Args: x (..., in_features).  Returns: (..., out_features)."""
         return self.second(self.first(x))
