@@ -1,15 +1,21 @@
 """Devices and processes: one process by default, several through torchrun."""
 
 import ctypes
+import datetime
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import distributed, nn
 
 from steps.core.cli import UserError
+
+# How long processes wait for one another. Process 0 alone chooses bits, cuts and writes, which may take hours; torchrun ends those
+# that wait for one that is gone.
+PATIENCE = datetime.timedelta(days=7)
 
 
 def start(device_name: str, num_threads: int, deterministic: bool = False) -> torch.device:
@@ -33,7 +39,7 @@ def start(device_name: str, num_threads: int, deterministic: bool = False) -> to
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return device
 
 
@@ -62,12 +68,23 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def together(call: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """Take part in what all processes do at once. Args: call: of torch.distributed.   Raises: UserError when another one is gone."""
+    try:
+        call(*args, **options)
+    except RuntimeError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"another process of this training has ended; where it says nothing here it was killed, e.g. for memory ({reason})"
+        ) from None
+
+
 def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
     """Add up each number over all processes."""
     if world_size() == 1:
         return [float(value) for value in values]
     total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
-    distributed.all_reduce(total)
+    together(distributed.all_reduce, total)
     return total.tolist()
 
 
@@ -81,7 +98,7 @@ def sum_gradients_(parameters: Sequence[nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-    distributed.all_reduce(flat)
+    together(distributed.all_reduce, flat)
     offset = 0
     for parameter in parameters:
         parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
@@ -93,7 +110,7 @@ def from_first_process(values: Sequence[float], device: torch.device) -> list[fl
     if world_size() == 1:
         return [float(value) for value in values]
     numbers = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
-    distributed.broadcast(numbers, 0)
+    together(distributed.broadcast, numbers, 0)
     return numbers.tolist()
 
 
@@ -112,7 +129,7 @@ def first_process_first() -> Iterator[None]:
 def barrier() -> None:
     """Wait for the other processes."""
     if distributed.is_initialized():
-        distributed.barrier()
+        together(distributed.barrier)
 
 
 def max_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
@@ -120,5 +137,5 @@ def max_over_processes(values: Sequence[float], device: torch.device) -> list[fl
     if world_size() == 1:
         return [float(value) for value in values]
     largest = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
-    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    together(distributed.all_reduce, largest, op=distributed.ReduceOp.MAX)
     return largest.tolist()

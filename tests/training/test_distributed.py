@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -177,3 +178,41 @@ def test_one_gpu_under_torchrun(corpus, tmp_path):
     words[words.index("cpu")] = "cuda"
     launch = [sys.executable, str(ROOT / "utils/launch.py"), "--processes", "1", *words]
     assert subprocess.run(launch, cwd=ROOT, env=environment(), timeout=300).returncode == 0
+
+
+# what torch waits by default becomes a second
+IMPATIENT = """
+import datetime, os, sys, time
+from torch.distributed import distributed_c10d
+distributed_c10d._get_default_timeout = lambda backend: datetime.timedelta(seconds=1)
+from steps.core.cli import run_main
+from steps.training import distributed
+distributed.start("cpu", 1)
+"""
+
+
+def both(code):
+    """Run the code in two processes that train together. Returns: (status, standard error) of each."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
+    words, options = [sys.executable, "-c", IMPATIENT + code], {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(words, env=environment() | place | {"RANK": rank}, **options) for rank in "01"]
+    errors = [process.communicate(timeout=60)[1] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, errors, strict=True)]
+
+
+def test_processes_wait_for_the_first_however_long_it_works_alone():
+    work = "with distributed.first_process_first():\n    time.sleep(3 * (distributed.rank() == 0))\n"
+    assert [status for status, _ in both(work)] == [0, 0]
+
+
+def test_a_killed_process_is_one_line_of_the_others():
+    work = "if distributed.rank() == 1: os.kill(os.getpid(), 9)\n"
+    calls = ["sum_over_processes([1], 'cpu')", "max_over_processes([1], 'cpu')", "from_first_process([1], 'cpu')"]
+    calls += ["sum_gradients_([distributed.nn.Parameter(distributed.torch.ones(1))])", "barrier()"]
+    work += "".join(f"if not run_main(lambda: distributed.{call}): sys.exit(2)\n" for call in calls)
+    (status, said), (killed, _) = both(work)
+    assert (status, killed) == (0, -signal.SIGKILL)
+    lines = said.strip().splitlines()
+    assert len(lines) == len(calls) and all("another process of this training has ended" in line for line in lines)
