@@ -117,6 +117,7 @@ def write_part(
 ) -> None:  # fmt: skip
     """Ask a teacher about some utterances, one by one, and write what it says. Raises: UserError naming an utterance."""
     settings, progress = description.settings, Progress(len(utterances), teacher.features.frame_shift_ms)
+    short = []
     with atomic_file(path, "wb") as file:
         writer = LabelWriter(file, description)
         for utt in utterances:
@@ -124,17 +125,20 @@ def write_part(
             said = teacher.teach(feats[None].to(device), torch.tensor([len(feats)], device=device))
             frames = int(said.lengths[0])
             log_probs = said.log_probs[0, :frames].float().cpu().numpy()
-            if not frames or np.isnan(log_probs).any():
+            if np.isnan(log_probs).any():
                 raise UserError(
                     f"{teacher.name}: says nothing sound about {utt.utt_id}; leave it out or take another teacher"
                 )
             hidden = [said.hidden[place][0, :frames].float().cpu().numpy() for place in description.places]
-            if any(not np.abs(states).max() <= LARGEST_HALF for states in hidden):
+            if any(not np.abs(states).max(initial=0) <= LARGEST_HALF for states in hidden):
                 what = f"its states are beyond {LARGEST_HALF:g}, half precision's largest"
                 raise UserError(f"{teacher.name}: {utt.utt_id}: {what}; take an earlier block in hidden_layers")
+            short += [] if frames else [utt.utt_id]
             writer.add(utt.utt_id, SparsePosteriors.of(log_probs, settings.keep, settings.threshold), hidden)
             progress.add(len(feats))
         writer.close()
+    if short:
+        say(f"{teacher.name}: too short for a frame of it, and so without labels: {len(short)}, {short[0]} among them")
     for place, lost in zip(description.places, writer.lost, strict=bool(writer.lost)):
         say(
             f"block {place - 1}: {settings.hidden_codes} codes a frame; they lose {100 * lost:.1f} % of the variance of its states"

@@ -46,6 +46,8 @@ def combine(out: str | Path, data: str | Path, num_parts: int) -> str:
     for teacher in range(1, teachers + 1):
         labels = Labels(out, teacher, num_parts)
         own = labels.description
+        if own.num_parts != num_parts:
+            raise UserError(f"{out}: labels of {own.num_parts} parts, not {num_parts}; give --num-shards {own.num_parts}")
         missing = np.flatnonzero(labels.find(utt_ids) < 0)
         if missing.size or len(labels) != len(utt_ids):
             what = (

@@ -200,7 +200,7 @@ class LabelPart:
             arrays.append(np.frombuffer(record, kind, count, at))
             at += kind.itemsize * count
         begins = np.flatnonzero(arrays[0] & first_bit(small))
-        if not begins.size or begins[0]:
+        if bool(begins.size) != bool(frames) or begins[:1].any():
             raise self._damaged("a record holds no rows")
         counts, units = np.diff(np.r_[begins, entries]), arrays[0] & ~first_bit(small)
         posteriors = SparsePosteriors(len(own.vocabulary), counts, units, *arrays[1:3])

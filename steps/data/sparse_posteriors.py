@@ -31,7 +31,7 @@ class SparsePosteriors:
     def of(cls, log_probs: np.ndarray, keep: int | None, threshold: float) -> "SparsePosteriors":
         """Keep the best unit of each frame, and the up to `keep` best that have a probability of `threshold` or more.
 
-        Args:    log_probs (T, V) float, normalised.   keep: at least 1; None: all V.   threshold: 0..1.
+        Args:    log_probs (T, V) float, normalised; T may be 0.   keep: at least 1; None: all V.   threshold: 0..1.
         Returns: rows; a run of blanks has the mean probability of its frames.
         """
         frames, vocabulary = log_probs.shape
@@ -44,7 +44,8 @@ class SparsePosteriors:
             kept &= among
         kept[np.arange(frames), log_probs.argmax(axis=1)] = True
         quiet = kept[:, 0] & (kept.sum(axis=1) == 1)
-        begins = np.r_[True, ~(quiet[1:] & quiet[:-1])] | (np.arange(frames) % LONGEST_RUN == 0)
+        begins = np.arange(frames) % LONGEST_RUN == 0
+        begins[1:] |= ~(quiet[1:] & quiet[:-1])
         starts = np.flatnonzero(begins)
         lengths = np.diff(np.r_[starts, frames])
         rows, units = np.nonzero(kept[starts])
@@ -80,7 +81,7 @@ class SparsePosteriors:
 
     def problem(self, frames: int) -> str | None:
         """What is wrong with numbers out of a file that say they are of so many frames; None: nothing."""
-        if int(self.units.max()) >= self.vocabulary:
+        if self.units.max(initial=0) >= self.vocabulary:
             return f"unit {self.units.max()} of {self.vocabulary}"
         if self._quiet().sum() != len(self.runs) or int(self.lengths().sum()) != frames:
             return f"its rows are not of {frames} frames"

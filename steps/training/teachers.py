@@ -19,6 +19,7 @@ from steps.data.labels import is_stored
 from steps.data.tokenizer import read_tokens
 from steps.deploy.foreign import ForeignCtc
 from steps.deploy.runtimes import frame_recogniser
+from steps.deploy.runtimes.base import SHORTEST
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 from steps.models.heads.transducer import TransducerHead
@@ -74,7 +75,8 @@ class ModelTeacher:
 
     @torch.no_grad()
     def teach(self, feats: torch.Tensor, lengths: torch.Tensor) -> Taught:
-        """See Teacher."""
+        """See Teacher. What is shorter than its front end takes is filled up, and has no frames."""
+        feats = torch.nn.functional.pad(feats, (0, 0, 0, max(0, SHORTEST - feats.shape[1])))
         hidden, out_lengths = self.model.encode(feats, lengths)
         return Taught(self.model.head.posteriors(self.model, hidden[-1]), out_lengths, hidden)
 

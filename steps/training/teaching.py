@@ -57,7 +57,8 @@ class CleanLabels:
                         f"distill: {utt_id}: the teacher's states are beyond {LARGEST_HALF:g}, half precision's largest; take an "
                         "earlier block in hidden_layers, or teacher_view: augmented"
                     )
-                self.kept[utt_id] = [tensor.half() for tensor in (said.log_probs[0], *states)]
+                heard = said.log_probs[0, : int(said.lengths[0])]
+                self.kept[utt_id] = [tensor.half() for tensor in (heard, *states)]
         rows = [self.kept[utt_id] for utt_id in batch.utt_ids]
         pad = nn.utils.rnn.pad_sequence
         log_probs, *states = (

@@ -147,6 +147,8 @@ def test_parts_are_made_apart_kept_and_put_together(label, data, teacher, tmp_pa
     label(parts, [teacher], LabelConfig(), "--num-shards", 2, "--shard", 1)
     assert "labels.1.1.bin: is there" in capsys.readouterr().out
     assert (parts / "labels.1.1.bin").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="labels of 2 parts, not 1; give --num-shards 2"):
+        label(parts, [teacher], LabelConfig(), program=combine_labels)
     label(parts, [teacher], LabelConfig(), "--num-shards", 2, program=combine_labels)
     one, two = Labels(whole, 1, 1), Labels(parts, 1, 2)
     ids = [data.utt_id(index) for index in range(len(data))]
@@ -256,6 +258,25 @@ def test_states_beyond_half_precision_are_refused(label, data, teacher, tmp_path
     )
     with pytest.raises(UserError, match="beyond 65504, half precision's largest; take an earlier block"):
         label(tmp_path / "huge", [teacher], LabelConfig(hidden_layers=[-1]))
+
+
+def test_an_utterance_too_short_for_a_frame_of_the_teacher_has_nothing_to_teach(
+    label, data, teacher, tmp_path, monkeypatch, capsys
+):
+    whole, batch = label_data.Hearing.__call__, first_batch(data)
+    short = batch.utt_ids[1]
+    monkeypatch.setattr(
+        label_data.Hearing, "__call__", lambda self, utt: whole(self, utt)[: 5 if utt.utt_id == short else None]
+    )
+    stored = label(tmp_path / "t", [teacher], LabelConfig(hidden_layers=[-1]))
+    assert f"without labels: 1, {short} among them" in capsys.readouterr().out
+    batch.lengths[1] = 5
+    student = make(data.feature_config, data.tokenizer.vocab_size, 1)
+    config = DistillConfig(kl_weight=0.5, hidden_weight=0.5, teacher_view="clean")
+    for folder in (stored, teacher):
+        lesson = objective_of([folder], student, config).lesson(student, batch)
+        assert lesson.selected[0].any(dim=1).tolist() == [True, False, True, True, True]
+        assert torch.isfinite(lesson.targets[0]).all() and torch.isfinite(lesson.hidden[0]).all()
 
 
 def test_states_of_whisper_and_frames_of_another_teach_together(label, corpus, data, teacher, tmp_path):
