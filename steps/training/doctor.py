@@ -41,8 +41,8 @@ class SetFacts:
 class TrainingFacts:
     """One training.
 
-    updates: done.   rate: WER or CER.   fresh: whether the training began with random weights.   losses: of training, in order,
-    nats a frame.   max_batch_frames, peak_lr: settings.
+    updates: done.   rate: WER or CER.   fresh: whether the training began with random weights.   losses, taught: of training, in
+    order, nats a frame: the whole, and the KL to teachers, if any.   max_batch_frames, peak_lr: settings.
     spaces_at_ends: whether transcripts end with the space between words; None: the tokenizer has no such token.
     first_word: share of the utterances that begin with the most frequent first word, 0..1.
     deviation: largest deviation of a feature bin over the training set, nats.   rates_hz: {rate of the sound: number of
@@ -57,6 +57,7 @@ class TrainingFacts:
     rate: str = "WER"
     fresh: bool = True
     losses: Sequence[float] = ()
+    taught: Sequence[float] = ()
     max_batch_frames: int = 12000
     peak_lr: float = 0.0
     spaces_at_ends: bool | None = None
@@ -80,7 +81,7 @@ class Finding:
 
 def diagnose(facts: TrainingFacts) -> list[Finding]:
     """All findings, the likeliest cause first; an empty list for a training that works."""
-    rules = (sound, labels, course, output, fit, first_word, few_updates, speakers)
+    rules = (sound, labels, teaching, course, output, fit, first_word, few_updates, speakers)
     return [finding for rule in rules for finding in rule(facts)]
 
 
@@ -129,6 +130,16 @@ def labels(facts: TrainingFacts) -> Iterator[Finding]:
             "labels",
             f"Long transcripts do not belong to long recordings (correlation {related:.2f}): text and sound may be paired "
             "wrongly. Listen to some and read along.",
+        )
+
+
+def teaching(facts: TrainingFacts) -> Iterator[Finding]:
+    """Teachers that say nothing where they would be listened to."""
+    if facts.taught and not any(facts.taught):
+        yield Finding(
+            "untaught",
+            "No frame was taught: the teachers say nothing but blanks, which distill.frames: spikes and window leave out, or more "
+            "units than the student has frames. Look at how the teachers decode; frames: all teaches blanks, too.",
         )
 
 

@@ -71,7 +71,8 @@ def gather(
         else "cer"
     )
     own = look_at(part, train, error_rates(refs, hyps)[rate])
-    curve = read_curves(folder.parent, [folder.name]).get("train/loss", {}).get(folder.name, [])
+    curves = read_curves(folder.parent, [folder.name])
+    losses, taught = ([value for _, value in curves.get(f"train/{name}", {}).get(folder.name, [])] for name in ("loss", "kl"))
     augment = config.augment and config.augment.in_epoch(0, config.loop.epochs)
     first = Counter((text.split() or [""])[0] for text in refs.values())
     return TrainingFacts(
@@ -80,7 +81,8 @@ def gather(
         updates=run["steps"],
         rate=rate.upper(),
         fresh=fresh,
-        losses=[loss for _, loss in curve],
+        losses=losses,
+        taught=taught,
         max_batch_frames=config.loop.max_batch_frames,
         peak_lr=config.optim.peak_lr,
         spaces_at_ends=None if tokenizer.space_id is None else config.end_spaces,

@@ -81,6 +81,7 @@ GOOD = {
     "some characters unknown, some utterances short": facts(unknown=0.002, dropped=0.01),
     "a usual first word that is heard": facts(first_word=0.9, spaces_at_ends=False),
     "characters counted, because there are no blanks": facts(9.0, 16.0, rate="CER"),
+    "taught, not from the first update on": facts(taught=(0.0, 0.31, 0.12)),
 }
 BAD = {
     "labels shuffled": (facts(96.0, 97.0, losses=FLAT, tokens=TOKENS[7:] + TOKENS[:7]), ["labels", "not_falling", "underfit"]),
@@ -95,6 +96,7 @@ BAD = {
     "speakers unlike dev's": (facts(2.0, 21.6), ["overfit"]),
     "text in capitals, tokenizer in small letters": (facts(100.0, 100.0, unknown=0.8, losses=FLAT), ["unknown", "not_falling", "underfit"]),
     "transcripts of other recordings": (facts(40.0, 60.0, dropped=0.2), ["too_short", "underfit"]),
+    "teachers of blanks alone, and spikes are asked for": (facts(taught=(0.0, 0.0)), ["untaught"]),
     "one speaker": (facts(speakers=1, dev_speakers=1), ["one_speaker"]),
 }  # fmt: skip
 
