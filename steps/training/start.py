@@ -77,7 +77,11 @@ def refuse_settings(config: TrainConfig, initial: AsrModel, folder: str | Path, 
 
 def encoder_of(initial: AsrModel, model: AsrModel) -> dict[str, torch.Tensor]:
     """State of `initial` with the layers of the head from `model`."""
-    of_head, of_theirs = (tuple(f"{name}." for name in one.head_layers) for one in (model, initial))
+    # behind the last block of an encoder from a hub lies a norm of its own, where ours have the head's
+    encoders = ("norm",) if initial.kind == "hub" else ()
+    of_head, of_theirs = (
+        tuple(f"{name}." for name in one.head_layers if name not in encoders) for one in (model, initial)
+    )
     state = {name: tensor for name, tensor in initial.state_dict().items() if not name.startswith(of_theirs)}
     return state | {name: tensor for name, tensor in model.state_dict().items() if name.startswith(of_head)}
 

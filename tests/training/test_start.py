@@ -11,9 +11,10 @@ import yaml
 from steps import decode, distill_student, import_model, quantize_model, train_teacher, train_tokenizer
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance, write_data_dir
-from steps.models.build import load_model
+from steps.models.build import build_model, load_model, new_spec
 from steps.training import distributed
 from steps.training.inherit import InheritConfig
+from steps.training.start import encoder_of
 from tests.models.hub_folders import make_folder
 
 pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
@@ -95,6 +96,25 @@ def test_its_own_units_keep_its_output_layer(world):
     assert model.spec["vocab_size"] == before.spec["vocab_size"] and model.config.dropout == 0.0
     # moved by two epochs, not drawn anew
     assert (model.output.weight - before.output.weight).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["hub", "conformer"])
+@pytest.mark.parametrize("head", ["ctc", "transducer"])
+def test_the_last_norm_is_the_encoders_where_it_came_from_a_hub(kind, head):
+    sizes = {"d_model": 16, "head_dim": 8, "num_blocks": 1, "block": {"heads": 2, "ff": 16}}
+    sizes |= {"style": "pre", "end_norm": True, "mel": {}}
+    dim = 160
+    if kind == "conformer":
+        sizes, dim = {"d_model": 16, "head_dim": 8, "num_blocks": 1, "subsampling_channels": [4, 4]}, 20
+    theirs, ours = (build_model(new_spec(kind, sizes, dim, *rest)) for rest in ((7, "t"), (5, "t", "t", head)))
+    for model in (theirs, ours):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+    state = encoder_of(theirs, ours)
+    taken = theirs if kind == "hub" else ours
+    assert torch.equal(state["norm.weight"], taken.norm.weight) and torch.equal(state["norm.bias"], taken.norm.bias)
+    assert torch.equal(state["output.weight"], ours.output.weight) and len(ours.output.weight) == 5
+    ours.load_state_dict(state)
 
 
 def test_a_student_begins_with_blocks_of_its_teacher(world):
