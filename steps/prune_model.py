@@ -7,6 +7,7 @@
 The cut is made in `rounds` portions with training between them; the last training is the recovery.
 """
 
+import copy
 import dataclasses
 import functools
 import shutil
@@ -17,7 +18,7 @@ from typing import cast
 
 from steps.compress import lowrank, plan, sparsity
 from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second
-from steps.core.cli import run_main, say
+from steps.core.cli import UserError, run_main, say
 from steps.core.config import check, load_config
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
@@ -81,6 +82,7 @@ def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> A
     config, model = cast(PruneConfig, setup.config), setup.load(parent)
     check_float(model.spec, str(parent), "prune")
     if config.method == "sparse":
+        refuse_no_zeros(model, parent, config.sparse)
         sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
         small = model
     elif config.method == "low_rank":
@@ -92,6 +94,16 @@ def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> A
         small = cut_structure(setup, model, config.structured, progress)
     setup.save(out, small, setup.args.model)
     return small
+
+
+def refuse_no_zeros(model: AsrModel, parent: str | Path, sparse: sparsity.SparsityConfig) -> None:
+    """Raise UserError where all rounds together would set no weight to zero: that many are zero already, or none is asked for."""
+    whole, zeros = copy.deepcopy(model), sparsity.measured_sparsity(model)
+    sparsity.sparsify_(whole, sparse.fraction, sparse.scope)
+    if count_nonzero(whole) == count_nonzero(model):
+        raise UserError(
+            f"sparse: fraction: {sparse.fraction:g}, but {parent} has {zeros:.1%} zeros already; ask for more"
+        )
 
 
 def cut_structure(setup: Setup, model: AsrModel, structured: plan.StructuredConfig, progress: float) -> AsrModel:

@@ -47,7 +47,9 @@ def combine(out: str | Path, data: str | Path, num_parts: int) -> str:
         labels = Labels(out, teacher, num_parts)
         own = labels.description
         if own.num_parts != num_parts:
-            raise UserError(f"{out}: labels of {own.num_parts} parts, not {num_parts}; give --num-shards {own.num_parts}")
+            raise UserError(
+                f"{out}: labels of {own.num_parts} parts, not {num_parts}; give --num-shards {own.num_parts}"
+            )
         missing = np.flatnonzero(labels.find(utt_ids) < 0)
         if missing.size or len(labels) != len(utt_ids):
             what = (

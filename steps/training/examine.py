@@ -72,7 +72,9 @@ def gather(
     )
     own = look_at(part, train, error_rates(refs, hyps)[rate])
     curves = read_curves(folder.parent, [folder.name])
-    losses, taught = ([value for _, value in curves.get(f"train/{name}", {}).get(folder.name, [])] for name in ("loss", "kl"))
+    losses, taught = (
+        [value for _, value in curves.get(f"train/{name}", {}).get(folder.name, [])] for name in ("loss", "kl")
+    )
     augment = config.augment and config.augment.in_epoch(0, config.loop.epochs)
     first = Counter((text.split() or [""])[0] for text in refs.values())
     return TrainingFacts(

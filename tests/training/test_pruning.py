@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from steps.compress import plan
-from steps.compress.sparsity import measured_sparsity, sparsify_
+from steps.compress.sparsity import SparsityConfig, measured_sparsity, sparsify_
+from steps.core.cli import UserError
 from steps.models.build import CARRIED, build_model, new_spec, save_model
 from steps.prune_model import PruneConfig, cut_model, recover
 
@@ -60,6 +61,22 @@ def test_sparse_rounds_follow_the_ramp(tmp_path):
     bench = Bench(tmp_path, method="sparse")
     zeros = [measured_sparsity(model) for model in rounds(bench, 2)]
     assert zeros == pytest.approx([0.5 * 0.875, 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize(("there", "asked"), [(0.6, 0.6), (0.6, 0.3), (0.0, 0.0), (0.0, 1e-6)])
+def test_a_cut_that_makes_no_zeros_is_refused(tmp_path, there, asked):
+    bench = Bench(tmp_path, method="sparse", sparse=SparsityConfig(fraction=asked))
+    sparsify_(bench.models[bench.args.model], there)
+    with pytest.raises(UserError, match=f"sparse: fraction: {asked:g}, but .*parent has {there:.1%} zeros already"):
+        cut_model(bench, bench.args.model, "out", 1.0)
+    assert "out" not in bench.models
+
+
+def test_zeros_that_are_there_do_not_end_the_first_of_several_rounds(tmp_path):
+    bench = Bench(tmp_path, method="sparse", sparse=SparsityConfig(fraction=0.7))
+    sparsify_(bench.models[bench.args.model], 0.68)
+    zeros = [measured_sparsity(model) for model in rounds(bench, 2)]
+    assert zeros == pytest.approx([0.68, 0.7], abs=1e-3)
 
 
 def test_zeros_stay_while_a_sparse_model_recovers(tmp_path):
