@@ -241,11 +241,12 @@ class Trainer:
             asked, due = map(int, distributed.max_over_processes([asked, due], self.device))
         if not (asked or due):
             return
+        began_s = time.monotonic()
         if distributed.rank() == 0:
-            began_s = time.monotonic()
             save_checkpoint(self.checkpoints, self.step, self.state_dict())
-            self.monitor.saved(time.monotonic() - began_s)
         distributed.barrier()
+        # in every process, because the next save is due when one of them says so
+        self.monitor.saved(time.monotonic() - began_s)
         if asked:
             raise Interrupted(asked, f"saved at step {self.step}; the same command continues from there")
 

@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from steps.training import distributed, loop
+from steps.training.monitor import Monitor
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-I", "-S", str(ROOT / "utils/run.py")]
@@ -178,6 +182,24 @@ def test_one_gpu_under_torchrun(corpus, tmp_path):
     words[words.index("cpu")] = "cuda"
     launch = [sys.executable, str(ROOT / "utils/launch.py"), "--processes", "1", *words]
     assert subprocess.run(launch, cwd=ROOT, env=environment(), timeout=300).returncode == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_checkpoint_is_due_once_an_interval_in_every_process(rank, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args: saved.append(args))
+    for name, answer in (("rank", rank), ("world_size", 2), ("barrier", None)):
+        monkeypatch.setattr(distributed, name, lambda answer=answer: answer)
+    monkeypatch.setattr(distributed, "max_over_processes", lambda values, device: values)
+    trainer = SimpleNamespace(
+        loop=loop.LoopConfig(save_every_s=60.0), monitor=Monitor(tmp_path, 1), stop=SimpleNamespace(poll=lambda: 0),
+        device="cpu", checkpoints=tmp_path, step=1, state_dict=dict,
+    )  # fmt: skip
+    for late_s in (61.0, 0.0, 0.0, 61.0):
+        trainer.monitor.saved_s -= late_s
+        loop.Trainer.save_if_due(trainer)
+        assert trainer.monitor.seconds_since_save() < 60
+    assert len(saved) == (2 if rank == 0 else 0)
 
 
 # what torch waits by default becomes a second
