@@ -118,6 +118,17 @@ def utterance_samples(
     return change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
 
 
+def fitted(recorded: np.ndarray, rate_hz: int, utt: Utterance, config: FeatureConfig) -> np.ndarray:
+    """What `utterance_samples` gives, of sound that is read already, at config.level_dbfs where that is set.
+
+    Args:    recorded: (S,) float32, the utterance's stretch of its file.   rate_hz: of the file.
+    Returns: (S,) float32.   Raises: as rate_ratio.
+    """
+    samples = _resample(torch.from_numpy(recorded), rate_ratio(rate_hz, config.sample_rate_hz, utt.audio))
+    samples = change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
+    return (samples if config.level_dbfs is None else set_level(samples, config.level_dbfs)).numpy()
+
+
 def utterance_features(
     utt: Utterance,
     config: FeatureConfig,

@@ -13,6 +13,7 @@ from steps.core.config import check
 from steps.core.datadir import Utterance
 from steps.core.decodings import KINDS
 from steps.core.outdir import sha256_file, write_json
+from steps.core.sound import read_sound
 from steps.core.tables import SHOWN, counted, write_table
 from steps.data.archives import check_feature_settings, load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
@@ -78,19 +79,24 @@ def hear(
     Args:   channel, damaged: see steps.core.sound.read_sound.   cut: False: in one piece, however long it is.
     Yields: float32 arrays, (S,) samples or (T, D) features.   Raises: UserError naming the file.
     """
-    # here, because it loads torch
-    from steps.data.features import piece_features, set_level, utterance_samples
-
     config = recogniser.features
-    samples = utterance_samples(utt, config.sample_rate_hz, channel, damaged)
-    if config.level_dbfs is not None:
-        # of the whole, not of each piece, as in stored features
-        samples = set_level(samples, config.level_dbfs)
-        config = dataclasses.replace(config, level_dbfs=None)
-    whole = samples.numpy()
+    whole, rate_hz = read_sound(utt.audio, utt.start_s, utt.end_s, channel, damaged)
+    if (rate_hz, utt.speed, config.level_dbfs) != (config.sample_rate_hz, 1.0, None):
+        # here, because it loads torch
+        from steps.data.features import fitted
+
+        # the level is that of the whole, not of each piece, as in stored features
+        whole, config = fitted(whole, rate_hz, utt, config), dataclasses.replace(config, level_dbfs=None)
     for piece in cut_samples(whole, config.sample_rate_hz) if cut else [whole]:
         if len(piece) >= config.frame_length_ms / 1000 * config.sample_rate_hz:
-            yield piece if recogniser.hears == "audio" else piece_features(piece, config)
+            yield piece if recogniser.hears == "audio" else features_of(piece, config)
+
+
+def features_of(piece: np.ndarray, config: FeatureConfig) -> np.ndarray:
+    """`piece_features`, which loads torch."""
+    from steps.data.features import piece_features
+
+    return piece_features(piece, config)
 
 
 def recognise_pieces(

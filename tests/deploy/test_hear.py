@@ -1,7 +1,10 @@
 """What a model hears of a recording is what it was trained on, whatever program reads it."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +15,12 @@ from deploy.test_pieces import RATE, speech
 from steps import transcribe
 from steps.core.datadir import Utterance
 from steps.data.feature_config import FeatureConfig
-from steps.data.features import utterance_features
+from steps.data.features import utterance_features, utterance_samples
 from steps.deploy.export import export_folder
 from steps.deploy.pieces import cut_features
 from steps.deploy.recognition import hear
 
+ROOT = Path(__file__).resolve().parents[2]
 LEVELLED = FeatureConfig(sample_rate_hz=RATE, num_mel_bins=20, high_freq_hz=-200.0, level_dbfs=-25.0)
 
 
@@ -39,6 +43,28 @@ def test_raw_recordings_are_heard_as_the_features_of_stage_1(recordings):
     assert np.abs(loud - quiet).max() < 1e-3
     unlevelled = utterance_features(Utterance("u", "s", "", recordings[1]), replace(LEVELLED, level_dbfs=None))
     assert np.abs(loud - unlevelled.numpy()).max() > 5
+
+
+@pytest.mark.parametrize("rate_hz", [RATE, 2 * RATE])
+@pytest.mark.parametrize("speed", [1.0, 1.1])
+def test_recognisers_of_samples_hear_what_features_are_made_of(recordings, rate_hz, speed):
+    utt = Utterance("u", "s", "", recordings[0], 0.25, 1.5, speed=speed)
+    config = FeatureConfig(sample_rate_hz=rate_hz, num_mel_bins=20, high_freq_hz=-200.0)
+    (heard,) = hear(SimpleNamespace(features=config, hears="audio"), utt)
+    assert np.array_equal(heard, utterance_samples(utt, rate_hz).numpy())
+
+
+def test_sound_that_is_heard_as_it_was_recorded_needs_no_torch(recordings):
+    code = f"""
+import sys, types
+from steps.core.datadir import Utterance
+from steps.data.feature_config import FeatureConfig
+from steps.deploy.recognition import hear
+recogniser = types.SimpleNamespace(features=FeatureConfig(sample_rate_hz={RATE}), hears="audio")
+assert len(list(hear(recogniser, Utterance("u", "s", "", sys.argv[1])))) == 1
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code, recordings[0]], cwd=ROOT).returncode == 0
 
 
 def test_pieces_of_a_long_recording_are_at_the_level_of_the_whole(tmp_path):
