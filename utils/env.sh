@@ -91,10 +91,12 @@ fill_venv() {
   fi
   for file in "$@"; do options+=(-r "$file"); done
   env_error "installing $* into $venv (several minutes and 5 GB the first time; log: $venv/pip.log)"
-  if ! PIP_USER=0 "$venv/bin/python3" -m pip install "${options[@]}" >"$venv/pip.log" 2>&1 </dev/null; then
+  if ! PIP_USER=0 "$venv/bin/python3" -m pip install --no-compile "${options[@]}" >"$venv/pip.log" 2>&1 </dev/null; then
     explain_failure "pip failed"
     return 1
   fi
+  # Bytecode of some 14,000 files: pip would write it on one core. Files that are no Python of this version stay as they are.
+  "$venv/bin/python3" -I -m compileall -q -q -j 0 "$venv/lib" >>"$venv/pip.log" 2>&1 </dev/null || true
   mkdir -p "$venv/.installed"
   for file in "$@"; do
     cp "$file" "$venv/.installed/.new" && mv "$venv/.installed/.new" "$(venv_stamp "$file")"

@@ -130,6 +130,7 @@ def test_installing_once_again_after_changes_and_after_an_interruption(machine):
     machine.require("slimtest==2.0")
     machine.ensure()
     assert list(machine.venv.glob("lib/*/site-packages/slimtest-2.0.dist-info"))
+    assert list(machine.venv.glob("lib/*/site-packages/__pycache__/slimtest.*.pyc")), "its bytecode is there"
 
     shutil.rmtree(machine.venv / ".installed")
     assert "installing req.txt" in machine.ensure()[1]
