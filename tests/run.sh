@@ -3,10 +3,12 @@
 #
 #   tests/run.sh
 #   tests/run.sh -m 'not slow' -x tests/utils
+#   tests/run.sh --set-up-only
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . utils/env.sh
 ensure_python requirements.txt requirements-home.txt requirements-sherpa.txt requirements-av.txt requirements-hub.txt requirements-lm.txt requirements-test.txt
+[[ ${1:-} != --set-up-only ]] || exit 0
 # nproc itself obeys that variable. One more than cores, as some tests wait for other processes.
 workers=$(($(env -u OMP_NUM_THREADS nproc) + 1))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
