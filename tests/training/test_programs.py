@@ -11,7 +11,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from training.conftest import in_process
 
+from steps import diagnose, distill_student, train_teacher
 from steps.core.cli import UserError
 from steps.core.config import from_dict, load_config, read_yaml, to_dict
 from steps.core.outdir import sha256_file
@@ -42,12 +44,23 @@ distill: {kl_weight: 0.5, hidden_weight: 0.5}
 
 
 @pytest.fixture(scope="module")
-def call(corpus):
-    """Function (verb, *options) -> CompletedProcess of that training program."""
+def inputs(corpus):
+    """What all training programs are given."""
+    words = ["--data", corpus.train, "--dev", corpus.dev, "--tokenizer", corpus.tokenizer]
+    return [*words, "--features", corpus.features, "--num-threads", 1, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def call(inputs):
+    """Function (program, *options) -> what it says and how it ends, in this process."""
+    return lambda program, *options: in_process(program, *inputs, *options)
+
+
+@pytest.fixture(scope="module")
+def start(inputs):
+    """Function (verb, *options) -> CompletedProcess of that training program, as a user starts it."""
 
     def run(verb, *options):
-        inputs = ["--data", corpus.train, "--dev", corpus.dev, "--tokenizer", corpus.tokenizer]
-        inputs += ["--features", corpus.features, "--num-threads", 1, "--device", "cpu"]
         words = [sys.executable, "-m", f"steps.{verb}", *inputs, *options]
         return subprocess.run([str(word) for word in words], cwd=ROOT, capture_output=True, text=True)
 
@@ -76,12 +89,12 @@ def test_real_updates_are_timed_and_nothing_is_left_behind(corpus, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def made(call, tmp_path_factory):
+def made(start, tmp_path_factory):
     """Folder with student.yaml, prune.yaml and a finished student."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "student.yaml").write_text(STUDENT)
     (folder / "prune.yaml").write_text(PRUNE)
-    done = call("distill_student", "--config", folder / "student.yaml", "--out", folder / "student")
+    done = start("distill_student", "--config", folder / "student.yaml", "--out", folder / "student")
     assert done.returncode == 0, done.stderr
     assert not (folder / "student/checkpoints").exists()
     return folder
@@ -89,7 +102,7 @@ def made(call, tmp_path_factory):
 
 def test_a_finished_model_is_left_alone_and_other_settings_are_refused(call, made):
     before = (made / "student/model.safetensors").stat().st_mtime_ns
-    command = ("distill_student", "--config", made / "student.yaml", "--out", made / "student")
+    command = (distill_student, "--config", made / "student.yaml", "--out", made / "student")
     again = call(*command)
     assert again.returncode == 0 and "is already finished" in again.stdout
     other = call(*command, "--seed", 1)
@@ -107,9 +120,7 @@ def test_a_training_ends_with_a_diagnosis_that_can_be_repeated(made, corpus):
     assert {"underfit", "updates"} <= set(said) and found["train_error"] > 50
     assert "augment.masks_from" in said["underfit"]
     path.unlink()
-    words = [sys.executable, "-m", "steps.diagnose", "--model", made / "student"]
-    words += ["--data", corpus.train, "--dev", corpus.dev]
-    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+    done = in_process(diagnose, "--model", made / "student", "--data", corpus.train, "--dev", corpus.dev)
     assert done.returncode == 0, done.stderr
     assert json.loads(path.read_text()) == found
     for one in found["findings"]:
@@ -127,17 +138,17 @@ def test_a_teacher_with_settings_for_distillation_is_told_that_they_do_nothing(c
     for text, count in (("", 0), ("distill: {kl_weight: 0.8}\n", 1)):
         path = tmp_path / f"teacher{count}.yaml"
         path.write_text(STUDENT + text)
-        done = call("train_teacher", "--config", path, "--out", tmp_path / f"teacher{count}")
+        done = call(train_teacher, "--config", path, "--out", tmp_path / f"teacher{count}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(warning) == count
     weights = [tmp_path / f"teacher{count}/model.safetensors" for count in (0, 1)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_pruning_twice_gives_the_same_bytes(call, made, tmp_path):
+def test_pruning_twice_gives_the_same_bytes(start, made, tmp_path):
     for name in ("a", "b"):
         command = ("prune_model", "--model", made / "student", "--teacher", made / "student")
-        done = call(*command, "--config", made / "prune.yaml", "--out", tmp_path / name)
+        done = start(*command, "--config", made / "prune.yaml", "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
         assert not (tmp_path / name / "rounds").exists()
         assert done.stdout.count("dropped blocks: [") == 1, "whole blocks go in the first round alone"
@@ -166,7 +177,7 @@ def test_a_model_of_other_features_or_tokens_is_refused(call, made, tmp_path):
         spec["files_sha256"][file] = sha256_file(tmp_path / file / file)
         (tmp_path / file / "model.json").write_text(json.dumps(spec))
         out = tmp_path / f"{file}.out"
-        done = call("distill_student", "--teacher", tmp_path / file, "--config", made / "student.yaml", "--out", out)
+        done = call(distill_student, "--teacher", tmp_path / file, "--config", made / "student.yaml", "--out", out)
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
