@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ["teacher", "student", "student_kd", "teacher_prune", "student_kd_prune", "student_kd_sparse"]
-MODELS += ["student_kd_lowrank", "teacher_int8", "student_kd_int8", "student_kd_prune_int8"]
+MODELS += ["student_kd_lowrank", "teacher_int8", "student_kd_prune_int8"]
 
 
 def command_line(workdir):

@@ -141,7 +141,7 @@ def test_moved_and_copied_work_is_whole_and_never_looks_at_the_original(work, tm
 
 def test_a_model_folder_works_anywhere(work, exp, tmp_path):
     audio = sorted((work / "data/tiny/audio").rglob("*.wav"))[0]
-    for part in ("student_kd_int8", "student_kd_int8/export"):
+    for part in ("student_kd_prune_int8", "student_kd_prune_int8/export"):
         moved = tmp_path / part.replace("/", "-")
         shutil.copytree(exp / part, moved)
         command = ["python3", "-m", "steps.transcribe", moved, audio]

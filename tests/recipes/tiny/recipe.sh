@@ -25,6 +25,5 @@ student_kd_prune      student_kd        prune_model      student_prune.yaml
 student_kd_sparse     student_kd        prune_model      sparse.yaml
 student_kd_lowrank    student_kd        prune_model      lowrank.yaml
 teacher_int8          teacher           quantize_model   int8.yaml
-student_kd_int8       student_kd        quantize_model   int8.yaml
 student_kd_prune_int8 student_kd_prune  quantize_model   int8.yaml
 "
