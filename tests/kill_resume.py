@@ -89,12 +89,15 @@ def run_to_end(workdir, options):
 
 
 def living(session):
-    """Processes of a session that have not ended. Returns: list of process ids."""
+    """Processes of a session that have not ended and are not about to. Returns: list of process ids."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             try:
                 fields = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()
+                # killed, its memory given back: it runs no more, though a busy machine may let it end later
+                if not Path(entry.path, "cmdline").read_bytes():
+                    continue
             except (OSError, IndexError):
                 continue
             if int(fields[3]) == session and fields[0] not in "ZX":
