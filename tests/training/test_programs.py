@@ -73,7 +73,7 @@ def test_real_updates_are_timed_and_nothing_is_left_behind(corpus, tmp_path):
     frames = [int(number) for number in read_table(corpus.train / "utt2num_frames").values()]
     mel_bins = load_config(FeatureConfig, corpus.features).num_mel_bins
     facts = Facts(0.01, 3, 20, frames, mel_bins, "cpu")
-    files, _ = settings(table, table.amounts["minutes"], "small", facts, lines, 1.0)
+    files = settings(table, table.amounts["minutes"], "small", facts, lines, {"big": 1, "small": 1})
     given = {"data": str(corpus.train), "text": str(corpus.train), "features": str(corpus.features)}
     args = SimpleNamespace(**given, seed=0, device="cpu", num_threads=1)
     before = {path: path.stat().st_mtime_ns for path in corpus.train.rglob("*")}
