@@ -36,7 +36,7 @@ def look_into_all(paths: Iterable[str], damaged: bool = False) -> dict[str, Soun
 
 
 def measure(sets, problems, sound=None):
-    """Fill in duration_s of utterances that lack it, and compare what the tables tell of times and channels with the files.
+    """Measure duration_s of utterances, and compare what the tables tell of times and channels with the files.
 
     Args: sound: SoundConfig; None: its defaults.   Returns: the sets.
     """
@@ -59,15 +59,22 @@ def measure(sets, problems, sound=None):
         info = infos.get(utt.audio)
         if info is None:
             return utt
-        # Of a damaged file the preparation counts what it copies.
-        seconds = (info.seconds if utt.end_s is None else utt.end_s) - utt.start_s
-        if not damaged and utt.end_s is not None and utt.end_s > info.seconds + OVERSHOOT_S:
-            what = f"ends at {utt.end_s:.2f} s, but {utt.audio} after {info.seconds:.2f} s"
+        end_s = info.seconds if utt.end_s is None else utt.end_s
+        if damaged:
+            # the preparation counts what it copies
+            return replace(utt, duration_s=utt.duration_s or round((end_s - utt.start_s) / utt.speed, 6))
+        seconds = (end_s - utt.start_s) / utt.speed
+        what = ""
+        if end_s > info.seconds + OVERSHOOT_S:
+            what = f"ends at {end_s:.2f} s, but {utt.audio} after {info.seconds:.2f} s"
+        elif utt.start_s + 1 / info.rate_hz > info.seconds:
+            what = f"starts at {utt.start_s:.2f} s, but {utt.audio} ends after {info.seconds:.2f} s"
+        elif utt.duration_s is not None and abs(seconds - utt.duration_s) > OVERSHOOT_S:
+            what = f"should last {utt.duration_s:.2f} s, but has {seconds:.2f} s of {utt.audio}"
+        if what:
             problems.append(Problem(utt.utt_id, what))
-        elif not damaged and utt.duration_s is not None and abs(seconds / utt.speed - utt.duration_s) > OVERSHOOT_S:
-            what = f"should last {utt.duration_s:.2f} s, but has {seconds / utt.speed:.2f} s of {utt.audio}"
-            problems.append(Problem(utt.utt_id, what))
-        return utt if utt.duration_s is not None else replace(utt, duration_s=round(seconds / utt.speed, 6))
+        # what a table tells is rounded, or worse
+        return replace(utt, duration_s=round((min(end_s, info.seconds) - utt.start_s) / utt.speed, 6))
 
     return {name: [measured(utt) for utt in utterances] for name, utterances in sets.items()}
 

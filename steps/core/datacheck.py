@@ -178,9 +178,9 @@ def _limit_problems(tables, utt, seconds, what, shown):
     if end_s is not None and end_s <= start_s:
         yield Problem(where, f"{utt!r} ends at {end_s} s, not after its start at {start_s} s", (utt,))
     if seconds is not None:
-        if end_s is None and start_s >= seconds:
+        if start_s >= seconds:
             yield Problem(where, f"{utt!r} starts at {start_s} s, but {what} ends after {shown} s", (utt,))
-        if end_s is not None and end_s > seconds + OVERSHOOT_S:
+        elif end_s is not None and end_s > seconds + OVERSHOOT_S:
             yield Problem(where, f"{utt!r} ends at {end_s} s, but {what} after {shown} s", (utt,))
     end_s = seconds if end_s is None else end_s
     if end_s is not None:

@@ -166,6 +166,7 @@ def test_each_fault_is_named_with_file_and_line(data, fault):
     [
         ("ann-0 r 0.9 0.2", "segments:1: 'ann-0' ends at 0.2 s, not after its start at 0.9 s"),
         ("ann-0 r 0 9.0", "segments:1: 'ann-0' ends at 9.0 s, but its recording after 2 s"),
+        ("ann-0 r 2.1 2.4", "segments:1: 'ann-0' starts at 2.1 s, but its recording ends after 2 s"),
         ("ann-0 r 2.0 -1", "segments:1: 'ann-0' starts at 2.0 s, but its recording ends after 2 s"),
         ("ann-0 r -1 -1", "segments:1: expected `utterance-id recording-id start end`"),
         ("ann-0 r 0 -2", "segments:1: expected `utterance-id recording-id start end`"),
