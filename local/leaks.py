@@ -1,6 +1,8 @@
 """What must not be shared between train, dev and test: speakers and recordings."""
 
 import hashlib
+import math
+import operator
 import os
 
 from steps.core.cli import UserError, say
@@ -28,12 +30,13 @@ def refuse_leaks(sets, shared_speakers=False, joins=None):
     if same:
         _refuse([f"{a} and {b} are the same recording" for a, b in same], "keep each in one set only")
     for name, count in twice.items():
-        say(f"{name}: {count} recordings are there more than once")
+        verb = "is" if count == 1 else "are"
+        say(f"{name}: {counted(count, 'recording')} {verb} there more than once")
 
 
 def _refuse(leaks, remedy):
     shown = leaks[:SHOWN] + ([f"... and {len(leaks) - SHOWN} more"] if len(leaks) > SHOWN else [])
-    raise UserError("\n  ".join([f"the sets are not separate ({len(leaks)} leaks); {remedy}", *shown]))
+    raise UserError("\n  ".join([f"the sets are not separate ({counted(len(leaks), 'leak')}); {remedy}", *shown]))
 
 
 def _owners(sets, key):
@@ -48,6 +51,8 @@ def _owners(sets, key):
 def repeated_recordings(sets):
     """Find the same sound under several names: files of one size are compared by content.
 
+    Across sets, stretches of a file are the same where more than half of one lies in the other.
+
     Returns: (list of (`set/id`, `set/id`) across sets, dict set -> number of repeats within it).
     """
     sizes, hashes = {}, {}
@@ -57,16 +62,37 @@ def repeated_recordings(sets):
     for paths in sizes.values():
         for path in paths:
             hashes[path] = path if len(paths) == 1 else _content(path)
-    first, across, within = {}, [], {}
+    recordings, within = {}, {}
     for name, utterances in sets.items():
+        seen = set()
         for utt in utterances:
-            key = (hashes[utt.audio], utt.start_s, utt.end_s)
-            owner, utt_id = first.setdefault(key, (name, utt.utt_id))
-            if owner != name:
-                across.append((f"{owner}/{utt_id}", f"{name}/{utt.utt_id}"))
-            elif utt_id != utt.utt_id:
-                within[name] = within.get(name, 0) + 1
-    return across, within
+            stretch = (hashes[utt.audio], utt.start_s, _end_of(utt))
+            within[name] = within.get(name, 0) + (stretch in seen)
+            seen.add(stretch)
+            recordings.setdefault(stretch[0], []).append((*stretch[1:], name, utt.utt_id))
+    across = [pair for stretches in recordings.values() for pair in _shared(stretches)]
+    return across, {name: count for name, count in within.items() if count}
+
+
+def _end_of(utt):
+    """End of an utterance in its file, in seconds; that of the file where nothing tells it."""
+    if utt.end_s is not None or utt.duration_s is None:
+        return math.inf if utt.end_s is None else utt.end_s
+    return utt.start_s + utt.duration_s * utt.speed
+
+
+def _shared(stretches):
+    """Pairs of (`set/id`, `set/id`) of stretches (start, end, set, id) of one file, as `repeated_recordings` says."""
+    if len({name for _, _, name, _ in stretches}) == 1:
+        return
+    going_on = []
+    for start_s, end_s, name, utt_id in sorted(stretches, key=operator.itemgetter(0)):
+        going_on = [earlier for earlier in going_on if earlier[1] > start_s]
+        for first_s, last_s, owner, other in going_on:
+            shorter_s, both_s = min(end_s - start_s, last_s - first_s), min(end_s, last_s) - start_s
+            if owner != name and (2 * both_s > shorter_s or both_s == math.inf):
+                yield f"{owner}/{other}", f"{name}/{utt_id}"
+        going_on.append((start_s, end_s, name, utt_id))
 
 
 def _content(path):

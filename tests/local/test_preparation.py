@@ -174,6 +174,9 @@ def test_treated_audio_is_a_new_file_and_inputs_stay(tmp_path):
         ({"start_s": 0.8, "end_s": 1.6, "duration_s": 0.8}, "ends at 1.60 s, but"),
         ({"end_s": 1.6, "duration_s": None}, "ends at 1.60 s, but"),
         ({"speed": 0.5, "duration_s": 1.0}, "should last 1.00 s, but has 2.00 s of"),
+        ({"start_s": 1.1, "end_s": 1.4}, "starts at 1.10 s, but"),
+        ({"start_s": 1.0}, "starts at 1.00 s, but"),
+        ({"start_s": 9.0}, "starts at 9.00 s, but"),
     ],
 )
 def test_times_that_disagree_with_the_sound_are_problems(tmp_path, told, words):
@@ -185,9 +188,9 @@ def test_times_that_disagree_with_the_sound_are_problems(tmp_path, told, words):
 DURATIONS = [({}, 1.0), ({"start_s": 0.25}, 0.75), ({"start_s": 0.2, "end_s": 0.4}, 0.2), ({"speed": 2.0}, 0.5)]
 
 
-@pytest.mark.parametrize(("told", "seconds"), [*DURATIONS, ({"end_s": 1.4}, 1.4)])
+@pytest.mark.parametrize(("told", "seconds"), [*DURATIONS, ({"end_s": 1.4}, 1.0), ({"duration_s": 0.7}, 1.0)])
 def test_durations_are_measured(tmp_path, told, seconds):
-    utt, problems = dataclasses.replace(make(tmp_path, "x", noise(1.0)), duration_s=None, **told), []
+    utt, problems = dataclasses.replace(make(tmp_path, "x", noise(1.0)), **{"duration_s": None} | told), []
     assert measure({"train": [utt]}, problems)["train"][0].duration_s == seconds and not problems
 
 
@@ -286,12 +289,38 @@ def test_the_same_recording_under_two_names_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="train/s-a and test/t-b are the same recording"):
         refuse_leaks(sets)
     refuse_leaks({"train": [sets["train"][0], make(tmp_path, "c", noise(1))]})
-    assert "train: 1 recordings are there more than once" in capsys.readouterr().out
+    assert "train: 1 recording is there more than once" in capsys.readouterr().out
     parts = [
         dataclasses.replace(sets["train"][0], utt_id=f"s-{i}", start_s=0.3 * i, end_s=0.3 * i + 0.3) for i in range(3)
     ]
     refuse_leaks({"train": parts[:2]})
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("limits", "same"),
+    [
+        ([(0.0, 0.6), (0.01, 0.61)], True),
+        ([(0.0, None), (0.1, 0.4)], True),
+        ([(0.5, 0.6), (0.0, 1.0)], True),
+        ([(0.0, 0.5), (0.4, 0.9)], False),
+        ([(0.0, 0.5), (0.5, None)], False),
+    ],
+)
+def test_stretches_of_a_recording_that_lie_in_each_other_are_refused_across_sets(tmp_path, capsys, limits, same):
+    one, two = make(tmp_path, "a", noise(1.0), speaker="s"), make(tmp_path, "b", noise(1.0), speaker="t")
+    pair = [
+        dataclasses.replace(u, start_s=a, end_s=b, duration_s=(b or 1.0) - a) for u, (a, b) in zip((one, two), limits)
+    ]
+    for first, second in (pair, pair[::-1]):
+        sets = {"train": [first], "dev": [], "test": [second]}
+        if same:
+            with pytest.raises(UserError, match="separate .1 leak.*\n.*are the same recording"):
+                refuse_leaks(sets)
+        else:
+            refuse_leaks(sets)
+        refuse_leaks({"train": [first, second]}, shared_speakers=True)
+    assert "more than once" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("speakers", [3, 6, 40])
