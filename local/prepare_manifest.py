@@ -11,6 +11,7 @@ manifest may have a column split, which says what set a row is in. With --unlabe
 are those of extra.jsonl (or the like), or those whose split is extra.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def seconds_of(row: dict, name: str) -> float | None:
     if row.get(name) in (None, ""):
         return None
     value = float(row[name])
-    if not 0 <= value < 1e9:
+    if isinstance(row[name], bool) or not 0 <= value < 1e9:
         raise ValueError(value)
     return value
 
@@ -64,12 +65,14 @@ def make_utterance(row, folder, where, folders=2, need_text=True):
     values, needed = {}, ("audio", "text") if need_text else ("audio",)
     for name, known in FIELDS.items():
         values[name] = next((row[field] for field in known if row.get(field) not in (None, "")), "")
-        if not isinstance(values[name], (str, int)) or (not values[name] and name in needed):
+        known_kind = isinstance(values[name], (str, int)) and not isinstance(values[name], bool)
+        if not known_kind or (not values[name] and name in needed):
             if there := [field for field in known if field in row]:
                 raise UserError(f"{where}: {there[0]} is {row[there[0]]!r}; expected a text, or the row left out")
             raise UserError(f"{where}: no {name}; expected a field {', '.join(known)}; there are: {', '.join(row)}")
-    audio = (folder / str(values["audio"])).resolve()
-    if not audio.is_file():
+    audio = folder / str(values["audio"])
+    # unlike Path.is_file, this takes any name
+    if not os.path.isfile(audio):
         raise UserError(f"{where}: no such sound file: {audio}")
     try:
         offset_s, length_s = (seconds_of(row, name) for name in TIMES)
@@ -81,7 +84,7 @@ def make_utterance(row, folder, where, folders=2, need_text=True):
     start_s = offset_s or 0.0
     end_s = start_s + length_s if length_s else None
     text = " ".join(str(values["text"]).split())
-    return Utterance(f"{speaker}-{name}{part}", speaker, text, str(audio), start_s=start_s, end_s=end_s)
+    return Utterance(f"{speaker}-{name}{part}", speaker, text, str(audio.resolve()), start_s=start_s, end_s=end_s)
 
 
 def read_manifest(path, problems, set_name=None, unlabelled=()):

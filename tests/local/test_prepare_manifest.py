@@ -98,6 +98,13 @@ def test_manifest_tsv_keeps_all_rows(tmp_path):
         ('{"audio_filepath": "b.wav", "text": "x"}', "train.jsonl:1: no such sound file"),
         ('{"audio_filepath": "a.wav", "text": "x", "offset": "soon"}', "offset and duration must be seconds"),
         ('{"audio_filepath": ["a.wav"], "text": "x"}', "audio_filepath is ['a.wav']; expected a text"),
+        ('{"audio_filepath": "a\\u0000.wav", "text": "x"}', "train.jsonl:1: no such sound file"),
+        ('{"audio_filepath": "loop.wav", "text": "x"}', "train.jsonl:1: no such sound file"),
+        ('{"audio_filepath": "%s.wav", "text": "x"}' % ("a" * 5000), "train.jsonl:1: no such sound file"),
+        ('{"audio_filepath": "a.wav", "text": true}', "train.jsonl:1: text is True; expected a text"),
+        ('{"audio_filepath": "a.wav", "text": "x", "duration": true}', "offset and duration must be seconds"),
+        ('{"audio_filepath": "a.wav", "text": "x", "offset": 0.1}', "starts at 0.10 s, but"),
+        ('{"audio_filepath": "a.wav", "text": "x", "offset": 7}', "starts at 7.00 s, but"),
         ("[1, 2]", "train.jsonl:1: expected one JSON object a line"),
         ("\x00\x01", "train.jsonl:1: expected one JSON object a line"),
     ],
@@ -105,6 +112,7 @@ def test_manifest_tsv_keeps_all_rows(tmp_path):
 def test_manifest_mistakes_have_a_place(tmp_path, line, said):
     corpora.manifest(tmp_path)
     corpora.save(tmp_path / "a.wav", np.ones(1600))
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
     (tmp_path / "train_manifest.json").unlink()
     (tmp_path / "train.jsonl").write_text(line + "\n")
     assert said in refused("manifest", tmp_path, "--corpus-dir", tmp_path)
