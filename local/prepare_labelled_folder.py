@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from local.corpus import clean_id, fetch, finish, names_of, reader_parser
 from local.held_out import LISTS, parse_speakers, speakers_of, split
+from local.used_files import walk
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
 from steps.core.sound import SUFFIXES
@@ -42,16 +43,16 @@ def compile_pattern(pattern):
 
 
 def list_files(root, leave_out=()):
-    """Sound files below a folder, as paths relative to it without suffix -> Path; hidden and _folders are left out.
+    """Sound files below a folder, as paths relative to it without suffix -> Path; links are followed, hidden
+    files and folders and _folders left out.
 
     Args: leave_out: names of folders directly in it that are left out, too.
     """
     files, twice = {}, []
-    for path in sorted(root.rglob("*"), key=lambda path: (_rank(path), path)):
+    found = [Path(path) for _, _, paths in walk(str(root), {str(root / name) for name in leave_out}) for path in paths]
+    for path in sorted(found, key=lambda path: (_rank(path), path)):
         inner = path.relative_to(root)
-        if inner.parts[0] in leave_out:
-            continue
-        if _rank(path) < len(SUFFIXES) and path.is_file() and not any(part[0] in "._" for part in inner.parts[:-1]):
+        if _rank(path) < len(SUFFIXES) and path.is_file() and not any(part[0] == "_" for part in inner.parts[:-1]):
             taken = files.setdefault(inner.with_suffix("").as_posix(), path)
             twice += [(path, taken)] if taken is not path else []
     if twice:

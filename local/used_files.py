@@ -56,6 +56,8 @@ def walk(top: str, leave_out: set[str]) -> Iterable[tuple[str, list[str], list[s
         seen.add(os.path.realpath(folder))
         with os.scandir(folder) as entries:
             found = sorted((e for e in entries if e.name[0] != "." and e.name != "__pycache__"), key=lambda e: e.name)
-        folders = [entry.path for entry in found if entry.is_dir()]
-        yield folder, folders, [entry.path for entry in found if not entry.is_dir()]
+        # of a link that leads to itself is_dir would raise an error
+        folders = [e.path for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
+        inside = set(folders)
+        yield folder, folders, [entry.path for entry in found if entry.path not in inside]
         waiting += reversed(folders)

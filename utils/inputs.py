@@ -70,10 +70,11 @@ def tree(path, leave_out=()):
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in NO_INPUT:
                     continue
-                if entry.is_dir():
+                # of a link that leads to itself is_dir would raise an error
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     waiting.append(entry.path)
                     continue
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     status = entry.stat()
                     yield [entry.path[top:], status.st_size, status.st_mtime_ns]
 

@@ -33,6 +33,18 @@ def test_labelled_folder_says_which_of_two_files_of_one_name_is_taken(tmp_path):
     assert len(audio) == 24 and all(path.endswith(".wav") for path in audio)
 
 
+def test_links_are_followed_and_what_file_managers_leave_is_left_out(tmp_path):
+    corpora.labelled_folder(tmp_path / "sc", takes=1)
+    (tmp_path / "sc/tab").rename(tmp_path / "elsewhere")
+    (tmp_path / "sc/tab").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "sc/bed/up").symlink_to(tmp_path / "sc")
+    (tmp_path / "sc/bed/self").symlink_to("self")
+    for name in (".DS_Store", "._00000000_nohash_0.wav"):
+        (tmp_path / "sc/bed" / name).write_bytes(b"no sound")
+    sets, said = good("labelled_folder", tmp_path, "--corpus-dir", tmp_path / "sc")
+    assert "4 labels: bed, go, tab, turn on" in said and sum(len(utts) for utts in sets.values()) == 24
+
+
 def test_names_that_differ_in_vowel_signs_stay_apart(tmp_path):
     """Signs of Indic scripts and Hebrew points are marks, no letters."""
     labels, speakers = ["\u0915\u093f", "\u0915\u0940", "\u05d1\u05bc", "\u05d1"], ["\u0930\u0940", "\u0930\u0942", "c"]

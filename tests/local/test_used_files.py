@@ -13,7 +13,7 @@ from tests.local.readers import good
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "utils"))
 
-from inputs import changed_files  # noqa: E402
+from inputs import changed_files, tree  # noqa: E402
 
 
 def later(path):
@@ -117,3 +117,13 @@ def test_an_archive_or_no_corpus_at_all_gives_a_list_without_files(work):
     for corpus in ("corpus/text", "nothing"):
         path = write(work, corpus=corpus)
         assert changed_files(str(path)) == [] and len(path.read_text().splitlines()) == 1
+
+
+def test_a_link_that_leads_to_itself_hides_no_other_file(work):
+    (work / "corpus/wav/ann/0").symlink_to("0")
+    (work / "corpus/wav/more").symlink_to(work / "corpus/wav/ann")
+    path = write(work, "corpus/wav/ann/1.wav", "corpus/wav/ann/2.wav")
+    assert changed_files(str(path)) == []
+    assert {"text", "wav/ann/1.wav", "wav/ann/2.wav", "wav/notes"} == {row[0] for row in tree(str(work / "corpus"))}
+    later(work / "corpus/wav/ann/2.wav")
+    assert changed_files(str(path)) == [f"{work}/corpus/wav/ann/2.wav changed"]
