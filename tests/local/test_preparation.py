@@ -310,7 +310,8 @@ def test_the_same_recording_under_two_names_is_refused(tmp_path, capsys):
 def test_stretches_of_a_recording_that_lie_in_each_other_are_refused_across_sets(tmp_path, capsys, limits, same):
     one, two = make(tmp_path, "a", noise(1.0), speaker="s"), make(tmp_path, "b", noise(1.0), speaker="t")
     pair = [
-        dataclasses.replace(u, start_s=a, end_s=b, duration_s=(b or 1.0) - a) for u, (a, b) in zip((one, two), limits)
+        dataclasses.replace(u, start_s=a, end_s=b, duration_s=(b or 1.0) - a)
+        for u, (a, b) in zip((one, two), limits, strict=True)
     ]
     for first, second in (pair, pair[::-1]):
         sets = {"train": [first], "dev": [], "test": [second]}
