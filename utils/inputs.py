@@ -18,7 +18,8 @@ def file_stamp(path):
     """[size, time of the last change in ns] of a file, or None when it is not there."""
     try:
         status = os.stat(path)
-    except OSError:
+    # ValueError: no path can have that name
+    except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]
 
@@ -54,6 +55,17 @@ def foreign_state(path, leave_out=()):
         stamp = file_stamp(path)
         return "absent" if stamp is None else f"{stamp[0]} bytes, {stamp[1]}"
     return f"tree {digest(sorted(tree(path, leave_out)))}"
+
+
+def sound_state(path):
+    """State of the sound files that a wav.scp names: size and time of each, wherever they lie."""
+    stamps, folder = [], os.path.dirname(path)
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            name, _, audio = line.strip().replace("\t", " ").partition(" ")
+            audio = audio.strip()
+            stamps.append([name, file_stamp(os.path.join(folder, audio) if audio.startswith(".") else audio)])
+    return f"sound {digest(stamps)}"
 
 
 def tree(path, leave_out=()):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from inputs import content_of, digest, file_digest, foreign_state, output_record, state_of_version_1
+from inputs import content_of, digest, file_digest, foreign_state, output_record, sound_state, state_of_version_1
 from plan import StageError
 
 # Settings that no result depends on: they may change between an interruption and the next run.
@@ -84,7 +84,7 @@ class Marks:
         """What the task depends on, now.
 
         Args:   task: with commands, conf, needs.   makers: path or "@name" -> the task that makes it.
-                like: an older fingerprint; where it says less of an input (version 0.1), so does this one.
+                like: an older fingerprint; where it says less of an input, so does this one.
         """
         known = like["inputs"] if like else {}
         inputs = {
@@ -93,7 +93,7 @@ class Marks:
         return {
             "command": [[self.plain(word) for word in command] for command in without_parts(task.commands)],
             "conf": {self.plain(path): settings_text(path) for path in task.conf},
-            "inputs": inputs | self.listed(task),
+            "inputs": inputs | self.listed(task) | self.sounds(task, like),
         }
 
     def input_state(self, task, need, makers, like):
@@ -111,6 +111,11 @@ class Marks:
         if os.path.isdir(need):
             return state_of_version_1(need) if (like or "").startswith("folder ") else foreign_state(need, self.ours)
         return foreign_state(need)
+
+    def sounds(self, task, like):
+        """Sound files that a task hears, which no list of used files need name: a data folder may be written by hand."""
+        states = {f"sound of {self.plain(path)}": sound_state(path) for path in task.sounds}
+        return {name: state for name, state in states.items() if not like or name in like["inputs"]}
 
     def listed(self, task):
         """Inputs of a task that writes down which files it used: that list, in place of the folders it needs."""

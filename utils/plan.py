@@ -6,7 +6,7 @@ import shlex
 from jobs import job_pattern
 
 TITLES = ("prepare", "features", "tokenizer", "teacher", "student", "prune", "quantize", "export", "score", "report")
-FIELDS = ("needs", "makes", "conf", "lists", "replaces", "log", "runner", "parallel", "tells")
+FIELDS = ("needs", "makes", "conf", "lists", "sounds", "replaces", "log", "runner", "parallel", "tells")
 NJ, JOB = re.compile(r"\{nj\}"), job_pattern()
 
 
@@ -31,7 +31,7 @@ class Task:
         self.stage, self.name = int(head[0]), head[1]
         fields = self._fields(head[2:])
         self.needs, self.makes, self.conf = fields.get("needs", []), fields.get("makes", []), fields.get("conf", [])
-        self.lists = fields.get("lists", [])
+        self.lists, self.sounds = fields.get("lists", []), fields.get("sounds", [])
         self.tells = "".join(fields.get("tells", []))
         self.replaces, self.log = "".join(fields.get("replaces", [])), "".join(fields.get("log", []))
         self.runner = shlex.split(" ".join(fields.get("runner", [])))

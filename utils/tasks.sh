@@ -160,7 +160,7 @@ cut_task() {
 # Declares the transcribing of set $1 by transcribe_$2.
 hear_task() { # SET with|check
   local by=transcribe_$2 out=$data/transcripts/$1.$2
-  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" "${!by}" --makes "$out/text" --parallel -- \
+  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" "${!by}" --sounds "$data/$1/wav.scp" --makes "$out/text" --parallel -- \
     "JOB=1:{nj}" python3 -m steps.transcribe_data --model "${!by}" --data "$data/$1" --out "$out" --shard JOB --num-shards "{nj}" \
     --num-threads 1 --device "$device" ${transcribe_language:+--language "$transcribe_language"} :then: \
     python3 utils/combine_data_dir.py "$out" --parts "{nj}"

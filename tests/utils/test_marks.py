@@ -294,3 +294,20 @@ def test_only_whole_names_of_places_are_left_out(bench):
     bench.run("--workdir", str(bench.folder), plan=plan)
     printed = bench.run("--workdir", str(bench.folder), plan=[*plan[:-1], "/bx"])[1]
     assert "running" in printed
+
+
+@pytest.mark.parametrize("place", ["./1.wav", "corpus/1.wav", "{folder}/corpus/1.wav"])
+def test_sound_that_a_folder_names_is_noticed_when_it_is_replaced(bench, place):
+    """Of a data folder written by hand, no list of used files tells."""
+    for name in ("corpus/1.wav", "data/1.wav"):
+        bench.write(name, "speech")
+    bench.write("data/wav.scp", f"utt\t {place.format(folder=bench.folder)}\nlost nowhere.wav\nodd \0\n")
+    work = ["sh", "-c", "echo hear >> ran; touch heard"]
+    fields = ["--needs", "data/wav.scp", "--makes", "heard"]
+    old = ["::", "0", "hear", *fields, "--", *work]
+    plan = ["::", "0", "hear", *fields, "--sounds", "data/wav.scp", "--", *work]
+    assert [bench.run(plan=words)[0] for words in (old, plan)] == [["hear"], []]
+    assert bench.run("--force", plan=plan)[0] == ["hear"] and bench.run(plan=plan)[0] == []
+    later(bench.folder / ("data" if place.startswith(".") else "corpus") / "1.wav")
+    ran, printed = bench.run(plan=plan)
+    assert ran == ["hear"] and "sound of data/wav.scp changed" in printed

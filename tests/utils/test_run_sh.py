@@ -312,6 +312,12 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)
     assert any("local/filter_transcripts.py" in line for line in ran)
+    scp = next(bench.recipe.rglob("more/wav.scp"))
+    scp.write_text("utt ./1.wav\n")
+    bench.run(*options, "--stop-stage", "4")
+    (scp.parent / "1.wav").write_text("another recording")
+    heard = [line for line in bench.run(*options, "--stop-stage", "4")[0] if "steps.transcribe_data" in line]
+    assert len(heard) == 2 and all("/more " in line for line in heard)
 
 
 def test_sizes_are_chosen_after_the_features_and_used_by_what_trains(bench):
