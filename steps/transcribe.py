@@ -26,6 +26,8 @@ from typing import TextIO
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, parse_positive, run_main, tell
 from steps.core.datadir import Utterance
 from steps.core.growing_wav import follow_wav
+from steps.core.sound import NotAsked
+from steps.core.tables import counted
 from steps.deploy.live import listen, microphone, until_interrupt
 from steps.deploy.realtime import streaming
 from steps.deploy.recognition import hear, recognise_pieces
@@ -55,7 +57,7 @@ def main(results: TextIO | None = None) -> None:
             raise UserError(f"{args.model}: {what}; leave out {'--graph' if args.graph else option}")
         failed = transcribe(recogniser, args.audio, results or sys.stdout, args.channel, args.damaged == "accept")
     if failed:
-        raise UserError(f"{failed} of {len(args.audio)} files could not be transcribed")
+        raise UserError(f"{failed} of {counted(len(args.audio), 'file')} could not be transcribed")
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,7 +117,10 @@ def transcribe_live(args: argparse.Namespace, results: TextIO) -> None:
             sound = follow_wav(args.follow, convert, args.channel, args.idle_s or IDLE_S, came)
         else:
             sound = microphone(rate_hz, came, resampled)
-        text = listen(recogniser, sound, terminal)
+        try:
+            text = listen(recogniser, sound, terminal)
+        except NotAsked as error:
+            raise UserError(error.by_option) from None
     print(f"{args.follow or 'microphone'}\t{text}", file=results, flush=True)
 
 
@@ -142,7 +147,7 @@ def transcribe(
             if not length_s:
                 raise UserError(f"{path}: shorter than one frame of {recogniser.features.frame_length_ms:g} ms")
         except UserError as error:
-            tell(f"error: {error}")
+            tell(f"error: {error.by_option if isinstance(error, NotAsked) else error}")
             failed += 1
             continue
         text = texts[recogniser.kinds[-1]]

@@ -31,11 +31,23 @@ CHANNELS = (None, "mix", 1, 2)
 PathLike = str | os.PathLike[str]
 
 
-class ManyChannels(UserError):
+class NotAsked(UserError):
+    """A file that is read only where somebody says how: in the preparation of its data folder, or by an option.
+
+    Args: what: is wrong.   setting: of the preparation options, as the remedy.   option: the one in programs that have it.
+    Attributes: by_option: the message of these programs.
+    """
+
+    def __init__(self, what: str, setting: str, option: str):
+        super().__init__(f"{what}{setting} in the preparation options")
+        self.by_option = f"{what}{option}"
+
+
+class ManyChannels(NotAsked):
     """A file of several channels, and nothing says which of them is meant."""
 
 
-class Damaged(UserError):
+class Damaged(NotAsked):
     """Header and content of a file disagree, or it cannot be decoded to its end."""
 
 
@@ -135,8 +147,8 @@ def picker(path: PathLike, channels: int, channel: int | str | None) -> Callable
     if channel == "mix":
         return lambda block: block.mean(axis=1, dtype="float32")
     if channel is None:
-        remedy = "take one of them, or their mean: `sound: {channel: 1}`, 2 or mix in the preparation options"
-        raise ManyChannels(f"{path}: {channels} channels; {remedy} (steps.transcribe: --channel)")
+        what = f"{path}: {channels} channels; take one of them, or their mean: "
+        raise ManyChannels(what, "`sound: {channel: 1}`, 2 or mix", "--channel 1, 2 or mix")
     if not isinstance(channel, int) or channel > channels:
         raise UserError(f"{path}: channel {channel} is asked for, of {channels}")
     return lambda block: block[:, channel - 1]
@@ -221,7 +233,5 @@ def _blocks(path: PathLike, source: Source, first: int, wanted: int | None, dama
 
 
 def _damaged(path: PathLike, what: str) -> Damaged:
-    return Damaged(
-        f"{path}: cut short or damaged: {what}; get it whole, or accept it with "
-        "`sound: {damaged: accept}` in the preparation options (steps.transcribe: --damaged accept)"
-    )
+    what = f"{path}: cut short or damaged: {what}; get it whole, or accept it with "
+    return Damaged(what, "`sound: {damaged: accept}`", "--damaged accept")

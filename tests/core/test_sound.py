@@ -239,8 +239,9 @@ def test_tags_behind_an_mp3_are_no_sound(tmp_path):
 def test_one_of_several_channels_is_chosen_never_assumed(tmp_path):
     left, right = chords(), chords()[::-1]
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), RATE_HZ, "FLOAT")
-    with pytest.raises(ManyChannels, match=r"2 channels; .*channel: 1.*--channel"):
+    with pytest.raises(ManyChannels, match=r"2 channels; .*: 1}`, 2 or mix in the preparation options$") as caught:
         read_sound(tmp_path / "a.wav")
+    assert caught.value.by_option.endswith("or their mean: --channel 1, 2 or mix")
     for channel, wanted in ((1, left), (2, right), ("mix", (left + right) / 2)):
         samples, _ = read_sound(tmp_path / "a.wav", channel=channel)
         assert np.abs(samples - wanted).max() < 1e-7
