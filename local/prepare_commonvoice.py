@@ -44,7 +44,7 @@ def read_set(root, name, problems):
             continue
         speaker = clean_id(client)[:16]  # of 128 digits
         utt_id, audio = f"{speaker}-{clean_id(Path(file_name).stem)}", str((root / "clips" / file_name).resolve())
-        utterances.append(Utterance(utt_id, speaker, " ".join(sentence.split()), audio))
+        utterances.append(Utterance(utt_id, speaker, sentence, audio))
     tell_unused(table, (row for _, row in rows), NEEDED)
     return utterances
 

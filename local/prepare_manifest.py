@@ -83,8 +83,10 @@ def make_utterance(row, folder, where, folders=2, need_text=True):
     speaker = clean_id(str(values["speaker"])) if values["speaker"] != "" else f"{name}{part}"
     start_s = offset_s or 0.0
     end_s = start_s + length_s if length_s else None
-    text = " ".join(str(values["text"]).split())
-    return Utterance(f"{speaker}-{name}{part}", speaker, text, str(audio.resolve()), start_s=start_s, end_s=end_s)
+    # its white space stays: some of it stands inside numbers (local/text.py)
+    return Utterance(
+        f"{speaker}-{name}{part}", speaker, str(values["text"]), str(audio.resolve()), start_s=start_s, end_s=end_s
+    )
 
 
 def read_manifest(path, problems, set_name=None, unlabelled=()):

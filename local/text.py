@@ -3,6 +3,7 @@
 What a language needs stands in HOOKS, one small function each: add yours there.
 """
 
+import functools
 import re
 import unicodedata
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ CHILLUS = dict(zip("\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15", "\u0d7a\u0d7b\u0d7c\u
 CHILLU = re.compile(f"([{''.join(CHILLUS)}])\u0d4d\u200d")
 HALF_U = re.compile("\u0d41\u0d4d(?![\u0d00-\u0d7f])")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# thousands set apart by a blank at which no line ends, or a thin one, as French and others write them
+APART = re.compile("(?<![\\d.,])\\d{1,3}(?:[\u00a0\u2009\u202f]\\d{3})+(?!\\d)")
 # Languages with i and dotless i, whose capitals are other ones than elsewhere.
 DOTLESS = ("tr", "az")
 # Longer runs of digits are said one by one, as those that begin with 0; num2words takes forever with some.
@@ -123,6 +126,9 @@ def _normalise(text, config):
     if replace(config, markers="refuse", map={}) != TextConfig():
         text = text.translate(INVISIBLE).replace("\u2019", "'").replace("\u02bc", "'")
         text = JOINERS.sub(_without_joiners, text)
+    if config.numbers:
+        # NFKC, and the hooks that use it, make ordinary blanks of these
+        text = APART.sub(lambda match: "".join(match[0].split()), text)
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)
     if hook := HOOKS.get(_code(config.language)):
@@ -141,6 +147,18 @@ def _is_punctuation(char, keep):
     return (category[0] in "PS" or category == "Me") and char not in keep
 
 
+def _decimal(number, say):
+    """Words of a decimal number. Args: number: such as 3.50.   say: number -> words, which loses zeros at the end.
+
+    Where decimals are said digit by digit, 3.50 is 3.501 without its last word; others (Polish: fifty hundredths) stay.
+    """
+    if number.endswith("0"):
+        begun = say(float(f"{number}1")).removesuffix(say(1)).rstrip()
+        if begun.endswith(say(0)):
+            return begun
+    return say(float(number))
+
+
 def in_words(number, language):
     """Digits as words. Args: number: such as 25 or 3.5. Raises: UserError for what num2words cannot say."""
     from num2words import num2words  # only here: slow to import, and seldom wanted
@@ -156,8 +174,9 @@ def in_words(number, language):
     remedy = "write it in words, or leave numbers out"
     if "." in plain and _code(language) in NO_DECIMALS:
         raise UserError(f"numbers: true: num2words is wrong about decimals in {language!r}, such as {number}; {remedy}")
+    say = functools.partial(num2words, lang=language)
     try:
-        return num2words(float(plain) if "." in plain else int(plain), lang=language)
+        return _decimal(plain, say) if "." in plain else say(int(plain))
     except NotImplementedError:
         raise UserError(f"numbers: true: num2words has no language {language!r}; leave numbers out") from None
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -148,3 +148,10 @@ def test_an_empty_file_is_called_empty(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"")
     said = refused("manifest", tmp_path, "--corpus-dir", tmp_path)
     assert "a.wav: not a readable sound file (it is empty: 0 bytes)" in said and "PyAV" not in said
+
+
+def test_blanks_inside_numbers_are_still_there_when_these_become_words(tmp_path):
+    write_rows(tmp_path, ("a.wav", "1\u202f000\n euros "))
+    (tmp_path / "options.yaml").write_text("text: {language: fr, numbers: true}\n")
+    sets, _ = good("manifest", tmp_path, "--corpus-dir", tmp_path, "--options", tmp_path / "options.yaml")
+    assert [utt.text for utt in sets["train"]] == ["mille euros"]
