@@ -250,7 +250,7 @@ def write_out(args, kept, dropped):
     counts = Counter(reason.partition(":")[0] for _, reason, _ in dropped)
     shown = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
     if not kept:
-        raise UserError(f"{args.data}: all of {total} transcripts are dropped ({shown}); see {args.options}")
+        raise UserError(f"{args.data}: all of {counted(total, 'transcript')} are dropped ({shown}); see {args.options}")
     facts = {"set": out.name, "transcripts": total, "kept": len(kept), "dropped": dict(counts.most_common())}
     if args.truth:
         texts = {utt.utt_id: utt.text for utt in kept}
@@ -262,7 +262,10 @@ def write_out(args, kept, dropped):
     write_text(out / "dropped.tsv", "".join("\t".join(row) + "\n" for row in dropped))
     write_json(out / "transcripts.json", facts)
     hours = sum(utt.duration_s or 0.0 for utt in kept) / 3600
-    say(f"{out}: kept {len(kept)} of {total} transcripts, {hours:.2f} h" + (f"; dropped {shown}" if shown else ""))
+    say(
+        f"{out}: kept {len(kept)} of {counted(total, 'transcript')}, {hours:.2f} h"
+        + (f"; dropped {shown}" if shown else "")
+    )
 
 
 if __name__ == "__main__":

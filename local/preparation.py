@@ -90,7 +90,7 @@ def prepare_sets(sets, config, out, nj=1, unlabelled=()):
         counts = Counter(reason for owner, _, reason in dropped if owner == name)
         if counts:
             by_reason = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
-            say(f"{name}: dropped {counts.total()} of {len(utterances)} utterances ({by_reason})")
+            say(f"{name}: dropped {counts.total()} of {counted(len(utterances), 'utterance')} ({by_reason})")
         if not kept[name]:
             raise UserError(f"{name}: the preparation options leave no utterance (see the counts above)")
     if dropped or (out / "dropped.tsv").exists():

@@ -17,7 +17,7 @@ from local.corpus import fetch, find_folders, finish, reader_parser
 from local.rows import read_lines
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
-from steps.core.tables import Problem
+from steps.core.tables import Problem, counted
 
 MIRROR = "https://www.openslr.org/resources/33"
 MD5 = "2f494334227864a8a8fec932999db9d8"  # OpenSLR's; it publishes no other checksum
@@ -71,7 +71,7 @@ def main():
             if path.stem in transcripts
         ]
     if without:
-        say(f"{without} recordings have no transcript and are left out")
+        say(f"left out {counted(without, 'recording')} without a transcript")
     finish(sets, problems, args, COUNTS)
 
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.datadir import Utterance, write_data_dir
 from steps.core.outdir import write_text
+from steps.core.tables import counted
 
 # SHA-256 of the default list of sentences, voices and settings. Scores of this corpus compare only while it holds.
 LIST_SHA256 = "b2711a56cdc290497c893785a4399dcff749e78de1bfca0bf0a64a44caef5cdb"
@@ -241,7 +242,8 @@ def write_sets(jobs, paths, out):
         write_data_dir(out / set_name, utterances)
         minutes, speakers = sum(utt.duration_s for utt in utterances) / 60, len({utt.speaker for utt in utterances})
         words = sum(len(utt.text.split()) for utt in utterances)
-        say(f"{set_name}: {len(utterances)} utterances, {words} words, {minutes:.1f} minutes, {speakers} voices")
+        counts = f"{counted(len(utterances), 'utterance')}, {counted(words, 'word')}"
+        say(f"{set_name}: {counts}, {minutes:.1f} minutes, {counted(speakers, 'voice')}")
 
 
 def main():

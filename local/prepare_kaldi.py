@@ -22,7 +22,7 @@ from local.sound import write_flac
 from steps.core.cli import UserError, parse_bool, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.sound import read_sound
-from steps.core.tables import Problem
+from steps.core.tables import Problem, counted
 
 # What Kaldi's own programs read beside.
 UNUSED = ("reco2file_and_channel", "utt2lang", "utt2warp", "spk2warp")
@@ -91,7 +91,7 @@ def main():
             except UserError as error:
                 problems.append(Problem(f"{root / folder}/wav.scp: {utt.utt_id}", str(error)))
     if made:
-        say(f"{len(made)} commands of wav.scp were run; their sound is in {out}/audio")
+        say(f"ran {counted(len(made), 'command')} of wav.scp; the sound is in {out}/audio")
     finish(sets, problems, args)
 
 

@@ -57,7 +57,9 @@ def list_files(root, leave_out=()):
             twice += [(path, taken)] if taken is not path else []
     if twice:
         left_out, taken = twice[0]
-        say(f"{root}: {len(twice)} files are left out for another of that name, e.g. {left_out} for {taken.name}")
+        say(
+            f"{root}: {counted(len(twice), 'file')} left out for another of that name, e.g. {left_out} for {taken.name}"
+        )
     return dict(sorted(files.items()))
 
 
@@ -81,7 +83,7 @@ def read_folder(root, pattern, leave_out=()):
         raise UserError(f"{root}: {shown}; tell the layout with --pattern, such as '{{label}}/{{speaker}}_{{take}}'")
     if others:
         text = "do not fit the pattern and are left out, e.g."
-        say(f"{root}: {len(others)} of {len(files)} files {text} {others[0]}")
+        say(f"{root}: {len(others)} of {counted(len(files), 'file')} {text} {others[0]}")
     for what, values in (("label", [utt.text for utt in found.values()]), ("speaker", speakers_of(found.values()))):
         say(f"{root}: {counted(len(set(values)), what)}: {names_of(values)}")
     return found
@@ -97,7 +99,9 @@ def read_unlabelled(folder, pattern):
         speaker = clean_id((match and match.groupdict().get("speaker")) or f"{folder.name}/{name}")
         utterances.append(Utterance(f"{speaker}-{clean_id(name)}", speaker, "", str(files[name].resolve())))
     if others := sum(match is None for match in matches.values()):
-        say(f"{folder}: {others} of {len(files)} files do not fit the pattern: each counts as a speaker of its own")
+        say(
+            f"{folder}: {others} of {counted(len(files), 'file')} do not fit the pattern: each counts as a speaker of its own"
+        )
     return utterances
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from steps.core.cli import UserError, say
-from steps.core.tables import Problem
+from steps.core.tables import Problem, counted
 
 # Columns that change what a row means: those that a reader does not use are named. In small letters.
 MATTERS = {
@@ -62,7 +62,7 @@ def read_rows(path: Path, problems: list[Problem], needed: Sequence[str] = ()) -
             if missing := [name for name in needed if name not in header]:
                 raise UserError(f"{where}: no column {missing[0]}; the columns are: {', '.join(header)}")
         elif len(fields) != len(header):
-            problems.append(Problem(where, f"{len(fields)} fields, expected {len(header)}"))
+            problems.append(Problem(where, f"{counted(len(fields), 'field')}, expected {len(header)}"))
         else:
             yield where, dict(zip(header, fields, strict=True))
 

@@ -21,6 +21,7 @@ from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse
 from steps.core.config import load_config
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import atomic_file
+from steps.core.tables import counted
 from steps.data.augment import augment_wave
 from steps.data.features import utterance_samples
 from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
@@ -38,7 +39,7 @@ def main() -> None:
         made += [make_copy(utt, prefix, copy, augment, args, out / "audio" / args.set) for utt in utterances]
     write_data_dir(out / args.set, made)
     hours = sum(utt.duration_s or 0 for utt in made) / 3600
-    say(f"{out / args.set}: {len(made)} utterances, {hours:.2f} h, from {len(utterances)} of {args.data}")
+    say(f"{out / args.set}: {counted(len(made), 'utterance')}, {hours:.2f} h, from {len(utterances)} of {args.data}")
 
 
 def parse_args() -> argparse.Namespace:

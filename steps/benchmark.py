@@ -19,6 +19,7 @@ from steps.core.datadir import read_data_dir
 from steps.core.exports import is_exported
 from steps.core.outdir import write_json
 from steps.core.provenance import without_work_folder
+from steps.core.tables import counted
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
 
 
@@ -29,7 +30,9 @@ def main() -> None:
     if wrong:
         raise UserError(f"{', '.join(wrong)}: not an exported folder; name the export/ in it")
     utterances = sample_utterances(read_data_dir(args.data, need_text=False), args.max_utterances, args.seed)
-    say(f"{len(folders)} models, {len(utterances)} utterances of {args.data}, {args.repeats} repeats")
+    say(
+        f"{counted(len(folders), 'model')}, {counted(len(utterances), 'utterance')} of {args.data}, {args.repeats} repeats"
+    )
     if args.reference and args.reference not in folders:
         raise UserError(f"--reference: {args.reference!r} is not among the models{nearest(args.reference, folders)}")
     result = benchmark(folders, utterances, args.repeats, args.seed, args.reference)

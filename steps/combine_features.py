@@ -20,7 +20,7 @@ from steps.core.datadir import read_data_dir
 from steps.core.outdir import write_json
 from steps.core.places import Places
 from steps.core.shards import add_shard_options, merge_tables
-from steps.core.tables import Problem, byte_order, raise_problems, write_table
+from steps.core.tables import Problem, byte_order, counted, raise_problems, write_table
 from steps.data.archives import PartSettings, load_feature_matrix
 
 REMEDY = "run steps.extract_features again for every part"
@@ -112,7 +112,7 @@ def main() -> None:
     write_table(data / "utt2num_frames", frames)
     write_table(data / "feats.scp", places)
     remove_stale_shards(feats, args.num_shards)
-    say(f"{len(places)} utterances, {sum(map(int, frames.values()))} frames: {data}/feats.scp")
+    say(f"{counted(len(places), 'utterance')}, {sum(map(int, frames.values()))} frames: {data}/feats.scp")
 
 
 if __name__ == "__main__":

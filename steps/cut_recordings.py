@@ -22,6 +22,7 @@ import numpy as np
 from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse_count, parse_finite, run_main, say
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_text
+from steps.core.tables import counted
 from steps.data.features import utterance_features
 from steps.data.tokenizer import Tokenizer
 from steps.deploy.runtimes import frame_recogniser
@@ -59,7 +60,7 @@ def main() -> None:
                 scores.append((piece.utt_id, "-" if score is None else f"{score:.3f}"))
         if time.monotonic() - reported_s >= 10:
             reported_s = time.monotonic()
-            say(f"utterance {number}/{len(utterances)}, {len(pieces)} pieces")
+            say(f"utterance {number}/{len(utterances)}, {counted(len(pieces), 'piece')}")
     if not pieces:
         raise UserError(f"{args.data}: nothing is left ({dropped[0][0]}: {dropped[0][1]}; ...)")
     if args.whole and len(pieces) == len(utterances):
@@ -172,7 +173,9 @@ def tell(
 ) -> None:
     """Say how many pieces there are, how well they fit and how many were dropped."""
     hours = sum(piece.duration_s or 0 for piece in pieces) / 3600
-    say(f"{args.out}: {len(pieces)} pieces, {hours:.2f} h, from {len(utterances)} utterances of {args.data}")
+    say(
+        f"{args.out}: {counted(len(pieces), 'piece')}, {hours:.2f} h, from {counted(len(utterances), 'utterance')} of {args.data}"
+    )
     known = sorted(float(score) for _, score in scores if score != "-")
     if known:
         low, middle = known[len(known) // 20], known[len(known) // 2]

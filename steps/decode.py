@@ -29,6 +29,7 @@ from steps.core.datadir import read_data_dir
 from steps.core.exports import has_units_of_a_hub, model_hashes
 from steps.core.outdir import write_json
 from steps.core.shards import add_shard_options, own_part
+from steps.core.tables import counted
 from steps.deploy.realtime import RealTime, TimedRecogniser, describe_summary, streaming
 from steps.deploy.recognition import DecodeConfig, decode_all, hear, open_inputs, write_hypotheses
 from steps.deploy.runtimes import RUNTIMES, Recogniser, load_recogniser, runtime_of, versions
@@ -60,7 +61,9 @@ def main() -> None:
             live = RealTime(cast(TimedRecogniser, recogniser))
             recogniser = cast(Recogniser, live)
             inputs = functools.partial(hear, recogniser, cut=False)
-        say(f"decoding {len(utterances)} utterances of {args.data} with {args.model} by {runtime} on {device}")
+        say(
+            f"decoding {counted(len(utterances), 'utterance')} of {args.data} with {args.model} by {runtime} on {device}"
+        )
         hyps, seconds = decode_all(recogniser, utterances, inputs)
     facts = {
         "files": files,

@@ -16,6 +16,7 @@ from typing import Any
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import write_json, write_text
+from steps.core.tables import counted
 from steps.data.statistics import format_page, format_text, measure_audio, summarise
 
 
@@ -50,7 +51,7 @@ def measure_all(utterances: Sequence[Utterance]) -> tuple[list[dict[str, Any]], 
         except UserError as error:
             bad.append(f"{utt.utt_id}: {error}")
         if time.monotonic() - reported_s >= 10:
-            say(f"{len(audio) + len(bad)} of {len(utterances)} utterances")
+            say(f"{len(audio) + len(bad)} of {counted(len(utterances), 'utterance')}")
             reported_s = time.monotonic()
     return audio, bad
 

@@ -23,7 +23,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import atomic_file, write_text
 from steps.core.shards import add_shard_options, own_part
 from steps.core.sound import sound_info
-from steps.core.tables import Problem, raise_problems
+from steps.core.tables import Problem, counted, raise_problems
 from steps.data.archives import PartSettings
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
@@ -60,7 +60,7 @@ def write_shard(
         out = "`filter: {min_s: 0.1, sets: [train, dev, test]}` in the preparation options, or utils/subset_data_dir.py"
         raise_problems(problems, f"mend these sound files or leave the utterances out: {out}")
     if len(places) != len(utterances):
-        raise UserError(f"{ark}: {len(utterances)} utterances went in, {len(places)} came out")
+        raise UserError(f"{ark}: {counted(len(utterances), 'utterance')} went in, {len(places)} came out")
     write_text(ark.with_suffix(".scp"), "".join(places))
     write_text(ark.with_name(f"utt2num_frames.{shard}"), "".join(frames))
     return progress.frames
@@ -95,7 +95,9 @@ def main() -> None:
     config = load_config(FeatureConfig, args.config)
     utterances = read_data_dir(args.data, need_text=False)
     own = own_part(parser, args, utterances)
-    say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
+    say(
+        f"{args.data}: {counted(len(utterances), 'utterance')}, {len(own)} of them in part {args.shard} of {args.num_shards}"
+    )
     tell_rates(own, config)
     settings = Path(args.out) / f"settings.{args.shard}.yaml"
     for path in (Path(args.data) / "feats.scp", Path(args.data) / "utt2num_frames", settings):
@@ -103,7 +105,7 @@ def main() -> None:
     frames = write_shard(own, config, args.out, args.shard, args.compress)
     save_config(settings, PartSettings(config, args.compress))
     ark = Path(args.out) / f"feats.{args.shard}.ark"
-    say(f"{len(own)} utterances, {frames} frames, {ark.stat().st_size / 1e6:.1f} MB: {ark}")
+    say(f"{counted(len(own), 'utterance')}, {counted(frames, 'frame')}, {ark.stat().st_size / 1e6:.1f} MB: {ark}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from steps.core.config import load_config, to_dict
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.outdir import atomic_file
 from steps.core.shards import add_shard_options, own_part
+from steps.core.tables import counted
 from steps.data.archives import load_feature_matrix, read_feats_scp
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
@@ -159,7 +160,9 @@ def main() -> None:
     device = distributed.start(args.device, args.num_threads, False)
     utterances = read_data_dir(args.data, check_audio=False, need_text=False)
     own = own_part(parser, args, utterances)
-    say(f"{args.data}: {len(utterances)} utterances, {len(own)} of them in part {args.shard} of {args.num_shards}")
+    say(
+        f"{args.data}: {counted(len(utterances), 'utterance')}, {len(own)} of them in part {args.shard} of {args.num_shards}"
+    )
     out, folders = Path(args.out), args.teacher.split(",")
     forget_others(out, len(folders), args.shard)
     for number, folder in enumerate(folders, start=1):
@@ -174,7 +177,7 @@ def main() -> None:
         # it would no longer tell the truth
         (out / FILE).unlink(missing_ok=True)
         write_part(path, description, teacher, own, hear, device)
-        say(f"{len(own)} utterances, {path.stat().st_size / 1e3:.1f} kB: {path}")
+        say(f"{counted(len(own), 'utterance')}, {path.stat().st_size / 1e3:.1f} kB: {path}")
     if args.num_shards == 1:
         say(combine(out, args.data, 1))
 

@@ -119,7 +119,7 @@ def spell_model(model: NGram, recogniser: CtcRecogniser, args: argparse.Namespac
     words = [word for (word,) in model.probs[0] if word not in ("<s>", "</s>", "<unk>")]
     found = spell(words, args.export, recogniser.tokens, recogniser.blank_id, args.lexicon)
     if found.lacking:
-        what = f"{len(found.lacking)} of {len(words)} words of {args.lm} cannot be spelled in tokens and are left out"
+        what = f"{len(found.lacking)} of {counted(len(words), 'word')} of {args.lm} cannot be spelled in tokens and are left out"
         say(f"{what}: {' '.join(found.lacking[:SHOWN])}{' ...' if len(found.lacking) > SHOWN else ''}")
     return found
 

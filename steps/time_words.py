@@ -22,6 +22,7 @@ from steps.core.cli import UserError, make_parser, parse_count, run_main, say
 from steps.core.datadir import read_data_dir
 from steps.core.exports import folder_kind, model_hashes
 from steps.core.outdir import write_json
+from steps.core.tables import counted
 from steps.data.feature_config import FeatureConfig
 from steps.deploy.export import use_chunk
 from steps.deploy.recognition import open_inputs
@@ -89,7 +90,9 @@ def main() -> None:
     facts: dict[str, Any] = {"files": model_hashes(args.model), "reference": Path(args.reference).resolve().name}
     facts |= {"utterances": right, "of": len(utterances), "words": len(outs_ms), "chunk_ms": own.chunk * FRAME_MS}
     write_json(args.out, facts | {"peak_ms": percentiles(peaks_ms), "out_ms": percentiles(outs_ms)})
-    say(f"{len(outs_ms)} words of {right} of {len(utterances)} utterances, chunks of {facts['chunk_ms']} ms")
+    say(
+        f"{counted(len(outs_ms), 'word')} of {right} of {counted(len(utterances), 'utterance')}, chunks of {facts['chunk_ms']} ms"
+    )
     if not right:
         say(f"{args.model} recognises no utterance of {args.data} without an error: nothing to time")
         return

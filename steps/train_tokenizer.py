@@ -15,6 +15,7 @@ from pathlib import Path
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, save_config
 from steps.core.datadir import read_data_dir
+from steps.core.tables import counted
 from steps.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from steps.data.units import tokenizer_of
 
@@ -39,7 +40,7 @@ def main() -> None:
     add_common(parser, out="folder of the tokenizer")
     args = parser.parse_args()
     texts = [utt.text for utt in read_data_dir(args.data, check_audio=False)]
-    say(f"{args.data}: {len(texts)} transcripts, {sum(len(text.split()) for text in texts)} words")
+    say(f"{args.data}: {counted(len(texts), 'transcript')}, {sum(len(text.split()) for text in texts)} words")
     tokenizer, what = make(args, texts)
     if unknown := tokenizer.unknown_characters(texts):
         shown = ", ".join(f"{char!r} {count} times" for char, count in unknown.most_common(10))

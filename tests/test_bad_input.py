@@ -654,7 +654,7 @@ def test_unknown_characters_and_short_utterances_are_counted(world, capsys):
     assert run(*train(world))[0] == 0
     said = capsys.readouterr().out
     assert "2 characters are not in the tokenizer and count as <unk>: 'z' 2 times" in said
-    assert "left out 1 utterances with no room for their transcript: s-2" in said
+    assert "left out 1 utterance with no room for their transcript: s-2" in said
     assert "train: 3 utterances" in said
 
 

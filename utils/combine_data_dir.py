@@ -28,6 +28,7 @@ from steps.core.tables import (
     TO_THE_END,
     Problem,
     Table,
+    counted,
     raise_problems,
     show_counts,
     write_folder,
@@ -140,7 +141,7 @@ def main():
     for name in sorted(left_out):
         say(f"left out {name}: not every folder has it")
     write_folder(args.dest, merged)
-    say(f"{args.dest}: {show_counts(merged)}, from {len(folders)} folders")
+    say(f"{args.dest}: {show_counts(merged)}, from {counted(len(folders), 'folder')}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from steps.core.cli import UserError, make_parser, parse_bool, run_main, say
 from steps.core.datacheck import audio_problems, find_problems
-from steps.core.tables import SHOWN, Problem, raise_problems, read_folder, select, show_counts, spk2utt, write_folder
+from steps.core.tables import (
+    SHOWN,
+    Problem,
+    counted,
+    raise_problems,
+    read_folder,
+    select,
+    show_counts,
+    spk2utt,
+    write_folder,
+)
 
 
 def fix(folder, audio, need_text):
@@ -68,7 +78,7 @@ def main():
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: exists and is not empty; name another folder")
     write_folder(out, after)
-    say(f"{out}: {show_counts(after)}; left out {dropped} of {len(before['utt2spk'])} utterances")
+    say(f"{out}: {show_counts(after)}; left out {dropped} of {counted(len(before['utt2spk']), 'utterance')}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from steps.core.cli import UserError, make_parser, parse_count, run_main, say
 from steps.core.datadir import SOUND_FILE, validate_data_dir
 from steps.core.outdir import write_text
-from steps.core.tables import byte_order, select, show_counts, spk2utt, write_folder
+from steps.core.tables import byte_order, counted, select, show_counts, spk2utt, write_folder
 
 
 def deal(sizes, folds):
@@ -45,7 +45,9 @@ def main():
     tables = validate_data_dir(args.source, allow_pipes=True, need_text=False, spk_sort=False)
     speakers = {speaker: utts.split() for speaker, utts in spk2utt(tables["utt2spk"]).items()}
     if len(speakers) < args.folds:
-        raise UserError(f"{args.source}: {len(speakers)} speakers cannot make {args.folds} folds that share none")
+        raise UserError(
+            f"{args.source}: {counted(len(speakers), 'speaker')} cannot make {args.folds} folds that share none"
+        )
     lengths = tables.get("utt2dur") or dict.fromkeys(tables["utt2spk"], 1)
     sizes = {speaker: sum(float(lengths[utt]) for utt in utts) for speaker, utts in speakers.items()}
     folds = deal(sizes, args.folds)

@@ -14,7 +14,7 @@ from local.corpus import fetch, finish, reader_parser
 from local.rows import read_lines
 from steps.core.cli import run_main
 from steps.core.datadir import Utterance
-from steps.core.tables import Problem
+from steps.core.tables import Problem, counted
 
 SETS = ("train", "dev", "test")  # as train_set, dev_set and test_sets in recipe.sh say
 
@@ -25,7 +25,7 @@ def read_utterances(corpus_dir, set_name, problems, need_text=True):
         fields = line.split("\t")
         if len(fields) != 4 and (need_text or len(fields) != 3):
             problems.append(
-                Problem(where, f"{len(fields)} fields; expected id, speaker, file, text, separated by tabs")
+                Problem(where, f"{counted(len(fields), 'field')}; expected id, speaker, file, text, separated by tabs")
             )
             continue
         utt_id, speaker, audio, *texts = fields

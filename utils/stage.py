@@ -5,9 +5,9 @@
 
 A task is `:: STAGE NAME [fields] -- COMMAND... [:then: COMMAND...]`. Fields: --needs FILES, --makes FILES, --conf FILES
 (compared by content), --lists FILES (which files it used, written by the task; else all below the folders it needs count),
---sounds FILES (each a wav.scp: the sound files it names count, too), --replaces DIR (a finished folder is moved to DIR.old-n, never deleted), --log FILE, --tells FILE (text shown when the task has
-ended), --runner 'OPTIONS', --parallel [N] (may run beside its neighbours of the same stage, N or as many as --nj at a time). A
-need `@name` is a whole task.
+--sounds FILES (each a wav.scp: the sound files it names count, too), --replaces DIR (a finished folder is moved to DIR.old-n,
+never deleted), --log FILE, --tells FILE (text shown when the task has ended), --runner 'OPTIONS', --parallel [N] (may run beside
+its neighbours of the same stage, N or as many as --nj at a time). A need `@name` is a whole task.
 `{nj}` in a command is the number of jobs, not fingerprinted; a command that begins with JOB=1:{nj} is an array, in which JOB is
 the number of the job. In the names of folders (--exp, --workdir, --verbatim) both are only text.
 

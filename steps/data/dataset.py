@@ -11,6 +11,7 @@ import torch
 
 from steps.core.cli import MissingInput, UserError, say
 from steps.core.datadir import Utterance
+from steps.core.tables import counted
 from steps.data.archives import check_feature_settings, load_feature_matrix
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import utterance_features
@@ -170,10 +171,10 @@ def count_frames(duration_s: np.ndarray, config: FeatureConfig) -> np.ndarray:
 
 def report_dataset(name: str, dataset: SpeechDataset) -> None:
     """Say what was read, and what was left out and why."""
-    say(f"{name}: {len(dataset)} utterances, {dataset.hours:.2f} h from {dataset.folder}")
+    say(f"{name}: {counted(len(dataset), 'utterance')}, {dataset.hours:.2f} h from {dataset.folder}")
     if dataset.dropped:
         shown = ", ".join(dataset.dropped[:5]) + (", ..." if len(dataset.dropped) > 5 else "")
-        say(f"{name}: left out {len(dataset.dropped)} utterances with no room for their transcript: {shown}")
+        say(f"{name}: left out {counted(len(dataset.dropped), 'utterance')} with no room for their transcript: {shown}")
     if dataset.unknown:
         shown = ", ".join(f"{char!r} {count} times" for char, count in dataset.unknown.most_common(10))
         say(f"{name}: {dataset.unknown.total()} characters are not in the tokenizer and count as <unk>: {shown}")

@@ -9,6 +9,7 @@ import numpy as np
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
+from steps.core.tables import counted
 from steps.data.labels import FILE, REMEDY, Labels, part_name
 
 PART = re.compile(r"labels\.([1-9]\d*)\.([1-9]\d*)\.bin")
@@ -64,4 +65,4 @@ def combine(out: str | Path, data: str | Path, num_parts: int) -> str:
         (out / name).unlink()
     write_json(out / FILE, {"format": 1, "teachers": teachers, "parts": num_parts, "files": files})
     size = sum(facts["bytes"] for facts in files.values()) / 1e3
-    return f"{len(utt_ids)} utterances, {hours:.2f} h, {size:.1f} kB, {size / max(hours, 1e-9):.1f} kB per hour: {out}"
+    return f"{counted(len(utt_ids), 'utterance')}, {hours:.2f} h, {size:.1f} kB, {size / max(hours, 1e-9):.1f} kB per hour: {out}"

@@ -67,7 +67,7 @@ def open_inputs(
     missing = [utt.utt_id for utt in utterances if utt.utt_id not in table]
     if missing:
         some = " ".join(missing[:10])
-        raise UserError(f"{scp}: {len(missing)} utterances are missing: {some}; extract features again")
+        raise UserError(f"{scp}: {counted(len(missing), 'utterance')} missing: {some}; extract features again")
     return lambda utt: iter(cut_features(load_feature_matrix(table[utt.utt_id]), config))
 
 
@@ -162,7 +162,9 @@ def decode_all(
             reported_s = time.monotonic()
             say(f"utterance {number}/{len(utterances)}")
     if len(hyps["greedy"]) != len(utterances):
-        raise UserError(f"{len(utterances)} utterances in, {len(hyps['greedy'])} hypotheses out: an id occurs twice")
+        raise UserError(
+            f"{counted(len(utterances), 'utterance')} in, {len(hyps['greedy'])} hypotheses out: an id occurs twice"
+        )
     if empty:
         say(
             f"{counted(len(empty), 'utterance')} shorter than one frame, recognised as empty: {' '.join(empty[:SHOWN])}"

@@ -9,6 +9,7 @@ from typing import IO
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.outdir import atomic_file
+from steps.core.tables import counted
 from steps.lm.ngram import BEGIN, END, NEVER, NGram
 
 MOST_ORDER = 6
@@ -112,9 +113,9 @@ def _read_ngram(reader: _Lines, line: bytes, length: int, model: NGram) -> None:
         prob, gram = float(fields[0]), tuple(fields[1 : length + 1])
         backoff = float(fields[length + 1]) if len(fields) == length + 2 else 0.0
     except (UnicodeDecodeError, ValueError, IndexError):
-        raise reader.error(f"expected a number, {length} words and a back-off weight") from None
+        raise reader.error(f"expected a number, {counted(length, 'word')} and a back-off weight") from None
     if len(gram) != length or len(fields) > length + 2 or any(len(word.split()) != 1 for word in gram):
-        raise reader.error(f"expected {length} words")
+        raise reader.error(f"expected {counted(length, 'word')}")
     if not -math.inf < prob <= 0 or not -LARGEST_BACKOFF <= max(backoff, NEVER) <= LARGEST_BACKOFF:
         raise reader.error("a log10 probability above 0, or a weight that is none")
     if gram in model.probs[length - 1]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jiwer
 
+from steps.core.tables import counted
 from steps.scoring.wer import ErrorCounts, UtteranceErrors, format_wer_line, normalise, pool
 
 _OPS = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
@@ -38,7 +39,9 @@ def format_errors(
     Args:   refs, hyps: id -> text.   speakers: id -> speaker.   counts: word errors of the utterances, in that order.
     """
     right = sum(count.errors == 0 for count in counts)
-    parts = [f"{format_wer_line(pool(counts), rate)}\n{right} of {len(counts)} utterances right; the others:\n"]
+    parts = [
+        f"{format_wer_line(pool(counts), rate)}\n{right} of {counted(len(counts), 'utterance')} right; the others:\n"
+    ]
     confusions: collections.Counter[tuple[str, str, str]] = collections.Counter()
     for count in counts:
         if count.errors == 0:

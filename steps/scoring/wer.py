@@ -14,7 +14,7 @@ from pathlib import Path
 from rapidfuzz.distance import Levenshtein
 
 from steps.core.cli import UserError
-from steps.core.tables import read_table
+from steps.core.tables import counted, read_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def check_same_ids(refs: Mapping[str, str], hyps: Mapping[str, str]) -> None:
         ids = [utt_id for utt_id in there if utt_id not in other]
         if ids:
             more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-            problems.append(f"{len(ids)} utterances {what}: {' '.join(ids[:10])}{more}")
+            problems.append(f"{counted(len(ids), 'utterance')} {what}: {' '.join(ids[:10])}{more}")
     if problems:
         raise UserError("; ".join(problems))
 

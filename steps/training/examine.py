@@ -8,6 +8,7 @@ from steps.core.cli import UserError, say
 from steps.core.copies import is_copy
 from steps.core.outdir import write_json
 from steps.core.sound import sound_info
+from steps.core.tables import counted
 from steps.data.dataset import SpeechDataset
 from steps.data.tokenizer import Tokenizer
 from steps.models.asr_model import AsrModel
@@ -46,7 +47,9 @@ def examine(
         folder / FILE,
         {"findings": [dataclasses.asdict(one) for one in findings], **looked_at, "recognised": RECOGNISED},
     )
-    say(f"on its own training set: {facts.train.error:.2f} % {facts.rate} ({len(facts.train.tokens)} utterances)")
+    say(
+        f"on its own training set: {facts.train.error:.2f} % {facts.rate} ({counted(len(facts.train.tokens), 'utterance')})"
+    )
     for one in findings:
         say(f"{'warning' if one.serious else 'note'}: {one.text}")
     return findings

@@ -77,7 +77,7 @@ BAD = {
     "a new word": (GOOD.replace("a b", "a c"), ":15: an n-gram whose beginning or last word"),
     "a new beginning": (GOOD.replace("a b", "c a"), ":15: an n-gram whose beginning"),
     "words missing": (GOOD.replace("a b", "a"), ":15: expected 2 words"),
-    "a blank within": (GOOD.replace("   b", "   b\u00a0c"), ":11: expected 1 words"),
+    "a blank within": (GOOD.replace("   b", "   b\u00a0c"), ":11: expected 1 word"),
     "the end within": (GOOD.replace("a b", "</s> a"), ":15: <s> or </s> in the middle"),
     "no end": (GOOD.replace("</s>", "c"), "not among the 1-grams"),
 }

@@ -28,7 +28,7 @@ def test_labelled_folder_says_which_of_two_files_of_one_name_is_taken(tmp_path):
     first = tmp_path / "sc/tab/00000000_nohash_0.wav"
     corpora.save(first.with_suffix(".ogg"), corpora.whistle(["TAB"], 0))
     sets, said = good("labelled_folder", tmp_path, "--corpus-dir", tmp_path / "sc")
-    assert f"1 files are left out for another of that name, e.g. {first.with_suffix('.ogg')} for {first.name}" in said
+    assert f"1 file left out for another of that name, e.g. {first.with_suffix('.ogg')} for {first.name}" in said
     audio = [utt.audio for utts in sets.values() for utt in utts]
     assert len(audio) == 24 and all(path.endswith(".wav") for path in audio)
 

@@ -75,7 +75,7 @@ def test_aishell_is_characters_and_says_what_has_no_transcript(tmp_path, archive
     corpora.aishell(tmp_path, archives)
     sets, said = good("aishell", tmp_path, "--corpus-dir", tmp_path / "data_aishell", *PART)
     assert sizes(sets) == {"train": (8, 3), "dev": (6, 2), "test": (6, 2)}
-    assert "1 recordings have no transcript" in said
+    assert "left out 1 recording without a transcript" in said
     assert {utt.text for utt in sets["dev"]} == {"而对楼市", "成交抑制作用", "最大的限购"}
     assert sets["dev"][0].utt_id == "S0724-BAC009S0724W0122"
 

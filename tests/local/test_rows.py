@@ -78,7 +78,7 @@ def test_a_quotation_over_several_lines_swallows_no_row_in_silence(tmp_path, nam
     [
         ("tsv", "a\tb\nx\ty\tz\n1\t2\n", "2: 3 fields, expected 2"),
         ("csv", 'a,b\n"x"y,z\n1,2\n', "2: "),
-        ("csv", "a,b\nx\n1,2\n", "2: 1 fields, expected 2"),
+        ("csv", "a,b\nx\n1,2\n", "2: 1 field, expected 2"),
         ("jsonl", '{"a": 1, "a": 2}\n{"a": 1}\n', "1: expected one JSON object a line, no key twice"),
         ("jsonl", '{"a": NaN}\n{"a": 1}\n', "1: expected one JSON object a line"),
         ("jsonl", '[{"a": 1}]\n{"a": 1}\n', "1: expected one JSON object a line"),

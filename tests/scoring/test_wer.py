@@ -66,7 +66,7 @@ def test_character_rate_sees_word_boundaries_and_no_extra_blanks():
 
 
 def test_missing_and_extra_utterances_are_listed():
-    with pytest.raises(UserError, match="1 utterances without a hypothesis: b; 1 utterances without a reference: c"):
+    with pytest.raises(UserError, match="1 utterance without a hypothesis: b; 1 utterance without a reference: c"):
         count_errors({"a": "x", "b": "x"}, {"a": "x", "c": "x"})
 
 
