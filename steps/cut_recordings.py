@@ -23,7 +23,7 @@ from steps.core.cli import UserError, add_common, make_parser, parse_bool, parse
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_text
 from steps.core.tables import counted
-from steps.data.features import utterance_features
+from steps.data.features import TooShort, utterance_features
 from steps.data.tokenizer import Tokenizer
 from steps.deploy.runtimes import frame_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser, load_tokenizer
@@ -121,7 +121,10 @@ def cut(
     """Cut one utterance. Returns: list of (Utterance, score or None).   Raises: CannotAlign; UserError."""
     if utt.speed != 1.0:
         raise UserError(f"{utt.utt_id}: a copy at another speed; cut first, then change the speed")
-    feats = utterance_features(utt, recogniser.features).numpy()
+    try:
+        feats = utterance_features(utt, recogniser.features).numpy()
+    except TooShort:
+        raise CannotAlign("less than one frame of sound") from None
     frame_s = recogniser.features.frame_shift_ms / 1000
     seconds = len(feats) * frame_s
     if seconds <= args.max_s:

@@ -55,6 +55,19 @@ class ToneRecogniser:
         return levels - np.log(np.exp(levels).sum(axis=1, keepdims=True))
 
 
+def test_what_does_not_fill_a_frame_is_listed_and_ends_nothing(bench, tmp_path):
+    words = ["abc", "ab", "ca"] * 4
+    bench(words, [0.4] * 12, "--max-s", 3)
+    soundfile.write(tmp_path / "click.wav", np.ones(160), RATE)
+    utterances = read_data_dir(tmp_path / "in")
+    utterances.append(Utterance("s-0", "s", "ab", str(tmp_path / "click.wav"), end_s=0.01, duration_s=0.01))
+    write_data_dir(tmp_path / "in", utterances)
+    before = read_data_dir(tmp_path / "out")
+    program.main()
+    assert read_data_dir(tmp_path / "out") == before
+    assert (tmp_path / "out/dropped.tsv").read_text() == "s-0\tless than one frame of sound\n"
+
+
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """Function (words, pauses, options) -> folder written; limits of the words; the recogniser."""

@@ -16,6 +16,10 @@ from steps.data.feature_config import FeatureConfig
 MOST_TAPS = 20_000_000
 
 
+class TooShort(UserError):
+    """Sound that does not fill one frame."""
+
+
 def load_audio(
     path: str,
     sample_rate_hz: int,
@@ -148,4 +152,4 @@ def utterance_features(
         return compute_features(samples, config)
     except ValueError:
         seconds = len(samples) / config.sample_rate_hz
-        raise UserError(f"{utt.audio}: utterance {utt.utt_id} has {seconds:.3f} s, less than one frame") from None
+        raise TooShort(f"{utt.audio}: utterance {utt.utt_id} has {seconds:.3f} s, less than one frame") from None
