@@ -117,17 +117,23 @@ check_settings() {
     [[ " ${models[*]} " == *" $word "* ]] || usage_error "streaming: no model $word in the chain$(nearest_name "$word" "${models[@]}")"
   done
   [[ -z $streaming || -n ${chunks// /} ]] || usage_error "chunks is empty; name the length of at least one, in ms"
-  for word in $chunks; do
-    # as steps/models/streaming.py takes them
-    [[ $word =~ ^[1-9][0-9]{1,3}$ && $((word % 40)) == 0 && $word -le 8000 ]] ||
-      usage_error "chunks: '$word' is not a multiple of 40 (ms), at most 8000"
-  done
+  check_chunks
   [[ $lexicon == false ]] || word_list=("$data/words.txt")
   [[ $one_of == false ]] || label_list=("$data/labels.txt")
   check_sherpa
   plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
   word=${cmd%% *}
   [[ -f $word ]] || command -v "$word" >/dev/null || usage_error "--cmd: no program $word here"
+}
+
+# Refuses lengths of chunks that no model can have, by the two numbers that steps/models/streaming.py tells.
+check_chunks() {
+  local word step most
+  step=$(sed -n 's/^FRAME_MS = //p' steps/models/streaming.py) most=$(sed -n 's/^LONGEST_CHUNK_MS = //p' steps/models/streaming.py)
+  for word in $chunks; do
+    [[ $word =~ ^[1-9][0-9]{1,5}$ && $((word % step)) == 0 && $word -le $most ]] ||
+      usage_error "chunks: '$word' is not a multiple of $step (ms), at most $most"
+  done
 }
 
 # Refuses features that sherpa-onnx does not compute (steps/deploy/runtimes/sherpa.py) before anything is trained.

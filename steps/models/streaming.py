@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from steps.core.config import LATER, check
 
-# of an encoder frame
+# Of an encoder frame, and of a chunk. utils/settings.sh reads these two lines.
 FRAME_MS = 40
-LONGEST_CHUNK_MS, MOST_LEFT_CHUNKS = 8000, 100
+LONGEST_CHUNK_MS = 8000
+MOST_LEFT_CHUNKS = 100
 
 
 def frames_of(chunk_ms: int) -> int:

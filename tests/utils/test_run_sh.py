@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from steps.data.feature_config import FeatureConfig
+from steps.models.streaming import FRAME_MS, LONGEST_CHUNK_MS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,7 +197,7 @@ def test_models_that_stream_are_decoded_in_chunks_of_every_length_and_timed(benc
         (("--chunks", ""), "chunks is empty"),
         (("--chunks", "16o"), "'16o' is not a multiple of 40"),
         (("--chunks", "320 300"), "'300' is not a multiple of 40"),
-        (("--chunks", "8040"), "'8040' is not a multiple of 40 (ms), at most 8000"),
+        (("--chunks", "8040"), f"'8040' is not a multiple of {FRAME_MS} (ms), at most {LONGEST_CHUNK_MS}"),
     ):
         assert message in bench.run("--corpus-dir", "corpus", *options, status=2)[1]
 
