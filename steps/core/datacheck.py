@@ -164,6 +164,8 @@ def _segment_problems(tables):
         numbers = len(fields) == 3 and NUMBER.fullmatch(fields[1]) and END.fullmatch(fields[2])
         if not numbers or not all(float(field) < 1e9 for field in fields[1:]):
             what = f"expected `utterance-id recording-id start end` in seconds (end -1: to the end), not {utt} {value}"
+            if len(fields) == 4:
+                what += "; a channel is not read here: make files of one channel and list those"
             yield Problem(_where(tables["segments"], utt), what, (utt,))
             continue
         length = tables.get("reco2dur", {}).get(fields[0], "")

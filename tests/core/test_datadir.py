@@ -172,6 +172,11 @@ def test_each_fault_is_named_with_file_and_line(data, fault):
         ("ann-0 r 0 -2", "segments:1: expected `utterance-id recording-id start end`"),
         ("ann-0 r 0 nan", "segments:1: expected `utterance-id recording-id start end`"),
         ("ann-0 r 0", "segments:1: expected `utterance-id recording-id start end`"),
+        (
+            "ann-0 r 0 1 2",
+            "segments:1: expected `utterance-id recording-id start end` in seconds (end -1: to the end), "
+            "not ann-0 r 0 1 2; a channel is not read here",
+        ),
         ("ann-0 other 0 1", "segments:1: id 'other' is not in wav.scp"),
     ],
 )
