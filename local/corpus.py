@@ -184,13 +184,13 @@ def options_of(args: argparse.Namespace) -> PreparationConfig:
     return load_config(PreparationConfig, args.options) if args.options else PreparationConfig()
 
 
-def finish(sets, problems, args, published=None, words=None, labels=False):
+def finish(sets, problems, args, published=None, words=None, labels=False, heard=()):
     """Measure, check, prepare and write the sets; nothing is written when anything is wrong.
 
     Args:   sets: name -> list of Utterance.   problems: list of Problem found so far.   args: of `reader_parser`.
             published: see check_counts.   words: list for words.txt; None: the words of the sets whose names begin with
             train or dev, of the first one if none does; "all": of all sets.   labels: whether the transcripts are a
-            closed list, to be written to labels.txt.
+            closed list, to be written to labels.txt.   heard: files that sound was made from.
     Raises: UserError.
     """
     config, unlabelled = options_of(args), getattr(args, "unlabelled", [])
@@ -218,7 +218,7 @@ def finish(sets, problems, args, published=None, words=None, labels=False):
         write_text(Path(args.out) / "labels.txt", "".join(f"{text}\n" for text in texts))
     if getattr(args, "check_counts", True):
         record_all(Path(args.out) / "download")
-    write_used_files(Path(args.out), args.corpus_dir, audio)
+    write_used_files(Path(args.out), args.corpus_dir, audio | set(heard))
     for name, utterances in sets.items():
         say(describe(name, utterances, set(words)))
 

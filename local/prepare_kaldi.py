@@ -9,6 +9,8 @@ Commands in wav.scp (`sph2pipe ... |`) are refused; with --allow-pipes true they
 print is kept as FLAC in --out: only do that with files you trust.
 """
 
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -30,10 +32,31 @@ UNUSED = ("reco2file_and_channel", "utt2lang", "utt2warp", "spk2warp")
 
 def parse_sets(text):
     """`train=train_clean,dev=dev` -> dict. Raises: UserError."""
-    pairs = [pair.split("=") for pair in text.split(",")]
+    pairs = [[word.strip() for word in pair.split("=")] for pair in text.split(",")]
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
         raise UserError(f"--sets: expected such as train=train_clean,dev=dev,test=eval92, not {text!r}")
+    if len(dict(pairs)) < len(pairs):
+        what = "a set is there twice; put its folders together with utils/combine_data_dir.py"
+        raise UserError(f"--sets: {what}, or name one of them: {text!r}")
     return dict(pairs)
+
+
+def check_folders(root, folders):
+    """Refuse sets whose folders are not there. Args: folders: set -> folder below root. Raises: UserError naming all."""
+    missing = [f"{name}={folder}" for name, folder in folders.items() if not (root / folder / "wav.scp").is_file()]
+    if missing:
+        there = sorted(str(path.parent.relative_to(root)) for path in [*root.glob("wav.scp"), *root.glob("*/wav.scp")])
+        what = f"no data folder (a folder with wav.scp) for {', '.join(missing)}"
+        raise UserError(f"{root}: {what}; there are: {', '.join(there) or 'none'}; --sets says which is what")
+
+
+def files_of(command):
+    """Files that the words of a command name."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    return [word for word in words if os.path.isfile(word)]
 
 
 def run_pipe(command, path):
@@ -78,7 +101,9 @@ def main():
     args = parser.parse_args()
     root, out, problems, sets, made = fetch(args, {}), Path(args.out), [], {}, {}
     folders = parse_sets(args.sets)
-    for name, folder in (folders | {name: folders.get(name, name) for name in args.unlabelled}).items():
+    folders |= {name: folders.get(name, name) for name in args.unlabelled}
+    check_folders(root, folders)
+    for name, folder in folders.items():
         sets[name] = []
         if unused := [file for file in UNUSED if (root / folder / file).is_file()]:
             say(f"{root / folder}: not used, though it may matter: {', '.join(unused)}")
@@ -92,7 +117,7 @@ def main():
                 problems.append(Problem(f"{root / folder}/wav.scp: {utt.utt_id}", str(error)))
     if made:
         say(f"ran {counted(len(made), 'command')} of wav.scp; the sound is in {out}/audio")
-    finish(sets, problems, args)
+    finish(sets, problems, args, heard=[path for command in made for path in files_of(command)])
 
 
 if __name__ == "__main__":

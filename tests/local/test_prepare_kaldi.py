@@ -147,3 +147,25 @@ def test_kaldi_ids_without_their_speaker_and_segments_to_the_end(tmp_path):
     seconds = soundfile.info(tmp_path / "wav/train0.wav").duration
     assert (one.end_s, two.start_s, two.end_s) == (0.5, 0.5, pytest.approx(seconds)) and two.speaker == "t8"
     validate_data_dir(tmp_path / "out/train", audio=True, spk_sort=False)
+
+
+def test_sets_that_are_not_there_are_all_named_and_none_is_lost(tmp_path):
+    corpora.kaldi(tmp_path)
+    (tmp_path / "dev").rename(tmp_path / "dev_clean")
+    (tmp_path / "test").rename(tmp_path / "eval")
+    said = refused("kaldi", tmp_path, "--corpus-dir", tmp_path)
+    assert "for dev=dev, test=test; there are: dev_clean, eval, train; --sets says which is what" in said
+    options = ("--corpus-dir", tmp_path, "--sets")
+    assert "a set is there twice" in refused("kaldi", tmp_path, *options, "train=train,train=eval,dev=dev_clean")
+    sets, _ = good("kaldi", tmp_path, *options, "train = train, dev = dev_clean, test=eval")
+    assert {*sets} == {"train", "dev", "test"}
+
+
+def test_files_behind_commands_are_noticed_when_they_change(tmp_path):
+    corpora.kaldi(tmp_path / "corpus", pipe=True)
+    far, scp = tmp_path / "far away.wav", tmp_path / "corpus/train/wav.scp"
+    (tmp_path / "corpus/wav/train0.wav").rename(far)
+    scp.write_text(scp.read_text().replace(f"{tmp_path}/corpus/wav/train0.wav", f"'{far}'"))
+    good("kaldi", tmp_path, "--corpus-dir", tmp_path / "corpus", "--allow-pipes", "true")
+    listed = [line.split("\t")[2] for line in (tmp_path / "out/corpus_files.tsv").read_text().splitlines()[1:]]
+    assert str(far) in listed and not any(path.endswith(".flac") for path in listed)
