@@ -78,7 +78,7 @@ def read_matrices(places: Mapping[str, str], frames: Mapping[str, str]) -> Itera
     """Read all matrices in C-locale order of their ids, checking their numbers of frames."""
     dim = None
     for utt_id in sorted(places, key=byte_order):
-        matrix = load_feature_matrix(places[utt_id])
+        matrix = load_feature_matrix(places[utt_id], utt_id)
         dim = dim or matrix.shape[1]
         if matrix.shape != (int(frames[utt_id]), dim):
             what = f"{utt_id} has shape {matrix.shape}, expected ({frames[utt_id]}, {dim})"

@@ -29,10 +29,10 @@ def read_feats_scp(path: str | Path) -> dict[str, str]:
     return {utt_id: places.opened(place) for utt_id, place in read_table(path).items()}
 
 
-def load_feature_matrix(place: str) -> np.ndarray:
+def load_feature_matrix(place: str, utt_id: str = "") -> np.ndarray:
     """Read one matrix written by Kaldi or by `python3 -m steps.extract_features`.
 
-    Args:    place: `file:offset`; pipes and ranges are refused.
+    Args:    place: `file:offset`; pipes and ranges are refused.   utt_id: whose it must be, by the name before it; "": anybody's.
     Returns: (T, D) float32 array.
     Raises:  MissingInput; UserError for a place that holds no finite matrix.
     """
@@ -41,7 +41,10 @@ def load_feature_matrix(place: str) -> np.ndarray:
         raise UserError(f"{place}: expected `file:offset`; commands and ranges in feats.scp are not run")
     try:
         with open(path, "rb") as file:
-            file.seek(int(offset))
+            name = f"{utt_id} ".encode() if utt_id else b""
+            file.seek(max(0, int(offset) - len(name)))
+            if file.read(len(name)) != name:
+                raise UserError(f"{place}: not the features of {utt_id}; extract features again")
             if file.read(2) != b"\0B":
                 raise UserError(f"{place}: no Kaldi matrix starts here; extract features again")
             file.seek(int(offset))

@@ -124,6 +124,24 @@ def test_a_missing_part_is_noticed_and_old_features_do_not_stay(tmp_path):
     assert status == 1 and "is in an earlier part, too" in message and not (data / "feats.scp").exists()
 
 
+def test_a_part_that_leads_to_another_utterance_is_refused(tmp_path):
+    data = make_data(tmp_path)
+    assert extract(data, 1)[-1][0] == 0
+    scp = data / "feats/feats.1.scp"
+    (one, first), (two, second), *rest = [line.split() for line in scp.read_text().splitlines()]
+    rows = [(one, second), (two, first), *rest]
+    scp.write_text("".join(f"{key} {value}\n" for key, value in rows))
+    (data / "feats/utt2num_frames.1").write_text("".join(f"{key} {number}\n" for key, number in frames_of(data, rows)))
+    options = ("--data", data, "--feats", data / "feats", "--num-shards", 1, "--cmvn", data / "cmvn.json")
+    status, message = run(combine_features, *options)
+    assert status == 1 and f"not the features of {one}; extract features again" in message
+
+
+def frames_of(data, rows):
+    """Id and number of frames of what its place holds. Args: rows: (id, place)."""
+    return [(key, len(load_feature_matrix(str(data / "feats" / place)))) for key, place in rows]
+
+
 def test_parts_made_with_different_settings_are_not_put_together(tmp_path):
     data = make_data(tmp_path)
     extract(data, 3, "--compress", "true")
