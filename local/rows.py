@@ -20,6 +20,7 @@ MATTERS = {
 }  # fmt: skip
 # Values of such a column that are shown.
 SHOWN = 3
+OTHER_SEPARATOR = re.compile(r"[,;|\t]")
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -57,6 +58,11 @@ def read_rows(path: Path, problems: list[Problem], needed: Sequence[str] = ()) -
             continue
         if header is None:
             header = fields
+            if len(header) == 1 and OTHER_SEPARATOR.search(header[0]):
+                separator = "tabs" if path.suffix == ".tsv" else "commas"
+                raise UserError(
+                    f"{where}: one column, {header[0]!r}; separate those of {path.suffix} files by {separator}"
+                )
             if twice := [name for name in header if header.count(name) > 1]:
                 raise UserError(f"{where}: two columns are called {twice[0]!r}")
             if missing := [name for name in needed if name not in header]:

@@ -99,6 +99,13 @@ def test_headers_are_checked(tmp_path):
         rows_of(tmp_path / "a.tsv", "text\ttext\nx\ty\n")
     with pytest.raises(UserError, match="a.csv:1: no column path; the columns are: a, b"):
         rows_of(tmp_path / "a.csv", "a,b\n", needed=("a", "path"))
+    for name, head, separator in (
+        ("csv", "path;text", "commas"),
+        ("csv", "path\ttext", "commas"),
+        ("tsv", "a,b", "tabs"),
+    ):
+        with pytest.raises(UserError, match=f":1: one column, .*; separate those of .{name} files by {separator}"):
+            rows_of(tmp_path / f"a.{name}", f"{head}\nx\n", needed=("path",))
 
 
 @pytest.mark.parametrize(
