@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from local.corpus import clean_id, fetch, finish, names_of, reader_parser
 from local.held_out import LISTS, parse_speakers, speakers_of, split
-from local.used_files import walk
 from steps.core.cli import UserError, run_main, say
 from steps.core.datadir import Utterance
+from steps.core.folders import walk
 from steps.core.sound import SUFFIXES
 from steps.core.tables import counted
 

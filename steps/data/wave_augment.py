@@ -13,6 +13,7 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.core.folders import walk
 from steps.core.sound import SUFFIXES
 from steps.data.features import load_audio
 
@@ -76,8 +77,8 @@ class WaveAugment:
 
     def __init__(self, config: WaveAugmentConfig, rate_hz: int):
         self.config, self.rate_hz = config, rate_hz
-        self.noises = _list(config.noise and config.noise.folder)
-        self.rooms = _list(config.reverb and config.reverb.folder)
+        self.noises = list_sounds(config.noise and config.noise.folder)
+        self.rooms = list_sounds(config.reverb and config.reverb.folder)
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Args: samples (S,) float, left as they are; rng: numpy Generator.   Returns: (S,) float32."""
@@ -106,13 +107,12 @@ class WaveAugment:
         return noise[(int(rng.integers(len(noise))) + np.arange(count)) % len(noise)]
 
 
-def _list(folder):
-    """Sound files of a folder and its subfolders, sorted; none for no folder."""
+def list_sounds(folder: str) -> list[str]:
+    """Sound files of a folder and its subfolders, sorted, links followed, hidden ones left out; none for no folder."""
     if not folder:
         return []
-    found = sorted(
-        str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and os.path.isfile(path)
-    )
+    paths = [path for _, _, files in walk(str(folder)) for path in files]
+    found = sorted(path for path in paths if Path(path).suffix.lower() in SUFFIXES and os.path.isfile(path))
     if not found:
         raise UserError(f"{folder}: no sound files ({', '.join(SUFFIXES)}) to augment with")
     return found

@@ -21,6 +21,7 @@ from steps.data.wave_augment import (
     WaveAugmentConfig,
     add_noise,
     coloured_noise,
+    list_sounds,
     reverberate,
     simulated_response,
 )
@@ -164,3 +165,13 @@ def test_offline_copies_are_what_training_hears(data, tmp_path):
     clean, _ = soundfile.read(made["s0-0"].audio, dtype="float32")
     augment = WaveAugment(config(noise={"share": 1, "snr_db": [10, 10]}), RATE)
     assert np.abs(heard - augment_wave(clean, augment, 5, 1, "s0-0")).max() < 1e-4
+
+
+def test_a_folder_of_noises_may_be_links_and_hold_hidden_files(tmp_path):
+    soundfile.write(tmp_path / "kitchen.wav", np.ones(160), 16000)
+    folder = tmp_path / "noises"
+    folder.mkdir()
+    (folder / "far").symlink_to(tmp_path)
+    (folder / "self").symlink_to("self")
+    (folder / "._kitchen.wav").write_bytes(b"no sound")
+    assert list_sounds(str(folder)) == [f"{folder}/far/kitchen.wav"]
