@@ -77,8 +77,8 @@ class WaveAugment:
 
     def __init__(self, config: WaveAugmentConfig, rate_hz: int):
         self.config, self.rate_hz = config, rate_hz
-        self.noises = list_sounds(config.noise and config.noise.folder)
-        self.rooms = list_sounds(config.reverb and config.reverb.folder)
+        self.noises = list_sounds(config.noise.folder if config.noise else "")
+        self.rooms = list_sounds(config.reverb.folder if config.reverb else "")
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Args: samples (S,) float, left as they are; rng: numpy Generator.   Returns: (S,) float32."""
@@ -111,7 +111,7 @@ def list_sounds(folder: str) -> list[str]:
     """Sound files of a folder and its subfolders, sorted, links followed, hidden ones left out; none for no folder."""
     if not folder:
         return []
-    paths = [path for _, _, files in walk(str(folder)) for path in files]
+    paths = [path for _, _, files in walk(folder) for path in files]
     found = sorted(path for path in paths if Path(path).suffix.lower() in SUFFIXES and os.path.isfile(path))
     if not found:
         raise UserError(f"{folder}: no sound files ({', '.join(SUFFIXES)}) to augment with")
