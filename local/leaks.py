@@ -26,7 +26,7 @@ def refuse_leaks(sets, shared_speakers=False, joins=None):
         leaks = []
     if leaks:
         _refuse(leaks, "move speakers whole, or allow them with shared_speakers: true in the preparation options")
-    same, twice = repeated_recordings(sets)
+    same, twice = repeated_recordings(sets, joins)
     if same:
         _refuse([f"{a} and {b} are the same recording" for a, b in same], "keep each in one set only")
     for name, count in twice.items():
@@ -48,11 +48,13 @@ def _owners(sets, key):
     return owners
 
 
-def repeated_recordings(sets):
+def repeated_recordings(sets, joins=None):
     """Find the same sound under several names: files of one size are compared by content.
 
-    Across sets, stretches of a file are the same where more than half of one lies in the other.
+    Across sets, stretches of a file are the same where more than half of one lies in the other; where one set joins the other in
+    training, only with the same limits: what is transcribed in pieces may come as a whole, too.
 
+    Args:    joins: as in `refuse_leaks`.
     Returns: (list of (`set/id`, `set/id`) across sets, dict set -> number of repeats within it).
     """
     sizes, hashes = {}, {}
@@ -69,8 +71,8 @@ def repeated_recordings(sets):
             stretch = (hashes[utt.audio], utt.start_s, _end_of(utt))
             within[name] = within.get(name, 0) + (stretch in seen)
             seen.add(stretch)
-            recordings.setdefault(stretch[0], []).append((*stretch[1:], name, utt.utt_id))
-    across = [pair for stretches in recordings.values() for pair in _shared(stretches)]
+            recordings.setdefault(stretch[0], []).append((*stretch[1:], name, utt.utt_id, utt.end_s is None))
+    across = [pair for stretches in recordings.values() for pair in _shared(stretches, joins or {})]
     return across, {name: count for name, count in within.items() if count}
 
 
@@ -81,18 +83,21 @@ def _end_of(utt):
     return utt.start_s + utt.duration_s * utt.speed
 
 
-def _shared(stretches):
-    """Pairs of (`set/id`, `set/id`) of stretches (start, end, set, id) of one file, as `repeated_recordings` says."""
-    if len({name for _, _, name, _ in stretches}) == 1:
+def _shared(stretches, joins):
+    """Pairs of (`set/id`, `set/id`) of stretches (start, end, set, id, whether to the end) of one file, as `repeated_recordings` says."""
+    if len({name for _, _, name, *_ in stretches}) == 1:
         return
     going_on = []
-    for start_s, end_s, name, utt_id in sorted(stretches, key=operator.itemgetter(0)):
+    for start_s, end_s, name, utt_id, whole in sorted(stretches, key=operator.itemgetter(0)):
         going_on = [earlier for earlier in going_on if earlier[1] > start_s]
-        for first_s, last_s, owner, other in going_on:
+        for first_s, last_s, owner, other, owner_whole in going_on:
             shorter_s, both_s = min(end_s - start_s, last_s - first_s), min(end_s, last_s) - start_s
-            if owner != name and (2 * both_s > shorter_s or both_s == math.inf):
+            # two whole files of one content are alike whatever was measured
+            alike = first_s == start_s and (last_s == end_s or (owner_whole and whole))
+            apart = joins.get(owner, owner) != joins.get(name, name)
+            if owner != name and (alike or (apart and 2 * both_s > shorter_s)):
                 yield f"{owner}/{other}", f"{name}/{utt_id}"
-        going_on.append((start_s, end_s, name, utt_id))
+        going_on.append((start_s, end_s, name, utt_id, whole))
 
 
 def _content(path):

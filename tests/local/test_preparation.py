@@ -330,6 +330,7 @@ def test_stretches_of_a_recording_that_lie_in_each_other_are_refused_across_sets
         else:
             refuse_leaks(sets)
         refuse_leaks({"train": [first, second]}, shared_speakers=True)
+        refuse_leaks({"train": [first], "extra": [second]}, joins={"extra": "train"})
     assert "more than once" not in capsys.readouterr().out
 
 
