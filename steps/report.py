@@ -85,8 +85,8 @@ def main() -> None:
         speakers=[one for name in args.sets for one in speaker_scores(args.exp, args.models, name, ships)],
     )
     out = Path(args.out)
-    for ledger in found:
-        write_text(out / "regressions" / f"{ledger.model}_{ledger.set}_{ledger.kind}.txt", format_ledger(ledger))
+    aligned = {f"{one.model}_{one.set}_{one.kind}.txt": format_ledger(one) for one in found}
+    write_only(out / "regressions", aligned)
     layers = {model: read_layers(Path(args.exp) / model / "model.safetensors") for model in args.models}
     history = read_curves(args.exp, args.models), read_settings(args.exp, args.models), layers
     write_text(out / "report.html", html_page(results, args.sets, *history))
@@ -153,11 +153,19 @@ def write_report(out: Path, results: Results, models: Sequence[str], sets: Seque
             plots[name][f"{rate_of(rows)} against the length of the chunks"] = f"wer_chunks_{name}.svg"
             svg = out / f"wer_chunks_{name}.svg"
             plot_wer_chunks(live, f"{results.recipe}, {name}", svg, svg.with_suffix(".png"))
-    for model in models:
-        write_text(out / "cards" / f"{model}.md", model_card(results, model))
+    write_only(out / "cards", {f"{model}.md": model_card(results, model) for model in models})
     write_text(out / "report.md", report_page(results, sets, plots))
     write_text(out / "RESULTS.md", results_page(results, sets))
     write_json(out / "results.json", dataclasses.asdict(results))
+
+
+def write_only(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write text files into a folder, and remove those of models that an earlier report had. Args: texts: by file name."""
+    for path in [*folder.glob("*.md"), *folder.glob("*.txt")]:
+        if path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
+        write_text(folder / name, text)
 
 
 def print_set(results: Results, set_name: str) -> None:

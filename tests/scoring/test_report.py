@@ -100,6 +100,14 @@ def write_report(exp, monkeypatch, *models):
     return {path.name: path.read_text() for path in paths}
 
 
+def test_a_model_that_is_no_longer_reported_leaves_no_card_behind(exp, monkeypatch):
+    regressions = exp / "report/regressions"
+    assert {"teacher.md", "student.md"} <= write_report(exp, monkeypatch, "teacher", "student").keys()
+    assert {path.name.split("_")[0] for path in regressions.iterdir()} == {"student"}
+    files = write_report(exp, monkeypatch, "teacher")
+    assert "teacher.md" in files and "student.md" not in files and not [*regressions.iterdir()]
+
+
 @pytest.mark.parametrize("wrong", [9, 10])
 def test_what_a_set_can_show_is_not_judged_by_the_models_that_differ_most(exp, monkeypatch, wrong):
     """Equal models, whose interval is narrow, and others whose errors spread."""
