@@ -89,7 +89,7 @@ def test_a_set_without_transcripts_is_read_and_changes_no_other(tmp_path, reader
     ("reader", "said"),
     [
         ("manifest", "no extra.jsonl, .json, .csv or .tsv, and no row whose split is extra"),
-        ("kaldi", "in/extra: no such data folder"),
+        ("kaldi", "no data folder (a folder with wav.scp) for extra=extra; there are: dev, test, train"),
         ("labelled_folder", "in/extra: no sound files"),
     ],
 )

@@ -50,7 +50,7 @@ assert Utterance("s-1", "s", "a", "x.wav", duration_s=1.0).end_s is None
 from local.corpus import fetch, finish, reader_parser
 from local.rows import read_lines
 from steps.core.cli import run_main
-from steps.core.tables import Problem
+from steps.core.tables import Problem, counted
 """
     subprocess.run(["python3", "-c", new], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     template = (ROOT / "utils/prepare_template.py").read_text(encoding="utf-8")
