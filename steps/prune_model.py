@@ -82,7 +82,9 @@ def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> A
     config, model = cast(PruneConfig, setup.config), setup.load(parent)
     check_float(model.spec, str(parent), "prune")
     if config.method == "sparse":
-        refuse_no_zeros(model, parent, config.sparse)
+        # later rounds may have little left to do, and follow trainings
+        if str(parent) == str(setup.args.model):
+            refuse_no_zeros(model, parent, config.sparse)
         sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
         small = model
     elif config.method == "low_rank":

@@ -118,7 +118,13 @@ def utterance_samples(
     Args:    channel, damaged: see steps.core.sound.read_sound.
     Returns: (S,) float32 in [-1, 1].   Raises: UserError naming the file.
     """
-    samples = load_audio(utt.audio, sample_rate_hz, utt.start_s, utt.end_s, channel, damaged)
+    recorded, rate_hz = read_sound(utt.audio, utt.start_s, utt.end_s, channel, damaged)
+    return _as_spoken(recorded, rate_hz, utt, sample_rate_hz)
+
+
+def _as_spoken(recorded: np.ndarray, rate_hz: int, utt: Utterance, sample_rate_hz: int) -> torch.Tensor:
+    """An utterance's stretch of its file, at the rate that is wanted and the utterance's speed."""
+    samples = _resample(torch.from_numpy(recorded), rate_ratio(rate_hz, sample_rate_hz, utt.audio))
     return change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
 
 
@@ -128,8 +134,7 @@ def fitted(recorded: np.ndarray, rate_hz: int, utt: Utterance, config: FeatureCo
     Args:    recorded: (S,) float32, the utterance's stretch of its file.   rate_hz: of the file.
     Returns: (S,) float32.   Raises: as rate_ratio.
     """
-    samples = _resample(torch.from_numpy(recorded), rate_ratio(rate_hz, config.sample_rate_hz, utt.audio))
-    samples = change_speed(samples, utt.speed) if utt.speed != 1.0 else samples
+    samples = _as_spoken(recorded, rate_hz, utt, config.sample_rate_hz)
     return (samples if config.level_dbfs is None else set_level(samples, config.level_dbfs)).numpy()
 
 

@@ -161,7 +161,7 @@ def choose(
         few, share = share < least, max(share, least)
         per_epoch = updates_per_epoch(facts.frames, batch_frames(amount, facts.frames))
         time_of = partial(_all_seconds, lines, per_epoch, seconds)
-        epochs = whole_epochs(amount, facts, lines, share, time_of, None if share == 1 else budget_s)
+        epochs = whole_epochs(amount, per_epoch, lines, share, time_of, None if share == 1 else budget_s)
         files = settings(table, amount, size, facts, lines, epochs)
         updates, took = {model: count * per_epoch for model, count in epochs.items()}, time_of(epochs)
         kept = budget_s is None or sum(took.values()) <= budget_s
@@ -202,7 +202,7 @@ def updates_per_epoch(frames: Sequence[int], max_batch_frames: int) -> int:
 
 def whole_epochs(
     amount: Amount,
-    facts: Facts,
+    per_epoch: int,
     lines: Sequence[Line],
     share: float,
     time_of: Callable[[Mapping[str, int]], Mapping[str, float]],
@@ -210,11 +210,11 @@ def whole_epochs(
 ) -> dict[str, int]:
     """Epochs of each training for a share of the table's updates.
 
-    Args:    time_of: epochs -> seconds, both by model.   budget_s: seconds for all. Epochs are then rounded down, and one more goes
-             to those that lost most, as long as it fits. None: rounded to the nearest.
+    Args:    per_epoch: updates.   time_of: epochs -> seconds, both by model.
+             budget_s: seconds for all. Epochs are then rounded down, and one more goes to those that lost most, as long as it
+             fits. None: rounded to the nearest.
     Returns: {model: epochs}; models of one settings file have as many.
     """
-    per_epoch = updates_per_epoch(facts.frames, batch_frames(amount, facts.frames))
     wanted = {line.model: share * amount.updates[_net(line)] / per_epoch for line in lines}
     if budget_s is None:
         return {model: max(1, round(number)) for model, number in wanted.items()}

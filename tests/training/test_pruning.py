@@ -72,6 +72,12 @@ def test_a_cut_that_makes_no_zeros_is_refused(tmp_path, there, asked):
     assert "out" not in bench.models
 
 
+def test_a_last_round_that_has_nothing_left_to_do_does_not_end_the_training(tmp_path):
+    bench = Bench(tmp_path, method="sparse")
+    (first,) = rounds(bench, 1)
+    assert measured_sparsity(cut_model(bench, 0, "out", 1.0)) == measured_sparsity(first)
+
+
 def test_zeros_that_are_there_do_not_end_the_first_of_several_rounds(tmp_path):
     bench = Bench(tmp_path, method="sparse", sparse=SparsityConfig(fraction=0.7))
     sparsify_(bench.models[bench.args.model], 0.68)
