@@ -3,7 +3,8 @@
     python3 -m steps.make_graph --export exp/an4/student/export --lm data/an4/lm/lm.arpa --dev data/an4/dev --config conf/lm.yaml
 
 Writes HLG.fst and words.txt into the folder, where SHA256SUMS lists them from then on and README.md says how to use them, and
-graph.json: the weights, and what each pair of them gave on dev. steps.decode, steps.transcribe (--graph) and sherpa-onnx
+graph.json: the weights, and what each pair of them gave on dev. A model of tokens (ngram: {unit: token} in --config) has no
+words.txt: any word can come. steps.decode, steps.transcribe (--graph) and sherpa-onnx
 (`ctc_graph`) read the same graph. --lexicon: spellings of words, `word token token ...` lines, several for a word if need be;
 all other words are spelled as the tokenizer does. --decode-config: the recipe's decode.yaml, which says what counts as a word. Of
 other models than CTC no graph is made.
@@ -26,16 +27,17 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.exports import GRAPH, has_units_of_a_hub
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted
+from steps.data.tokenizer import SPACE
 from steps.deploy.graph_files import check_installed, ship_graph
 from steps.deploy.recognition import DecodeConfig, open_inputs
 from steps.deploy.runtimes import load_recogniser
 from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.deploy.runtimes.streaming import StreamingRecogniser
-from steps.deploy.spellings import Spellings, spell
+from steps.deploy.spellings import Spellings, spell, spell_tokens
 from steps.lm.arpa import read_arpa
 from steps.lm.config import GraphConfig, LmConfig
 from steps.lm.fst import write_fst
-from steps.lm.graph import Weights, build_graph
+from steps.lm.graph import Weights, build_graph, build_token_graph
 from steps.lm.ngram import NGram
 from steps.scoring.wer import count_utterances, in_units, pool
 from steps.search.graph import GraphDecoder
@@ -50,14 +52,15 @@ class Dev:
 
     utterances: Sequence[Utterance]
     log_probs: Sequence[Sequence[np.ndarray]]
-    num_tokens: int
+    tokens: list[str]
     scoring: DecodeConfig
 
 
 def main() -> None:
     args = parse_args()
     check_installed()
-    config, scoring = load_config(LmConfig, args.config).graph, load_config(DecodeConfig, args.decode_config)
+    lm_config, scoring = load_config(LmConfig, args.config), load_config(DecodeConfig, args.decode_config)
+    config, unit = lm_config.graph, lm_config.ngram.unit
     model = read_arpa(args.lm)
     pairs = list(itertools.product(config.lm_scale, config.word_score))
     with load_recogniser(args.export, num_threads=args.num_threads, runtime="onnxruntime") as opened:
@@ -65,7 +68,7 @@ def main() -> None:
             say(f"{args.export}: only CTC models with units to spell in are decoded along a graph; none is made")
             return
         recogniser = check_blank(opened, args.export)
-        spellings = spell_model(model, recogniser, args)
+        spellings = spell_model(model, unit, recogniser, args)
         try:
             check_words(config, model, spellings, args)
         except UserError as error:
@@ -83,7 +86,8 @@ def main() -> None:
         "hotwords": config.hotwords,
         "lm": {"file": str(args.lm), "sha256": sha256_file(args.lm), "ngrams": [len(grams) for grams in model.probs]},
         "lexicon": {"file": str(args.lexicon), "sha256": sha256_file(args.lexicon)} if args.lexicon else None,
-        "words": len(words) - 1,
+        "unit": unit,
+        "words": len(spellings.words),
         "not_spelled": spellings.lacking,
         "dev": {"set": str(args.dev), "utterances": len(dev.utterances) if dev else 0, "tried": tried},
         "settings": to_dict(config),
@@ -91,7 +95,7 @@ def main() -> None:
     ship_graph(args.export, graph, words, facts)
     write_json(Path(args.export) / "graph.json", facts)
     chosen = f"lm_scale {best['lm_scale']:g}, word_score {best['word_score']:g}"
-    say(f"{chosen}; {counted(len(words) - 1, 'word')}, {len(graph):,} bytes: {args.export}/{GRAPH}")
+    say(f"{chosen}; {counted(len(spellings.words), unit)}, {len(graph):,} bytes: {args.export}/{GRAPH}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -114,12 +118,23 @@ def check_blank(recogniser: CtcRecogniser, folder: str) -> CtcRecogniser:
     return recogniser
 
 
-def spell_model(model: NGram, recogniser: CtcRecogniser, args: argparse.Namespace) -> Spellings:
-    """Spell the words of the language model; those that cannot be are named."""
+def spell_model(model: NGram, unit: str, recogniser: CtcRecogniser, args: argparse.Namespace) -> Spellings:
+    """Spell the words of the language model, or find its tokens; those that cannot be are named. Raises: UserError."""
     words = [word for (word,) in model.probs[0] if word not in ("<s>", "</s>", "<unk>")]
-    found = spell(words, args.export, recogniser.tokens, recogniser.blank_id, args.lexicon)
+    if unit == "token":
+        if args.lexicon:
+            raise UserError(
+                f"{args.lexicon}: tokens have no spellings; leave out --lexicon, or set ngram: {{unit: word}}"
+            )
+        found = spell_tokens(words, recogniser.tokens, recogniser.blank_id)
+        lack = f"are no tokens of {args.export} and are left out"
+    elif any(SPACE in word for word in words):
+        raise UserError(f"{args.lm}: {SPACE} says that it is of tokens; set ngram: {{unit: token}} in {args.config}")
+    else:
+        found = spell(words, args.export, recogniser.tokens, recogniser.blank_id, args.lexicon)
+        lack = "cannot be spelled in tokens and are left out"
     if found.lacking:
-        what = f"{len(found.lacking)} of {counted(len(words), 'word')} of {args.lm} cannot be spelled in tokens and are left out"
+        what = f"{len(found.lacking)} of {counted(len(words), unit)} of {args.lm} {lack}"
         say(f"{what}: {' '.join(found.lacking[:SHOWN])}{' ...' if len(found.lacking) > SHOWN else ''}")
     return found
 
@@ -127,8 +142,9 @@ def spell_model(model: NGram, recogniser: CtcRecogniser, args: argparse.Namespac
 def check_words(config: GraphConfig, model: NGram, spellings: Spellings, args: argparse.Namespace) -> None:
     """Refuse hotwords that cannot be recognised, and a language model of which no word can. Raises: UserError."""
     if not any((word,) in model.probs[0] for word in spellings.words):
-        what = f"no word can be spelled in the tokens of {args.export}"
-        raise UserError(f"{args.lm}: {what}; take a text in the letters, case and Unicode form of the transcripts")
+        what = "none is a token" if spellings.tokens else "no word can be spelled in the tokens"
+        remedy = "take a text in the letters, case and Unicode form of the transcripts"
+        raise UserError(f"{args.lm}: {what} of {args.export}; {remedy}")
     lost = [word for word in config.hotwords if word not in spellings.words or (word,) not in model.probs[0]]
     if lost:
         raise UserError(
@@ -143,7 +159,7 @@ def hear_dev(recogniser: CtcRecogniser, args: argparse.Namespace, most: int, sco
     utterances = utterances[:: max(1, -(-len(utterances) // most))]
     inputs = open_inputs(recogniser, args.dev, utterances, args.export)
     log_probs = [[listen(recogniser, np.ascontiguousarray(x, np.float32)) for x in inputs(utt)] for utt in utterances]
-    return Dev(utterances, log_probs, len(recogniser.tokens), scoring)
+    return Dev(utterances, log_probs, recogniser.tokens, scoring)
 
 
 def listen(recogniser: CtcRecogniser, heard: np.ndarray) -> np.ndarray:
@@ -170,21 +186,23 @@ def try_weights(
     return tried
 
 
-def make(model: NGram, spellings: Spellings, weights: Weights) -> tuple[bytes, list[str]]:
-    """The graph with these weights, as the content of its file, and its words. Raises: UserError."""
+def make(model: NGram, spellings: Spellings, weights: Weights) -> tuple[bytes, list[str] | None]:
+    """The graph with these weights, as the content of its file, and its words; None for one of tokens. Raises: UserError."""
     try:
+        if spellings.tokens:
+            return write_fst(build_token_graph(model, spellings.tokens, weights)), None
         fst, words = build_graph(model, spellings.words, weights, space_id=spellings.space_id)
     except ValueError as error:
         raise UserError(str(error)) from None
     return write_fst(fst), words
 
 
-def count_errors(graph: bytes, words: list[str], dev: Dev) -> dict[str, int]:
+def count_errors(graph: bytes, words: list[str] | None, dev: Dev) -> dict[str, int]:
     """Errors of dev with a graph, and reference words, in the units that the recipe counts."""
     with tempfile.NamedTemporaryFile(suffix=".fst") as file:
         file.write(graph)
         file.flush()
-        decoder = GraphDecoder(file.name, words, dev.num_tokens)
+        decoder = GraphDecoder(file.name, words or ["<eps>", *dev.tokens], len(dev.tokens), joined=words is None)
     texts = (" ".join(filter(None, map(decoder.decode, pieces))) for pieces in dev.log_probs)
     hyps, refs = (
         {utt_id: in_units(in_units(text, "word", dev.scoring.fold), dev.scoring.unit) for utt_id, text in pairs}

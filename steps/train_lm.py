@@ -2,10 +2,13 @@
 
     python3 -m steps.train_lm --data data/an4/train --dev data/an4/dev --words data/an4/words.txt --config conf/lm.yaml --out data/an4/lm
     python3 -m steps.train_lm --text sentences.txt --dev data/an4/dev --config conf/lm.yaml --out data/an4/lm
+    python3 -m steps.train_lm --data data/msc/train --dev data/msc/dev --tokenizer data/msc/tokenizer \
+        --config recipes/msc/conf/lm.yaml --out data/msc/lm
 
 Writes lm.arpa and lm.json: sizes, and the perplexity of dev. A text file holds one sentence a line, spelled and cased as the
 transcripts are. Transcripts of dev that are in --data, too, are left out, so that what dev says is worth something. --words:
-the words it may know, all of which get a probability; others count as <unk>. Without it: the words of the text. How many
+the words it may know, all of which get a probability; others count as <unk>. Without it: the words of the text. With ngram:
+{unit: token} the n-grams are of the tokens of --tokenizer, and every word can be recognised. How many
 transcripts of --dev and --held-out a text file holds, word for word, is said: rates of such a set are too good.
 """
 
@@ -20,6 +23,7 @@ from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import counted
+from steps.data.tokenizer import Tokenizer
 from steps.deploy.runtimes.ctc import read_words
 from steps.lm.arpa import read_arpa, refuse_packed, write_arpa
 from steps.lm.config import LmConfig, NgramConfig
@@ -35,10 +39,11 @@ def main() -> None:
     args = parse_args()
     config = load_config(LmConfig, args.config).ngram
     dev = {utt.utt_id: utt.text.split() for utt in read_data_dir(args.dev, check_audio=False)}
-    model = make(args, config, dev)
+    tokenizer = open_tokenizer(args, config)
+    model = make(args, config, tokenizer, dev)
     sizes = ", ".join(f"{len(grams):,} {length}-grams" for length, grams in enumerate(model.probs, start=1))
-    found = perplexity(model, dev.values())
-    say(describe(found))
+    found = perplexity(model, in_units(dev.values(), tokenizer))
+    say(describe(found, config.unit))
     out = Path(args.out) / "lm.arpa"
     write_arpa(out, model)
     if [len(grams) for grams in read_arpa(out).probs] != [len(grams) for grams in model.probs]:
@@ -46,7 +51,7 @@ def main() -> None:
     facts = {
         "settings": to_dict(config),
         "ngrams": [len(grams) for grams in model.probs],
-        "sources": {str(path): sha256_file(path) for path in source_files(args)},
+        "sources": {str(path): sha256_file(path) for path in source_files(args, tokenizer)},
         "dev": {
             "set": str(args.dev),
             "perplexity": round(found.value, 3),
@@ -69,6 +74,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--words", metavar="FILE", help="the words it may know, one per line (default: those of the text)"
     )
+    text = "folder of a tokenizer, for a model of its tokens; not used for one of words"
+    parser.add_argument("--tokenizer", metavar="DIR", help=text)
     text = "data folders besides dev whose transcripts --text should not hold; they are not trained on"
     parser.add_argument("--held-out", nargs="+", default=[], metavar="DIR", help=text)
     add_common(parser, config="conf/lm.yaml", out="folder to write")
@@ -80,30 +87,61 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def source_files(args: argparse.Namespace) -> list[Path]:
+def open_tokenizer(args: argparse.Namespace, config: NgramConfig) -> Tokenizer | None:
+    """The tokenizer whose tokens the n-grams are of; None where they are of words. Raises: MissingInput, UserError."""
+    if config.unit == "word":
+        return None
+    if not args.tokenizer:
+        raise UserError(f"{args.config}: ngram: {{unit: token}}: name the folder of the tokenizer, --tokenizer DIR")
+    if args.words:
+        say(f"{args.words} is not used: a model of tokens can spell any word")
+    return Tokenizer.load(args.tokenizer)
+
+
+def in_units(sentences: Iterable[list[str]], tokenizer: Tokenizer | None) -> Iterator[list[str]]:
+    """Sentences, each a list of words, as the units of the n-grams: words, or the tokens of a tokenizer."""
+    for words in sentences:
+        yield words if tokenizer is None else [tokenizer.pieces[i] for i in tokenizer.encode(" ".join(words))]
+
+
+def known_units(args: argparse.Namespace, tokenizer: Tokenizer | None) -> list[str] | None:
+    """What the model may know: the tokens of a tokenizer, or a list of words; None: those of the text."""
+    if tokenizer is not None:
+        special = (tokenizer.blank_id, tokenizer.unknown_id)
+        return [piece for i, piece in enumerate(tokenizer.pieces) if i not in special]
+    return read_words(args.words) if args.words else None
+
+
+def source_files(args: argparse.Namespace, tokenizer: Tokenizer | None) -> list[Path]:
     """The files that the model comes from."""
     main_file = Path(args.data) / "text" if args.data else Path(args.text or args.arpa)
+    if tokenizer is not None:
+        return [main_file, Path(args.tokenizer) / "tokenizer.model"]
     return [main_file, *([Path(args.words)] if args.words else [])]
 
 
-def make(args: argparse.Namespace, config: NgramConfig, dev: dict[str, list[str]]) -> NGram:
+def make(
+    args: argparse.Namespace, config: NgramConfig, tokenizer: Tokenizer | None, dev: dict[str, list[str]]
+) -> NGram:
     """Train the model or read it, and prune it. Raises: MissingInput, UserError."""
     if args.arpa:
         model = read_arpa(args.arpa)
     else:
-        words = read_words(args.words) if args.words else None
+        words = known_units(args, tokenizer)
         if args.text:
             sentences = tell_known(read_text(args.text), args.text, [args.dev, *args.held_out])
         else:
             sentences = transcripts(args.data, dev)
         try:
-            counts = count_ngrams(sentences, config.order, None if words is None else frozenset(words))
+            counts = count_ngrams(
+                in_units(sentences, tokenizer), config.order, None if words is None else frozenset(words)
+            )
         except ValueError as error:
             raise UserError(f"{args.text or args.data}: {error}") from None
         if not counts[0]:
             raise UserError(f"{args.text or args.data}: no text to train on")
         if words is not None:
-            tell_unknown(counts[0], args.text or args.data, args.words)
+            tell_unknown(counts[0], args.text or args.data, args.tokenizer if tokenizer else args.words, config.unit)
         model = estimate(counts, config.least(), words or ())
     if config.prune:
         before = sum(map(len, model.probs))
@@ -112,11 +150,11 @@ def make(args: argparse.Namespace, config: NgramConfig, dev: dict[str, list[str]
     return model
 
 
-def tell_unknown(unigrams: Counter[Gram], source: str, words: str) -> None:
-    """Say how many words of the text count as <unk>; warn where most do. Args: unigrams: counts, of sentence ends, too."""
+def tell_unknown(unigrams: Counter[Gram], source: str, words: str, unit: str) -> None:
+    """Say how many units of the text count as <unk>; warn where most do. Args: unigrams: counts, of sentence ends, too."""
     unknown, total = unigrams[(UNKNOWN,)], unigrams.total() - unigrams[(END,)]
     if unknown:
-        what = f"{unknown:,} of {total:,} words of {source} are not in {words} and count as {UNKNOWN}"
+        what = f"{unknown:,} of {total:,} {unit}s of {source} are not in {words} and count as {UNKNOWN}"
         most = 2 * unknown > total
         say(f"warning: {what}: spell and case the text as the transcripts are" if most else what)
 
@@ -162,12 +200,11 @@ def read_text(path: str) -> Iterator[list[str]]:
                 yield words
 
 
-def describe(found: Perplexity) -> str:
+def describe(found: Perplexity, unit: str) -> str:
     """A line about the perplexity of dev."""
-    unknown = f", {counted(found.unknown, 'unknown word')} left out" if found.unknown else ""
-    return (
-        f"dev: perplexity {found.value:.2f} ({found.sentences} sentences, {found.words} words with their ends{unknown})"
-    )
+    unknown = f", {counted(found.unknown, f'unknown {unit}')} left out" if found.unknown else ""
+    size = f"{found.sentences} sentences, {found.words} {unit}s with their ends{unknown}"
+    return f"dev: perplexity {found.value:.2f} a {unit} ({size})"
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_a_model_is_trained_without_what_dev_holds(setup, monkeypatch, capsys):
     assert ("<s>", "BED", "CAD") in model.probs[2] and ("BAD", "DAB", "</s>") in model.probs[2]
     assert ("<s>", "BAD") not in model.probs[1], "only dev says so"
     assert facts["ngrams"] == [len(grams) for grams in model.probs] and facts["sha256"] == sha256_file(setup.lm)
-    assert f"perplexity {facts['dev']['perplexity']:.2f} (4 sentences, 11 words" in said
+    assert f"perplexity {facts['dev']['perplexity']:.2f} a word (4 sentences, 11 words" in said
 
 
 def test_a_text_file_and_a_finished_model_are_taken_too(setup, monkeypatch, capsys):

@@ -25,7 +25,8 @@ lm_task() {
   elif [[ -n $lm_text ]]; then
     source=(--text "$lm_text" --held-out "${held_out[@]}") needs=("$lm_text" "${held_out[@]/%//text}")
   fi
-  task 2 lm --needs "${needs[@]}" "$dev/text" "${words[@]}" --conf "$lm" --makes "$data/lm/lm.arpa" -- \
+  source+=(--tokenizer "$data/tokenizer")
+  task 2 lm --needs "${needs[@]}" "$dev/text" "${words[@]}" "$data/tokenizer/tokenizer.model" --conf "$lm" --makes "$data/lm/lm.arpa" -- \
     python3 -m steps.train_lm "${source[@]}" --dev "$dev" "${words[@]/#/--words=}" --config "$lm" --out "$data/lm"
 }
 

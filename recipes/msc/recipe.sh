@@ -11,6 +11,7 @@ speeds="1.0"            # stretched voices (augment.vtlp) instead of copies: a t
 stress=                 # no noisy test sets: the recordings have noise of their own
 tokenizer=tokenizer.yaml
 decode=decode.yaml      # CER beside WER
+lm=lm.yaml              # of characters
 
 teachers="teacher"
 compare="student_kd:student"

@@ -1,11 +1,14 @@
-"""The files of a decoding graph beside a model: HLG.fst and words.txt, checked before a decoder opens them."""
+"""The files of a decoding graph beside a model: HLG.fst and words.txt, checked before a decoder opens them.
+
+A graph of tokens has no words.txt: what comes out are tokens of tokens.txt, numbered as they go in.
+"""
 
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from steps.core.cli import MissingInput, UserError
-from steps.core.exports import GRAPH, GRAPH_WORDS, check_sums, read_sums, write_sums
+from steps.core.exports import GRAPH, GRAPH_WORDS, SUMS, check_sums, read_sums, write_sums
 from steps.core.outdir import atomic_file, sha256_file, write_text
 from steps.data.tokenizer import read_tokens
 from steps.lm.fst import check_fst, read_fst
@@ -23,10 +26,22 @@ With a language model:
 
 Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
 """
+ABOUT_TOKENS = """\
+
+With a language model:
+
+- HLG.fst: CTC and {order}-gram model of {words} tokens as one graph (OpenFst), token ids plus one on its inputs and outputs; any
+  word can come out. Its weights are in it: lm_scale {lm_scale:g}, word_score {word_score:g} nats a token.
+
+Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
+"""
 # only where the README has such a call, which is for whole utterances and features that sherpa-onnx computes
 ABOUT_SHERPA = """\
 Or, in sherpa-onnx, the call above and ctc_graph="HLG.fst". Its `words` are numbers of words.txt, its `text` the spelling that
 was heard; of a sound that breaks off within a word it returns nothing, steps.transcribe the words before it.
+"""
+ABOUT_TOKENS_SHERPA = """\
+Or, in sherpa-onnx, the call above and ctc_graph="HLG.fst".
 """
 
 
@@ -38,13 +53,13 @@ def open_graph(folder: str | Path, tokens: list[str]) -> GraphDecoder:
     """
     words = check_graph(folder, tokens)
     try:
-        return GraphDecoder(Path(folder) / GRAPH, words, len(tokens))
+        return GraphDecoder(Path(folder) / GRAPH, words or ["<eps>", *tokens], len(tokens), joined=words is None)
     except ImportError:
         raise UserError(f"kaldi-decoder is not installed; pip install -r {REQUIREMENTS}") from None
 
 
-def check_graph(folder: str | Path, tokens: list[str]) -> list[str]:
-    """Check the files of a graph. Args: tokens: of the model that it is to weigh.   Returns: its words.
+def check_graph(folder: str | Path, tokens: list[str]) -> list[str] | None:
+    """Check the files of a graph. Args: tokens: of the model that it is to weigh.   Returns: as `read_graph_words`.
 
     Raises: MissingInput; UserError, also for a graph made for other tokens: as many in another order would spell other words.
     """
@@ -59,23 +74,26 @@ def check_graph(folder: str | Path, tokens: list[str]) -> list[str]:
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: over {MOST_BYTES:,} bytes; prune the language model")
     try:
-        check_fst(read_fst(path.read_bytes()), len(tokens), len(words))
+        check_fst(read_fst(path.read_bytes()), len(tokens), len(tokens) + 1 if words is None else len(words))
     except ValueError as error:
         raise UserError(f"{path}: {error}; make it again with steps.make_graph") from None
     return words
 
 
-def read_graph_words(folder: str | Path) -> list[str]:
-    """The words of a graph by their numbers, the first being none. Raises: MissingInput, UserError."""
-    for name in (GRAPH, GRAPH_WORDS):
+def read_graph_words(folder: str | Path) -> list[str] | None:
+    """The words of a graph by their numbers, the first being none; None for a graph of tokens. Raises: MissingInput, UserError."""
+    sums = read_sums(folder) if (Path(folder) / SUMS).is_file() else {}
+    of_tokens = GRAPH in sums and GRAPH_WORDS not in sums
+    for name in (GRAPH,) if of_tokens else (GRAPH, GRAPH_WORDS):
         if not (Path(folder) / name).is_file():
             raise MissingInput(f"{Path(folder) / name}: no such file; steps.make_graph makes it")
-    return read_tokens(Path(folder) / GRAPH_WORDS)
+    return None if of_tokens else read_tokens(Path(folder) / GRAPH_WORDS)
 
 
 def graph_facts(folder: str | Path) -> dict[str, Any]:
-    """What a decoding records of a graph."""
-    return {"words": len(read_graph_words(folder)) - 1, "sha256": sha256_file(Path(folder) / GRAPH)}
+    """What a decoding records of a graph. Returns: {"words", "sha256"}; of one of tokens, which have any word, {"sha256"}."""
+    words = read_graph_words(folder)
+    return ({} if words is None else {"words": len(words) - 1}) | {"sha256": sha256_file(Path(folder) / GRAPH)}
 
 
 def check_installed() -> None:
@@ -84,10 +102,11 @@ def check_installed() -> None:
         raise UserError(f"kaldi-decoder is not installed; pip install -r {REQUIREMENTS}")
 
 
-def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[str, Any]) -> None:
+def ship_graph(folder: str | Path, graph: bytes, words: list[str] | None, facts: dict[str, Any]) -> None:
     """Put a graph into an exported folder; its SHA256SUMS, written last, lists it from then on, and README.md tells of it.
 
-    Args: graph: content of the file.   words: from `build_graph`.   facts: lm_scale, word_score, hotwords, lm, words.
+    Args: graph: content of the file.   words: from `build_graph`; None for a graph of tokens.   facts: lm_scale, word_score, hotwords, lm,
+          words.
     """
     folder = Path(folder)
     sums = {name: digest for name, digest in read_sums(folder).items() if name not in (GRAPH, GRAPH_WORDS)}
@@ -95,12 +114,17 @@ def ship_graph(folder: str | Path, graph: bytes, words: list[str], facts: dict[s
     write_sums(folder, sums)
     with atomic_file(folder / GRAPH, "wb") as file:
         file.write(graph)
-    write_text(folder / GRAPH_WORDS, "".join(f"{word} {number}\n" for number, word in enumerate(words)))
+    if words is None:
+        (folder / GRAPH_WORDS).unlink(missing_ok=True)
+    else:
+        write_text(folder / GRAPH_WORDS, "".join(f"{word} {number}\n" for number, word in enumerate(words)))
     readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
     order = len(facts["lm"]["ngrams"])
     weights = {key: facts[key] for key in ("lm_scale", "word_score", "words")}
     extra = ", ".join(f"{word} {nats:+g}" for word, nats in facts["hotwords"].items())
-    about = ABOUT.format(order=order, hotwords=f"; hotwords, in nats: {extra}" if extra else "", **weights)
-    about += ABOUT_SHERPA if "from_zipformer_ctc(" in readme else ""
+    template, for_sherpa = (ABOUT, ABOUT_SHERPA) if words is not None else (ABOUT_TOKENS, ABOUT_TOKENS_SHERPA)
+    about = template.format(order=order, hotwords=f"; hotwords, in nats: {extra}" if extra else "", **weights)
+    about += for_sherpa if "from_zipformer_ctc(" in readme else ""
     write_text(folder / "README.md", readme.split(ABOUT[:20])[0] + about)
-    write_sums(folder, sums | {name: sha256_file(folder / name) for name in (GRAPH, GRAPH_WORDS)})
+    own = (GRAPH,) if words is None else (GRAPH, GRAPH_WORDS)
+    write_sums(folder, sums | {name: sha256_file(folder / name) for name in own})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.cli import UserError
-from steps.deploy.runtimes.ctc import read_lines, spelling
+from steps.deploy.runtimes.ctc import SPECIAL, read_lines, spelling
 from steps.search.lexicon import SPACE, try_to_spell
 
 LONGEST_LINE = 10_000
@@ -15,12 +15,13 @@ LONGEST_LINE = 10_000
 class Spellings:
     """Spellings of words. words: token ids of each, one way or several.   lacking: words that have none.
 
-    space_id: the token between words, where there is one.
+    space_id: the token between words, where there is one.   tokens: of the model, where the words are some of them.
     """
 
     words: dict[str, list[list[int]]]
     lacking: list[str]
     space_id: int | None
+    tokens: list[str] | None = None
 
 
 def spell(
@@ -41,6 +42,15 @@ def spell(
     trimmed = {word: [_trim(ids, space_id) for ids in found[word]] for word in wanted if word in found}
     good = {word: ways for word, ways in trimmed.items() if all(ways)}
     return Spellings(good, [word for word in wanted if word not in good], space_id)
+
+
+def spell_tokens(words: Iterable[str], tokens: list[str], blank_id: int) -> Spellings:
+    """As `spell`, of a language model whose words are tokens."""
+    special = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
+    ids = {token: i for i, token in enumerate(tokens) if i not in special}
+    wanted = list(dict.fromkeys(words))
+    found = {word: [[ids[word]]] for word in wanted if word in ids}
+    return Spellings(found, [word for word in wanted if word not in ids], None, tokens)
 
 
 def _trim(ids: list[int], space_id: int | None) -> list[int]:

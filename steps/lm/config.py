@@ -4,6 +4,7 @@ import dataclasses
 
 from steps.core.config import check
 
+UNITS = ("word", "token")
 MOST_ORDER, MOST_PAIRS = 6, 200
 # of scales and scores
 LARGEST = 100.0
@@ -13,16 +14,18 @@ LARGEST = 100.0
 class NgramConfig:
     """Settings of steps.train_lm.
 
-    order: words of the longest n-grams, 1 to 6.   min_counts: n-grams seen less often are left out, from bigrams on: one
-    number, or one for each order, none lower than the one before.   prune: n-grams whose loss raises the perplexity by less
-    than this share are left out; 0 keeps all.
+    unit: word; or token, of a tokenizer, so that any word can come.   order: units of the longest n-grams, 1 to 6.
+    min_counts: n-grams seen less often are left out, from bigrams on: one number, or one for each order, none lower than the
+    one before.   prune: n-grams whose loss raises the perplexity by less than this share are left out; 0 keeps all.
     """
 
+    unit: str = "word"
     order: int = 3
     min_counts: int | list = 1
     prune: float = 0.0
 
     def __post_init__(self) -> None:
+        check(self.unit in UNITS, f"unit must be {' or '.join(UNITS)}, not {self.unit!r}")
         check(1 <= self.order <= MOST_ORDER, f"order must be 1 to {MOST_ORDER}, not {self.order}")
         check(0 <= self.prune < 1, f"prune must be a share from 0 on and below 1, not {self.prune}")
         least = self.least()
@@ -40,7 +43,7 @@ class NgramConfig:
 class GraphConfig:
     """Settings of steps.make_graph; each value of one is tried with each of the other on dev.
 
-    lm_scale: factors of the log-probabilities of the n-gram model, from 0 on.   word_score: nats added for each word.
+    lm_scale: factors of the log-probabilities of the n-gram model, from 0 on.   word_score: nats added for each word or token.
     hotwords: {word: nats added for it}.   most_dev: utterances of dev that are decoded for it, evenly taken.
     """
 
@@ -69,3 +72,6 @@ class LmConfig:
 
     ngram: NgramConfig = dataclasses.field(default_factory=NgramConfig)
     graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
+
+    def __post_init__(self) -> None:
+        check(self.ngram.unit == "word" or not self.graph.hotwords, "hotwords need ngram: {unit: word}")

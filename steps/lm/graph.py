@@ -69,7 +69,23 @@ def build_graph(
     words = sorted(word for word in spellings if (word,) in model.probs[0] and word not in (BEGIN, END, UNKNOWN))
     if not words:
         raise ValueError("no word of the language model can be spelled")
-    return _Builder(model, spellings, weights, words, blank_id, space_id).build(), ["<eps>", *words]
+    numbers = {word: number for number, word in enumerate(words, start=1)}
+    return _Builder(model, spellings, weights, numbers, blank_id, space_id).build(), ["<eps>", *words]
+
+
+def build_token_graph(model: NGram, tokens: Sequence[str], weights: Weights, blank_id: int = 0) -> Fst:
+    """Build the graph of an n-gram model of tokens, in which any sequence of those that it knows can come.
+
+    Args:    tokens: text of each id; a space is one like any other.   weights: word_score counts for each token.
+    Returns: the graph, token ids plus one on its inputs and outputs.
+    Raises:  ValueError when the model knows none of the tokens or the graph grows too large.
+    """
+    ids = {token: number for number, token in enumerate(tokens) if number != blank_id}
+    known = {token: i for token, i in ids.items() if (token,) in model.probs[0] and token not in (BEGIN, END, UNKNOWN)}
+    if not known:
+        raise ValueError("no token is in the language model")
+    spellings = {token: [(i,)] for token, i in known.items()}
+    return _Builder(model, spellings, weights, {token: i + 1 for token, i in known.items()}, blank_id, None).build()
 
 
 class _Builder:
@@ -86,13 +102,13 @@ class _Builder:
         model: NGram,
         spellings: Mapping[str, Collection[Sequence[int]]],
         weights: Weights,
-        words: Sequence[str],
+        numbers: Mapping[str, int],
         blank_id: int,
         space_id: int | None,
     ):
         self.model, self.spellings, self.weights = model, spellings, weights
         self.blank, self.space = blank_id, space_id
-        self.numbers = {word: number for number, word in enumerate(words, start=1)}
+        self.numbers = numbers
         self.contexts = {()} | set(model.contexts()) | {gram for gram, weight in model.backoffs.items() if weight}
         # (word, log10 of its probability) by context
         self.known: dict[Gram, list[tuple[str, float]]] = {}
@@ -100,7 +116,7 @@ class _Builder:
             for gram, log10 in grams.items():
                 if gram[-1] in self.numbers:
                     self.known.setdefault(gram[:-1], []).append((gram[-1], log10))
-        self.first_tokens = {ids[0] for word in words for ids in spellings[word]}
+        self.first_tokens = {ids[0] for word in numbers for ids in spellings[word]}
         self.trees: dict[Gram, _Node] = {}
         self.states: dict[tuple, int] = {}
         self.todo: list[tuple] = []

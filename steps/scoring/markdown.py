@@ -52,8 +52,8 @@ BEAM_NOTE = """\
 - beam: modified beam search, of transducers; no word list.
 """
 LM_NOTE = """\
-- lm: words weighed by an n-gram language model, a task of its own, too. kB with lm: size with the graph and the words that
-  this column needs, and no other does.
+- lm: words or tokens weighed by an n-gram language model, a task of its own, too. kB with lm: size with the graph and the
+  words that this column needs, and no other does.
 """
 COMPARISON_NOTE = """\
 Below 0: the first has fewer errors. *: the paired bootstrap interval leaves out 0. p: matched pairs test of NIST's

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from steps.data.tokenizer import join_pieces
+
+EPSILON = 0
 # those of sherpa-onnx: FasterDecoderOptions of kaldi-decoder, and ctc_max_active
 BEAM, MOST_ACTIVE = 16.0, 3000
 
@@ -13,7 +16,8 @@ class GraphDecoder:
     """Viterbi search with a beam, by kaldi-decoder. `ended`: whether the last path came to an end of the graph.
 
     Args:   graph_file: OpenFst file, checked (steps/lm/fst.py): token ids plus one on its inputs, words on its outputs.
-            words: text of each output, the first being none.   num_tokens: V.   beam, most_active: nats, states kept.
+            words: text of each output, the first being none.   num_tokens: V.   joined: the outputs are tokens, which make
+            up words.   beam, most_active: nats, states kept.
     Raises: ImportError when kaldi-decoder or kaldifst is missing.
     """
 
@@ -22,6 +26,7 @@ class GraphDecoder:
         graph_file: str | Path,
         words: Sequence[str],
         num_tokens: int,
+        joined: bool = False,
         beam: float = BEAM,
         most_active: int = MOST_ACTIVE,
     ):
@@ -30,7 +35,7 @@ class GraphDecoder:
         import kaldifst
 
         self._kaldi, self._fst_library = kaldi_decoder, kaldifst
-        self.words, self.num_tokens, self.ended = words, num_tokens, True
+        self.words, self.num_tokens, self.joined, self.ended = words, num_tokens, joined, True
         self._graph = kaldifst.StdVectorFst.read(str(graph_file))
         options = kaldi_decoder.FasterDecoderOptions(beam=beam, max_active=most_active)
         self._decoder = kaldi_decoder.FasterDecoder(self._graph, options)
@@ -54,4 +59,6 @@ class GraphDecoder:
         if not found:
             return ""
         _, _, outputs, _ = self._fst_library.get_linear_symbol_sequence(path)
-        return " ".join(self.words[i] for i in outputs if i)
+        if self.joined:
+            return " ".join(join_pieces(self.words, outputs, EPSILON).split())
+        return " ".join(self.words[i] for i in outputs if i != EPSILON)

@@ -8,7 +8,7 @@ import pytest
 
 from steps.lm.estimate import count_ngrams, estimate
 from steps.lm.fst import Fst, check_fst, read_fst, write_fst
-from steps.lm.graph import Weights, build_graph
+from steps.lm.graph import Weights, build_graph, build_token_graph
 from steps.lm.ngram import BEGIN, END, NGram
 from steps.search.graph import GraphDecoder
 from steps.search.lexicon import LexiconDecoder
@@ -104,6 +104,29 @@ def test_the_best_path_is_the_best_of_all(order, spellings, space_id):
             assert score == pytest.approx(best, abs=1e-4) and text == expected
             said.update(text.split())
     assert len(said) > 1
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_tokens_themselves_are_weighed_as_the_model_of_tokens_says(order):
+    tokens = ["<blk>", "\u2581", "A", "B"]
+    model = estimate(count_ngrams([["A", "\u2581", "B", "A"], ["B", "B"], ["A"]], order), [1] * order, tokens[1:])
+    rng, weights, said = np.random.default_rng(order), Weights(0.8, 0.6), set()
+    fst, outputs = build_token_graph(model, tokens, weights), ["<eps>", *tokens]
+    check_fst(fst, 4, 5)
+    assert not (fst.arcs["olabel"] - fst.arcs["ilabel"])[fst.arcs["olabel"] > 0].any(), "numbered as they go in"
+    for frames in (1, 4, 5, 5):
+        log_probs = random_log_probs(rng, frames, 4)
+        text, score = best_path(fst, outputs, log_probs)
+        ways = {token: [(i,)] for i, token in enumerate(tokens) if i}
+        expected, best = best_by_trying_all(model, ways, weights, None, log_probs)
+        assert score == pytest.approx(best, abs=1e-4) and text == expected
+        said.update(text.split())
+    assert len(said) == 3
+    # what the model does not know cannot come
+    fst = build_token_graph(model, ["<blk>", "C", "A", "B"], weights)
+    assert set(fst.arcs["olabel"]) == {0, 3, 4}
+    with pytest.raises(ValueError, match="no token is in the language model"):
+        build_token_graph(model, ["<blk>", "C", "<s>"], weights)
 
 
 def test_tokens_that_share_arcs_do_not_change_the_best_path(monkeypatch):

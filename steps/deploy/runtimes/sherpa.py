@@ -219,7 +219,7 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, 
     else:
         kind = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc if online else open_file.from_zipformer_ctc
         recognisers = {"greedy": kind(model=path, **settings)}
-    words = [] if graph is None else read_graph_words(graph)
+    words = None if graph is None else read_graph_words(graph)
     if graph is not None:
         recognisers["lm"] = open_file.from_zipformer_ctc(model=path, **settings, ctc_graph=f"{graph}/{GRAPH}")
     # frames that a chunk reads: as much silence behind a sound brings its last words out
@@ -240,9 +240,10 @@ def serve(folder: str, num_threads: int, sample_rate_hz: int, feature_dim: int, 
             stream = recogniser.create_stream()
             stream.accept_waveform(sample_rate_hz, samples)
             recogniser.decode_stream(stream)
-            # its text with a graph is the spelling that was heard; the words are what a lexicon calls it
+            # its text with a graph is the spelling that was heard; the words, where there are some, what a lexicon calls it
             result = stream.result
-            texts[kind] = result.text if kind == "greedy" else " ".join(words[number] for number in result.words)
+            called = words if kind == "lm" else None
+            texts[kind] = result.text if called is None else " ".join(called[number] for number in result.words)
         answer = [texts, [astuple(chunk) for chunk in chunks]] if count < 0 else texts
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
