@@ -44,6 +44,10 @@ def main() -> None:
     sizes = ", ".join(f"{len(grams):,} {length}-grams" for length, grams in enumerate(model.probs, start=1))
     found = perplexity(model, in_units(dev.values(), tokenizer))
     say(describe(found, config.unit))
+    if config.unit == "word" and found.unknown > found.words - found.sentences:
+        say(
+            "warning: it knows less than half of the words of dev; one of tokens (ngram: {unit: token}) can spell any word"
+        )
     out = Path(args.out) / "lm.arpa"
     write_arpa(out, model)
     if [len(grams) for grams in read_arpa(out).probs] != [len(grams) for grams in model.probs]:

@@ -84,6 +84,15 @@ def test_a_model_is_trained_without_what_dev_holds(setup, monkeypatch, capsys):
     assert f"perplexity {facts['dev']['perplexity']:.2f} a word (4 sentences, 11 words" in said
 
 
+def test_a_model_that_knows_few_words_of_dev_is_told_of_tokens(setup, monkeypatch, capsys):
+    told = "warning: it knows less than half of the words of dev; one of tokens (ngram: {unit: token})"
+    for text, expected in (("AB CAD", False), ("AB BAD", True), ("AB", True)):
+        # dev says AB twice, CAD twice, and BAD, DAB, BED
+        (setup.root / "text").write_text(f"{text}\n")
+        train(monkeypatch, setup, source=["--text", setup.root / "text"])
+        assert (told in capsys.readouterr().out) == expected, text
+
+
 def test_a_text_file_and_a_finished_model_are_taken_too(setup, monkeypatch, capsys):
     (setup.root / "text").write_text("\ufeff" + "AB CAD\n\nCAD OTHER AB\n" * 5)
     source = ["--text", setup.root / "text"]
