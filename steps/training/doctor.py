@@ -14,6 +14,8 @@ FEW_UPDATES, UNFINISHED = 1000, 15.0
 SMALL_BATCH = 500
 # Dev may be this much worse than the training set, points, or this many times.
 GAP, RATIO = 15.0, 1.8
+# Words of a usual utterance from which on pieces of it are worth a trial.
+SEVERAL_WORDS = 3
 # Share of utterances with the same first word from which on it can be written without listening.
 USUAL = 0.5
 # Least spread of transcript lengths, as a share of their mean, that tells anything about recordings, and utterances for it.
@@ -48,7 +50,7 @@ class TrainingFacts:
     deviation: largest deviation of a feature bin over the training set, nats.   rates_hz: {rate of the sound: number of
     files looked at}.   features_hz: rate the features are computed at.
     normalisation: one that knows strangers better than the model's; empty: none.
-    early_masks: whether SpecAugment's masks are there from the first epoch on.
+    early_masks: whether SpecAugment's masks are there from the first epoch on.   words: of the median training utterance.
     """
 
     train: SetFacts
@@ -67,6 +69,7 @@ class TrainingFacts:
     features_hz: int = 16000
     normalisation: str = "utterance"
     early_masks: bool = False
+    words: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,16 @@ def fit(facts: TrainingFacts) -> Iterator[Finding]:
             f"{masks}",
         )
     elif dev.error > train.error + GAP and dev.error > RATIO * train.error:
-        other = f"normalisation: {facts.normalisation}, " if facts.normalisation else ""
+        remedies = [
+            "More speakers",
+            *([f"normalisation: {facts.normalisation}"] if facts.normalisation else []),
+            "a smaller model",
+        ]
+        remedies += ["pieces of a few words (run.sh --cut-with)"] if facts.words >= SEVERAL_WORDS else []
         yield Finding(
             "overfit",
             f"{dev.error:.0f} % {facts.rate} on dev, {train.error:.0f} % on its own training set: it has learnt these utterances by heart "
-            f"or does not know such speakers. More speakers, {other}a smaller model, or pieces of a few words (run.sh --cut-with) may "
-            "help.",
+            f"or does not know such speakers. {', '.join(remedies[:-1])}, or {remedies[-1]} may help.",
         )
 
 

@@ -1,6 +1,7 @@
 """Looks at a finished training, gathers what the doctor needs to know, and keeps what it says in the model folder."""
 
 import dataclasses
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def gather(
         features_hz=train.feature_config.sample_rate_hz,
         normalisation=other_normalisation(model),
         early_masks=augment is not None and max(augment.freq_masks, augment.time_masks) > 0,
+        words=statistics.median(len(text.split()) for text in refs.values()),
     )
 
 

@@ -133,6 +133,9 @@ def test_the_texts_name_the_numbers_and_a_remedy():
     assert "41 % WER on dev, 0 % on its own training set" in heart.text and "normalisation: utterance" in heart.text
     (heart,) = diagnose(dataclasses.replace(BAD["learnt by heart"][0], normalisation=""))
     assert "More speakers, a smaller model, or pieces of a few words (run.sh --cut-with) may help." in heart.text
+    # of pieces already
+    (heart,) = diagnose(dataclasses.replace(BAD["learnt by heart"][0], words=2))
+    assert heart.text.endswith("More speakers, normalisation: utterance, or a smaller model may help.")
 
 
 def test_yesno_as_it_was_is_told_to_give_silence_a_token():
