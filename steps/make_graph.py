@@ -4,10 +4,10 @@
 
 Writes HLG.fst and words.txt into the folder, where SHA256SUMS lists them from then on and README.md says how to use them, and
 graph.json: the weights, and what each pair of them gave on dev. A model of tokens (ngram: {unit: token} in --config) has no
-words.txt: any word can come. steps.decode, steps.transcribe (--graph) and sherpa-onnx
+words.txt: any word can come out. steps.decode, steps.transcribe (--graph) and sherpa-onnx
 (`ctc_graph`) read the same graph. --lexicon: spellings of words, `word token token ...` lines, several for a word if need be;
-all other words are spelled as the tokenizer does. --decode-config: the recipe's decode.yaml, which says what counts as a word. Of
-other models than CTC no graph is made.
+all other words are spelled as the tokenizer does. --decode-config: the recipe's decode.yaml, which says what errors count: with
+`cer: true` those of characters. Of other models than CTC no graph is made.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from steps.lm.config import GraphConfig, LmConfig
 from steps.lm.fst import write_fst
 from steps.lm.graph import Weights, build_graph, build_token_graph
 from steps.lm.ngram import NGram
-from steps.scoring.wer import count_utterances, in_units, pool
+from steps.scoring.wer import characters, count_utterances, in_units, pool
 from steps.search.graph import GraphDecoder
 
 # of the best weights on dev: below, the choice is mostly chance
@@ -68,8 +68,8 @@ def main() -> None:
             say(f"{args.export}: only CTC models with units to spell in are decoded along a graph; none is made")
             return
         recogniser = check_blank(opened, args.export)
-        spellings = spell_model(model, unit, recogniser, args)
         try:
+            spellings = spell_model(model, unit, recogniser, args)
             check_words(config, model, spellings, args)
         except UserError as error:
             # others of the chain can have one
@@ -89,7 +89,12 @@ def main() -> None:
         "unit": unit,
         "words": len(spellings.words),
         "not_spelled": spellings.lacking,
-        "dev": {"set": str(args.dev), "utterances": len(dev.utterances) if dev else 0, "tried": tried},
+        "dev": {
+            "set": str(args.dev),
+            "utterances": len(dev.utterances) if dev else 0,
+            "counted": "char" if scoring.cer else scoring.unit,
+            "tried": tried,
+        },
         "settings": to_dict(config),
     }
     ship_graph(args.export, graph, words, facts)
@@ -119,22 +124,24 @@ def check_blank(recogniser: CtcRecogniser, folder: str) -> CtcRecogniser:
 
 
 def spell_model(model: NGram, unit: str, recogniser: CtcRecogniser, args: argparse.Namespace) -> Spellings:
-    """Spell the words of the language model, or find its tokens; those that cannot be are named. Raises: UserError."""
+    """Spell the words of the language model, or find its tokens; those that cannot come out are named. Raises: UserError."""
     words = [word for (word,) in model.probs[0] if word not in ("<s>", "</s>", "<unk>")]
     if unit == "token":
         if args.lexicon:
-            raise UserError(
-                f"{args.lexicon}: tokens have no spellings; leave out --lexicon, or set ngram: {{unit: word}}"
-            )
-        found = spell_tokens(words, recogniser.tokens, recogniser.blank_id)
-        lack = f"are no tokens of {args.export} and are left out"
+            say(f"{args.lexicon} is not used: tokens have no spellings")
+        try:
+            found = spell_tokens(words, recogniser.tokens, recogniser.blank_id)
+        except ValueError as error:
+            remedy = "train it with the tokenizer of this model (steps.train_lm --tokenizer)"
+            raise UserError(f"{args.lm}: not of the tokens of {args.export}: {error}; {remedy}") from None
+        what = f"never out of this graph: {counted(len(found.lacking), 'token')} of {args.export} that {args.lm} does not know"
     elif any(SPACE in word for word in words):
         raise UserError(f"{args.lm}: {SPACE} says that it is of tokens; set ngram: {{unit: token}} in {args.config}")
     else:
         found = spell(words, args.export, recogniser.tokens, recogniser.blank_id, args.lexicon)
-        lack = "cannot be spelled in tokens and are left out"
+        of = f"{len(found.lacking)} of {counted(len(words), 'word')} of {args.lm}"
+        what = f"{of} cannot be spelled in tokens and are left out"
     if found.lacking:
-        what = f"{len(found.lacking)} of {counted(len(words), unit)} of {args.lm} {lack}"
         say(f"{what}: {' '.join(found.lacking[:SHOWN])}{' ...' if len(found.lacking) > SHOWN else ''}")
     return found
 
@@ -142,9 +149,8 @@ def spell_model(model: NGram, unit: str, recogniser: CtcRecogniser, args: argpar
 def check_words(config: GraphConfig, model: NGram, spellings: Spellings, args: argparse.Namespace) -> None:
     """Refuse hotwords that cannot be recognised, and a language model of which no word can. Raises: UserError."""
     if not any((word,) in model.probs[0] for word in spellings.words):
-        what = "none is a token" if spellings.tokens else "no word can be spelled in the tokens"
-        remedy = "take a text in the letters, case and Unicode form of the transcripts"
-        raise UserError(f"{args.lm}: {what} of {args.export}; {remedy}")
+        what = f"no word can be spelled in the tokens of {args.export}"
+        raise UserError(f"{args.lm}: {what}; take a text in the letters, case and Unicode form of the transcripts")
     lost = [word for word in config.hotwords if word not in spellings.words or (word,) not in model.probs[0]]
     if lost:
         raise UserError(
@@ -190,7 +196,7 @@ def make(model: NGram, spellings: Spellings, weights: Weights) -> tuple[bytes, l
     """The graph with these weights, as the content of its file, and its words; None for one of tokens. Raises: UserError."""
     try:
         if spellings.tokens:
-            return write_fst(build_token_graph(model, spellings.tokens, weights)), None
+            return write_fst(build_token_graph(model, spellings.tokens, weights, space_id=spellings.space_id)), None
         fst, words = build_graph(model, spellings.words, weights, space_id=spellings.space_id)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -198,14 +204,14 @@ def make(model: NGram, spellings: Spellings, weights: Weights) -> tuple[bytes, l
 
 
 def count_errors(graph: bytes, words: list[str] | None, dev: Dev) -> dict[str, int]:
-    """Errors of dev with a graph, and reference words, in the units that the recipe counts."""
+    """Errors of dev with a graph, and reference words, in the units that the recipe counts: characters where it wants both."""
     with tempfile.NamedTemporaryFile(suffix=".fst") as file:
         file.write(graph)
         file.flush()
         decoder = GraphDecoder(file.name, words or ["<eps>", *dev.tokens], len(dev.tokens), joined=words is None)
     texts = (" ".join(filter(None, map(decoder.decode, pieces))) for pieces in dev.log_probs)
     hyps, refs = (
-        {utt_id: in_units(in_units(text, "word", dev.scoring.fold), dev.scoring.unit) for utt_id, text in pairs}
+        {utt_id: units_of(text, dev.scoring) for utt_id, text in pairs}
         for pairs in (
             [(utt.utt_id, text) for utt, text in zip(dev.utterances, texts, strict=True)],
             [(utt.utt_id, utt.text) for utt in dev.utterances],
@@ -213,6 +219,14 @@ def count_errors(graph: bytes, words: list[str] | None, dev: Dev) -> dict[str, i
     )
     found = pool(count_utterances(refs, hyps))
     return {"errors": found.errors, "words": found.reference_length}
+
+
+def units_of(text: str, scoring: DecodeConfig) -> str:
+    """What is counted of a text, with a space between."""
+    words = in_units(text, "word", scoring.fold)
+    if scoring.cer:
+        return " ".join(SPACE if char == " " else char for char in characters(words))
+    return in_units(words, scoring.unit)
 
 
 def choose(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:

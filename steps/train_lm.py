@@ -22,13 +22,13 @@ from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
-from steps.core.tables import counted
+from steps.core.tables import SHOWN, counted
 from steps.data.tokenizer import Tokenizer
 from steps.deploy.runtimes.ctc import read_words
 from steps.lm.arpa import read_arpa, refuse_packed, write_arpa
 from steps.lm.config import LmConfig, NgramConfig
 from steps.lm.estimate import count_ngrams, estimate
-from steps.lm.ngram import END, UNKNOWN, Gram, NGram, Perplexity, perplexity
+from steps.lm.ngram import BEGIN, END, UNKNOWN, Gram, NGram, Perplexity, perplexity
 from steps.lm.prune import prune
 
 # bytes of a line of a text file
@@ -120,7 +120,8 @@ def source_files(args: argparse.Namespace, tokenizer: Tokenizer | None) -> list[
     """The files that the model comes from."""
     main_file = Path(args.data) / "text" if args.data else Path(args.text or args.arpa)
     if tokenizer is not None:
-        return [main_file, Path(args.tokenizer) / "tokenizer.model"]
+        given = Path(args.tokenizer)
+        return [main_file, given / "tokenizer.model" if given.is_dir() else given]
     return [main_file, *([Path(args.words)] if args.words else [])]
 
 
@@ -130,6 +131,12 @@ def make(
     """Train the model or read it, and prune it. Raises: MissingInput, UserError."""
     if args.arpa:
         model = read_arpa(args.arpa)
+        own = {word for (word,) in model.probs[0]} - {BEGIN, END, UNKNOWN}
+        if tokenizer is not None and (strange := sorted(own - set(tokenizer.pieces))):
+            what = f"{len(strange)} of its {len(own)} words are no tokens of {args.tokenizer}"
+            raise UserError(
+                f"{args.arpa}: {what} ({' '.join(strange[:SHOWN])}); set ngram: {{unit: word}} in {args.config}"
+            )
     else:
         words = known_units(args, tokenizer)
         if args.text:

@@ -15,7 +15,7 @@ LONGEST_LINE = 10_000
 class Spellings:
     """Spellings of words. words: token ids of each, one way or several.   lacking: words that have none.
 
-    space_id: the token between words, where there is one.   tokens: of the model, where the words are some of them.
+    space_id: the token between words, where there is one.   tokens: of the model, where the words are tokens.
     """
 
     words: dict[str, list[list[int]]]
@@ -45,12 +45,19 @@ def spell(
 
 
 def spell_tokens(words: Iterable[str], tokens: list[str], blank_id: int) -> Spellings:
-    """As `spell`, of a language model whose words are tokens."""
+    """As `spell`, of a language model whose words are tokens. lacking: tokens that it does not know, which never come out.
+
+    Raises: ValueError when it is of other tokens: one of its own is none here, or it knows less than half of these.
+    """
     special = {blank_id, *(i for i, token in enumerate(tokens) if token in SPECIAL)}
-    ids = {token: i for i, token in enumerate(tokens) if i not in special}
-    wanted = list(dict.fromkeys(words))
-    found = {word: [[ids[word]]] for word in wanted if word in ids}
-    return Spellings(found, [word for word in wanted if word not in ids], None, tokens)
+    ids, wanted = {token: i for i, token in enumerate(tokens) if i not in special}, set(words)
+    if strange := sorted(wanted - set(ids)):
+        raise ValueError(f"{strange[0]} is not among the tokens")
+    lacking = [token for token in ids if token not in wanted]
+    if 2 * len(lacking) > len(ids):
+        raise ValueError(f"it knows {len(wanted)} of {len(ids)} tokens")
+    space_id = ids.get(SPACE) if all(len(token) == 1 for token in ids) else None
+    return Spellings({token: [[i]] for token, i in ids.items() if token in wanted}, lacking, space_id, tokens)
 
 
 def _trim(ids: list[int], space_id: int | None) -> list[int]:

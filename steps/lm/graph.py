@@ -73,10 +73,13 @@ def build_graph(
     return _Builder(model, spellings, weights, numbers, blank_id, space_id).build(), ["<eps>", *words]
 
 
-def build_token_graph(model: NGram, tokens: Sequence[str], weights: Weights, blank_id: int = 0) -> Fst:
-    """Build the graph of an n-gram model of tokens, in which any sequence of those that it knows can come.
+def build_token_graph(
+    model: NGram, tokens: Sequence[str], weights: Weights, blank_id: int = 0, space_id: int | None = None
+) -> Fst:
+    """Build the graph of an n-gram model of tokens, in which any sequence of those that it knows can come out.
 
-    Args:    tokens: text of each id; a space is one like any other.   weights: word_score counts for each token.
+    Args:    tokens: text of each id.   weights: word_score counts for each token.   space_id: a token that stands between
+             words; there it is one like any other, and before and behind all it costs nothing, like silence.
     Returns: the graph, token ids plus one on its inputs and outputs.
     Raises:  ValueError when the model knows none of the tokens or the graph grows too large.
     """
@@ -85,7 +88,8 @@ def build_token_graph(model: NGram, tokens: Sequence[str], weights: Weights, bla
     if not known:
         raise ValueError("no token is in the language model")
     spellings = {token: [(i,)] for token, i in known.items()}
-    return _Builder(model, spellings, weights, {token: i + 1 for token, i in known.items()}, blank_id, None).build()
+    numbers = {token: i + 1 for token, i in known.items()}
+    return _Builder(model, spellings, weights, numbers, blank_id, None, space_id).build()
 
 
 class _Builder:
@@ -93,6 +97,7 @@ class _Builder:
 
     after, context, token: a word has just ended with the token; None: and blanks since then.
     between, context: spaces since then.
+    ended, context: spaces at the end.
     choose, context, token: a word of this context comes next, or those of a shorter one; its first token is not `token`.
     some, context, group: a word of this context whose first token is in a group of them comes next.
     """
@@ -105,9 +110,10 @@ class _Builder:
         numbers: Mapping[str, int],
         blank_id: int,
         space_id: int | None,
+        outer_space: int | None = None,
     ):
         self.model, self.spellings, self.weights = model, spellings, weights
-        self.blank, self.space = blank_id, space_id
+        self.blank, self.space, self.outer = blank_id, space_id, outer_space
         self.numbers = numbers
         self.contexts = {()} | set(model.contexts()) | {gram for gram, weight in model.backoffs.items() if weight}
         # (word, log10 of its probability) by context
@@ -126,7 +132,8 @@ class _Builder:
 
     def build(self) -> Fst:
         start = self.context((BEGIN,))
-        self.state("after", start, None) if self.space is None else self.state("between", start)
+        around = self.space if self.outer is None else self.outer
+        self.state("after", start, None) if around is None else self.state("between", start)
         while self.todo:
             kind, *key = self.todo.pop()
             getattr(self, f"_{kind}")(self.states[kind, *key], *key)
@@ -177,12 +184,17 @@ class _Builder:
             self.arc(source, None, self.chooser(context, token))
         else:
             self.arc(source, self.space, self.state("between", context))
+        if self.outer not in (None, token):
+            self.arc(source, self.outer, self.state("ended", context))
 
     def _between(self, source, context):
+        self._ended(source, context)
+        self.arc(source, None, self.chooser(context, None))
+
+    def _ended(self, source, context):
         self.finals[source] = self.end_cost(context)
         self.arc(source, self.blank, source)
-        self.arc(source, self.space, source)
-        self.arc(source, None, self.chooser(context, None))
+        self.arc(source, self.space if self.outer is None else self.outer, source)
 
     def chooser(self, context: Gram, token: int | None) -> int:
         """The state of choosing a word whose first token is not that of the last frame."""

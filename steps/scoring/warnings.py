@@ -38,19 +38,21 @@ def find_warnings(
 
 
 def unspelled(exp: str | Path, rows: Sequence[ResultRow]) -> list[str]:
-    """Which models cannot spell all words of the language model, so that their lm column is not the task of the others."""
-    lacking: dict[tuple[str, ...], list[str]] = {}
+    """Which models have an lm column in which not all can come out that comes out in those of the others."""
+    lacking: dict[tuple[bool, tuple[str, ...]], list[str]] = {}
     for model in dict.fromkeys(row.model for row in rows if "lm" in row.scores):
         path = Path(exp) / model / "export" / "graph.json"
-        words = read_json(path).get("not_spelled") if path.is_file() else []
+        facts = read_json(path) if path.is_file() else {}
+        words = facts.get("not_spelled", [])
         if not isinstance(words, list):
             raise UserError(f"{path}: not what steps.make_graph writes; export the model again")
         if words:
-            lacking.setdefault(tuple(map(str, words)), []).append(model)
+            lacking.setdefault((facts.get("unit") == "token", tuple(map(str, words))), []).append(model)
     return [
-        f"{', '.join(models)}: {counted(len(words), 'word')} of the language model cannot be spelled in tokens and never come out "
-        f"in the lm column: {' '.join(words[:SHOWN])}{' ...' if len(words) > SHOWN else ''}."
-        for words, models in lacking.items()
+        f"{', '.join(models)}: never in the lm column: {counted(len(words), 'token' if of_tokens else 'word')} "
+        f"{'that the language model does not know' if of_tokens else 'of the language model that cannot be spelled in tokens'}: "
+        f"{' '.join(words[:SHOWN])}{' ...' if len(words) > SHOWN else ''}."
+        for (of_tokens, words), models in lacking.items()
     ]
 
 

@@ -50,7 +50,8 @@ class TrainingFacts:
     deviation: largest deviation of a feature bin over the training set, nats.   rates_hz: {rate of the sound: number of
     files looked at}.   features_hz: rate the features are computed at.
     normalisation: one that knows strangers better than the model's; empty: none.
-    early_masks: whether SpecAugment's masks are there from the first epoch on.   words: of the median training utterance.
+    early_masks: whether SpecAugment's masks are there from the first epoch on.   words: of the median training utterance,
+    four characters for one where there are no blanks.
     """
 
     train: SetFacts

@@ -98,7 +98,7 @@ def gather(
         features_hz=train.feature_config.sample_rate_hz,
         normalisation=other_normalisation(model),
         early_masks=augment is not None and max(augment.freq_masks, augment.time_masks) > 0,
-        words=statistics.median(len(text.split()) for text in refs.values()),
+        words=statistics.median(len(text.split()) if rate == "wer" else len(text) / 4 for text in refs.values()),
     )
 
 

@@ -21,7 +21,7 @@ from steps.deploy.runtimes.onnx_model import open_session
 from steps.deploy.runtimes.sherpa import SherpaProcess, computes, takes_for_byte_bpe
 from steps.lm.estimate import count_ngrams, estimate
 from steps.lm.fst import write_fst
-from steps.lm.graph import Weights, build_graph
+from steps.lm.graph import Weights, build_graph, build_token_graph
 from steps.models.build import build_model, load_model, new_spec
 from tests.models import hub_checks
 
@@ -250,5 +250,20 @@ def test_with_a_graph_it_says_what_onnxruntime_says(exported):
             texts.append(process.recognise(samples, "u"))
             assert texts[-1] == recogniser.recognise(feats, "u")
     assert all(text["lm"] and set(text["lm"].split()) <= set(words) for text in texts)
+    # a graph of tokens, out of which any word can come
+    text = [["a", "\u2581", "b", "\u2581", "h"], ["h", "\u2581", "g"]]
+    model = estimate(count_ngrams(text, 2), [1, 1], recogniser.tokens[2:])
+    graph = build_token_graph(model, recogniser.tokens, Weights(2.0, 6.0), space_id=2)
+    ship_graph(exported, write_fst(graph), None, facts)
+    recogniser.use_graph(exported)
+    assert recogniser.graph.joined
+    with SherpaProcess(exported) as process:
+        process.use_graph(exported)
+        for seconds in (0.5, 1.0, 2.3):
+            samples = random.uniform(-0.2, 0.2, int(16000 * seconds)).astype(np.float32)
+            feats = compute_features(torch.from_numpy(samples), recogniser.features).numpy()
+            texts.append(process.recognise(samples, "u"))
+            assert texts[-1] == recogniser.recognise(feats, "u")
+    assert all(len(text["lm"]) > 1 and " " not in text["lm"] for text in texts[3:]), "tokens are joined"
     export_folder(exported.parent, exported)
     assert not (exported / "HLG.fst").exists() and "words.txt" not in (exported / "SHA256SUMS").read_text()

@@ -122,11 +122,35 @@ def test_tokens_themselves_are_weighed_as_the_model_of_tokens_says(order):
         assert score == pytest.approx(best, abs=1e-4) and text == expected
         said.update(text.split())
     assert len(said) == 3
-    # what the model does not know cannot come
+    # what the model does not know cannot come out
     fst = build_token_graph(model, ["<blk>", "C", "A", "B"], weights)
     assert set(fst.arcs["olabel"]) == {0, 3, 4}
     with pytest.raises(ValueError, match="no token is in the language model"):
         build_token_graph(model, ["<blk>", "C", "<s>"], weights)
+
+
+def test_spaces_around_tokens_are_free_and_those_between_are_weighed():
+    tokens = ["<blk>", "\u2581", "A", "B"]
+    model = estimate(count_ngrams([["A", "\u2581", "B", "A"], ["B", "B"], ["A"]], 3), [1] * 3, tokens[1:])
+    rng, weights, around = np.random.default_rng(1), Weights(0.8, 0.6), 0
+    ways = {token: [(i,)] for i, token in enumerate(tokens) if i}
+    free = build_token_graph(model, tokens, weights, space_id=1)
+    check_fst(free, 4, 5)
+    for frames in (1, 3, 4, 5, 5, 5):
+        log_probs = random_log_probs(rng, frames, 4)
+        log_probs[[0, -1], 1] += 2.0
+        text, score = best_path(free, ["<eps>", *tokens], log_probs)
+        # the best of all ways to give silence at the ends to spaces, or to blanks, and what is between to the model
+        splits = [(i, j) for i in range(frames + 1) for j in range(i, frames + 1)]
+        outer = np.maximum(log_probs[:, 0], log_probs[:, 1]).astype(float)
+        found = (
+            (best_by_trying_all(model, ways, weights, None, log_probs[i:j]), outer[:i].sum() + outer[j:].sum())
+            for i, j in splits
+        )
+        expected, best = max(((said, value + more) for (said, value), more in found), key=lambda one: one[1])
+        assert score == pytest.approx(best, abs=1e-4) and text == expected
+        around += best > best_path(build_token_graph(model, tokens, weights), ["<eps>", *tokens], log_probs)[1] + 0.1
+    assert around >= 3, "spaces at the ends cost something without"
 
 
 def test_tokens_that_share_arcs_do_not_change_the_best_path(monkeypatch):

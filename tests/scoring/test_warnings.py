@@ -159,8 +159,11 @@ def test_words_that_cannot_come_out_are_told_where_there_is_a_language_model(exp
         lacking = [] if model == "teacher" else ["got", "to"]
         (exp / model / "export/graph.json").write_text(json.dumps({"not_spelled": lacking}))
     told = [one for one in find_warnings(exp, rows, [], []) if "lm column" in one["text"]]
-    what = "2 words of the language model cannot be spelled in tokens and never come out in the lm column: got to."
+    what = "never in the lm column: 2 words of the language model that cannot be spelled in tokens: got to."
     assert told == [{"level": "note", "text": f"student, student_int8: {what}"}]
+    (exp / "student/export/graph.json").write_text(json.dumps({"unit": "token", "not_spelled": ["F"]}))
+    told = [one["text"] for one in find_warnings(exp, rows, [], []) if "lm column" in one["text"]]
+    assert told[0] == "student: never in the lm column: 1 token that the language model does not know: F."
     assert not any(
         "lm column" in one["text"] for one in find_warnings(exp, collect_rows(exp, MODELS, ["test"]), [], [])
     )
