@@ -14,6 +14,10 @@ FEW_UPDATES, UNFINISHED = 1000, 15.0
 SMALL_BATCH = 500
 # Dev may be this much worse than the training set, points, or this many times.
 GAP, RATIO = 15.0, 1.8
+# How far the loss may lie above its lowest at the end, and in between.
+RISE, RISE_BETWEEN = 1.3, 1.5
+# Peak rates below are rarely enough for random weights.
+LOW_RATE = 3.0e-4
 # Words of a usual utterance from which on pieces of it are worth a trial.
 SEVERAL_WORDS = 3
 # Share of utterances with the same first word from which on it can be written without listening.
@@ -152,14 +156,18 @@ def course(facts: TrainingFacts) -> Iterator[Finding]:
     losses = facts.losses
     if len(losses) < 3 or not is_bad(facts):
         return
-    lowest, last = min(losses), losses[-1]
-    if last > 1.3 * lowest:
-        yield Finding(
-            "diverged",
-            f"The training loss rose from {lowest:.3f} to {last:.3f} nats a frame: the learning rate is too high. "
-            f"Lower optim.peak_lr ({facts.peak_lr:g}).",
-        )
-        return
+    last = losses[-1]
+    rises = [(min(losses[:i]), loss) for i, loss in enumerate(losses) if i]
+    between = max(rises, key=lambda rise: rise[1] / rise[0])
+    at_end = (min(losses), last)
+    for (lowest, highest), factor in ((at_end, RISE), (between, RISE_BETWEEN)):
+        if highest > factor * lowest:
+            yield Finding(
+                "diverged",
+                f"The training loss rose from {lowest:.3f} to {highest:.3f} nats a frame: the learning rate is too high. "
+                f"Lower optim.peak_lr ({facts.peak_lr:g}).",
+            )
+            return
     early = losses[len(losses) // 4]
     if last > 0.85 * early:
         yield Finding(
@@ -184,11 +192,15 @@ def fit(facts: TrainingFacts) -> Iterator[Finding]:
     """Errors on the training set against those on dev."""
     train, dev = facts.train, facts.dev
     if is_bad(facts):
-        masks = " Without masks at first (augment.masks_from: 0.2) it may." if facts.fresh and facts.early_masks else ""
+        remedy = (
+            " Without masks at first (augment.masks_from: 0.2) it may." if facts.fresh and facts.early_masks else ""
+        )
+        if facts.fresh and 0 < facts.peak_lr < LOW_RATE:
+            remedy += f" optim.peak_lr ({facts.peak_lr:g}) is low for random weights: 1e-3 to 1e-2 is usual."
         yield Finding(
             "underfit",
             f"{train.error:.0f} % {facts.rate} on its own training set ({dev.error:.0f} % on dev): it has not learnt the task."
-            f"{masks}",
+            f"{remedy}",
         )
     elif dev.error > train.error + GAP and dev.error > RATIO * train.error:
         remedies = [

@@ -18,7 +18,7 @@ from steps.models.asr_model import AsrModel
 from steps.scoring.wer import count_errors
 from steps.training import distributed
 
-LOG_EVERY_S = 10.0
+LOG_EVERY_S, LOG_EVERY = 10.0, 0.1
 
 
 def time_left(seconds: float) -> str:
@@ -36,7 +36,10 @@ def _keep_quiet(args, others=threading.excepthook):
 
 
 class Monitor:
-    """Progress lines every ten seconds and TensorBoard curves, from process 0 only."""
+    """Progress lines and points of TensorBoard's curves, from process 0 only.
+
+    Every ten seconds, and every tenth of a training: the doctor judges the course of short ones, too.
+    """
 
     def __init__(self, out: Path | str, epochs: int):
         self.folder, self.epochs = Path(out) / "tensorboard", epochs
@@ -45,11 +48,12 @@ class Monitor:
         self.saved_s = self.began_s = time.monotonic()
         # time of the first update of this run, and the share of the training done then
         self.began_at: tuple[float, float] | None = None
+        self.done = 0.0
         self._fresh()
 
     def _fresh(self):
         self.sums, self.frames, self.audio_frames, self.updates = {}, 0.0, 0, 0
-        self.since_s = time.monotonic()
+        self.since_s, self.since_done = time.monotonic(), self.done
 
     def start(self, step: int) -> None:
         """Open TensorBoard; events after `step`, from an interrupted run, are hidden."""
@@ -89,8 +93,9 @@ class Monitor:
         self.audio_frames += audio_frames
         self.updates += 1
         self.step, self.epoch, self.done, self.rate, self.norm = step, epoch, done, rate, norm
-        self.began_at = self.began_at or (time.monotonic(), done)
-        if time.monotonic() - self.since_s >= LOG_EVERY_S:
+        if self.began_at is None:
+            self.began_at, self.since_done = (time.monotonic(), done), done
+        if time.monotonic() - self.since_s >= LOG_EVERY_S or done - self.since_done >= LOG_EVERY:
             self.report()
 
     def report(self) -> None:

@@ -89,6 +89,8 @@ BAD = {
         facts(100.0, 100.0, losses=(2.1, 1.2, 1.9, 3.5, 2.8), empty=1.0, peak_lr=0.5), ["diverged", "blank", "underfit"]),
     "learning rate 100 times too low": (
         facts(100.0, 100.0, losses=(3.4, 1.3, 1.25, 1.24, 1.23), empty=0.97), ["not_falling", "blank", "underfit"]),
+    "learning rate 100 times too high, and the schedule brought it down": (
+        facts(100.0, 100.0, losses=(1.2, 2.4, 1.4, 2.3, 0.7, 0.5), peak_lr=0.5), ["diverged", "underfit"]),
     "all silence": (facts(100.0, 100.0, losses=FLAT, empty=1.0, deviation=0.02), ["silence", "not_falling", "blank", "underfit"]),
     "sound of 8 kHz, features of 16": (facts(6.0, 9.0, rates_hz={8000: 10}), ["rate"]),
     "two epochs": (facts(88.0, 89.0, 24, (2.5, 1.6, 1.2, 0.9), empty=0.4), ["underfit", "updates"]),
@@ -127,6 +129,10 @@ def test_the_texts_name_the_numbers_and_a_remedy():
         failed = dataclasses.replace(BAD["transcripts of other recordings"][0], fresh=fresh, early_masks=early_masks)
         (underfit,) = [one for one in diagnose(failed) if one.kind == "underfit"]
         assert ("augment.masks_from" in underfit.text) is (fresh and early_masks)
+    for fresh, rate in ((True, 5e-5), (True, 1e-3), (False, 5e-5)):
+        failed = dataclasses.replace(BAD["transcripts of other recordings"][0], fresh=fresh, peak_lr=rate)
+        (underfit,) = [one for one in diagnose(failed) if one.kind == "underfit"]
+        assert ("optim.peak_lr (5e-05) is low for random weights" in underfit.text) is (fresh and rate < 1e-4)
     (rate,) = diagnose(BAD["sound of 8 kHz, features of 16"][0])
     assert "8000 Hz" in rate.text and "sample_rate_hz: 8000" in rate.text
     (heart,) = diagnose(BAD["learnt by heart"][0])
