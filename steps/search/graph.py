@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.data.tokenizer import join_pieces
+from steps.search.lexicon import SPACE
 
 EPSILON = 0
 # those of sherpa-onnx: FasterDecoderOptions of kaldi-decoder, and ctc_max_active
@@ -59,6 +59,5 @@ class GraphDecoder:
         if not found:
             return ""
         _, _, outputs, _ = self._fst_library.get_linear_symbol_sequence(path)
-        if self.joined:
-            return " ".join(join_pieces(self.words, outputs, EPSILON).split())
-        return " ".join(self.words[i] for i in outputs if i != EPSILON)
+        said = [self.words[i] for i in outputs if i != EPSILON]
+        return " ".join("".join(said).replace(SPACE, " ").split() if self.joined else said)

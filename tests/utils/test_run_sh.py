@@ -243,7 +243,8 @@ def test_a_language_model_ships_with_every_export_and_has_a_column(bench):
     exp, data, conf = (bench.recipe / name for name in ("exp/my recipe", "data/my recipe", "conf"))
     ran, _ = bench.run()
     (trained,) = [line for line in ran if "steps.train_lm" in line]
-    assert f"--data {data}/train --dev {data}/dev --words={data}/words.txt --config {conf}/lm.yaml" in trained
+    units = f"--tokenizer {data}/tokenizer --dev {data}/dev"
+    assert f"--data {data}/train {units} --words={data}/words.txt --config {conf}/lm.yaml" in trained
     (made,) = [line.partition("steps.make_graph ")[2] for line in ran if "steps.make_graph" in line]
     arguments = f"--export {exp}/big/export --lm {data}/lm/lm.arpa --dev {data}/dev --config {conf}/lm.yaml"
     assert made == f"{arguments} --decode-config {conf}/decode.yaml"
@@ -252,10 +253,10 @@ def test_a_language_model_ships_with_every_export_and_has_a_column(bench):
     (conf / "lm.yaml").write_text("ngram: {order: 3}\n")
     options = ("--stop-stage", "7", "--lm-text", "own.arpa", "--spellings", "spellings")
     trained, exported, made = bench.run(*options)[0]
-    assert f"--arpa {conf}/own.arpa --dev {data}/dev --config" in trained and "steps.export_model" in exported
+    assert f"--arpa {conf}/own.arpa {units} --config" in trained and "steps.export_model" in exported
     assert made.endswith(f"--lexicon {conf}/spellings")
     (trained,) = bench.run("--lm-text", "text", "--stop-stage", "2")[0]
-    assert f"--text {conf}/text --held-out {data}/test --dev {data}/dev --words={data}/words.txt" in trained
+    assert f"--text {conf}/text --held-out {data}/test {units} --words={data}/words.txt" in trained
 
 
 def test_a_model_cuts_the_training_set_into_pieces_that_join_it_in_training_alone(bench):
