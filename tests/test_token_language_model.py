@@ -70,18 +70,8 @@ def test_words_that_are_in_no_text_come_out(shipped, monkeypatch, capsys):
     assert list(read_sums(shipped.export)) == ["model.onnx", "HLG.fst"] and check_graph(shipped.export, TOKENS) is None
     assert "any\n  word can come out" in (shipped.export / "README.md").read_text()
     out = shipped.out
-    run(
-        monkeypatch,
-        decode,
-        "--model",
-        shipped.export,
-        "--data",
-        shipped.root / "dev",
-        "--graph",
-        shipped.export,
-        "--out",
-        out,
-    )
+    options = ["--model", shipped.export, "--data", shipped.root / "dev", "--graph", shipped.export, "--out", out]
+    run(monkeypatch, decode, *options)
     assert json.loads((out / "decode.json").read_text())["graph"] == {"sha256": sha256_file(shipped.export / "HLG.fst")}
     assert (out / "lm.txt").read_text().splitlines()[0] == "s1-a AB CAD"
     run(monkeypatch, score, "--decode", out, "--data", shipped.root / "dev")

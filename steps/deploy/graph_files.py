@@ -16,24 +16,18 @@ from steps.search.graph import GraphDecoder
 
 MOST_BYTES = 1 << 30
 REQUIREMENTS = "requirements-lm.txt"
+ABOUT_BEGINS = "\nWith a language model:\n\n"
+ABOUT_RUN = """
+Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
+"""
 ABOUT = """\
-
-With a language model:
-
 - HLG.fst: CTC, lexicon and {order}-gram language model as one graph (OpenFst), token ids plus one on its inputs, numbers of
   words.txt on its outputs. Its weights are in it: lm_scale {lm_scale:g}, word_score {word_score:g} nats{hotwords}.
 - words.txt: `word number` lines, {words} words; only these come out.
-
-Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
 """
 ABOUT_TOKENS = """\
-
-With a language model:
-
 - HLG.fst: CTC and {order}-gram model of {words} tokens as one graph (OpenFst), token ids plus one on its inputs and outputs; any
   word can come out. Its weights are in it: lm_scale {lm_scale:g}, word_score {word_score:g} nats a token.
-
-Run: python3 -m steps.transcribe --graph THIS_FOLDER THIS_FOLDER a.wav (needs kaldi-decoder and kaldifst)
 """
 # only where the README has such a call, which is for whole utterances and features that sherpa-onnx computes
 ABOUT_SHERPA = """\
@@ -123,8 +117,12 @@ def ship_graph(folder: str | Path, graph: bytes, words: list[str] | None, facts:
     weights = {key: facts[key] for key in ("lm_scale", "word_score", "words")}
     extra = ", ".join(f"{word} {nats:+g}" for word, nats in facts["hotwords"].items())
     template, for_sherpa = (ABOUT, ABOUT_SHERPA) if words is not None else (ABOUT_TOKENS, ABOUT_TOKENS_SHERPA)
-    about = template.format(order=order, hotwords=f"; hotwords, in nats: {extra}" if extra else "", **weights)
+    about = (
+        ABOUT_BEGINS
+        + template.format(order=order, hotwords=f"; hotwords, in nats: {extra}" if extra else "", **weights)
+        + ABOUT_RUN
+    )
     about += for_sherpa if "from_zipformer_ctc(" in readme else ""
-    write_text(folder / "README.md", readme.split(ABOUT[:20])[0] + about)
+    write_text(folder / "README.md", readme.split(ABOUT_BEGINS)[0] + about)
     own = (GRAPH,) if words is None else (GRAPH, GRAPH_WORDS)
     write_sums(folder, sums | {name: sha256_file(folder / name) for name in own})
