@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from steps.core import sound
+from steps.core import sound, sound_files
 from steps.core.cli import MissingInput, UserError
 from steps.core.sound import Damaged, ManyChannels, OutOfRange, read_sound, sound_info
 from tests.core.sound_formats import (
@@ -196,14 +196,34 @@ def test_a_long_text_before_the_samples_does_not_hide_that_they_are_cut_short(tm
         read_sound(path)
 
 
-def test_flac_without_a_length_is_read_to_its_end(tmp_path):
-    path = tmp_path / "a.flac"
-    write_sndfile(path, "FLAC", "PCM_16")
+def flac(path, told, samples=None, rate_hz=RATE_HZ, subtype="PCM_16"):
+    """A FLAC file whose header tells of another count of samples, 0 for none."""
+    write = chords() if samples is None else samples
+    soundfile.write(path, write, rate_hz, format="FLAC", subtype=subtype)
     data = bytearray(path.read_bytes())
-    data[21] &= 0xF0
-    data[22:26] = bytes(4)
+    data[18:26] = (int.from_bytes(data[18:26]) >> 36 << 36 | told).to_bytes(8)
     path.write_bytes(data)
-    check_whole(path)
+    return path
+
+
+def test_flac_without_a_length_is_read_to_its_end(tmp_path):
+    check_whole(flac(tmp_path / "a.flac", 0))
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "subtype", "count"),
+    [(8000, "PCM_16", 5000), (11025, "PCM_24", 4096), (16000, "PCM_S8", 70000), (44100, "PCM_16", 9_000_000)],
+)
+def test_flac_that_goes_on_behind_the_count_of_its_header_is_refused(tmp_path, rate_hz, subtype, count):
+    noise = np.random.default_rng(0).integers(-20, 20, count) / 128
+    path = flac(tmp_path / "a.flac", count, noise, rate_hz, subtype)
+    assert sound_info(path).seconds == count / rate_hz
+    told = count - rate_hz // 20
+    with pytest.raises(Damaged, match=f"its header tells of {told} samples, {count} are there"):
+        read_sound(flac(path, told, noise, rate_hz, subtype))
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert not sound_files.find_trouble(str(path), soundfile.SoundFile(path)), "what ends in bytes of no frame"
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
