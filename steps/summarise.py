@@ -170,7 +170,8 @@ def seed_tables(found: Mapping[str, Any], rate: str = "WER") -> str:
 def spread_cells(value: Spread, sign: str) -> list[str]:
     """Mean, runs, standard deviation and interval. Args: sign: `+` for differences."""
     runs = ", ".join(f"{x:{sign}.2f}" for x in value.values)
-    return [f"{value.mean:{sign}.2f}", runs, f"{value.sd:.2f}", f"{value.low:{sign}.2f} - {value.high:{sign}.2f}"]
+    interval = "-" if value.low is None else f"{value.low:{sign}.2f} - {value.high:{sign}.2f}"
+    return [f"{value.mean:{sign}.2f}", runs, f"{value.sd:.2f}", interval]
 
 
 def fold_tables(found: Mapping[str, Any], rate: str = "WER") -> str:

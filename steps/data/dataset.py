@@ -35,8 +35,8 @@ class SpeechDataset:
           output_lengths, frames_needed: encoder frames for feature frames, and those that a transcript needs (of its tokens
           and of how many of these repeat the one before), to drop utterances too short to be learnt; None: keep all.
           end_spaces: a space before and behind every transcript, for a tokenizer that has one.
-    Attributes: num_frames ((N,) int array, feature frames of each), dropped (ids too short for their transcript),
-          unknown (characters the tokenizer lacks, counted); utterance, tokens, features by number.
+    Attributes: num_frames ((N,) int array, feature frames of each), dropped (ids too short for their transcript), left_out (a
+          data set of them, or None), unknown (characters the tokenizer lacks, counted); utterance, tokens, features by number.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class SpeechDataset:
         # Numbers of the kept utterances in the index; None: all.
         self.rows: np.ndarray | None = None
         self.dropped: list[str] = []
+        self.left_out: SpeechDataset | None = None
         self.unknown: Counter[str]
         tokens, repeats, self.unknown = count_tokens(self.index, tokenizer)
         if output_lengths is not None:
@@ -94,15 +95,20 @@ class SpeechDataset:
         if not fits.any():
             raise UserError(f"{self.folder}: no utterance is long enough for its transcript; nothing to train on")
         if not fits.all():
-            self.dropped = [self.index.row("utt2spk", number)[0] for number in np.flatnonzero(~fits)]
+            left = np.flatnonzero(~fits).astype(np.int32)
+            self.dropped = [self.index.row("utt2spk", number)[0] for number in left]
+            self.left_out = self._part(left, self.num_frames[left])
             self.rows = np.flatnonzero(fits).astype(np.int32)
             self.num_frames = self.num_frames[self.rows]
 
     def sample(self, count: int) -> "SpeechDataset":
         """A data set of at most `count` of its utterances, evenly spaced."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int32)
+        return self._part(chosen if self.rows is None else self.rows[chosen], self.num_frames[chosen])
+
+    def _part(self, rows, num_frames):
         part = copy.copy(self)
-        part.rows, part.num_frames = (chosen if self.rows is None else self.rows[chosen]), self.num_frames[chosen]
+        part.rows, part.num_frames, part.dropped, part.left_out = rows, num_frames, [], None
         return part
 
     def _row(self, index):
@@ -174,7 +180,8 @@ def report_dataset(name: str, dataset: SpeechDataset) -> None:
     say(f"{name}: {counted(len(dataset), 'utterance')}, {dataset.hours:.2f} h from {dataset.folder}")
     if dataset.dropped:
         shown = ", ".join(dataset.dropped[:5]) + (", ..." if len(dataset.dropped) > 5 else "")
-        say(f"{name}: left out {counted(len(dataset.dropped), 'utterance')} with no room for their transcript: {shown}")
+        lost = "losses leave out" if name == "dev" else "left out"
+        say(f"{name}: {lost} {counted(len(dataset.dropped), 'utterance')} with no room for their transcript: {shown}")
     if dataset.unknown:
         shown = ", ".join(f"{char!r} {count} times" for char, count in dataset.unknown.most_common(10))
         say(f"{name}: {dataset.unknown.total()} characters are not in the tokenizer and count as <unk>: {shown}")

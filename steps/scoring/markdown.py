@@ -38,7 +38,8 @@ NOTES = """\
   Lexicon: only words of the recipe's list can come out, all equally likely. Two tasks: compare within a column.
 - 95 %: interval of the WER over {over}.
 - torch: greedy WER of the model folder, before export; sherpa: of the exported file by sherpa-onnx. Checks.
-- size: bytes of what ships, the files that the export's SHA256SUMS lists (1 kB = 1000 bytes).
+- size: bytes of what ships, the files that the export's SHA256SUMS lists without those of a language model (1 kB = 1000
+  bytes).
 - params: parameters of what ships, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
   make the file smaller.
 - bits: of a weight in codes, on average over the layers that have them.

@@ -76,7 +76,7 @@ def set_part(results: Results, name: str, prefix: str) -> list[str]:
     parts += [paragraph(line) for line in set_lines(results, name)]
     axes = {"bytes": plot.BYTES, "rtf": plot.SPEED}
     for key, axis in axes.items():
-        if any(axis.value(row) is not None for row in rows):
+        if any(axis.value(row, "greedy") is not None for row in rows):
             title = f"{rate_of(rows)} against {'bytes' if key == 'bytes' else 'real-time factor'}, {name}"
             parts.append(figure(functools.partial(plot.wer_figure, rows, axis, title), f"{prefix}{key}", title))
     live = [row for row in results.streaming if row.set == name]

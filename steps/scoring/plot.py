@@ -45,14 +45,25 @@ PLACES += [(x, -y, align) for x, y, align in PLACES]
 
 @dataclass(frozen=True)
 class Axis:
-    """What lies along x. value: function of a row, None when not measured.   label: text of the axis."""
+    """What lies along x. value: function of a row and a kind of decoding, None when not measured.   label: text of the axis."""
 
-    value: Callable[[ResultRow], float | None]
+    value: Callable[[ResultRow, str], float | None]
     label: str
 
 
-BYTES = Axis(lambda row: row.bytes_shipped / 1e6, "megabytes that ship")
-SPEED = Axis(lambda row: row.rtf_with_features, "real-time factor, one thread, features included")
+def _megabytes(row: ResultRow, kind: str) -> float | None:
+    """All that this kind of decoding needs."""
+    size = row.bytes_with_lm if kind == "lm" else row.bytes_shipped
+    return None if size is None else size / 1e6
+
+
+def _time(row: ResultRow, kind: str) -> float | None:
+    """Of greedy search alone, because no other is timed."""
+    return row.rtf_with_features if kind == "greedy" else None
+
+
+BYTES = Axis(_megabytes, "megabytes that ship")
+SPEED = Axis(_time, "real-time factor, one thread, features included")
 
 
 def plot_wer_bytes(rows: Sequence[ResultRow], title: str, svg_path: str | Path, png_path: str | Path) -> None:
@@ -184,10 +195,10 @@ def _draw_points(axes, rows, axis):
         marker, color = MARKS[kind]
         # else the bars of one model would coincide
         aside = ScaledTranslation(3 * index / 72, 0, axes.figure.dpi_scale_trans)
-        found = [(row, row.scores[kind]) for row in rows if kind in row.scores and axis.value(row) is not None]
+        found = [(row, row.scores[kind]) for row in rows if kind in row.scores and axis.value(row, kind) is not None]
         if not found:
             continue
-        x = [axis.value(row) for row, _ in found]
+        x = [axis.value(row, kind) for row, _ in found]
         y = [score.wer_percent for _, score in found]
         below = [max(0.0, score.wer_percent - score.interval.low) for _, score in found]
         above = [max(0.0, score.interval.high - score.wer_percent) for _, score in found]
@@ -207,12 +218,13 @@ def _draw_points(axes, rows, axis):
         front = pareto_front(list(zip(x, y, strict=True)))
         axes.plot(*zip(*front, strict=True), color=color, lw=0.8, alpha=0.6, transform=axes.transData + aside)
         if kind == "greedy":
-            labelled = [(row.model, axis.value(row), score.wer_percent) for row, score in found]
+            labelled = [(row.model, axis.value(row, kind), score.wer_percent) for row, score in found]
     return labelled
 
 
 def _dress(axes, rows, axis, title):
-    sizes = [axis.value(row) for row in rows if axis.value(row) is not None]
+    values = (axis.value(row, kind) for row in rows for kind in row.scores)
+    sizes = [value for value in values if value is not None]
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
     highest = max(score.interval.high for row in rows for score in row.scores.values())

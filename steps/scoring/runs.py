@@ -26,11 +26,16 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, standard deviation and interval of the mean over runs. Args: values: one number per run."""
+    """Mean, standard deviation and interval of the mean over runs. Args: values: one number per run.
+
+    Rates are of whole words, so runs may meet by chance: without a spread between them there is no interval to give.
+    """
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Spread(list(values), mean, None, None, None)
     sd = statistics.stdev(values)
+    if not sd:
+        return Spread(list(values), mean, sd, None, None)
     half = float(stdtrit(len(values) - 1, 0.975)) * sd / math.sqrt(len(values))
     return Spread(list(values), mean, sd, mean - half, mean + half)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import betaincinv, ndtr, stdtrit
+from scipy.special import betaincinv, gammaincinv, ndtr, stdtrit
 
 from steps.core.tables import counted
 
@@ -75,14 +75,20 @@ def wer_interval(
     Raises:  ValueError when shapes differ or there is no reference word.
     Source:  Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive
              counts estimated from survey data". Where a unit has more errors than words (insertions), a rate is no
-             proportion: then the t interval of the ratio.
+             proportion: then the t interval of the ratio; without any spread the exact one of a Poisson count (Garwood 1936,
+             "Fiducial limits for the Poisson distribution").
     """
     errors, words = _checked(errors, words)
     errors, words, over = group(errors, words, speakers)
     groups, total = len(words), int(words.sum())
     rate, variance = errors.sum() / total, ratio_variance(errors, words)
     tail = (1.0 - level) / 2.0
-    if np.any(errors > words):
+    if np.any(errors > words) and not variance:
+        count = float(errors.sum()) / runs
+        low, high = (
+            runs * float(bound) / total for bound in (gammaincinv(count, tail), gammaincinv(count + 1, 1 - tail))
+        )
+    elif np.any(errors > words):
         half = _t(1.0 - tail, groups - 1) * math.sqrt(variance)
         low, high = max(0.0, rate - half), rate + half
     else:

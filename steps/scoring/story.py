@@ -80,6 +80,8 @@ def cost_sentence(results: Results, set_name: str) -> str:
         if not parts:
             part += f" of the {UNITS[own.scores[kind].rate]} come out wrong,"
         part += f" {WAYS[kind]}"
+        if kind == "lm" and own.bytes_with_lm:
+            part += f", which makes {own.bytes_with_lm / 1000:,.0f} kB in all"
         if base and kind in base.scores:
             part += f" ({base.model} {base.scores[kind].wer_percent:.1f} %"
             if d := differences.get(kind):

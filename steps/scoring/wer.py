@@ -74,7 +74,7 @@ def in_units(text: str, unit: str = "word", fold: Mapping[str, str] | None = Non
           fold: word -> the word it counts as.
     """
     words = [(fold or {}).get(word, word) for word in text.split()]
-    return " ".join(characters("".join(words)) if unit == "char" else words)
+    return " ".join(part for word in words for part in characters(word)) if unit == "char" else " ".join(words)
 
 
 def characters(text: str) -> list[str]:
@@ -86,7 +86,7 @@ def characters(text: str) -> list[str]:
     """
     units: list[str] = []
     for char in text:
-        joins = unicodedata.category(char)[0] == "M" or char in JOINERS or (units and units[-1][-1] == JOINERS[1])
+        joins = unicodedata.category(char)[0] == "M" or char in JOINERS
         if joins and units and units[-1] != " ":
             units[-1] += char
         else:

@@ -157,8 +157,30 @@ class Monitor:
 def recognise_set(
     model: AsrModel, dataset: SpeechDataset, tokenizer: Tokenizer, max_frames: int, device: torch.device
 ) -> tuple[float, dict[str, str], dict[str, str]]:
-    """Loss, and what is said and recognised, greedily. Returns: nats per encoder frame; transcripts and texts by utterance id."""
+    """Loss, and what is said and recognised, greedily; also of utterances that are too short for their transcript, which have no loss.
+
+    Returns: nats per encoder frame; transcripts and texts by utterance id.
+    """
     model.eval()
+    loss, frames = 0.0, 0
+    refs: dict[str, str] = {}
+    hyps: dict[str, str] = {}
+    for part in filter(None, (dataset, dataset.left_out)):
+        loader = _by_length(part, max_frames)
+        for position in range(len(loader)):
+            batch = loader[position].to(device)
+            outputs, lengths = model(batch.feats, batch.lengths)
+            if part is dataset:
+                loss += model.head.loss_sum(model, outputs, lengths, batch).item()
+                frames += int(lengths.sum())
+            paths = model.head.best_tokens(model, outputs, lengths)
+            hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
+        refs |= {part.utt_id(index): part.text(index) for index in range(len(part))}
+    return loss / max(frames, 1), refs, hyps
+
+
+def _by_length(dataset: SpeechDataset, max_frames: int) -> BatchLoader:
+    """All of a data set, each batch of equally long utterances. Args: max_frames: of a batch, padding included."""
     frame_counts = dataset.num_frames.tolist()
     order = sorted(range(len(dataset)), key=lambda index: (frame_counts[index], index))
     batches: list[list[int]] = [[]]
@@ -169,18 +191,7 @@ def recognise_set(
             batches.append([])
             width = frame_counts[index]
         batches[-1].append(index)
-    loader = BatchLoader(dataset, [(indices, 1.0) for indices in batches], None, None, 0, 0)
-    loss, frames = 0.0, 0
-    hyps: dict[str, str] = {}
-    for position in range(len(loader)):
-        batch = loader[position].to(device)
-        outputs, lengths = model(batch.feats, batch.lengths)
-        loss += model.head.loss_sum(model, outputs, lengths, batch).item()
-        frames += int(lengths.sum())
-        paths = model.head.best_tokens(model, outputs, lengths)
-        hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
-    refs = {dataset.utt_id(index): dataset.text(index) for index in range(len(dataset))}
-    return loss / max(frames, 1), refs, hyps
+    return BatchLoader(dataset, [(indices, 1.0) for indices in batches], None, None, 0, 0)
 
 
 def error_rates(refs: dict[str, str], hyps: dict[str, str]) -> dict[str, float]:

@@ -60,6 +60,8 @@ def test_silence_at_the_ends_of_a_recording_has_the_token_of_silence_between_wor
     ended = SpeechDataset(folder, tokenizer, FeatureConfig(), "on_the_fly", *fit, end_spaces=True)
     space = tokenizer.pieces.index("\u2581")
     assert len(plain) == 4 and len(ended) == 3 and ended.dropped == ["s-3"]
+    assert plain.left_out is ended.sample(2).left_out is None
+    assert [ended.left_out.utt_id(i) for i in range(len(ended.left_out))] == ["s-3"] and ended.left_out.text(0) == "ab"
     for index in range(3):
         assert ended.tokens(index) == [space, *plain.tokens(index), space]
         assert tokenizer.decode(ended.tokens(index)) == plain.text(index)

@@ -8,6 +8,7 @@ import pytest
 from steps.core.cli import UserError
 from steps.scoring.runs import over_folds, over_seeds, spread
 from steps.scoring.significance import paired_difference, wer_interval
+from steps.summarise import spread_cells
 
 
 def counts(rng, speakers, rate, prefix=""):
@@ -46,6 +47,8 @@ def test_the_same_run_several_times_says_no_more_than_once(rate):
     assert (pair["interval"].low, pair["interval"].high) == pytest.approx((same.low, same.high))
     assert pair["relative_percent"] == (0.0 if any(one["errors"]) else None)
     assert spread([5.0]).sd is None
+    assert (spread([5.0] * 3).sd, spread([5.0] * 3).low, spread([5.0] * 3).high) == (0, None, None)
+    assert spread_cells(spread([5.0] * 3), "+") == ["+5.00", "+5.00, +5.00, +5.00", "0.00", "-"]
 
 
 def test_folds_are_pooled_over_all_speakers():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,9 +10,10 @@ from steps import report
 from steps.core.cli import MissingInput, UserError
 from steps.core.outdir import write_json
 from steps.score import score
+from steps.scoring import plot
 from steps.scoring.collect import collect_rows
 from steps.scoring.results import TrainingSet
-from steps.scoring.story import describe_training, hours_text, ratio, reference_of
+from steps.scoring.story import cost_sentence, describe_training, hours_text, ratio, reference_of
 from tests.scoring.made_up import UTTERANCES, make_model, make_noise
 
 MODELS = ["teacher", "student", "student_cut", "student_int8"]
@@ -111,6 +113,24 @@ def test_what_was_not_measured_is_not_told(exp, monkeypatch):
     assert quoted(exp).startswith("student ships in 40 kB, 2.5 times smaller than teacher (100 kB).")
     with pytest.raises(SystemExit):
         write(exp, monkeypatch, "--ships", "studnet")
+
+
+def test_what_a_language_model_weighs_is_told_with_its_rate(exp):
+    """In the sentence, and along the axes: its own bytes, and no time, which was measured of greedy search."""
+    (row,) = collect_rows(exp, ["student"], ["test"])
+    row = replace(
+        row, scores=row.scores | {"lm": row.scores["lexicon"]}, bytes_with_lm=1_703_000, rtf_with_features=0.004
+    )
+    results = SimpleNamespace(rows=[row], ships="student", reference=None, comparisons=[])
+    sentence = cost_sentence(results, "test")
+    assert sentence.endswith("with the language model, which makes 1,703 kB in all.") and sentence.count("kB") == 1
+    assert [plot.BYTES.value(row, kind) for kind in ("greedy", "lexicon", "lm")] == [0.04005, 0.04005, 1.703]
+    assert [plot.SPEED.value(row, kind) for kind in ("greedy", "lexicon", "lm")] == [0.004, None, None]
+    for axis, kinds in ((plot.BYTES, ["greedy", "lexicon", "lm"]), (plot.SPEED, ["greedy"])):
+        (axes,) = plot.wer_figure([row], axis, "title").axes
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == kinds
+        low, high = axes.get_xlim()
+        assert all(low < axis.value(row, kind) < high for kind in kinds)
 
 
 def test_ratios_in_words():

@@ -37,6 +37,8 @@ LOOP = LoopConfig(epochs=3, max_batch_frames=300, average_last=2, dev_every=1, s
 class Speech:
     """Noise with transcripts, in memory, behind the face of SpeechDataset. Args: frames: of each utterance."""
 
+    left_out = None
+
     def __init__(self, frames, seed=0):
         rng = np.random.default_rng(seed)
         self.num_frames = np.array(frames, np.int32)
@@ -159,6 +161,17 @@ def test_dev_is_scored_as_it_is_each_utterance_for_itself(max_frames):
     assert len(set(hyps.values())) > 3
     for name, unit in (("wer", "word"), ("cer", "char")):
         assert found[name] == pytest.approx(count_errors(refs, hyps, unit).percent)
+
+
+def test_dev_utterances_without_room_for_their_transcript_count_as_words_though_they_have_no_loss():
+    model = make_model(seed=4)
+    part, rest = Speech([60, 90, 44]), Speech([44])
+    part.left_out, rest.texts, rest.utt_id = rest, [5 * "cab "], lambda index: f"short-{index}"
+    found = score_dev(model, part, TOKENIZER, 300, CPU)
+    part.left_out = None
+    alone, short = score_dev(model, part, TOKENIZER, 300, CPU), score_dev(model, rest, TOKENIZER, 300, CPU)
+    assert found["loss"] == alone["loss"] and short["wer"] > 0
+    assert found["wer"] == pytest.approx((6 * alone["wer"] + 5 * short["wer"]) / 11)
 
 
 def test_every_update_hears_other_masks_filled_with_the_mean(tmp_path):
