@@ -1,8 +1,8 @@
 """CTC models that others exported: one ONNX file with its tokens.txt and, where its kind is not known, a features.yaml.
 
 Known by `model_type` in the file's metadata, as sherpa-onnx knows them: icefall's zipformer2_ctc, wenet_ctc, NeMo's EncDecCTCModel
-and its kin. Others are read by their inputs and outputs: features (N, T, D) or (N, D, T) float and, if it wants them, lengths
-(N,); logits or log-probabilities (N, T', V), and perhaps their lengths.
+and its kin, sense_voice_ctc, telespeech_ctc. Others are read by their inputs and outputs: features (N, T, D) or (N, D, T) float
+and, if it wants them, lengths (N,); logits or log-probabilities (N, T', V), and perhaps their lengths.
 """
 
 from pathlib import Path
@@ -14,18 +14,31 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, load_config
 from steps.data.feature_config import FeatureConfig
 from steps.data.foreign_features import ForeignFeatures
-from steps.data.tokenizer import read_tokens
+from steps.data.tokenizer import BLANK, read_tokens
 from steps.data.units import Units
 from steps.deploy.runtimes.onnx_model import ORT_ERRORS, open_session
 from steps.deploy.screen import screen
+from steps.deploy.sense_voice import KIND, PROMPTS, SenseVoice
 
 NEMO: dict[str, Any] = {"mel": "slaney", "window": "hanning", "low_freq_hz": 0.0, "high_freq_hz": 0.0}
+# its outputs are (T', N, V)
+TELESPEECH = "telespeech_ctc"
 KINDS: dict[str, dict[str, Any]] = {
     "zipformer2_ctc": {},
     "wenet_ctc": {"sample_scale": 32768.0},
     "EncDecCTCModel": NEMO,
     "EncDecCTCModelBPE": NEMO,
     "EncDecHybridRNNTCTCBPEModel": NEMO,
+    KIND: {"window": "hamming", "high_freq_hz": 0.0, "snip_edges": True, "sample_scale": 32768.0},
+    TELESPEECH: {
+        "kind": "mfcc",
+        "num_mel_bins": 40,
+        "low_freq_hz": 40.0,
+        "high_freq_hz": -200.0,
+        "snip_edges": True,
+        "sample_scale": 32768.0,
+        "normalise": "per_feature",
+    },
 }
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # feature frames of the trial by which sizes and rate are found
@@ -54,9 +67,12 @@ class ForeignCtc:
         screen(files[0], branches=True)
         self.session = open_session(files[0], num_threads)
         self.meta = self.session.get_modelmeta().custom_metadata_map
+        self.sense_voice = SenseVoice(self.meta, files[0]) if self.meta.get("model_type") == KIND else None
         self.features = self._features()
         self._find_inputs(files[0])
         tokens = read_tokens(self.folder / "tokens.txt")
+        if self.sense_voice and self.sense_voice.blank_id < len(tokens):
+            tokens[self.sense_voice.blank_id] = BLANK
         trial = np.zeros((TRIAL, self.features.dim), np.float32)
         outputs = self._run(trial)
         # icefall's lists end with symbols that only graphs use
@@ -85,8 +101,11 @@ class ForeignCtc:
         if normalise not in ("none", "per_feature", "all_features"):
             raise UserError(f"{self.folder}: normalize_type {normalise[:40]!r} is not known; say it in {path}")
         bins = [size for size in self.session.get_inputs()[0].shape[1:] if isinstance(size, int)]
-        sizes = {"num_mel_bins": bins[0]} if bins else {}
-        facts = {"normalise": normalise, **KINDS[kind], **sizes}
+        if self.sense_voice:
+            bins = [self.sense_voice.dim]
+        facts = {"normalise": normalise, **KINDS[kind]}
+        if bins:
+            facts |= {"num_mel_bins": bins[0]} | ({"num_ceps": bins[0]} if facts.get("kind") == "mfcc" else {})
         features: ForeignFeatures = from_dict(ForeignFeatures, facts, f"{self.folder}: {kind}")
         return features.plain()
 
@@ -94,7 +113,8 @@ class ForeignCtc:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         kinds = [(value.type, len(value.shape)) for value in inputs]
         lengths = [kind for kind in kinds[1:] if kind[0] in INTEGERS and kind[1] == 1]
-        sound = kinds[:1] == [("tensor(float)", 3)] and len(kinds) == 1 + len(lengths) <= 2
+        counts = (4,) if self.sense_voice else (1, 2)
+        sound = kinds[:1] == [("tensor(float)", 3)] and len(kinds) == 1 + len(lengths) in counts
         if not sound or not outputs or (outputs[0].type, len(outputs[0].shape)) != ("tensor(float)", 3):
             shown = ", ".join(f"{value.name} {value.type} {value.shape}" for value in (*inputs, *outputs))
             raise UserError(
@@ -102,7 +122,7 @@ class ForeignCtc:
             )
         self.names = [value.name for value in inputs]
         self.integers = [INTEGERS[kind] for kind, _ in lengths]
-        dim, shape = self.features.dim, inputs[0].shape
+        dim, shape = self.features.dim * (self.sense_voice.window if self.sense_voice else 1), inputs[0].shape
         if shape[2] != dim and shape[1] != dim and isinstance(shape[2], int):
             raise UserError(f"{path}: wants {shape[2]} features, features.yaml gives {dim}")
         # (N, D, T)
@@ -110,18 +130,23 @@ class ForeignCtc:
 
     def _run(self, feats: np.ndarray) -> np.ndarray:
         """Outputs of one utterance, as the model gives them. Args: feats (T, D).  Returns: (T', outputs)."""
+        if self.sense_voice:
+            feats = self.sense_voice.stack(feats)
         given = [np.ascontiguousarray(feats.T if self.turned else feats, np.float32)[None]]
-        given += [np.array([len(feats)], kind) for kind in self.integers]
+        numbers = [len(feats), *(self.sense_voice.asked if self.sense_voice else [])]
+        given += [np.array([number], kind) for number, kind in zip(numbers, self.integers, strict=False)]
         try:
             log_probs, *rest = self.session.run(None, dict(zip(self.names, given, strict=True)))
         except ORT_ERRORS as error:
             raise UserError(
                 f"{self.folder}: does not run on features {feats.shape} ({' '.join(str(error).split())[:200]})"
             ) from None
+        if self.meta.get("model_type") == TELESPEECH:
+            log_probs = log_probs.swapaxes(0, 1)
         frames = int(rest[0][0]) if rest and np.asarray(rest[0]).shape == (1,) else log_probs.shape[1]
         if not 0 <= frames <= log_probs.shape[1] or not np.isfinite(log_probs).all():
             raise UserError(f"{self.folder}: its outputs are not finite, or of fewer frames than it says")
-        return log_probs[0, :frames]
+        return log_probs[0, PROMPTS if self.sense_voice else 0 : frames]
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
         """Posteriors of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32, normalised, units in our order."""
