@@ -208,7 +208,7 @@ def count_errors(graph: bytes, words: list[str] | None, dev: Dev) -> dict[str, i
     with tempfile.NamedTemporaryFile(suffix=".fst") as file:
         file.write(graph)
         file.flush()
-        decoder = GraphDecoder(file.name, words or ["<eps>", *dev.tokens], len(dev.tokens), joined=words is None)
+        decoder = GraphDecoder(file.name, dev.tokens, words)
     texts = (" ".join(filter(None, map(decoder.decode, pieces))) for pieces in dev.log_probs)
     hyps, refs = (
         {utt_id: units_of(text, dev.scoring) for utt_id, text in pairs}

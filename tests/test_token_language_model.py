@@ -166,7 +166,7 @@ def test_subwords_make_up_words(tokens, monkeypatch):
     said = Tokenizer.load(tokens.root / "bpe").encode("BADBEE CABACE")
     log_probs = np.full((2 * len(said), len(pieces) + 2), -9.0, np.float32)
     log_probs[np.arange(len(log_probs)), [i for one in said for i in (one, 0)]] = 0.0
-    decoder = GraphDecoder(tokens.root / "HLG.fst", ["<eps>", "<blk>", "<unk>", *pieces], len(pieces) + 2, joined=True)
+    decoder = GraphDecoder(tokens.root / "HLG.fst", ["<blk>", "<unk>", *pieces])
     assert decoder.decode(log_probs) == "BADBEE CABACE"
 
 

@@ -47,7 +47,7 @@ def open_graph(folder: str | Path, tokens: list[str]) -> GraphDecoder:
     """
     words = check_graph(folder, tokens)
     try:
-        return GraphDecoder(Path(folder) / GRAPH, words or ["<eps>", *tokens], len(tokens), joined=words is None)
+        return GraphDecoder(Path(folder) / GRAPH, tokens, words)
     except ImportError:
         raise UserError(f"kaldi-decoder is not installed; pip install -r {REQUIREMENTS}") from None
 

@@ -16,17 +16,16 @@ class GraphDecoder:
     """Viterbi search with a beam, by kaldi-decoder. `ended`: whether the last path came to an end of the graph.
 
     Args:   graph_file: OpenFst file, checked (steps/lm/fst.py): token ids plus one on its inputs, words on its outputs.
-            words: text of each output, the first being none.   num_tokens: V.   joined: the outputs are tokens, which make
-            up words.   beam, most_active: nats, states kept.
+            tokens: text of each, V of them.   words: text of each output, the first being none; None: the outputs are tokens, which
+            make up words.   beam, most_active: nats, states kept.
     Raises: ImportError when kaldi-decoder or kaldifst is missing.
     """
 
     def __init__(
         self,
         graph_file: str | Path,
-        words: Sequence[str],
-        num_tokens: int,
-        joined: bool = False,
+        tokens: Sequence[str],
+        words: Sequence[str] | None = None,
         beam: float = BEAM,
         most_active: int = MOST_ACTIVE,
     ):
@@ -35,7 +34,8 @@ class GraphDecoder:
         import kaldifst
 
         self._kaldi, self._fst_library = kaldi_decoder, kaldifst
-        self.words, self.num_tokens, self.joined, self.ended = words, num_tokens, joined, True
+        self.num_tokens, self.joined, self.ended = len(tokens), words is None, True
+        self.words = ["", *tokens] if words is None else words
         self._graph = kaldifst.StdVectorFst.read(str(graph_file))
         options = kaldi_decoder.FasterDecoderOptions(beam=beam, max_active=most_active)
         self._decoder = kaldi_decoder.FasterDecoder(self._graph, options)

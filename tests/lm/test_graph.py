@@ -14,6 +14,7 @@ from steps.search.graph import GraphDecoder
 from steps.search.lexicon import LexiconDecoder
 
 # blank, space, three letters
+TOKENS = ["<blk>", "\u2581", "a", "b"]
 CHARS = {"A": [(2,)], "AA": [(2, 2)], "AB": [(2, 3)], "BA": [(3, 2)]}
 SUBWORDS = {"a": [(1,)], "ab": [(1, 2)], "ba": [(2, 1)], "c": [(3,), (1, 1)]}
 TEXT = [line.split() for line in ("A BA", "AA AB A", "BA", "A A A", "AB BA A", "BA BA AA")]
@@ -227,7 +228,7 @@ def test_kaldi_decoder_finds_the_best_path_of_the_file(tmp_path):
     for spellings, space_id in ((CHARS, 1), (SUBWORDS, None)):
         fst, words = build_graph(train(list(spellings), 3), spellings, SCALES[1], space_id=space_id)
         (tmp_path / "HLG.fst").write_bytes(write_fst(fst))
-        decoder = GraphDecoder(tmp_path / "HLG.fst", words, 4, beam=100.0)
+        decoder = GraphDecoder(tmp_path / "HLG.fst", TOKENS, words, beam=100.0)
         for frames in (1, 5, 20):
             log_probs = random_log_probs(rng, frames, 4)
             assert decoder.decode(log_probs) == best_path(fst, words, log_probs)[0] and decoder.ended
@@ -241,7 +242,7 @@ def test_a_path_that_breaks_off_within_a_word_gives_the_words_before(tmp_path):
     spellings = {"A": [(2,)], "LONG": [(2, 3) * 30]}
     fst, words = build_graph(estimate(count_ngrams([], 1), [1], spellings), spellings, Weights(), space_id=1)
     (tmp_path / "HLG.fst").write_bytes(write_fst(fst))
-    decoder = GraphDecoder(tmp_path / "HLG.fst", words, 4, beam=5.0)
+    decoder = GraphDecoder(tmp_path / "HLG.fst", TOKENS, words, beam=5.0)
     path = [2, 1, *(2, 3) * 20]
     log_probs = np.full((len(path), 4), -40.0, np.float32)
     log_probs[np.arange(len(path)), path] = 0.0
