@@ -11,7 +11,7 @@ from steps.core.tables import counted
 from steps.scoring.history import mean_bits
 from steps.scoring.results import RUNTIMES, UNITS, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
-from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
+from steps.scoring.sources import check_decoded, check_measured, check_settings, read_json, read_score
 from steps.scoring.wer import percent, read_hypotheses
 
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
@@ -52,13 +52,15 @@ def collect_rows(
 
 
 def check_alike(exp: str | Path, rows: Sequence[ResultRow]) -> None:
-    """Raise UserError where the scores of a test set do not all count the same: other units, or other utterances."""
+    """Raise UserError where the scores of a test set do not all count the same: other units, other utterances, other settings."""
     first: dict[str, tuple[Path, Score]] = {}
+    decoded: dict[tuple[str, str], Path] = {}
     for row in rows:
         runtimes = {"onnxruntime": row.scores, "torch": row.torch_scores, "sherpa-onnx": row.sherpa_scores}
         for runtime, scores in runtimes.items():
             place = decode_folder(exp, row.model, row.set, runtime)
-            for score in scores.values():
+            for kind, score in scores.items():
+                check_settings(decoded.setdefault((row.set, kind), place), place, kind)
                 other, known = first.setdefault(row.set, (place, score))
                 if (score.rate, score.words) != (known.rate, known.words):
                     found = f"{known.rate} of {known.words} {UNITS[known.rate]}, {score.rate} of {score.words} {UNITS[score.rate]}"

@@ -15,7 +15,7 @@ from steps.scoring.ledger import Ledger, make_ledger
 from steps.scoring.matched_pairs import matched_pairs_test
 from steps.scoring.results import TRAINED, Comparison, NoiseComparison, ResultRow, TestSet
 from steps.scoring.significance import bootstrap, detectable, few_speakers, paired_difference
-from steps.scoring.sources import read_counted, read_score
+from steps.scoring.sources import check_settings, read_counted, read_score
 
 SIMULATED = 1000
 
@@ -102,13 +102,14 @@ def compare_pair(exp: str | Path, a: str, b: str, set_name: str, kind: str, seed
 
 
 def read_both(folder_a: Path, folder_b: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Counts by utterance of two decoding folders. Raises: UserError unless both were scored alike on the same utterances."""
+    """Counts by utterance of two decoding folders. Raises: UserError unless both were decoded and scored alike."""
     one, two = (read_score(folder, kind) for folder in (folder_a, folder_b))
     a, b = one["utterances"], two["utterances"]
     if any(a[key] != b[key] for key in ("ids", "references", "speakers", "words")):
         raise UserError(f"{folder_a} and {folder_b}: not scored on the same utterances; decode and score both again")
     if any(one.get(key) != two.get(key) for key in ("kind", "rate", "set")):
         raise UserError(f"{folder_a} and {folder_b}: not scored alike; decode and score both again")
+    check_settings(folder_a, folder_b, kind)
     return a, b
 
 

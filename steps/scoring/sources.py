@@ -73,16 +73,41 @@ def score_fault(content: dict) -> str | None:
     return None
 
 
+def read_facts(folder: Path) -> dict:
+    """Content of a decoding's decode.json; empty where there is none. Raises: UserError."""
+    return read_json(folder / "decode.json") if (folder / "decode.json").is_file() else {}
+
+
 def read_units(folder: Path) -> tuple[str, dict]:
     """What is counted, as the settings of the decoding say. Returns: (unit, words to fold)."""
-    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
+    settings = read_facts(folder).get("settings", {})
     return settings.get("unit", "word"), settings.get("fold", {})
 
 
 def wants_characters(folder: Path) -> bool:
     """Whether the rate of characters is to stand beside that of words, as the settings of the decoding say."""
-    settings = read_json(folder / "decode.json").get("settings", {}) if (folder / "decode.json").is_file() else {}
-    return bool(settings.get("cer", False))
+    return bool(read_facts(folder).get("settings", {}).get("cer", False))
+
+
+def check_settings(folder_a: Path, folder_b: Path, kind: str) -> None:
+    """Refuse two decodings of one kind whose settings or lists differ. Graphs are made for each model's own units.
+
+    What one of the two does not record, as those without decode.json, is not compared.   Raises: UserError.
+    """
+    a, b = (_settings_of(folder, kind) for folder in (folder_a, folder_b))
+    for what in a:
+        if what in b and a[what] != b[what]:
+            raise UserError(f"{folder_a} and {folder_b}: {kind}: decoded with different {what}; decode both again")
+
+
+def _settings_of(folder, kind):
+    facts = read_facts(folder)
+    found = {
+        "lexicon": {"word lists": facts.get("words"), "word_score": facts.get("settings", {}).get("word_score")},
+        "one_of": {"lists of labels": facts.get("labels")},
+        "beam": {"widths of the beam": facts.get("beam")},
+    }
+    return {what: value for what, value in found.get(kind, {}).items() if value is not None}
 
 
 def read_counted(folder: Path, kind: str) -> dict[str, str]:

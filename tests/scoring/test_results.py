@@ -207,3 +207,34 @@ def test_one_table_is_of_the_same_utterances(exp):
     make_model(exp, "orphan", utts=UTTERANCES[:-1])
     with pytest.raises(UserError, match="teacher/decode_test_onnx and .*orphan/decode_test_onnx: not scored alike"):
         collect_rows(exp, ["teacher", "orphan"], ["test"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two", "what"),
+    [
+        ("lexicon", {"words": {"count": 3, "sha256": "a"}}, {"words": {"count": 3, "sha256": "b"}}, "word lists"),
+        ("lexicon", {"settings": {"word_score": 0.0}}, {"settings": {"word_score": 5.0}}, "word_score"),
+        ("one_of", {"labels": {"count": 2, "sha256": "a"}}, {"labels": {"count": 2, "sha256": "b"}}, "lists of labels"),
+        ("beam", {"beam": 4}, {"beam": 8}, "widths of the beam"),
+    ],
+)
+def test_models_decoded_with_different_settings_are_not_compared(exp, kind, one, two, what):
+    folders = [exp / name / "decode_test_onnx" for name in ("student", "teacher")]
+    for folder in folders:
+        (folder / f"{kind}.txt").write_bytes((folder / "greedy.txt").read_bytes())
+        score(folder, kind, UTTERANCES, "test")
+    everything = lambda: (read_both(*folders, kind), collect_rows(exp, MODELS, ["test"]))  # noqa: E731
+    write_json(folders[0] / "decode.json", one)
+    # the other one tells nothing of it, as those of older versions
+    assert everything()
+    write_json(folders[1] / "decode.json", two)
+    message = f"{kind}: decoded with different {what}; decode both again"
+    with pytest.raises(UserError, match=message):
+        read_both(*folders, kind)
+    with pytest.raises(UserError, match=message):
+        # whatever is the parent of what
+        collect_rows(exp, ["student", "student_int8", "teacher"], ["test"])
+    # it is no matter of the other kinds
+    assert read_both(*folders, "greedy")
+    write_json(folders[1] / "decode.json", one)
+    assert everything()
