@@ -6,11 +6,13 @@
 seeds: one test set; mean and standard deviation over runs with the t interval of the mean, which shows the chance in
 training alone, and the interval of that mean over the speakers of the test set. folds: test sets that share no speaker
 (utils/fold_data_dir.py makes them); counts are pooled, intervals are over all speakers. The models are those that every
-run has; the differences are from their parents and those of --compare. Writes summary.md and summary.json.
+run has; the differences are from their parents and those of --compare. Decodings of other exports than a run has now are refused, and
+one run in the place of two seeds. Writes summary.md and summary.json.
 """
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,27 +23,29 @@ from steps.core.decodings import KINDS
 from steps.core.outdir import write_json, write_text
 from steps.core.provenance import command_line
 from steps.scoring.collect import decode_folder
-from steps.scoring.compare import parse_pairs
+from steps.scoring.compare import parse_pairs, read_both
 from steps.scoring.details import interval_text
 from steps.scoring.escape import markdown, markdown_table
 from steps.scoring.runs import Spread, over_folds, over_seeds
-from steps.scoring.sources import read_json, read_score
+from steps.scoring.sources import check_decoded, read_json, read_score
 
 
 def main() -> None:
     args = parse_args()
     seeds = args.how == "seeds"
     page, kinds = [f"# {markdown(args.set)}, {len(args.runs)} {args.how}\n"], {}
-    characters = {kind: found for kind in KINDS if (found := summarise_characters(args, kind))}
+    common = {kind: models for kind in KINDS if (models := common_models(args.runs, args.set, kind))}
+    check_runs(args, list(dict.fromkeys(itertools.chain(*common.values()))))
+    scored = {kind: read_scores(args, kind, models) for kind, models in common.items()}
+    characters = {kind: found for kind in common if (found := summarise_characters(args, common[kind], scored[kind]))}
     for kind, found in characters.items():
         tables = seed_tables(found) if seeds else fold_tables(found)
         page.append(f"## {kind}, characters\n\n{tables.replace('WER', 'CER', 1)}")
-    for kind in KINDS:
-        models = common_models(args.runs, args.set, kind)
-        if not models:
-            continue
-        scores = read_scores(args, kind, models)
+    for kind, scores in scored.items():
+        models = common[kind]
         found = over_runs(args, models, [{name: one["utterances"] for name, one in run.items()} for run in scores])
+        # after what says that folds were taken for seeds
+        check_alike(args, kind, models)
         kinds[kind] = plain(found)
         rate = scores[0][models[0]].get("rate", "WER")
         tables = seed_tables(found, rate) if seeds else fold_tables(found, rate)
@@ -91,11 +95,33 @@ def read_scores(args: argparse.Namespace, kind: str, models: Sequence[str]) -> l
     return scores
 
 
-def summarise_characters(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
+def check_runs(args: argparse.Namespace, models: Sequence[str]) -> None:
+    """Raise UserError for decodings of other files than a run has now, and for one run in the place of two seeds."""
+    known: dict[tuple[tuple[str, str], ...], str] = {}
+    for run in args.runs:
+        for name in models:
+            export = Path(run) / name / "export"
+            if export.is_dir():
+                check_decoded(decode_folder(run, name, args.set), export)
+        specs = {name: read_json(Path(run) / name / "model.json") for name in models}
+        weights = tuple((name, str(spec["weights_sha256"])) for name, spec in specs.items() if "weights_sha256" in spec)
+        if args.how == "seeds" and weights and known.setdefault(weights, run) != run:
+            raise UserError(f"{known[weights]} and {run}: the same weights in every model; one run is not two seeds")
+
+
+def check_alike(args: argparse.Namespace, kind: str, models: Sequence[str]) -> None:
+    """Raise UserError unless the models of all seeds, or of each fold, were decoded and scored alike."""
+    runs = [[decode_folder(run, name, args.set) for name in models] for run in args.runs]
+    for first, *others in [sum(runs, [])] if args.how == "seeds" else runs:
+        for other in others:
+            read_both(first, other, kind)
+
+
+def summarise_characters(
+    args: argparse.Namespace, models: Sequence[str], scores: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
     """The same in characters, or None where not all runs want them beside words (`cer` in decode.yaml)."""
-    models = common_models(args.runs, args.set, kind)
-    scores = read_scores(args, kind, models)
-    if not models or not all(score.get("cer_interval_95") for run in scores for score in run.values()):
+    if not all(score.get("cer_interval_95") for run in scores for score in run.values()):
         return None
     counts = [{name: score["utterances"] for name, score in run.items()} for run in scores]
     runs = [

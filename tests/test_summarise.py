@@ -1,6 +1,7 @@
 """Several runs as one table: seeds are averaged, folds are pooled."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from steps import summarise as program
 from steps.core.cli import MissingInput, UserError
 from steps.core.datadir import Utterance
+from steps.core.exports import model_hashes
 from steps.core.outdir import write_json
+from steps.deploy.recognition import write_hypotheses
 from steps.score import score
+from steps.scoring.wer import read_hypotheses
 
 
 def make_run(root, name, wrong, prefix="s", speakers=6):
@@ -24,6 +28,15 @@ def make_run(root, name, wrong, prefix="s", speakers=6):
         spec = {"parent": {"name": "parent"} if model == "child" else None}
         (root / name / model / "model.json").write_text(json.dumps(spec))
     return root / name
+
+
+def decoded(folder, **facts):
+    """Let a decoding of a made-up run tell what it ran: an exported folder that is its own."""
+    model = folder.parent / "export"
+    model.mkdir()
+    (model / "model.onnx").write_text(str(model))
+    hyps = {path.stem: read_hypotheses(path) for path in folder.glob("*.txt") if not path.name.startswith("errors")}
+    write_hypotheses(folder, hyps, {"files": model_hashes(model)} | facts)
 
 
 def run(monkeypatch, out, how, *runs, options=()):
@@ -123,3 +136,48 @@ def test_models_stand_as_in_the_report(tmp_path, monkeypatch):
     (runs[0] / "report").mkdir()
     (runs[0] / "report/results.json").write_text(json.dumps({"rows": [{"model": "parent"}, {"model": "child"}]}))
     assert list(run(monkeypatch, tmp_path / "out", "seeds", *runs)["kinds"]["greedy"]["models"]) == ["parent", "child"]
+
+
+@pytest.mark.parametrize("how", ["seeds", "folds"])
+def test_decodings_of_another_export_are_refused(tmp_path, monkeypatch, how):
+    runs = [make_run(tmp_path, f"r{i}", 2, prefix=f"r{i if how == 'folds' else ''}-s") for i in range(2)]
+    for folder in tmp_path.glob("r*/*/decode_test_onnx"):
+        decoded(folder)
+    assert run(monkeypatch, tmp_path / "out", how, *runs)
+    (runs[1] / "child/export/model.onnx").write_text("trained again")
+    with pytest.raises(UserError, match="r1/child/decode_test_onnx/decode.json: of another model.onnx than .*again"):
+        run(monkeypatch, tmp_path / "out", how, *runs)
+    # of a run whose exports were removed nothing can be told
+    shutil.rmtree(runs[1] / "child/export")
+    assert run(monkeypatch, tmp_path / "out", how, *runs)
+
+
+def test_one_run_is_not_two_seeds(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, f"r{i}", 2) for i in range(3)]
+    for number, folder in enumerate(runs):
+        for model in ("parent", "child"):
+            spec = json.loads((folder / model / "model.json").read_text())
+            # an imported parent has the same weights in every run
+            spec["weights_sha256"] = "of a hub" if model == "parent" else f"seed {number}"
+            write_json(folder / model / "model.json", spec)
+    assert run(monkeypatch, tmp_path / "out", "seeds", *runs)
+    copy = shutil.copytree(runs[1], tmp_path / "copy")
+    with pytest.raises(UserError, match="r1 and .*copy: the same weights in every model; one run is not two seeds"):
+        run(monkeypatch, tmp_path / "out", "seeds", *runs, copy)
+
+
+@pytest.mark.parametrize("change", ["references", "speakers", "settings"])
+def test_seeds_are_decoded_and_scored_alike(tmp_path, monkeypatch, change):
+    runs = [make_run(tmp_path, f"r{i}", 2 + i) for i in range(2)]
+    for number, folder in enumerate(sorted(tmp_path.glob("r*/*/decode_test_onnx"))):
+        other = number > 1
+        ids = [line.split()[0] for line in (folder / "greedy.txt").read_text().splitlines()]
+        text = "no" if other and change == "references" else "yes"
+        speaker = (lambda one: one) if other and change == "speakers" else (lambda one: one.rpartition("-")[0])
+        (folder / "lexicon.txt").write_bytes((folder / "greedy.txt").read_bytes())
+        decoded(folder, settings={"word_score": 5.0 if other and change == "settings" else 0.0})
+        for kind in ("greedy", "lexicon"):
+            score(folder, kind, [Utterance(one, speaker(one), text, "x") for one in ids], "test")
+    message = "not scored on the same utterances" if change != "settings" else "decoded with different word_score"
+    with pytest.raises(UserError, match=f"r0/.* and .*r1/.*: .*{message}"):
+        run(monkeypatch, tmp_path / "out", "seeds", *runs)
