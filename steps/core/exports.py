@@ -9,7 +9,9 @@ from steps.core.outdir import sha256_file, write_text
 
 # its files are what a runtime needs, and their bytes a model's size
 SUMS = "SHA256SUMS"
-# among them where sherpa-onnx would misread tokens.txt
+# beside them: the files of the model folder that this is an export of, which no runtime needs
+ORIGIN = "export.json"
+# among what ships where sherpa-onnx would misread tokens.txt
 SHERPA_TOKENS = "tokens_sherpa.txt"
 # the graph of samples in a row, in a folder of its own: the layout that sherpa-onnx's loader of omnilingual CTC models reads
 SAMPLES_FILE = "model_samples.onnx"

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from steps.core.cli import UserError, say
 from steps.core.config import load_config
-from steps.core.exports import GRAPH, GRAPH_WORDS, SAMPLES_FILE, SHERPA_TOKENS, SUMS, write_sums
-from steps.core.outdir import atomic_file, sha256_file, write_text
+from steps.core.exports import GRAPH, GRAPH_WORDS, ORIGIN, SAMPLES_FILE, SHERPA_TOKENS, SUMS, model_hashes, write_sums
+from steps.core.outdir import atomic_file, sha256_file, write_json, write_text
 from steps.data.feature_config import FeatureConfig
 from steps.data.feature_text import describe_features
 from steps.data.tokenizer import read_tokens
@@ -36,7 +36,7 @@ BESIDE = ("tokens.txt", "features.yaml")
 # how sound goes in -> the file: features frame by frame, which every runtime of ours reads, or samples in a row (sherpa-onnx)
 LAYOUTS = {"features": "model.onnx", "samples": SAMPLES_FILE}
 # files of an earlier export, which may have been of another kind
-OF_EARLIER = (SUMS, SHERPA_TOKENS, GRAPH, GRAPH_WORDS, "graph.json", "model.onnx", ENCODER, DECODER, JOINER)
+OF_EARLIER = (SUMS, ORIGIN, SHERPA_TOKENS, GRAPH, GRAPH_WORDS, "graph.json", "model.onnx", ENCODER, DECODER, JOINER)
 # what a Linear in codes becomes: codes that are unpacked when the file is loaded, or stay as they are (MatMulNBits)
 PRODUCTS_OF_CODES = ("unpacked", "nbits")
 # products of integers whose activations get their scales as the file runs
@@ -48,6 +48,7 @@ A speech recogniser: {head}, {quantization}.
 
 {files}- features.yaml: what goes in, below in words.
 - SHA256SUMS: checksums of these files, which are all that a runtime needs; `sha256sum -c SHA256SUMS`.
+- export.json: checksums of the model that this was made of.
 
 {features}
 Look-ahead: {look_ahead}.
@@ -62,7 +63,7 @@ A speech recogniser: CTC, {quantization}, in the layout that sherpa-onnx reads a
 - model_samples.onnx: input x (N, S) float32, an utterance of {rate} Hz each, brought to mean 0 and variance 1, which sherpa-onnx
   does; output log_probs (N, U, {vocab_size}).
 - tokens.txt: `symbol id` lines; the blank is {blank} = 0; U+2581 stands for a space.
-- SHA256SUMS: checksums of these files.
+- SHA256SUMS: checksums of these files. export.json: of the model that this was made of.
 
 Look-ahead: the whole utterance. Needs onnxruntime {oldest} or later (ONNX opset {opset}, IR version {ir}){microsoft}.
 
@@ -129,7 +130,7 @@ def export_folder(
     model_dir, out = Path(model_dir), Path(out)
     if other := [name for name in LAYOUTS.values() if name != LAYOUTS[layout] and (out / name).is_file()]:
         raise UserError(f"{out}: holds {other[0]}, an export of another layout; choose another --out")
-    model = load_model(model_dir)
+    files, model = model_hashes(model_dir), load_model(model_dir)
     use_chunk(model, chunk_ms, model_dir)
     if matmul == "nbits":
         keep_packed_(model, str(model_dir))
@@ -146,7 +147,7 @@ def export_folder(
     texts = {name: (model_dir / name).read_text(encoding="utf-8") for name in BESIDE}
     if misread := is_misread(features, tokens, layout):
         texts[SHERPA_TOKENS] = sherpa_tokens(tokens)
-    write_folder(out, texts, contents, describe(model, features, tokens, list(graphs.values()), layout))
+    write_folder(out, texts, contents, describe(model, features, tokens, list(graphs.values()), layout), files)
     tensors = [tensor for graph in graphs.values() for tensor in graph.graph.initializer]
     tensor_bytes = sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
     size_bytes = sum(map(len, contents.values()))
@@ -154,13 +155,19 @@ def export_folder(
     return ExportReport(size_bytes, tensor_bytes, difference, snr_db, layers, misread, tuple(contents))
 
 
-def write_folder(out: Path, texts: dict[str, str], contents: dict[str, bytes], readme: str) -> None:
-    """Write what ships, and first remove what an earlier export left. Args: texts, contents: of the files that SHA256SUMS lists."""
+def write_folder(
+    out: Path, texts: dict[str, str], contents: dict[str, bytes], readme: str, files: dict[str, str]
+) -> None:
+    """Write what ships, and first remove what an earlier export left.
+
+    Args: texts, contents: of the files that SHA256SUMS lists.   files: hashes of the model folder's.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for old in (*OF_EARLIER, *contents):
         (out / old).unlink(missing_ok=True)
     for name, text in (*texts.items(), ("README.md", readme)):
         write_text(out / name, text)
+    write_json(out / ORIGIN, {"files": files})
     for name, content in contents.items():
         with atomic_file(out / name, "wb") as file:
             file.write(content)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.decodings import KINDS
-from steps.core.exports import model_hashes
+from steps.core.exports import ORIGIN, model_hashes
 from steps.core.outdir import sha256_file
 from steps.scoring.wer import RATES, count_utterances, in_units, read_hypotheses
 
@@ -132,12 +132,13 @@ def count_again(folder: Path, kind: str, utterances: dict) -> None:
 
 
 def check_decoded(folder: Path, ran: Path, strict: bool = False) -> bool:
-    """Refuse a decoding of other files than there are now.
+    """Refuse a decoding of other files than there are now, or of an export of another model.
 
     Args:    folder: with decode.json.   ran: model folder or exported folder that was decoded.
              strict: refuse decodings of version 0.1, too, which do not tell what they ran.
     Returns: whether it is known what was decoded.   Raises: MissingInput, UserError.
     """
+    check_exported(ran)
     path = folder / "decode.json"
     facts = read_json(path) if strict or path.is_file() else {}
     recorded = facts.get("hypotheses_sha256", {})
@@ -148,6 +149,16 @@ def check_decoded(folder: Path, ran: Path, strict: bool = False) -> bool:
         if not isinstance(recorded, dict) or recorded.get(kind) != there:
             raise UserError(f"{folder}: {kind}.txt is not the one that decode.json is of; run steps.decode again")
     return True
+
+
+def check_exported(export: Path) -> None:
+    """Refuse an export of another model than the folder around it holds now. Those of older versions do not tell.
+
+    Raises: UserError.
+    """
+    path, model = export / ORIGIN, export.parent
+    if path.is_file() and (model / "model.safetensors").is_file():
+        _check_files(path, read_json(path).get("files"), model, "steps.export_model", strict=True)
 
 
 def check_measured(path: Path, row: dict, ran: Path, strict: bool = False, program: str = "steps.benchmark") -> bool:

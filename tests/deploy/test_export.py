@@ -19,6 +19,7 @@ from steps.compress.quantizer import quantize_model
 from steps.compress.sparsity import sparsify_
 from steps.compress.surgery import shrink
 from steps.core.cli import UserError
+from steps.core.exports import model_hashes, read_sums
 from steps.deploy.export import export_folder
 from steps.deploy.graph import float_twin
 from steps.deploy.graphs.ctc import CtcGraphs, compare, measure, same_path
@@ -204,8 +205,11 @@ def test_exported_folder(make, save, tmp_path, quantized):
     model = make("conformer", quantized=quantized)
     folder = save(tmp_path / "m", model)
     report = export_folder(folder, folder / "export")
-    names = ["README.md", "SHA256SUMS", "features.yaml", "model.onnx", "tokens.txt"]
+    names = ["README.md", "SHA256SUMS", "export.json", "features.yaml", "model.onnx", "tokens.txt"]
     assert sorted(path.name for path in (folder / "export").iterdir()) == names
+    # what tells of which model it is does not ship
+    assert list(read_sums(folder / "export")) == ["tokens.txt", "features.yaml", "model.onnx"]
+    assert json.loads((folder / "export/export.json").read_text()) == {"files": model_hashes(folder)}
     for name in ("tokens.txt", "features.yaml"):
         assert (folder / "export" / name).read_bytes() == (folder / name).read_bytes()
     content = (folder / "export/model.onnx").read_bytes()

@@ -121,6 +121,23 @@ def test_results_of_other_files_are_refused_and_those_of_older_versions_are_told
         collect_rows(exp, MODELS, ["test"], benchmark)
 
 
+def test_an_export_of_another_model_is_refused(exp):
+    """Whichever of the two was made again: decodings of both may tell what they ran and be right."""
+    model = exp / "student"
+    (model / "model.safetensors").write_text("weights")
+    write_json(model / "export/export.json", {"files": model_hashes(model)})
+    assert collect_rows(exp, MODELS, ["test"])
+    (model / "model.safetensors").write_text("others")
+    with pytest.raises(UserError, match="export.json: of another model.safetensors than .*; run steps.export_model ag"):
+        collect_rows(exp, MODELS, ["test"])
+    write_json(model / "export/export.json", {})
+    with pytest.raises(UserError, match="export.json: does not record which file of .*/student was run; run steps.exp"):
+        collect_rows(exp, MODELS, ["test"])
+    # of a model whose weights were removed nothing can be told
+    (model / "model.safetensors").unlink()
+    assert collect_rows(exp, MODELS, ["test"])
+
+
 def test_comparisons_are_paired(exp):
     rows = collect_rows(exp, MODELS, ["test"])
     pairs = parent_pairs(rows)
