@@ -12,7 +12,6 @@ in the end; --compare adds pairs. Error rates are those of the exported files.
 import argparse
 import dataclasses
 import datetime
-import importlib.metadata
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 from steps.core.cli import add_common, make_parser, run_main, say
 from steps.core.outdir import write_json, write_text
-from steps.core.provenance import VERSION, command_line, git_commit
+from steps.core.provenance import command_line, git_commit
 from steps.core.tables import counted
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import (
@@ -44,9 +43,8 @@ from steps.scoring.speakers import speaker_scores
 from steps.scoring.story import describe_training, reference_of, story
 from steps.scoring.streaming import collect_streaming
 from steps.scoring.summary import model_card
+from steps.scoring.versions import read_runtimes, version_notes, versions
 from steps.scoring.warnings import find_warnings, read_teachers, transcript_notes
-
-PACKAGES = ("torch", "onnxruntime", "sherpa-onnx", "numpy", "scipy", "jiwer", "RapidFuzz")
 
 
 def main() -> None:
@@ -62,6 +60,7 @@ def main() -> None:
     parents = parent_pairs(rows)
     found = ledgers(args.exp, parents, args.sets)
     sets = [describe_set(args.exp, name, rows, comparisons, args.seed) for name in args.sets]
+    ran = read_runtimes(args.exp, args.models, args.sets, benchmark)
     results = Results(
         recipe=args.recipe or Path(args.exp).resolve().name,
         commit=git_commit(),
@@ -69,7 +68,7 @@ def main() -> None:
         command=command_line(args.exp),
         seed=args.seed,
         device=describe_host(benchmark),
-        versions=versions(),
+        versions=versions(ran),
         sets=sets,
         rows=rows,
         comparisons=comparisons,
@@ -77,7 +76,9 @@ def main() -> None:
         ledgers=[shorten(ledger) for ledger in found],
         stages=read_stages(args.exp),
         benchmark={key: benchmark[key] for key in ("host", "settings") if key in benchmark},
-        warnings=find_warnings(args.exp, rows, comparisons, sets) + transcript_notes(args.transcripts),
+        warnings=find_warnings(args.exp, rows, comparisons, sets)
+        + transcript_notes(args.transcripts)
+        + version_notes(ran),
         ships=ships,
         reference=reference,
         training=describe_training(args.train) if args.train else None,
@@ -127,17 +128,6 @@ def describe_host(benchmark: Mapping[str, Any]) -> str | None:
     if not isinstance(host, dict):
         return host
     return host.get("cpu") or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Versions of slim-asr, Python and the packages behind the numbers; packages that are not installed are left out."""
-    found = {"slim_asr": VERSION, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def write_report(out: Path, results: Results, models: Sequence[str], sets: Sequence[str]) -> None:

@@ -223,6 +223,7 @@ class Results:
     command: str
     seed: int
     device: str | None
+    # of runtimes those that decoded, of the rest those of the report, see steps/scoring/versions.py
     versions: dict[str, str]
     sets: list[TestSet]
     rows: list[ResultRow]

@@ -30,11 +30,16 @@ def collect_streaming(exp: str | Path, models: Sequence[str], sets: Sequence[str
     return [row for name in sets for model in models for row in _rows(Path(exp), model, name)]
 
 
-def _rows(exp: Path, model: str, set_name: str) -> list[StreamingRow]:
+def chunk_lengths(exp: str | Path, model: str, set_name: str) -> list[int]:
+    """Lengths of chunks, in ms, that a model was decoded in; 0: whole utterances."""
     prefix = f"decode_{set_name}_chunk_"
-    names = (path.name.removeprefix(prefix) for path in (exp / model).glob(f"{prefix}*") if path.is_dir())
+    names = (path.name.removeprefix(prefix) for path in (Path(exp) / model).glob(f"{prefix}*") if path.is_dir())
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,3}", name))
+
+
+def _rows(exp: Path, model: str, set_name: str) -> list[StreamingRow]:
     found: list[StreamingRow] = []
-    for chunk_ms in sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,3}", name)):
+    for chunk_ms in chunk_lengths(exp, model, set_name):
         folder, export = decode_folder(exp, model, set_name, chunk_ms), exp / model / f"export_chunk_{chunk_ms}"
         check_decoded(folder, export, strict=True)
         measured = delays = None

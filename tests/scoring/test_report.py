@@ -1,5 +1,6 @@
 """The report: its pages, tables and pictures, on made-up score folders."""
 
+import importlib.metadata
 import json
 import re
 from dataclasses import replace
@@ -8,11 +9,13 @@ import pytest
 
 from steps import report as program
 from steps.core.decodings import KINDS
+from steps.core.outdir import write_json
 from steps.score import score
 from steps.scoring.collect import collect_rows
 from steps.scoring.compare import compare, parent_pairs
 from steps.scoring.markdown import comparison_table, markdown_table, result_table
 from steps.scoring.plot import plot_wer_bytes
+from steps.scoring.versions import read_runtimes
 from tests.scoring.made_up import EVIL, MODELS, UTTERANCES, make_model, make_noise
 
 
@@ -174,3 +177,35 @@ def test_equal_texts_of_both_kinds_are_told(exp, monkeypatch):
     files = write_report(exp, monkeypatch, "teacher", "student")
     assert [row["lexicon_differs"] for row in json.loads(files["results.json"])["rows"]] == [0, 1]
     assert not any(sentence in text for text in files.values())
+
+
+def test_versions_are_those_that_decoded(exp, monkeypatch):
+    runtimes = {"_onnx": {"onnxruntime": "1.2.3", "numpy": "0.1"}, "": {"torch": "0.9", "numpy": "0.1"}}
+    for name in ("teacher", "student"):
+        for suffix, runtime in runtimes.items():
+            write_json(exp / name / f"decode_test{suffix}/decode.json", {"runtime": runtime})
+    found = json.loads(write_report(exp, monkeypatch, "teacher", "student")["results.json"])
+    assert (found["versions"]["onnxruntime"], found["versions"]["torch"]) == ("1.2.3", "0.9")
+    # nothing was decoded by it, whether it is installed or not; numpy is the report's own
+    assert "sherpa-onnx" not in found["versions"] and found["versions"]["numpy"] == importlib.metadata.version("numpy")
+    assert not [one for one in found["warnings"] if "versions of" in one["text"]]
+    write_json(exp / "student/decode_test_onnx/decode.json", {"runtime": {"onnxruntime": "1.4.0"}})
+    found = json.loads(write_report(exp, monkeypatch, "teacher", "student")["results.json"])
+    assert found["versions"]["onnxruntime"] == "1.2.3 and 1.4.0"
+    (note,) = [one for one in found["warnings"] if "versions of" in one["text"]]
+    assert note["level"] == "note" and "of onnxruntime are behind" in note["text"]
+    assert "1.2.3 (teacher), 1.4.0 (student)" in note["text"]
+
+
+def test_the_version_that_timed_and_those_of_chunks_are_told(tmp_path):
+    folders = {"a": ["decode_test_onnx", "decode_test_chunk_160"], "b": ["decode_test_onnx"]}
+    for model, names in folders.items():
+        for name in names:
+            version = "1.4.0" if "chunk" in name else "1.2.3"
+            write_json(tmp_path / model / name / "decode.json", {"runtime": {"onnxruntime": version}})
+    benchmark = {"host": {"versions": {"onnxruntime": "1.5.0", "torch": "2.0"}}}
+    ran = read_runtimes(tmp_path, ["a", "b"], ["test"], benchmark)
+    assert ran == {"onnxruntime": {"1.2.3": ["a", "b"], "1.4.0": ["a"], "1.5.0": ["the benchmark"]}}
+    # files of other versions tell nothing, as those that are not there
+    write_json(tmp_path / "b/decode_test_onnx/decode.json", {"runtime": "onnxruntime"})
+    assert read_runtimes(tmp_path, ["b", "c"], ["test"], {"host": "a processor"}) == {}
