@@ -6,7 +6,8 @@
 Where a word ends is what --reference, a model with the same units, makes of the transcript (forced alignment); one that
 streams hears whole utterances for that. The word is out with the chunk in which --model, CTC or a transducer, emits its
 last unit, once all sound that this chunk reads is there. Counted are the words of utterances that are recognised without an
-error. Computing takes no time here: steps.benchmark has that.
+error. Computing takes no time here: steps.benchmark has that. All this is of the model folder in torch, which gets no silence
+after a recording; an export does, and may round activations that are float here.
 """
 
 import argparse
@@ -65,6 +66,8 @@ class Clock:
 
 def main() -> None:
     args = parse_args()
+    facts: dict[str, Any] = {"files": model_hashes(args.model), "reference": Path(args.reference).resolve().name}
+    facts["reference_files"] = model_hashes(args.reference)
     model, reference = open_model(args.model, args.num_threads), frame_recogniser(args.reference, args.num_threads)
     own = net_of(model, args.model)
     use_chunk(own, args.chunk_ms, args.model)
@@ -87,7 +90,6 @@ def main() -> None:
         right += bool(found)
         peaks_ms += [peak for peak, _ in found]
         outs_ms += [out for _, out in found]
-    facts: dict[str, Any] = {"files": model_hashes(args.model), "reference": Path(args.reference).resolve().name}
     facts |= {"utterances": right, "of": len(utterances), "words": len(outs_ms), "chunk_ms": own.chunk * FRAME_MS}
     write_json(args.out, facts | {"peak_ms": percentiles(peaks_ms), "out_ms": percentiles(outs_ms)})
     say(

@@ -136,9 +136,13 @@ def test_the_program(tmp_path):
     del spec["model"]["streaming"]
     (same / "model.json").write_text(json.dumps(spec))
     run("--model", folder, "--reference", same, *words)
-    assert json.loads((tmp_path / "d.json").read_text()) == facts | {"reference": "same"}
+    assert json.loads((tmp_path / "d.json").read_text()) == facts | {
+        "reference": "same",
+        "reference_files": model_hashes(same),
+    }
     assert facts["utterances"] == facts["of"] == 1 and facts["chunk_ms"] == 160
     assert facts["files"] == model_hashes(folder) and facts["reference"] == "m"
+    assert facts["reference_files"] == model_hashes(folder)
     # a model is not late against itself but where a unit lasts; it is out at the end of a chunk, at most one later
     assert -200 <= facts["peak_ms"]["p50"] <= 0 and facts["out_ms"]["p50"] - facts["peak_ms"]["p50"] <= 162.5
     write_data_dir(tmp_path / "data", [Utterance("s-a", "s", f"{text}h", str(tmp_path / "a.wav"), duration_s=1.0)])

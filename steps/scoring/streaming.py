@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steps.core.cli import UserError
 from steps.scoring.collect import read_scores
 from steps.scoring.details import Cells
 from steps.scoring.results import StreamingRow
-from steps.scoring.sources import check_decoded, check_measured, read_json
+from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
 
 NOTE = """\
-Exported files by onnxruntime, which got the sound as it would arrive; whole: the same weights on whole utterances. More
-errors: than these, of the same weights. Look-ahead: sound that must be there after the first frame of a chunk. Word out:
-from the end of a word, where {reference} has it by forced alignment, until all sound of its chunk is there, of the words of
-utterances without an error; median / 95 %. Last word: from the end of the recording until it is out, computing included,
-median / 95 %; below 0 where recordings go on after it. RTF: of a chunk on one thread, features included; mean / 95 %. Cache:
-kept between chunks for each stream.
+Exported files by onnxruntime, which got the sound as it would arrive, and all columns but one are theirs; whole: the same
+weights on whole utterances. More errors: than these, of the same weights. Look-ahead: sound that must be there after the
+first frame of a chunk. Word out, of the model in torch, without silence after the recording and with float activations unless
+their scales are fixed: from the end of a word, where {reference} has it by forced alignment, until all sound of its chunk is
+there, of the words of utterances without an error; median / 95 %. Last word: from the end of the recording until it is out,
+computing included, median / 95 %; below 0 where recordings go on after it. RTF: of a chunk on one thread, features included;
+mean / 95 %. Cache: kept between chunks for each stream.
 """
 
 
@@ -45,13 +47,30 @@ def _rows(exp: Path, model: str, set_name: str) -> list[StreamingRow]:
         measured = delays = None
         if chunk_ms:
             measured = _measured(folder / "streaming.json", export, "steps.decode --streaming")
-            path = exp / model / f"delays_{set_name}_chunk_{chunk_ms}.json"
-            delays = _measured(path, exp / model, "steps.time_words") if path.is_file() else None
+            delays = _delays(exp, model, set_name, chunk_ms)
         score = read_scores(folder)["greedy"]
         whole = found[0].score.errors if found and not found[0].chunk_ms else 0
         more = 100 * (score.errors / whole - 1) if whole and chunk_ms else None
         found.append(StreamingRow(model, set_name, chunk_ms, score, more, measured, delays))
     return found
+
+
+def _delays(exp: Path, model: str, set_name: str, chunk_ms: int) -> dict[str, Any] | None:
+    """What steps.time_words measured, if it did. Raises: MissingInput; UserError when model, reference or data are others now."""
+    path = exp / model / f"delays_{set_name}_chunk_{chunk_ms}.json"
+    if not path.is_file():
+        return None
+    delays = _measured(path, exp / model, "steps.time_words")
+    reference, files = exp / str(delays["reference"]), delays.pop("reference_files", None)
+    # a reference from elsewhere, or that of an older version, cannot be compared
+    if (reference / "model.json").is_file():
+        check_measured(path, {"files": files}, reference, program="steps.time_words")
+    scored = len(read_score(decode_folder(exp, model, set_name, chunk_ms), "greedy")["utterances"]["ids"])
+    if delays.get("of", scored) != scored:
+        raise UserError(
+            f"{path}: of {delays['of']} utterances, not the {scored} that are scored; run steps.time_words again"
+        )
+    return delays
 
 
 def _measured(path: Path, ran: Path, program: str) -> dict[str, Any]:

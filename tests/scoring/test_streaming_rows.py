@@ -34,6 +34,7 @@ def in_chunks(exp, model, chunk_ms, wrong, timed=True):
     score(folder, "greedy", UTTERANCES, "test")
     if chunk_ms and timed:
         delays = {"files": model_hashes(exp / model), "reference": "teacher", "out_ms": {"p50": 162.4, "p95": 321.9}}
+        delays |= {"reference_files": model_hashes(exp / "teacher"), "of": len(UTTERANCES)}
         write_json(exp / model / f"delays_test_chunk_{chunk_ms}.json", delays)
 
 
@@ -107,6 +108,30 @@ def test_measurements_of_other_files_are_refused(exp):
     measured.unlink()
     with pytest.raises(MissingInput, match="streaming.json: no such file"):
         rows()
+
+
+def test_delays_against_another_reference_or_on_other_data_are_refused(exp):
+    rows = lambda: collect_streaming(exp, ["student"], ["test"])  # noqa: E731
+    path, spec = exp / "student/delays_test_chunk_160.json", exp / "teacher/model.json"
+    before, delays = spec.read_bytes(), json.loads(path.read_text())
+    assert "reference_files" not in rows()[1].delays
+    spec.write_text(json.dumps({"trained": "again"}))
+    with pytest.raises(UserError, match="_160.json: of another model.json than .*/teacher has now; run steps.time_wor"):
+        rows()
+    # the delays of an older version do not tell; a reference may lie elsewhere
+    write_json(path, {name: value for name, value in delays.items() if name != "reference_files"})
+    spec.unlink()
+    assert rows()
+    spec.write_bytes(before)
+    write_json(path, delays | {"of": len(UTTERANCES) - 1})
+    with pytest.raises(UserError, match="_160.json: of 23 utterances, not the 24 that are scored; run steps.time_wor"):
+        rows()
+
+
+def test_of_what_the_delays_are_is_said(exp):
+    """They are not of the exported files, as the other columns."""
+    note = streaming_note(collect_streaming(exp, ["student"], ["test"]))
+    assert "all columns but one" in note and "Word out, of the model in torch, without silence" in note
 
 
 def test_the_report_has_table_and_plot_of_models_that_stream(exp, monkeypatch):
