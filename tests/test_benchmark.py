@@ -125,7 +125,8 @@ def test_program(exp, monkeypatch):
         assert row["macs_per_second"] == pytest.approx(macs_per_second(build_model(spec).eval()), abs=1)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
         assert row["load_s"] > 0 and row["all_threads_wall_rtf"] > 0
-        assert 1e7 < row["peak_memory_bytes"] < 1e9 and 0 < row["model_memory_bytes"] < row["peak_memory_bytes"]
+        # of these, the nets and the sound take less than a megabyte
+        assert 5e7 < row["peak_memory_bytes"] < 1e9 and 0 < row["model_memory_bytes"] < 1e7
         assert 0 < row["rtf"] < row["rtf_with_features"] == pytest.approx(row["rtf"] + row["rtf_features"], abs=2e-7)
     small, large = result["models"]["small"], result["models"]["large"]
     assert list(large["ratios"]) == ["small"] and small["ratios"] == {}
