@@ -76,7 +76,9 @@ score_chunks() { # MODEL SET
 # Declares decoding and scoring of the folder $2 of the model in $dir, whose file $3 makes it usable, on set $4 into $5; the
 # rest are options.
 score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
-  local as_classes=() array=() part=() combine=() graph=()
+  local as_classes=() array=() part=() combine=() graph=() beside=(--parallel)
+  # alone, because it measures its speed, which neighbours would take away
+  [[ " ${*:6} " != *" --streaming "* ]] || beside=()
   [[ -z $lm ]] || graph=("$dir/export")
   [[ $classes == false ]] || as_classes=(--classes true)
   if ((decode_nj > 1)); then
@@ -85,7 +87,7 @@ score() { # NAME DIR NEEDED_FILE SET OUT [OPTIONS]
   fi
   scores+=("$5/score_greedy.json")
   task 8 "$1" --needs "$2/$3" "$data/$4/feats.scp" "$data/$4/text" "${word_list[@]}" "${label_list[@]}" "${graph[@]/%//SHA256SUMS}" --conf "$decode" \
-    --makes "$5/greedy.txt" "$5/score_greedy.json" --parallel -- \
+    --makes "$5/greedy.txt" "$5/score_greedy.json" "${beside[@]}" -- \
     "${array[@]}" python3 -m steps.decode --model "$2" --data "$data/$4" --config "$decode" "${word_list[@]/#/--words=}" "${label_list[@]/#/--labels=}" \
     "${graph[@]/#/--graph=}" --out "$5" --device "$device" --num-threads 1 "${part[@]}" "${@:6}" :then: "${combine[@]}" \
     python3 -m steps.score --decode "$5" --data "$data/$4" "${as_classes[@]}"

@@ -202,6 +202,17 @@ def test_models_that_stream_are_decoded_in_chunks_of_every_length_and_timed(benc
         assert message in bench.run("--corpus-dir", "corpus", *options, status=2)[1]
 
 
+def test_what_measures_the_speed_of_a_stream_runs_alone():
+    names = "exp=exp data=data decode=decode.yaml device=cpu classes=false chunks='160 640' streaming_reference=big tests=(a b)"
+    script = f". utils/settings.sh; . utils/tasks.sh; {names} stress='' sherpa=false streaming=small lm='' decode_nj=2"
+    script += """; word_list=() label_list=(); score_model small; printf '%s\\n' "${plan[*]}" """
+    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    tasks = [task.split(" -- ", 1) for task in done.stdout.replace("\n", " ").split(":: ")[1:]]
+    live = ["--streaming" in command for _, command in tasks]
+    assert live.count(True) == 2 * 2 and live.count(False) == 2 * (2 + 1 + 2)
+    assert ["--parallel" in fields for fields, _ in tasks] == [not alone for alone in live]
+
+
 def test_the_whole_plan_runs_then_nothing_runs_and_fast(bench):
     ran, printed = bench.run("--corpus-dir", "corpus", "--nj", "3", "--seed", "5")
     exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"
