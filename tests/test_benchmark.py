@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from steps import benchmark as program
 from steps.compress.footprint import macs_per_second
 from steps.core.cli import UserError
 from steps.core.config import save_config
-from steps.core.datadir import Utterance, write_data_dir
+from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import sha256_file
+from steps.data import features
 from steps.data.feature_config import FeatureConfig
+from steps.deploy import benchmark as library
 from steps.deploy.benchmark import (
     Passes,
     latency_row,
@@ -26,6 +29,7 @@ from steps.deploy.benchmark import (
     time_in_turns,
 )
 from steps.deploy.export import export_folder
+from steps.deploy.runtimes import load_recogniser
 from steps.models.build import build_model, new_spec, save_model
 
 
@@ -84,6 +88,11 @@ def test_names_are_those_of_the_models(tmp_path):
         name_folders([tmp_path / "a/export", tmp_path / "c/a"])
 
 
+def beside(root):
+    """What belongs to every model folder."""
+    return {name: root / name for name in ("tokens.txt", "tokenizer.model", "features.yaml")}
+
+
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
     """Experiment folder with two exported models, and a data folder of four utterances."""
@@ -94,7 +103,7 @@ def exp(tmp_path_factory):
     for name, units in (("small", 8), ("large", 400)):
         torch.manual_seed(0)
         model = build_model(new_spec("dnn", {"d_model": 16, "block": {"units": units}}, 20, 3, "test")).eval()
-        save_model(root / name, model, {f: root / f for f in ("tokens.txt", "tokenizer.model", "features.yaml")})
+        save_model(root / name, model, beside(root))
         export_folder(root / name, root / name / "export")
     random = np.random.default_rng(0)
     utterances = []
@@ -133,6 +142,36 @@ def test_program(exp, monkeypatch):
     ratio = large["ratios"]["small"]
     assert ratio["bytes"] == round(large["bytes"] / small["bytes"], 4) > 1
     assert 0 < ratio["low"] <= ratio["times_faster"] <= ratio["high"]  # which one is faster is the machine's affair
+
+
+def test_a_streaming_model_gets_its_features_chunk_by_chunk(exp, monkeypatch):
+    """By a clock that counts how often features are computed. A second is 100 frames; chunks read 16 and more, and advance by 16."""
+    sizes = {"d_model": 16, "context": 3, "block": {"units": 8}, "streaming": {"chunk_ms": 160}}
+    save_model(exp / "stream", build_model(new_spec("dnn", sizes, 20, 3, "test")).eval(), beside(exp))
+    export_folder(exp / "stream", exp / "stream/export")
+    calls = []
+
+    def counted(samples, config):
+        calls.append(len(samples))
+        return compute(samples, config)
+
+    compute, width = features.compute_features, load_recogniser(exp / "stream/export").network.width
+    for place in (features, library):
+        monkeypatch.setattr(place, "compute_features", counted)
+    clock = SimpleNamespace(
+        thread_time=lambda: len(calls), process_time=time.process_time, perf_counter=lambda: len(calls)
+    )
+    monkeypatch.setattr(library, "time", clock)
+    for name in ("measure_memory", "ratio_rows"):
+        monkeypatch.setattr(library, name, lambda *_: {})
+    found = library.benchmark(
+        {name: exp / name / "export" for name in ("small", "stream")}, read_data_dir(exp / "data", need_text=False)
+    )["models"]
+    chunks = -(-(100 - width) // 16) + 1
+    assert 1 < chunks < 8
+    for name, most in (("small", 1), ("stream", chunks)):
+        assert (found[name]["rtf"], found[name]["rtf_features"], found[name]["rtf_with_features"]) == (0, most, most)
+        assert found[name]["latency_ms"]["p50"] == 1000 * most
 
 
 def test_model_folders_are_refused(exp, monkeypatch):

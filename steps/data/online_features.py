@@ -1,5 +1,6 @@
 """Features of sound that is still arriving: the same frames as `compute_features` gives of the whole."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -92,3 +93,54 @@ class OnlineFeatures:
         if self.left is not None:
             self.left -= count
         return feats
+
+
+class ChunkFeatures(OnlineFeatures):
+    """Gives the frames that a streaming model reads, chunk after chunk. Each is computed once, with those of its chunk.
+
+    Args:   config: see OnlineFeatures.   read, advanced: frames that a chunk reads, and advances by.
+    Raises: as OnlineFeatures.
+    """
+
+    def __init__(self, config: FeatureConfig, read: int, advanced: int):
+        super().__init__(config)
+        self.read, self.advanced = read, advanced
+        # of the next chunk, from the one before
+        self.frames = np.empty((0, config.dim), np.float32)
+
+    def chunk(self) -> np.ndarray | None:
+        """The next chunk, as soon as one frame more than it reads is there. Returns: (read, D) float32; None: it is not."""
+        missing = self.read - len(self.frames)
+        return self._chunk_with(missing) if self.ready > missing else None
+
+    def rest(self, least: int = 1) -> np.ndarray | None:
+        """After `end`, what is left behind the last whole chunk.
+
+        Args:    least: fewer frames are none.   Returns: (read or fewer, D) float32, or None.
+        """
+        return self._chunk_with(self.ready) if len(self.frames) + self.ready >= least else None
+
+    def _chunk_with(self, count):
+        chunk = np.concatenate([self.frames, self.take(count)]) if count else self.frames
+        self.frames = chunk[self.advanced :]
+        return chunk
+
+
+def chunk_by_chunk(
+    pieces: Iterable[np.ndarray], config: FeatureConfig, read: int, advanced: int
+) -> Iterator[np.ndarray]:
+    """The features of a sound that arrives in pieces, each chunk as soon as it can be computed.
+
+    Args:   pieces: (S,) float32 arrays.   config, read, advanced: see ChunkFeatures.
+    Yields: (read, D) float32, the last one with as many frames as are left.   Raises: as OnlineFeatures.
+    """
+    features = ChunkFeatures(config, read, advanced)
+    for piece in pieces:
+        features.accept(piece)
+        while (chunk := features.chunk()) is not None:
+            yield chunk
+    features.end()
+    while (chunk := features.chunk()) is not None:
+        yield chunk
+    if (chunk := features.rest()) is not None:
+        yield chunk

@@ -19,8 +19,10 @@ from steps.core.datadir import Utterance
 from steps.core.exports import model_hashes, onnx_bytes, shipped_bytes
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features, utterance_samples
+from steps.data.online_features import chunk_by_chunk
 from steps.deploy.macs import count_macs
 from steps.deploy.memory import measure_memory
+from steps.deploy.realtime import arriving
 from steps.deploy.runtimes import Recogniser, load_recogniser
 from steps.models.build import read_spec
 
@@ -38,6 +40,33 @@ class Passes:
     def totals(self, clock: str = "cpu_s") -> list[float]:
         """Seconds of each whole pass."""
         return [sum(values) for values in getattr(self, clock)]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How a model gets its features: of a whole utterance at once, or, as sound would arrive, chunk by chunk.
+
+    read, advanced: frames that a chunk reads, and advances by; 0 for a model that does not stream.
+    """
+
+    features: FeatureConfig
+    read: int = 0
+    advanced: int = 0
+
+    @classmethod
+    def of(cls, recogniser: Recogniser) -> "Extraction":
+        """That of an exported model."""
+        network = getattr(recogniser, "network", None)
+        return cls(recogniser.features, *((network.width, network.shift) if network else ()))
+
+    def run(self, samples: torch.Tensor) -> None:
+        """Compute the features of one utterance: what is timed. Args: samples (S,) float32."""
+        if not self.read:
+            compute_features(samples, self.features)
+            return
+        pieces = arriving(samples.numpy(), self.features.sample_rate_hz)
+        for _ in chunk_by_chunk(pieces, self.features, self.read, self.advanced):
+            pass
 
 
 def model_name(folder: str | Path) -> str:
@@ -132,14 +161,14 @@ def benchmark(
         tasks[name], tasks[name, "all"] = recogniser.run, threaded.run
         inputs[name] = inputs[name, "all"] = feats[recogniser.features]
         clocks[name, "all"] = time.process_time
-    for config, values in samples.items():
-        tasks[config], inputs[config] = (lambda s, config=config: compute_features(s, config)), values
+        extraction = Extraction.of(recogniser)
+        tasks[extraction], inputs[extraction] = extraction.run, samples[recogniser.features]
     passes = time_in_turns(tasks, inputs, repeats, seed, clocks)
     config, values = next(iter(samples.items()))
     audio_s = sum(map(len, values)) / config.sample_rate_hz
     models = {}
     for name, recogniser in recognisers.items():
-        own, features = passes[name], passes[recogniser.features]
+        own, features = passes[name], passes[Extraction.of(recogniser)]
         row: dict[str, Any] = speed_row(own, features, audio_s) | threads_row(passes[name, "all"], audio_s)
         row |= latency_row(own, features) | load_row(loads[name])
         row |= measure_memory(folders[name], feats[recogniser.features]) | size_row(folders[name])

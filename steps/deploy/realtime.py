@@ -47,13 +47,18 @@ class Chunk:
     grew: bool
 
 
+def arriving(samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
+    """A sound as a microphone would bring it. Args: samples (S,).  Yields: views of PIECE_MS that add up to it."""
+    step = rate_hz * PIECE_MS // 1000
+    return (samples[start : start + step] for start in range(0, len(samples), step))
+
+
 def simulate(
     stream: Live, samples: np.ndarray, rate_hz: int, clock: Callable[[], float] = time.process_time
 ) -> list[Chunk]:
     """Let a stream hear a sound as it would arrive, to its end. Args: samples (S,) float32.  Returns: its chunks in order."""
-    step, chunks, text, spent = rate_hz * PIECE_MS // 1000, [], stream.text, 0.0
-    pieces = (samples[start : start + step] for start in range(0, len(samples), step))
-    acts: Iterator[Callable[[], None]] = (functools.partial(stream.hear, piece) for piece in pieces)
+    chunks, text, spent = [], stream.text, 0.0
+    acts: Iterator[Callable[[], None]] = (functools.partial(stream.hear, piece) for piece in arriving(samples, rate_hz))
     for act in itertools.chain(acts, [stream.end]):
         begin = clock()
         act()

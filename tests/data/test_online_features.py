@@ -7,7 +7,7 @@ import torch
 from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
-from steps.data.online_features import OnlineFeatures
+from steps.data.online_features import OnlineFeatures, chunk_by_chunk
 
 DIM = 20
 CONFIGS = {
@@ -70,6 +70,29 @@ def test_so_many_samples_make_so_many_frames_and_one_less_does_not(name, frames)
     assert online.ready == frames - 1
     online.accept(np.zeros(1, np.float32))
     assert online.ready == frames
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("length", [300, 479, 3040, 3200, 16123])
+@pytest.mark.parametrize(("read", "advanced"), [(19, 16), (16, 16), (30, 8)])
+def test_chunks_overlap_and_compute_every_frame_once(monkeypatch, name, length, read, advanced):
+    config, random = CONFIGS[name], np.random.default_rng(length)
+    sound, computed, take = random.uniform(-0.3, 0.3, length).astype(np.float32), [], OnlineFeatures.take
+
+    def counted(self, count):
+        computed.append(count)
+        return take(self, count)
+
+    monkeypatch.setattr(OnlineFeatures, "take", counted)
+    chunks = list(chunk_by_chunk(np.split(sound, range(160, length, 160)), config, read, advanced))
+    if length < config.frame_length_ms * config.sample_rate_hz / 1000:
+        assert chunks == []
+        return
+    expected = compute_features(torch.from_numpy(sound), config).numpy()
+    assert sum(computed) == len(expected) and len(computed) == len(chunks)
+    assert len(chunks) == max(0, -(-(len(expected) - read) // advanced)) + 1
+    for number, chunk in enumerate(chunks):
+        np.testing.assert_allclose(chunk, expected[number * advanced :][:read], atol=5e-4)
 
 
 def test_features_that_need_the_whole_sound_are_refused():

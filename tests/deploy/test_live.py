@@ -65,7 +65,7 @@ def test_sound_without_end_needs_no_memory_without_end(streaming_export):
 
     def endless():
         for piece in np.split(noise(48000), 30):
-            kept.append((len(stream.parts), len(stream.features.samples), len(stream.frames)))
+            kept.append((len(stream.parts), len(stream.features.samples), len(stream.features.frames)))
             yield piece
 
     text = live.listen(made, endless(), None)

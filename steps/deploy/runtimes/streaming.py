@@ -12,7 +12,7 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.data.feature_config import FeatureConfig
-from steps.data.online_features import OnlineFeatures
+from steps.data.online_features import ChunkFeatures
 from steps.deploy.pieces import feed
 from steps.deploy.realtime import Chunk, Pace, simulate
 from steps.deploy.runtimes.ctc import CtcRecogniser, Network
@@ -115,8 +115,7 @@ class Stream:
 
     def __init__(self, recogniser: "StreamingRecogniser"):
         self.recogniser, self.network = recogniser, recogniser.network
-        self.features = OnlineFeatures(recogniser.features)
-        self.frames = np.empty((0, self.network.feature_dim), np.float32)
+        self.features = ChunkFeatures(recogniser.features, self.network.width, self.network.shift)
         self.states = self.network.first_states()
         self.parts: list[np.ndarray] = []
         # what the first `read` of the parts say
@@ -129,13 +128,14 @@ class Stream:
 
     def advance(self) -> bool:
         """Compute the next chunk, if its sound is there. Returns: whether it was."""
-        missing = self.network.width - len(self.frames)
-        if self.features.ready <= missing:
+        return self.compute(self.features.chunk())
+
+    def compute(self, frames: np.ndarray | None) -> bool:
+        """Run the network on the frames of a chunk. Args: frames (T, D) float32; None: there is none.  Returns: whether there was."""
+        if frames is None:
             return False
-        self.frames = np.concatenate([self.frames, self.features.take(missing)])
-        log_probs, self.states = self.network.step(self.frames[None], self.states)
+        log_probs, self.states = self.network.step(frames[None], self.states)
         self.parts.append(log_probs[0])
-        self.frames = self.frames[self.network.shift :]
         return True
 
     def accept(self, samples: np.ndarray) -> None:

@@ -81,15 +81,7 @@ class TorchStream(Stream):
         """See Stream."""
         if super().advance():
             return True
-        # frames that no whole chunk reads
-        if not self.ended or len(self.frames) + self.features.ready < cast(TorchChunks, self.network).least:
-            return False
-        if self.features.ready:
-            self.frames = np.concatenate([self.frames, self.features.take(self.features.ready)])
-        log_probs, self.states = self.network.step(self.frames[None], self.states)
-        self.parts.append(log_probs[0])
-        self.frames = self.frames[self.network.shift :]
-        return True
+        return self.ended and self.compute(self.features.rest(cast(TorchChunks, self.network).least))
 
 
 class TorchStreaming(StreamingRecogniser):
