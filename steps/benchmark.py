@@ -19,7 +19,7 @@ from steps.core.datadir import read_data_dir
 from steps.core.exports import is_exported
 from steps.core.outdir import write_json
 from steps.core.provenance import without_work_folder
-from steps.core.tables import counted
+from steps.core.tables import counted, small_number
 from steps.deploy.benchmark import benchmark, describe_host, name_folders, sample_utterances
 
 
@@ -59,9 +59,10 @@ def parse_args() -> argparse.Namespace:
 def print_table(models: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a line for each model."""
     width = max(map(len, models))
-    say(f"{'model':{width}}      bytes  RTF      spread   with features  p99 ms  load s  peak MB")
+    say(f"{'model':{width}}      bytes  RTF       spread    with features  p99 ms  load s  peak MB")
     for name, row in models.items():
-        speeds = f"{row['rtf']:.5f}  {row['rtf_spread']:.5f}  {row['rtf_with_features']:.5f}      "
+        rtfs = (small_number(row[key], 5) for key in ("rtf", "rtf_spread", "rtf_with_features"))
+        speeds = "  ".join(f"{rtf:8}" for rtf in rtfs) + "     "
         rest = f"{row['latency_ms']['p99']:8.2f}  {row['load_s']:6.3f}  {row['peak_memory_bytes'] / 1e6:7.1f}"
         say(f"{name:{width}} {row['bytes']:10,}  {speeds} {rest}")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from steps.core.cli import UserError, make_parser, parse_count, parse_finite, parse_positive, parse_seed, run_main, say
 from steps.core.decodings import KINDS
 from steps.core.exports import shipped_bytes
+from steps.core.tables import small_number
 from steps.scoring.collect import check_inputs, decode_folder
 from steps.scoring.compare import read_both
 from steps.scoring.significance import RESAMPLES, expanded_tail, few_speakers, paired_difference
@@ -45,7 +46,7 @@ def main() -> None:
         rtf = read_rtf(args)
         # of transducers and CTC alike: steps.benchmark times no other search
         what = "real-time factor" if args.kind == "greedy" else "real-time factor of greedy decoding"
-        judge(rtf <= args.max_rtf, f"{what} {rtf:.5f} (at most {args.max_rtf:g})", failures, facts)
+        judge(rtf <= args.max_rtf, f"{what} {small_number(rtf, 5)} (at most {args.max_rtf:g})", failures, facts)
     if failures:
         raise UserError(f"{args.model} does not pass: {'; '.join(failures)}")
     say(f"{args.model} passes: {'; '.join(facts)}")

@@ -5,6 +5,7 @@ Standard library only: the tools in utils/ stand on this without any installatio
 
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -276,6 +277,13 @@ def select(tables: Tables, utterances: Collection[str]) -> dict[str, Mapping[str
 def counted(number: int, what: str) -> str:
     """A number and what it counts: `1 speaker`, `2 speakers`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def small_number(value: float, decimals: int) -> str:
+    """A number with so many decimals, or more where two significant digits take more: `0.0024`, `0.00012`."""
+    if value:
+        decimals = max(decimals, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
 
 
 def show_counts(tables: Tables) -> str:

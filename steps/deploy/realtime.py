@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from steps.core.cli import UserError
+from steps.core.tables import small_number
 from steps.data.feature_config import FeatureConfig
 from steps.data.online_features import OnlineFeatures
 
@@ -195,7 +196,8 @@ def describe_summary(found: dict[str, Any]) -> list[str]:
              f"{found['cache_bytes']:,} bytes kept between chunks"]  # fmt: skip
     if found["chunks"]:
         rtf = found["rtf"]
-        lines.append(f"real-time factor of a chunk: {rtf['mean']:.4f} on average, {rtf['p95']:.4f} (95 %)")
+        mean, most = (small_number(rtf[key], 4) for key in ("mean", "p95"))
+        lines.append(f"real-time factor of a chunk: {mean} on average, {most} (95 %)")
     for key, when in (("last_word_ms", "sound that goes on"), ("last_word_told_ms", "sound whose end is told")):
         wait = found[key]
         if wait["p50"] is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from steps.core.tables import small_number
 from steps.scoring.results import NoiseComparison, ResultRow, rate_of
 from steps.scoring.significance import Interval
 
@@ -39,6 +40,11 @@ def number(value: float | None, scale: float = 1.0, digits: int = 0) -> str:
     return "-" if value is None else f"{value / scale:,.{digits}f}"
 
 
+def factor(value: float | None) -> str:
+    """A real-time factor, or a dash for None."""
+    return "-" if value is None else small_number(value, 4)
+
+
 def noise_cells(rows: Sequence[ResultRow]) -> Cells:
     """Greedy error rates in noise of one test set."""
     levels = list(dict.fromkeys(score.snr_db for row in rows for score in row.noise))
@@ -71,7 +77,7 @@ def speed_cells(rows: Sequence[ResultRow]) -> Cells:
             memory = [number(found[key], 1e6, 1) for key in ("peak_memory_bytes", "model_memory_bytes")]
             table.append([
                 row.model, *(f"{value:.1f}" for value in found["latency_ms"].values()), f"{found['load_s']:.3f}", *memory,
-                f"{found['rtf_spread']:.5f}", f"{found['all_threads_wall_rtf']:.4f}",
+                small_number(found["rtf_spread"], 5), factor(found["all_threads_wall_rtf"]),
             ])  # fmt: skip
     return header, table
 

@@ -14,6 +14,7 @@ from steps.scoring.details import (
     SPEED_NOTE,
     Cells,
     agreement_cells,
+    factor,
     faster_cells,
     noise_cells,
     noise_cost_cells,
@@ -81,7 +82,7 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
         cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-"]
         cells.append("-" if row.quantization_bits is None else f"{row.quantization_bits:g}")
         cells.append(number(row.bytes_shipped, 1e3, 1))
-        cells += [number(row.macs_per_second, 1e6, 1), number(row.rtf, 1, 4), number(row.rtf_with_features, 1, 4)]
+        cells += [number(row.macs_per_second, 1e6, 1), factor(row.rtf), factor(row.rtf_with_features)]
         for kind in KINDS:
             score = row.scores.get(kind)
             cells.append("-" if score is None else f"{score.wer_percent:.2f} ({score.errors}/{score.words})")

@@ -9,7 +9,7 @@ from steps.core.cli import UserError
 from steps.core.copies import is_copy
 from steps.core.datadir import SOUND_FILE
 from steps.core.decodings import KINDS, WAYS
-from steps.core.tables import counted, read_table
+from steps.core.tables import counted, read_table, small_number
 from steps.scoring.results import TRAINED, UNITS, ResultRow, Results, TrainingSet
 from steps.scoring.sources import read_json
 
@@ -108,7 +108,7 @@ def size(row: ResultRow) -> str:
 def milliseconds(row: ResultRow) -> str:
     """`1.2 ms` for a second of speech, features included."""
     value = 1000 * (row.rtf_with_features or 0.0)
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms" if value >= 1 else f"{small_number(value, 2)} ms"
 
 
 def describe_training(path: str | Path) -> TrainingSet:

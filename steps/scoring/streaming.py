@@ -1,13 +1,13 @@
 """Models that stream: what each length of their chunks costs and brings, beside the same weights on whole utterances."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from steps.core.cli import UserError
 from steps.scoring.collect import read_scores
-from steps.scoring.details import Cells
+from steps.scoring.details import Cells, factor, number
 from steps.scoring.results import StreamingRow
 from steps.scoring.sources import check_decoded, check_measured, read_json, read_score
 
@@ -93,18 +93,18 @@ def streaming_cells(rows: Sequence[StreamingRow]) -> Cells:
         cells += [f"{score.wer_percent:.2f} ({score.errors}/{score.words})"]
         cells.append(f"{score.interval.low:.1f} - {score.interval.high:.1f}")
         cells.append("-" if row.more_errors_percent is None else f"{row.more_errors_percent:+.0f} %")
-        cells += [pair(delays.get("out_ms"), 0), pair(found.get("last_word_ms"), 0), pair(found.get("rtf"), 4)]
+        cells += [pair(delays.get("out_ms")), pair(found.get("last_word_ms")), pair(found.get("rtf"), factor)]
         cells.append(f"{found['cache_bytes'] / 1000:.1f}" if found else "-")
         table.append(cells)
     used = [i for i in range(len(header)) if any(cells[i] != "-" for cells in table)]
     return [header[i] for i in used], [[cells[i] for i in used] for cells in table]
 
 
-def pair(values: dict[str, float | None] | None, digits: int) -> str:
+def pair(values: dict[str, float | None] | None, show: Callable[[float | None], str] = number) -> str:
     """`162 / 322`: two numbers of a file of measurements; a dash where there are none."""
     if values is None or None in values.values():
         return "-"
-    return " / ".join(f"{value:.{digits}f}" for value in values.values())
+    return " / ".join(map(show, values.values()))
 
 
 def streaming_note(rows: Sequence[StreamingRow]) -> str:
@@ -118,7 +118,7 @@ def card_lines(rows: Sequence[StreamingRow]) -> list[str]:
     lines = []
     for row in rows:
         if row.measured:
-            wait = pair(row.measured["last_word_ms"], 0)
+            wait = pair(row.measured["last_word_ms"])
             lines.append(
                 f"in chunks of {row.chunk_ms} ms: {row.score.wer_percent:.2f} % {row.score.rate}, greedy; "
                 f"{row.measured['cache_bytes']:,} bytes kept for each stream; last word {wait} ms after the end (median / 95 %)"

@@ -1,7 +1,7 @@
 """The result in words: the sentences on top of the report, and a card for every model that ships."""
 
 from steps.scoring.compare import compressed_pairs
-from steps.scoring.details import interval_text, number
+from steps.scoring.details import factor, interval_text, number
 from steps.scoring.escape import code_block, markdown
 from steps.scoring.markdown import speaker_lines
 from steps.scoring.plot import pareto_front
@@ -93,7 +93,7 @@ def size_lines(row: ResultRow, device: str | None) -> list[str]:
     if measured.get("latency_ms"):
         latency = ", ".join(f"{name} {value:.1f} ms" for name, value in measured["latency_ms"].items())
         lines += [
-            f"- real-time factor {row.rtf:.4f} on one thread of {markdown(device)}, {row.rtf_with_features:.4f} with features",
+            f"- real-time factor {factor(row.rtf)} on one thread of {markdown(device)}, {factor(row.rtf_with_features)} with features",
             f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
         ]
     if row.dev_wer_percent is not None:

@@ -9,10 +9,11 @@ import pytest
 from steps.core.cli import MissingInput, UserError
 from steps.core.exports import model_hashes
 from steps.core.outdir import sha256_file, write_json
+from steps.core.tables import small_number
 from steps.deploy.recognition import write_hypotheses
 from steps.score import score
 from steps.scoring import results as schema
-from steps.scoring.collect import collect_rows
+from steps.scoring.collect import BENCHMARK_KEYS, collect_rows
 from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, parse_pairs, read_both
 from steps.scoring.ledger import format_ledger
 from steps.scoring.markdown import comparison_cells, result_cells
@@ -39,6 +40,21 @@ def test_rows_hold_what_the_folders_hold(exp):
     assert greedy.words == sum(len(utt.text.split()) for utt in UTTERANCES)
     assert greedy.interval.low <= greedy.wer_percent <= greedy.interval.high
     assert greedy.errors < student.torch_scores["greedy"].errors
+
+
+def test_real_time_factors_have_two_digits_at_least(exp):
+    speeds = {"teacher": (0.01234, 0.02), "student": (0.000098, 0.00213), "student_int8": (0.0000441, 0.00096)}
+    benchmark = {"models": {name: dict(zip(BENCHMARK_KEYS, speed, strict=False)) for name, speed in speeds.items()}}
+    header, rows = result_cells(collect_rows(exp, MODELS, ["test"], benchmark))
+    shown = [[row[header.index(title)] for title in ("RTF", "RTF+feat")] for row in rows]
+    assert shown == [["0.0123", "0.0200"], ["0.000098", "0.0021"], ["0.000044", "0.00096"]]
+    assert (small_number(0.0, 4), small_number(-0.00012, 4)) == ("0.0000", "-0.00012")
+    for value in (1.37**number for number in range(-60, 20)):
+        text = small_number(value, 4)
+        assert float(text) == pytest.approx(value, rel=0.05)
+        # and no more digits than it takes
+        decimals = text.split(".")[1]
+        assert len(decimals) == 4 or len(decimals.lstrip("0")) == 2
 
 
 def test_a_language_model_has_a_column_and_its_bytes_stand_in_no_other(exp):
