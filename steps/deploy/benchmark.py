@@ -196,8 +196,8 @@ def read_inputs(
 def speed_row(passes: Passes, features: Passes, audio_s: float) -> dict[str, float]:
     """Real-time factors of one model on one thread: CPU or wall seconds per second of audio, medians of the repeats.
 
-    Returns: {"rtf": CPU time of the network, "rtf_spread": its interquartile range, "rtf_features": CPU time of the
-             features, "rtf_with_features": the sum, "wall_rtf": wall time of the network}.
+    Returns: {"rtf": CPU time of the network, of a transducer with greedy search, "rtf_spread": its interquartile range,
+             "rtf_features": CPU time of the features, "rtf_with_features": the sum, "wall_rtf": wall time of the network}.
     """
     low, rtf, high = (value / audio_s for value in statistics.quantiles(passes.totals(), n=4, method="inclusive"))
     features_rtf = statistics.median(features.totals()) / audio_s

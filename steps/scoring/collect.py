@@ -99,6 +99,7 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
         set=set_name,
         parent=(spec.get("parent") or {}).get("name"),
         step=spec.get("step"),
+        head=spec.get("head"),
         parameters=spec["parameters"],
         nonzero_parameters=spec["nonzero_parameters"],
         sparsity=spec.get("sparsity"),

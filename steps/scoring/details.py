@@ -18,6 +18,9 @@ FASTER_NOTE = """\
 CPU time of the network alone, without features: that of the other model divided by this one's; median and quartiles of
 paired repeats.
 """
+SEARCH_NOTE = """\
+Times of transducers include greedy search in Python, which decides what their networks hear; those of CTC models no search.
+"""
 NOISE_NOTE = """\
 Pink noise at this signal-to-noise ratio.
 """
@@ -65,6 +68,11 @@ def noise_cost_cells(comparisons: Sequence[NoiseComparison]) -> Cells:
     pairs = dict.fromkeys((item.a, item.b) for item in comparisons)
     table = [[f"{a} - {b}", *(extra.get((a, b, x), "-") for x in levels)] for a, b in pairs]
     return ["model - parent", *(f"{x} dB" for x in levels)], table
+
+
+def search_note(rows: Sequence[ResultRow]) -> str:
+    """What else is timed of transducers; empty where none was timed."""
+    return SEARCH_NOTE if any(row.head == "transducer" and row.rtf is not None for row in rows) else ""
 
 
 def speed_cells(rows: Sequence[ResultRow]) -> Cells:

@@ -19,6 +19,7 @@ from steps.scoring.details import (
     noise_cells,
     noise_cost_cells,
     number,
+    search_note,
     speed_cells,
 )
 from steps.scoring.escape import code_block, markdown, markdown_table
@@ -104,6 +105,7 @@ def result_notes(rows: Sequence[ResultRow]) -> str:
     """How to read the main table."""
     groups = dict.fromkeys(s.interval.units for row in rows for s in row.scores.values())
     notes, rate = NOTES.format(over=", ".join(groups)) + character_note(rows), rate_of(rows)
+    notes += f"- {search}" if (search := search_note(rows)) else ""
     notes += LM_NOTE if any("lm" in row.scores for row in rows) else ""
     notes += ONE_OF_NOTE if any("one_of" in row.scores for row in rows) else ""
     notes += BEAM_NOTE if any("beam" in row.scores for row in rows) else ""
@@ -229,8 +231,8 @@ def set_tables(results: Results, set_name: str) -> list[tuple[str, str, Cells]]:
         ("Classification", "", classification_cells(rows)),
         ("Other rates", "", accuracy_cells(rows)),
         ("Dev, greedy", DEV_NOTE, dev_cells(rows)),
-        ("Speed and memory", SPEED_NOTE, speed_cells(rows)),
-        ("CPU time against other models", FASTER_NOTE, faster_cells(rows)),
+        ("Speed and memory", SPEED_NOTE + search_note(rows), speed_cells(rows)),
+        ("CPU time against other models", FASTER_NOTE + search_note(rows), faster_cells(rows)),
         ("Texts of the runtimes", AGREEMENT_NOTE, agreement_cells(rows)),
         ("Regressions", LEDGER_NOTE, ledger_cells([item for item in results.ledgers if item.set == set_name])),
     ]

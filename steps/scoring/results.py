@@ -85,7 +85,7 @@ class ResultRow:
     bytes_onnx: int
     # multiply-accumulates per second of audio, counted from the graph as it ran
     macs_per_second: float | None
-    # seconds of one thread per second of audio, the network alone
+    # seconds of one thread per second of audio, the network alone; of a transducer with greedy search
     rtf: float | None
     rtf_with_features: float | None
     # everything steps.benchmark measured of this model
@@ -113,6 +113,8 @@ class ResultRow:
     bytes_with_lm: int | None = None
     # program that made the model
     step: str | None = None
+    # `ctc` or `transducer`; None: of an older version, a CTC model
+    head: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

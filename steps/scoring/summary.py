@@ -93,7 +93,8 @@ def size_lines(row: ResultRow, device: str | None) -> list[str]:
     if measured.get("latency_ms"):
         latency = ", ".join(f"{name} {value:.1f} ms" for name, value in measured["latency_ms"].items())
         lines += [
-            f"- real-time factor {factor(row.rtf)} on one thread of {markdown(device)}, {factor(row.rtf_with_features)} with features",
+            f"- real-time factor {factor(row.rtf)} on one thread of {markdown(device)}, {factor(row.rtf_with_features)} with features"
+            + (", both with greedy search" if row.head == "transducer" else ""),
             f"- latency {latency}; opens in {measured['load_s']:.3f} s; {measured['peak_memory_bytes'] / 1e6:.0f} MB at most",
         ]
     if row.dev_wer_percent is not None:

@@ -58,6 +58,32 @@ def test_tables_line_up(exp):
     assert markdown_table(["a", "b"], [["x|y", 1]]).count("\\|") == 1
 
 
+def test_what_the_speed_of_transducers_includes_is_said_where_there_are_any(tmp_path, monkeypatch):
+    make_model(tmp_path, "teacher", wrong=2, size=9000)
+    make_model(tmp_path, "student", wrong=9, parent="teacher", head="transducer")
+    make_model(tmp_path, "untimed", wrong=9, head="transducer")
+    speed = {"rtf": 0.001, "rtf_with_features": 0.002, "macs_per_second": 7e6, "load_s": 0.1, "peak_memory_bytes": 9e7}
+    speed |= {
+        "latency_ms": {"p50": 5.0, "p90": 6.0, "p99": 7.0},
+        "model_memory_bytes": 4e6,
+        "rtf_spread": 0.0002,
+        "all_threads_wall_rtf": 0.0015,
+    }
+    speed |= {"ratios": {"teacher": {"times_faster": 2.0, "low": 1.9, "high": 2.1}}}
+    (tmp_path / "b.json").write_text(json.dumps({"models": dict.fromkeys(("teacher", "student"), speed)}))
+    command = ["report", "--exp", str(tmp_path), "--sets", "test", "--out", str(tmp_path / "report")]
+    command += ["--benchmark", str(tmp_path / "b.json"), "--models"]
+    # below the main table, that of latencies, and that of ratios
+    for models, times in ((("teacher", "student"), 3), (("teacher", "untimed"), 0)):
+        monkeypatch.setattr("sys.argv", [*command, *models])
+        program.main()
+        for name in ("report.md", "RESULTS.md", "report.html"):
+            assert (tmp_path / "report" / name).read_text().count("Times of transducers include greedy search") == times
+        for model in models:
+            card = (tmp_path / "report" / "cards" / f"{model}.md").read_text()
+            assert ("both with greedy search" in card) == (model == "student")
+
+
 def test_picture_is_the_same_for_the_same_numbers(exp):
     rows = collect_rows(exp, MODELS, ["test"])
     files = [exp / f"{name}.{kind}" for name in ("a", "b") for kind in ("svg", "png")]
