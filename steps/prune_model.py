@@ -10,16 +10,18 @@ The cut is made in `rounds` portions with training between them; the last traini
 import copy
 import dataclasses
 import functools
+import json
 import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from steps.compress import lowrank, plan, sparsity
+from steps.compress import importance, lowrank, plan, sparsity
 from steps.compress.footprint import count_nonzero, count_parameters, macs_per_second
-from steps.core.cli import UserError, run_main, say
+from steps.core.cli import MissingInput, UserError, run_main, say
 from steps.core.config import check, load_config
+from steps.core.outdir import write_json
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 from steps.models.codes import check_float
@@ -81,9 +83,10 @@ def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> A
     """Cut `progress` (0..1) of what the settings ask for and write folder `out`. Returns: the cut model."""
     config, model = cast(PruneConfig, setup.config), setup.load(parent)
     check_float(model.spec, str(parent), "prune")
+    first = str(parent) == str(setup.args.model)
     if config.method == "sparse":
         # later rounds may have little left to do, and follow trainings
-        if str(parent) == str(setup.args.model):
+        if first:
             refuse_no_zeros(model, parent, config.sparse)
         sparsity.sparsify_(model, sparsity.cubic_ramp(progress, config.sparse.fraction), config.sparse.scope)
         small = model
@@ -93,7 +96,7 @@ def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> A
             say(f"{name}: left as it is; two factors would not be smaller")
         small = lowrank.factorise(model, ranks)
     else:
-        small = cut_structure(setup, model, config.structured, progress)
+        small = cut_structure(setup, model, config.structured, progress, first, out.parent / "sizes.json")
     setup.save(out, small, setup.args.model)
     return small
 
@@ -108,20 +111,40 @@ def refuse_no_zeros(model: AsrModel, parent: str | Path, sparse: sparsity.Sparsi
         )
 
 
-def cut_structure(setup: Setup, model: AsrModel, structured: plan.StructuredConfig, progress: float) -> AsrModel:
-    """Shrink to the share of the original model allowed by now; whole blocks are dropped in the first round."""
+def cut_structure(
+    setup: Setup, model: AsrModel, structured: plan.StructuredConfig, progress: float, first: bool, sizes: Path
+) -> AsrModel:
+    """Shrink to the share of the original model allowed by now; whole blocks are dropped in the first round.
+
+    Args:   sizes: file of the original sizes of the axes that are left, written by the first of several rounds for the others.
+    Raises: UserError when all rounds together cannot reach what is to stay.
+    """
     original = read_spec(setup.args.model)
     keep = structured.keep**progress * plan.cost(original, structured.target) / plan.cost(model.spec, structured.target)
-    blocks = structured.drop_blocks if len(model.spec["model"]["blocks"]) == len(original["model"]["blocks"]) else 0
-    order = structured.drop_order if blocks else None
-    wanted = dataclasses.replace(structured, keep=min(keep, 1.0), drop_blocks=blocks, drop_order=order)
+    wanted = dataclasses.replace(structured, keep=min(keep, 1.0))
+    if not first:
+        wanted = dataclasses.replace(wanted, drop_blocks=0, drop_order=None)
+    whole = None if first else read_sizes(sizes)
     batches, loss_fn = setup.calibration(model, structured.batches) if wanted.needs_batches else ((), None)
-    small, record = plan.prune_structured(model, wanted, batches, loss_fn)
+    small, record = plan.prune_structured(model, wanted, batches, loss_fn, whole)
+    if first and progress < 1:
+        whole = {name: before for name, (before, _) in record["sizes"].items()}
+        # what the last round could not reach is refused before the trainings
+        parent_cost = plan.cost(original, structured.target)
+        plan.plan_kept(small, importance.magnitude(small), structured, parent_cost, whole)
+        write_json(sizes, whole)
     if record["dropped_blocks"]:
         say(f"dropped blocks: {record['dropped_blocks']}")
     for name, (before, after) in record["sizes"].items():
         say(f"{name}: {before} -> {after}")
     return small
+
+
+def read_sizes(path: Path) -> dict[str, int]:
+    """What the first round wrote about the original model. Raises: MissingInput where it wrote nothing."""
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file; remove {path.parent} and cut again")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def report_cut(parent: str | Path, small: AsrModel) -> None:

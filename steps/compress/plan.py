@@ -29,7 +29,7 @@ class StructuredConfig:
     keep: share of the target that stays, 0..1.
     scope: `local` (the same share of every axis) or `global` (parts compete across axes).
     importance: `magnitude` or `taylor`.   kinds: axis kinds that may shrink.
-    min_fraction: least share of an axis that stays.   drop_blocks: number of whole blocks removed first.
+    min_fraction: least share of an axis that stays, after all rounds.   drop_blocks: number of whole blocks removed first.
     drop_order: `spread`: those that stay lie evenly between first and last; null: the least important go, one by one.
     batches: training batches used for taylor and the importance of blocks.
     """
@@ -74,39 +74,40 @@ def allowed_size(size: int, count: int, multiple: int, least: float) -> int:
     return size if count >= size else max(lowest, count // multiple * multiple)
 
 
-def local_sizes(groups: Sequence[AxisGroup], ratio: float, min_fraction: float) -> dict[str, int]:
+def local_sizes(groups: Sequence[AxisGroup], ratio: float, least: Mapping[str, float]) -> dict[str, int]:
     """Sizes when about `ratio` of every axis stays. Axes round at different ratios, so that one changes at a time.
 
-    Args: ratio: 0 (the least sizes) .. 2 (everything, whatever the rounding).   Returns: {group name: size}.
+    Args:    ratio: 0 (the least sizes) .. 2 (everything, whatever the rounding).   least: size of each group.
+    Returns: {group name: size}.
     """
     sizes = {}
     for order, group in enumerate(groups):
         phase = group.multiple * (order + 0.5) / len(groups)
-        sizes[group.name] = allowed_size(
-            group.size, int(ratio * group.size + phase), group.multiple, min_fraction * group.size
-        )
+        sizes[group.name] = allowed_size(group.size, int(ratio * group.size + phase), group.multiple, least[group.name])
     return sizes
 
 
 def global_sizes(
-    groups: Sequence[AxisGroup], scores: Mapping[str, torch.Tensor], threshold: float, min_fraction: float
+    groups: Sequence[AxisGroup], scores: Mapping[str, torch.Tensor], threshold: float, least: Mapping[str, float]
 ) -> dict[str, int]:
     """Sizes when the parts that score at least `threshold` stay. Returns: {group name: size}."""
     return {
         group.name: allowed_size(
-            group.size, int((scores[group.name] >= threshold).sum()), group.multiple, min_fraction * group.size
+            group.size, int((scores[group.name] >= threshold).sum()), group.multiple, least[group.name]
         )
         for group in groups
     }
 
 
 def plan_kept(
-    model: AsrModel, scores: Mapping[str, torch.Tensor], config: StructuredConfig, parent_cost: float | None = None
-) -> dict[str, list[int]]:
+    model: AsrModel, scores: Mapping[str, torch.Tensor], config: StructuredConfig,
+    parent_cost: float | None = None, whole: Mapping[str, int] | None = None,
+) -> dict[str, list[int]]:  # fmt: skip
     """Choose the parts that stay: the largest model within the budget that scope, multiples and least sizes allow.
 
     Args:    scores: {group name: (size,) tensor}; the highest stay.
              parent_cost: what `keep` is a share of; None: the cost of `model` as it is.
+             whole: size of each group that `min_fraction` is a share of; None: as it is.
     Returns: {group name: sorted indices that stay}, for `shrink`.
     Raises:  UserError when even the least sizes cost more than the budget.
     """
@@ -114,24 +115,26 @@ def plan_kept(
     groups = [group for group in model.axis_groups() if group.kind in config.kinds]
     if not groups:
         raise UserError(f"kinds: a {model.kind} model has no axis of kind {' or '.join(config.kinds)}")
-    candidates = _sizes_by_candidate(model, groups, scores, config)
+    sizes = {group.name: group.size for group in groups} if whole is None else whole
+    least = {group.name: config.min_fraction * sizes[group.name] for group in groups}
+    candidates = _sizes_by_candidate(model, groups, scores, config, least)
     best = _largest_within(model, scores, candidates, config.keep * parent_cost, config.target)
     if best is None:
         lowest = cost(shrunk_spec(model, _strongest(scores, candidates(0))), config.target)
-        least = ceil(1000 * lowest / parent_cost) / 1000
+        share = ceil(1000 * lowest / parent_cost) / 1000
         raise UserError(
-            f"keep: {config.keep:.4g} of the {config.target} cannot be reached, {least} is the least; "
+            f"keep: {config.keep:.4g} of the {config.target} cannot be reached, {share} is the least; "
             "raise keep, lower min_fraction, name more kinds or drop blocks"
         )
     return best
 
 
-def _sizes_by_candidate(model, groups, scores, config):
+def _sizes_by_candidate(model, groups, scores, config, least):
     """Function from a candidate's number to its sizes, which never decrease; the last of its `.count` is the whole model."""
     if config.scope == "local":
 
         def sizes(number):
-            return local_sizes(groups, 2 * number / RATIO_STEPS, config.min_fraction)
+            return local_sizes(groups, 2 * number / RATIO_STEPS, least)
 
         sizes.count = RATIO_STEPS + 1
         return sizes
@@ -142,7 +145,7 @@ def _sizes_by_candidate(model, groups, scores, config):
 
     def sizes(number):
         threshold = values[number - 1] if number else torch.inf
-        return global_sizes(groups, comparable, threshold, config.min_fraction)
+        return global_sizes(groups, comparable, threshold, least)
 
     sizes.count = len(values) + 1
     return sizes
@@ -185,11 +188,13 @@ def prune_structured(
     config: StructuredConfig,
     batches: Sequence[Any] = (),
     loss_fn: importance.LossFunction | None = None,
+    whole: Mapping[str, int] | None = None,
 ) -> tuple[AsrModel, dict[str, Any]]:
     """Drop blocks, score parts, plan to the budget and shrink: the whole of one structured pruning.
 
     Args:    model: not quantized; left unchanged.
              batches, loss_fn: as in `importance.taylor`; needed when `config.needs_batches`.
+             whole: as in `plan_kept`.
     Returns: the small model, and a record that is valid JSON: {"dropped_blocks": [...],
              "sizes": {group: [before, after]}, "parameters": [before, after], "macs_per_second": [before, after]}.
     Raises:  UserError when quantized or the budget cannot be reached.
@@ -208,7 +213,7 @@ def prune_structured(
     else:
         scores = importance.magnitude(smaller)
     parent_cost = before.macs_per_second if config.target == "macs" else before.parameters
-    kept = plan_kept(smaller, scores, config, parent_cost)
+    kept = plan_kept(smaller, scores, config, parent_cost, whole)
     small = shrink(smaller, kept)
     after = predict(small.spec)
     return small, {

@@ -24,6 +24,10 @@ def config(**values):
     return StructuredConfig(**({"importance": "magnitude"} | values))
 
 
+def sizes_of(groups):
+    return {group.name: group.size for group in groups}
+
+
 def random_scores(model, seed=0):
     random = torch.Generator().manual_seed(seed)
     return {group.name: torch.rand(group.size, generator=random) for group in model.axis_groups()}
@@ -65,9 +69,9 @@ def test_local_keeps_about_the_same_share_everywhere(make):
     model = make("conformer")
     for ratio in (0.3, 0.5, 0.8):
         groups = model.axis_groups()
-        sizes = local_sizes(groups, ratio, 0.01)
+        sizes = local_sizes(groups, ratio, dict.fromkeys(sizes_of(groups), 1))
         assert all(abs(sizes[g.name] - ratio * g.size) <= g.multiple for g in groups)
-    assert all(local_sizes(groups, 2.0, 0.01)[g.name] == g.size for g in groups)
+    assert local_sizes(groups, 2.0, dict.fromkeys(sizes_of(groups), 1)) == sizes_of(groups)
 
 
 def test_global_takes_from_the_axis_that_matters_least(make):
@@ -116,6 +120,16 @@ def test_unreachable_budget_names_the_least(make, scope):
     assert share <= told <= share + 0.001
     reachable = config(keep=told, min_fraction=0.4, scope=scope)
     assert all(len(indices) == 16 for indices in plan_kept(model, random_scores(model), reachable).values())
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_the_least_is_a_share_of_the_sizes_that_are_given(make, scope):
+    model = make("dnn")
+    whole = {name: 2 * size for name, size in sizes_of(model.axis_groups()).items()}
+    kept = plan_kept(model, random_scores(model), config(keep=0.95, min_fraction=0.4, scope=scope), whole=whole)
+    assert all(len(indices) >= 0.4 * whole[name] for name, indices in kept.items())
+    with pytest.raises(UserError, match="is the least"):
+        plan_kept(model, random_scores(model), config(keep=0.6, min_fraction=0.4, scope=scope), whole=whole)
 
 
 def test_allowed_sizes():
