@@ -22,7 +22,7 @@ class QuantizeConfig:
     grid: symmetric, half (no zero, no unused code) or auto: half for 2 bits and 1, symmetric for more.
     group: neighbours in a row that share a scale; null: the whole row. A layer with groups multiplies in float.
     layers: other formats, by names of layers or modules: bits, a mapping of bits, grid and group, or null, like all others; the
-    longest name decides.
+    longest name decides. What a mapping leaves out is as everywhere, but other bits have grid auto.
     skip: names of layers, or of modules with all their layers, that stay float whatever `layers` says.
     convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float. With `activations` they
     multiply in integers, and null means 7, or 8 where `bits` is 8.
@@ -88,16 +88,20 @@ class QuantizeConfig:
             check(self.grid == "auto", "with a target, grid must be auto")
             check(type(self.bits) is int and self.bits > 1, "with a target, bits is the most a layer may get, 2 to 8")
 
-    def format(self, entry: Any = None, sparse: bool = False) -> CodeFormat:
+    def format(self, entry: Any = None, sparse: bool = False, kernel: bool = False) -> CodeFormat:
         """The format that the settings, or an entry of `layers`, ask for.
 
         Args:   sparse: whether the model has zeros to keep, which decides what auto means at few bits.
+                kernel: whether a convolution has it, of `kernel_bits` where the entry names none.
         Raises: ValueError, TypeError when there is no such format.
         """
         wanted: dict[str, Any] = {"bits": self.bits, "grid": self.grid, "group": self.group}
-        if entry is not None:
-            # another number of bits leaves the grid to auto
-            wanted = wanted | {"grid": "auto"} | (entry if isinstance(entry, dict) else {"bits": entry})
+        if kernel:
+            wanted |= {"bits": self.kernel_bits, "grid": "auto"}
+        given = entry if isinstance(entry, dict) else {} if entry is None else {"bits": entry}
+        if given.get("bits", wanted["bits"]) != wanted["bits"]:
+            wanted["grid"] = "auto"
+        wanted |= given
         unknown = sorted(wanted.keys() - {"bits", "grid", "group"})
         check(not unknown, f"unknown key {unknown[0] if unknown else ''!r}; known: bits, grid, group")
         bits, grid = wanted["bits"], wanted["grid"]

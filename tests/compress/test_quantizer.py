@@ -145,6 +145,27 @@ def test_each_layer_has_the_format_of_the_longest_name_that_covers_it(make):
     assert not [name for name in formats if name.startswith("frontend")]
 
 
+@pytest.mark.parametrize(("bits", "grid"), [(3, "half"), (2, "symmetric")])
+def test_only_other_bits_take_an_entry_off_the_grid(make, bits, grid):
+    layers = {"output": {"group": 16}, "blocks.0": bits, "blocks.1": {"bits": bits}, "blocks.2": 5, "blocks.2.up": None}
+    formats = choose_formats(make("dnn"), QuantizeConfig(bits=bits, grid=grid, layers=layers))
+    assert formats["output"] == CodeFormat(bits, grid, 16)
+    assert {formats[name] for name in ("blocks.0.up", "blocks.1.up", "blocks.2.up")} == {CodeFormat(bits, grid)}
+    assert formats["blocks.2.down"] == CodeFormat(5, "symmetric")
+
+
+@pytest.mark.parametrize("entry", [None, {}, {"group": 8}])
+def test_an_entry_without_bits_leaves_convolutions_theirs(make, entry):
+    layers = {"blocks": 4, "blocks.0": entry, "frontend": {"bits": 3}}
+    config = QuantizeConfig(bits=6, grid="half", convolutions=8, layers=layers)
+    formats = choose_formats(make("conformer", conv_norm="layer"), config)
+    group = (entry or {}).get("group")
+    assert formats["blocks.0.convolution.depthwise"] == CodeFormat(8, "symmetric", group)
+    assert formats["blocks.0.ff1.up"] == CodeFormat(6, "half", group)
+    assert formats["blocks.1.convolution.depthwise"] == CodeFormat(4)
+    assert formats["frontend.conv1"] == CodeFormat(3)
+
+
 def test_a_convolution_that_a_batch_norm_is_folded_into_stays_float(make):
     formats = choose_formats(make("conformer"), QuantizeConfig(convolutions=8))
     assert "frontend.conv1" in formats and "blocks.0.convolution.depthwise" not in formats
