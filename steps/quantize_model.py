@@ -66,7 +66,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     settings = read_yaml(args.config)
-    method = settings.get("method", "rtn")
+    method = settings.get("method")
     reading = [key for key in ("activations", "target_kb", "target_bits") if settings.get(key) is not None]
     check_out(Path(args.out), Path(args.model))
     if method not in ("gptq", "qat") and not reading:
@@ -82,7 +82,7 @@ def main() -> None:
         # sound that is only measured stays as it is
         config = dataclasses.replace(config, augment=None)
         if idle := [name for name in OF_TRAINING if name in settings]:
-            say(f"{', '.join(idle)}: not used, method {method} does not train")
+            say(f"{', '.join(idle)}: not used, method {config.method} does not train")
     setup = Setup(args, config, STEP)
     if setup.already_done(model=args.model, teacher=args.teacher if method == "qat" else None):
         return
@@ -153,11 +153,13 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str
             budget.as_if_trained_(small)
         return export_bytes(small, setup.args.model)
 
+    # as it will be rounded where nothing makes up for it
+    coder = rounding_coder("rtn" if config.method == "rtn" else "mse", True)
     say(
         f"dev loss of each layer with fewer bits, {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio:"
     )
     formats = budget.candidates(model, config)
-    base, options = budget.measure_options(model, formats, rounding_coder("mse", True), loss)
+    base, options = budget.measure_options(model, formats, coder, loss)
     knapsack = budget.Knapsack(options)
     weights = sum(codes_of(model, name) for name in options)
     if config.target_kb is not None:

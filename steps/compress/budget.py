@@ -17,7 +17,8 @@ from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat
 from steps.models.quant_layers import quantized_like
 
-BITS = (8, 6, 4, 3, 2, 1)
+# tried below the most that a layer may get
+FEWER_BITS = (6, 4, 3, 2, 1)
 # sizes are rounded up to units of at most this share of the range, where layers have no larger common measure
 MOST_UNITS = 200_000
 # rounds of choosing and exporting; each corrects the size of graph and names by what the last one found
@@ -48,9 +49,9 @@ def candidates(model: AsrModel, config: QuantizeConfig) -> dict[str, list[CodeFo
     ]
     if not names:
         raise UserError("nothing to choose: `layers` and `skip` decide about every layer; leave out the target")
-    formats = [
-        config.format({"bits": bits, "group": config.group}, sparse) for bits in BITS if bits <= int(config.bits)
-    ]
+    most = int(config.bits)
+    tried = [most, *(bits for bits in FEWER_BITS if bits < most)]
+    formats = [config.format({"bits": bits, "group": config.group}, sparse) for bits in tried]
     # a sparse model keeps its zeros
     return dict.fromkeys(names, [format for format in formats if not (sparse and format.grid == "half")])
 

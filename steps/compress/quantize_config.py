@@ -8,6 +8,7 @@ from steps.core.config import LATER, check
 from steps.models.codes import CodeFormat
 
 METHODS = ("rtn", "mse", "gptq", "qat")
+AUTO = "auto"
 TERNARY = "ternary"
 
 
@@ -18,7 +19,8 @@ class QuantizeConfig:
     bits: per weight of Linear and LSTM layers, 8 to 1, or ternary. 8 and 7 take a byte on disk, as they are when they run;
     with 7 the fastest integer kernels of processors without VNNI are exact, and are used. With fewer, codes are packed.
     method: rtn, round to nearest; mse, clip so that the squared error is least; gptq, mse and then make up for each rounding
-    error in the weights that are not rounded yet, by what the layer hears in training data; qat, train with rounded weights.
+    error in the weights that are not rounded yet, by what the layer hears in training data; qat, train with rounded weights;
+    auto, mse with a target and rtn without.
     grid: symmetric, half (no zero, no unused code) or auto: half for 2 bits and 1, symmetric for more.
     group: neighbours in a row that share a scale; null: the whole row. A layer with groups multiplies in float.
     layers: other formats, by names of layers or modules: bits, a mapping of bits, grid and group, or null, like all others; the
@@ -34,7 +36,7 @@ class QuantizeConfig:
     """
 
     bits: int | str = 8
-    method: str = "rtn"
+    method: str = AUTO
     grid: str = "auto"
     group: int | None = None
     layers: dict = field(default_factory=dict)
@@ -47,6 +49,8 @@ class QuantizeConfig:
     target_bits: float | None = None
 
     def __post_init__(self):
+        if self.method == AUTO:
+            self.method = "mse" if self.has_target else "rtn"
         check(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         check(self.rest in ("float32", "float16"), "rest must be float32 or float16")
         check(self.calibration_batches >= 1, "calibration_batches must be at least 1")

@@ -113,6 +113,12 @@ def test_what_is_measured_is_the_loss_with_one_layer_coded_and_never_falls(make)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("most", "tried"), [(8, [8, 6, 4, 3, 2, 1]), (7, [7, 6, 4, 3, 2, 1]), (5, [5, 4, 3, 2, 1])])
+def test_a_layer_may_get_the_most_bits_there_are(make, most, tried):
+    formats = candidates(make("dnn"), QuantizeConfig(target_bits=3, bits=most))
+    assert [[format.bits for format in row] for row in formats.values()] == [tried] * len(formats)
+
+
 def test_a_sparse_model_gets_no_format_without_a_zero(make):
     model = make("dnn")
     sparsify_(model, 0.5)

@@ -1,5 +1,6 @@
 """Quantization: rounding stays within half a step, what is quantized is named, what stays float is listed."""
 
+import dataclasses
 import json
 import sys
 
@@ -131,6 +132,12 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
 def test_settings_that_are_none_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         QuantizeConfig(**settings)
+
+
+def test_the_method_fits_the_target_where_none_is_named():
+    assert QuantizeConfig().method == "rtn" and QuantizeConfig(target_bits=3).method == "mse"
+    assert QuantizeConfig(target_kb=3, method="rtn").method == "rtn"
+    assert dataclasses.replace(QuantizeConfig(target_kb=3), target_kb=None).method == "mse"
 
 
 def test_each_layer_has_the_format_of_the_longest_name_that_covers_it(make):

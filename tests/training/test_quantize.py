@@ -206,6 +206,24 @@ def test_a_file_of_the_size_that_was_asked_for(quantize, capsys, more):
     assert "budget: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("asked", "method"), [("", "mse"), ("method: rtn\n", "rtn"), ("method: mse\n", "mse")])
+def test_bits_are_chosen_by_the_loss_of_the_codes_that_ship(quantize, parents, monkeypatch, asked, method):
+    coders, measure = [], program.budget.measure_options
+
+    def watched(model, formats, coder, loss):
+        coders.append(coder)
+        return measure(model, formats, coder, loss)
+
+    monkeypatch.setattr(program.budget, "measure_options", watched)
+    folder = quantize("small", BUDGET.format(target="target_bits: 2.5").replace("method: mse\n", asked))
+    assert json.loads((folder / "quantization.json").read_text())["method"] == method
+    float_model = load_model(parents / "dense")
+    for name, layer in quantized_layers(load_model(folder)).items():
+        shipped, weight = layer.matrices()["weight"], float_model.get_submodule(name).weight.detach()
+        measured = coders[0](name, "weight", weight.flatten(1), shipped.format)
+        assert torch.equal(measured.codes, shipped.codes) and torch.equal(measured.scales, shipped.scales)
+
+
 def test_a_training_that_goes_on_keeps_the_bits_it_chose(quantize, monkeypatch):
     settings = QAT.format(bits=8, optimizer="adamw") + "target_bits: 2.5\n"
     with pytest.raises(Interrupted):
