@@ -189,7 +189,7 @@ def quantized_tensors(
     state = {key.removesuffix(suffix): tensor for key, tensor in tensors.items() if key.startswith("bias")}
     for key in layer.matrices():
         coded = coder(name, key, tensors[key + suffix].flatten(1), layer.format)
-        state |= {f"{key}_codes": coded.codes, f"{key}_scales": coded.scales}
+        state |= {f"{key}_codes": coded.codes, f"{key}_scales": rounding.scales_in_use(coded)}
     return state
 
 

@@ -95,6 +95,13 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
     return short
 
 
+def scales_in_use(codes: Codes) -> torch.Tensor:
+    """The scales of codes, SMALLEST_SCALE where those of a row or group are all zero: biases that are rounded to whole multiples of a
+    scale are hardly rounded then. Returns: (O,) or (O, G)."""
+    largest = torch.stack([part.abs().amax(dim=1) for part in _parts(codes.codes, codes.format)], dim=1)
+    return torch.where(largest.view_as(codes.scales) > 0, codes.scales, SMALLEST_SCALE)
+
+
 def noise(weight: torch.Tensor, codes: Codes) -> Noise:
     """What codes cost a matrix. Args: weight (O, I), what they were made from."""
     weight = weight.detach().double()

@@ -9,10 +9,12 @@ from onnx import helper, numpy_helper
 from steps.compress.calibrate import BINS, ActivationConfig, Histogram, calibrate_
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import quantize_model
+from steps.compress.rounding import SMALLEST_SCALE
 from steps.core.cli import UserError
 from steps.data.batches import Batch
 from steps.deploy.runtimes.onnx_model import open_session
 from steps.models.fixed_point import activation_ranges, float_products
+from steps.models.quant_layers import rounded_bias
 from steps.models.ranges import ActivationRange, check_range
 
 
@@ -95,6 +97,22 @@ def test_padding_is_not_looked_at(make, monkeypatch):
     calibrate_(small, alone, config.activations)
     for name, one in activation_ranges(small).items():
         assert one.limits() == pytest.approx(found[name], rel=1e-4), name
+
+
+def test_the_bias_of_a_row_of_zeros_is_hardly_rounded(make):
+    model = make("dnn")
+    with torch.no_grad():
+        model.blocks[1].up.weight[::2] = 0
+        # a wide range of inputs, beside which biases are small
+        model.blocks[1].up.weight.mul_(1e-2)
+        model.blocks[1].norm.weight.mul_(1e2)
+    config = QuantizeConfig(activations=ActivationConfig())
+    small = quantize_model(model, config)
+    assert (small.blocks[1].up.weight_scales[::2] == SMALLEST_SCALE).all()
+    calibrate_(small, [heard(model, [40, 30])], config.activations)
+    layer = small.blocks[1].up
+    assert layer.input.scale > 0.1 * layer.bias.abs().max()
+    assert ((rounded_bias(layer) - layer.bias).abs() <= 0.01 * layer.bias.abs().max()).all()
 
 
 def test_a_number_that_is_not_finite_and_a_bias_beyond_integers_are_refused(make):
