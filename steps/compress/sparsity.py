@@ -29,11 +29,11 @@ class SparsityConfig:
         check(self.scope in ("local", "global"), "scope must be local or global")
 
 
-def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weight matrices and kernels of Linear, convolution and LSTM layers, by name; no biases, no norms."""
+def prunable_weights(model: AsrModel) -> dict[str, nn.Parameter]:
+    """Weight matrices and kernels of Linear, convolution and LSTM layers, by name; no biases, no norms, nothing that only trains."""
     weights: dict[str, nn.Parameter] = {}
     for path, layer in model.named_modules():
-        if isinstance(layer, LAYERS):
+        if isinstance(layer, LAYERS) and path.split(".")[0] not in model.head.training_only:
             weights |= {f"{path}.{name}": p for name, p in layer.named_parameters(recurse=False) if p.dim() >= 2}
     return weights
 
@@ -70,14 +70,14 @@ def _largest(tensors, fraction):
 
 
 @torch.no_grad()
-def apply_masks_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+def apply_masks_(model: AsrModel, masks: Mapping[str, torch.Tensor]) -> None:
     """Zero again what an update has changed. Args: masks: as returned by `sparsify_`."""
     weights = prunable_weights(model)
     for name, stays in masks.items():
         weights[name].masked_fill_(~stays, 0.0)
 
 
-def measured_sparsity(model: nn.Module) -> float:
+def measured_sparsity(model: AsrModel) -> float:
     """Share of exact zeros among the prunable weights, rounded to 6 digits. Returns: 0..1."""
     weights = prunable_weights(model).values()
     total = sum(weight.numel() for weight in weights)

@@ -66,6 +66,15 @@ def test_predictor_and_joiner_count_once_a_frame(model):
     assert cost(model.spec, "macs") - smaller == pytest.approx(frames * (2 * 32 + 96))
 
 
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_the_layer_that_only_trains_is_not_among_the_zeros(model, scope):
+    whole = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    masks = sparsify_(model, 0.6, scope)
+    assert torch.equal(model.ctc_output.weight, whole["ctc_output.weight"])
+    zeros, total = sum(int((~stays).sum()) for stays in masks.values()), sum(stays.numel() for stays in masks.values())
+    assert model.spec["sparsity"] == pytest.approx(0.6, abs=5e-3) == zeros / total
+
+
 def test_zeros_low_rank_and_codes(model, batch):
     sparsify_(model, 0.5, "local")
     assert all(0.4 < 1 - w.count_nonzero() / w.numel() < 0.6 for w in prunable_weights(model).values())
