@@ -87,6 +87,9 @@ def _reader(model, name):
     """The layer that rounds what this one gives, or its ReLU; None where more is done to it."""
     around, _, own = name.rpartition(".")
     module = model.get_submodule(around)
+    if isinstance(module, LowRankLinear) and own == "second":
+        # it gives what the two factors together give
+        return _reader(model, around)
     reader = getattr(module, "passes_on", {}).get(own)
     return _first(module.get_submodule(reader)) if reader else None
 

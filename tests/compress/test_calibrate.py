@@ -7,6 +7,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from steps.compress.calibrate import BINS, ActivationConfig, Histogram, calibrate_
+from steps.compress.lowrank import factorise
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import quantize_model
 from steps.compress.rounding import SMALLEST_SCALE
@@ -160,6 +161,14 @@ def test_what_cannot_be_rounded_stays_float_and_is_named(make):
     assert float_products(small) == ["blocks.0.up", "blocks.1.down"]
     # what reads it rounds nothing, so it does
     assert "blocks.1.up.output" in activation_ranges(small) and "blocks.2.up.output" not in activation_ranges(small)
+    # the second factor gives to what reads both
+    small = quantize_model(
+        factorise(make("dnn"), {"blocks.0.up": 8, "blocks.1.down": 8}),
+        QuantizeConfig(bits=7, activations=ActivationConfig()),
+    )
+    rounded = activation_ranges(small)
+    assert not {"blocks.0.up.first.output", "blocks.0.up.second.output", "blocks.1.up.output"} & rounded.keys()
+    assert "blocks.1.down.second.output" in rounded
     # a batch norm is folded into the depthwise convolution
     small = quantize_model(make("conformer"), QuantizeConfig(bits=7, activations=ActivationConfig()))
     assert float_products(small) == ["blocks.0.convolution.depthwise", "blocks.1.convolution.depthwise"]
