@@ -47,6 +47,8 @@ class PruneConfig(LearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.method in ("structured", "low_rank", "sparse"), "method must be structured, low_rank or sparse")
+        cuts = self.structured.keep < 1 or self.structured.drop_blocks > 0
+        check(self.method != "structured" or cuts, "structured: keep: 1 without drop_blocks cuts nothing; ask for less")
         check(self.method != "low_rank" or self.rounds == 1, "method low_rank takes one round")
         check(min(self.rounds, self.round_epochs) >= 1, "rounds and round_epochs must be at least 1")
 
@@ -94,6 +96,7 @@ def cut_model(setup: Setup, parent: str | Path, out: Path, progress: float) -> A
         ranks, left_out = lowrank.plan_ranks(model, config.low_rank)
         for name in left_out:
             say(f"{name}: left as it is; two factors would not be smaller")
+        tell_of_zeros(model, parent)
         small = lowrank.factorise(model, ranks)
     else:
         small = cut_structure(setup, model, config.structured, progress, first, out.parent / "sizes.json")
@@ -109,6 +112,12 @@ def refuse_no_zeros(model: AsrModel, parent: str | Path, sparse: sparsity.Sparsi
         raise UserError(
             f"sparse: fraction: {sparse.fraction:g}, but {parent} has {zeros:.1%} zeros already; ask for more"
         )
+
+
+def tell_of_zeros(model: AsrModel, parent: str | Path) -> None:
+    """Say that factors do not keep the zeros of a sparse model."""
+    if model.spec["sparsity"]:
+        say(f"warning: {parent}: is sparse, and two factors of a matrix with zeros have none; make zeros afterwards")
 
 
 def cut_structure(
@@ -151,7 +160,8 @@ def report_cut(parent: str | Path, small: AsrModel) -> None:
     """Report what the cut removed."""
     before = load_model(parent)
     say(
-        f"cut: parameters {count_parameters(before):,} -> {count_parameters(small):,}, non-zero {count_nonzero(small):,}, "
+        f"cut: parameters {count_parameters(before):,} -> {count_parameters(small):,}, "
+        f"non-zero {count_nonzero(before):,} -> {count_nonzero(small):,}, "
         f"MACs per second {macs_per_second(before) / 1e6:.1f} M -> {macs_per_second(small) / 1e6:.1f} M"
     )
 

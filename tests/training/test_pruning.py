@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from steps.compress import plan
+from steps.compress.footprint import count_nonzero
 from steps.compress.sparsity import SparsityConfig, measured_sparsity, sparsify_
 from steps.compress.surgery import shrink
 from steps.core.cli import MissingInput, UserError
 from steps.models.build import CARRIED, build_model, new_spec, save_model
-from steps.prune_model import PruneConfig, cut_model, recover
+from steps.prune_model import PruneConfig, cut_model, recover, report_cut
 
 SIZES = {"d_model": 24, "context": 3, "num_blocks": 2, "block": {"units": 96}}
 
@@ -57,6 +58,13 @@ def test_each_round_takes_the_same_share_of_what_is_left(tmp_path):
     left = [plan.cost(model.spec, "parameters") / whole for model in rounds(bench, 3)]
     for share, number in zip(left, (1, 2, 3), strict=True):
         assert 0.93 * 0.4 ** (number / 3) < share <= 0.4 ** (number / 3)
+
+
+def test_a_cut_of_nothing_is_refused():
+    whole, blocks = plan.StructuredConfig(keep=1.0), plan.StructuredConfig(keep=1.0, drop_blocks=1)
+    with pytest.raises(ValueError, match="structured: keep: 1 without drop_blocks cuts nothing"):
+        PruneConfig(method="structured", structured=whole)
+    assert PruneConfig(method="structured", structured=blocks) and PruneConfig(method="sparse", structured=whole)
 
 
 def units(model):
@@ -120,6 +128,20 @@ def test_zeros_that_are_there_do_not_end_the_first_of_several_rounds(tmp_path):
     sparsify_(bench.models[bench.args.model], 0.68)
     zeros = [measured_sparsity(model) for model in rounds(bench, 2)]
     assert zeros == pytest.approx([0.68, 0.7], abs=1e-3)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.8])
+def test_zeros_that_factors_undo_are_warned_of(tmp_path, capsys, zeros):
+    bench = Bench(tmp_path, method="low_rank")
+    model = bench.models[bench.args.model]
+    if zeros:
+        sparsify_(model, zeros)
+        save_model(bench.args.model, model, {name: tmp_path / name for name in CARRIED})
+    small = cut_model(bench, bench.args.model, tmp_path / "out", 1.0)
+    report_cut(bench.args.model, small)
+    told = capsys.readouterr().out
+    assert ("parent: is sparse, and two factors of a matrix with zeros have none" in told) is bool(zeros)
+    assert f"non-zero {count_nonzero(model):,} -> {count_nonzero(small):,}," in told
 
 
 def test_zeros_stay_while_a_sparse_model_recovers(tmp_path):
