@@ -14,7 +14,7 @@ together. A part that is there, made with the same settings of the same teacher 
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from steps.data.label_parts import combine, forget_others
 from steps.data.labels import FILE, LabelPart, LabelWriter, part_name
 from steps.data.progress import Progress
 from steps.data.sparse_posteriors import SparsePosteriors
+from steps.data.state_codes import spread_order
 from steps.training import distributed
 from steps.training.teachers import Teacher, dev_wer, identity, open_teacher
 from steps.training.teaching import LARGEST_HALF
@@ -112,6 +113,17 @@ def is_there(path: Path, description: Description) -> bool:
         return False
 
 
+def in_turn(utterances: list[Utterance], writer: LabelWriter) -> Iterator[Utterance]:
+    """Utterances in order; but while codebooks are to be fitted, such as lie evenly, so that they hear all speakers."""
+    heard = set()
+    for place in spread_order(len(utterances)):
+        if writer.is_fitted:
+            break
+        heard.add(place)
+        yield utterances[place]
+    yield from (utt for place, utt in enumerate(utterances) if place not in heard)
+
+
 def write_part(
     path: Path, description: Description, teacher: Teacher, utterances: list[Utterance],
     hear: Callable[[Utterance], torch.Tensor], device: torch.device,
@@ -121,7 +133,7 @@ def write_part(
     short = []
     with atomic_file(path, "wb") as file:
         writer = LabelWriter(file, description)
-        for utt in utterances:
+        for utt in in_turn(utterances, writer):
             feats = hear(utt)
             said = teacher.teach(feats[None].to(device), torch.tensor([len(feats)], device=device))
             frames = int(said.lengths[0])
@@ -140,9 +152,10 @@ def write_part(
         writer.close()
     if short:
         say(f"{teacher.name}: too short for a frame of it, and so without labels: {len(short)}, {short[0]} among them")
+    what = "its states" if writer.is_checked else "the states they were fitted to"
     for place, lost in zip(description.places, writer.lost, strict=bool(writer.lost)):
         say(
-            f"block {place - 1}: {settings.hidden_codes} codes a frame; they lose {100 * lost:.1f} % of the variance of its states"
+            f"block {place - 1}: {settings.hidden_codes} codes a frame; they lose {100 * lost:.1f} % of the variance of {what}"
         )
 
 

@@ -34,7 +34,7 @@ from steps.core.config import from_dict, to_dict
 from steps.core.limits import read_limited
 from steps.data.label_description import Description
 from steps.data.sparse_posteriors import SparsePosteriors
-from steps.data.state_codes import ENTRIES, SAMPLE_FRAMES, Codebooks, decode, fit
+from steps.data.state_codes import CHECK_FRAMES, ENTRIES, SAMPLE_FRAMES, Codebooks, decode, fit
 
 FILE = "labels.json"
 MAGIC = b"SLIMLAB1"
@@ -63,8 +63,9 @@ def keys_of(utt_ids: Iterable[str]) -> np.ndarray:
 class LabelWriter:
     """Writes the records of a part into an open file (steps.core.outdir.atomic_file, "wb"); `close` writes the rest.
 
-    With hidden_codes, the first utterances wait in memory until there are frames enough to fit codebooks to.
-    Attributes: lost: of each stored layer, the share of the variance of these frames that their codes do not tell.
+    With hidden_codes, the first utterances wait in memory until frames suffice to fit codebooks and to check them.
+    Attributes: is_fitted: whether what comes now need not wait.   lost: of each stored layer, the share of the variance that codes do
+    not tell.   is_checked: whether that is of other frames than those fitted to; there may be too few.
     """
 
     def __init__(self, file: IO[bytes], description: Description):
@@ -73,28 +74,30 @@ class LabelWriter:
         self.rows: list[tuple[int, int, int, int]] = []
         self.codebooks: list[Codebooks] = []
         self.lost: list[float] = []
+        self.is_fitted, self.is_checked = description.settings.hidden_codes is None, False
         self._waiting: list[tuple[str, SparsePosteriors, list[np.ndarray]]] = []
         file.write(bytes(HEADER.size + 4))
 
     def add(self, utt_id: str, posteriors: SparsePosteriors, hidden: list[np.ndarray]) -> None:
         """Append an utterance. Args: hidden: (T, width) for each stored layer."""
-        if self.description.settings.hidden_codes is None or self.codebooks:
+        if self.is_fitted:
             self._write(utt_id, posteriors, hidden)
             return
         self._waiting.append((utt_id, posteriors, hidden))
-        if sum(len(states[0]) for *_, states in self._waiting) >= SAMPLE_FRAMES:
+        if sum(len(states[0]) for *_, states in self._waiting) >= SAMPLE_FRAMES + CHECK_FRAMES:
+            self.is_checked = True
             self._fit()
 
     def _fit(self):
         for layer in range(len(self.description.places)):
             states = np.concatenate([hidden[layer] for *_, hidden in self._waiting])
             self.codebooks.append(fit(states[:SAMPLE_FRAMES], self.description.settings.hidden_codes or 0))
-            self.lost.append(self.codebooks[-1].lost(states))
+            self.lost.append(self.codebooks[-1].lost(states[SAMPLE_FRAMES:] if self.is_checked else states))
         content = b"".join(books.vectors.astype("<f2").tobytes() for books in self.codebooks)
         self.file.write(content + struct.pack("<I", zlib.crc32(content)))
         for waiting in self._waiting:
             self._write(*waiting)
-        self._waiting = []
+        self._waiting, self.is_fitted = [], True
 
     def _write(self, utt_id, posteriors, hidden):
         own = posteriors

@@ -11,8 +11,8 @@ import numpy as np
 
 # vectors of a codebook: what a byte counts
 ENTRIES = 256
-# frames that codebooks are fitted to
-SAMPLE_FRAMES = 16_384
+# frames that codebooks are fitted to, and others by which what they lose is measured
+SAMPLE_FRAMES, CHECK_FRAMES = 16_384, 4096
 KMEANS_ROUNDS, CHOICES = 10, 3
 
 
@@ -52,6 +52,12 @@ def decode(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     for book, column in zip(vectors, codes.T, strict=True):
         states += book[column]
     return states
+
+
+def spread_order(count: int) -> list[int]:
+    """The numbers from 0 to count - 1 in such an order that the first few, however many, lie evenly: by their bits turned back."""
+    width = max(1, count - 1).bit_length()
+    return sorted(range(count), key=lambda number: f"{number:0{width}b}"[::-1])
 
 
 def fit(states: np.ndarray, count: int) -> Codebooks:

@@ -13,7 +13,7 @@ from steps.data import labels as module
 from steps.data.label_description import LabelConfig
 from steps.data.labels import HEADER, LabelPart, LabelWriter
 from steps.data.sparse_posteriors import SparsePosteriors
-from steps.data.state_codes import decode, fit, nearest
+from steps.data.state_codes import decode, fit, nearest, spread_order
 from tests.data.test_labels import describe, posteriors, sealed
 
 
@@ -60,6 +60,7 @@ CODED = LabelConfig(hidden_layers=[-1], hidden_codes=3)
 def write(path, count, monkeypatch):
     """A part of `count` utterances of 40 frames. Returns: the states, the writer's share that was lost."""
     monkeypatch.setattr(module, "SAMPLE_FRAMES", 100)
+    monkeypatch.setattr(module, "CHECK_FRAMES", 20)
     own = [states(40, seed=number) for number in range(count)]
     with atomic_file(path, "wb") as file:
         writer = LabelWriter(file, describe(settings=CODED, places=[2], width=12))
@@ -82,6 +83,33 @@ def test_a_file_holds_codes_of_every_utterance(tmp_path, monkeypatch, count):
         wanted = SparsePosteriors.of(posteriors(seed=number), 8, 1e-3).expand()
         assert np.array_equal(rows.expand(), wanted) and told.shape == hidden.shape and told.dtype == np.float32
         assert ((told - hidden) ** 2).mean() < 0.2 * hidden.var()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 21, 64, 100])
+def test_the_first_few_of_an_order_lie_evenly(count):
+    order = spread_order(count)
+    assert sorted(order) == list(range(count))
+    for few in range(1, count + 1):
+        places = [-1, *sorted(order[:few]), count]
+        assert max(b - a for a, b in zip(places, places[1:], strict=False)) <= 3 * count / few
+
+
+def test_what_codes_lose_is_measured_on_frames_they_were_not_fitted_to(tmp_path, monkeypatch):
+    """128 frames are told whole by as many vectors, others are not."""
+    monkeypatch.setattr(module, "SAMPLE_FRAMES", 128)
+    monkeypatch.setattr(module, "CHECK_FRAMES", 64)
+    own, lost = [states(40, seed=number) for number in range(6)], []
+    for count in (3, 6):
+        with atomic_file(tmp_path / "labels.1.1.bin", "wb") as file:
+            writer = LabelWriter(file, describe(settings=CODED, places=[2], width=12))
+            for number in range(count):
+                assert writer.is_fitted is (number == 5)
+                writer.add(str(number), SparsePosteriors.of(posteriors(seed=number), 8, 1e-3), [own[number]])
+            writer.close()
+        assert writer.is_fitted and writer.is_checked is (count == 6)
+        lost += writer.lost
+    whole = np.concatenate(own[:5])
+    assert lost[0] < 0.01 and lost[1] > 0.05 and lost[1] == fit(whole[:128], 3).lost(whole[128:])
 
 
 def test_damaged_codebooks_are_refused(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from steps import combine_labels, label_data
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import load_config, save_config
 from steps.core.datadir import read_data_dir
+from steps.data import labels
 from steps.data.batches import BatchLoader
 from steps.data.cmvn import read_cmvn
 from steps.data.dataset import SpeechDataset
@@ -129,10 +131,34 @@ def test_states_kept_as_codes_teach_nearly_what_states_do(label, data, teacher, 
         settings = dataclasses.replace(LabelConfig(), hidden_layers=[-1], hidden_codes=codes)
         folder = label(tmp_path / f"codes{codes}", [teacher], settings)
         terms.append(objective_of([folder], student, DistillConfig(hidden_weight=1.0))(student, batch))
-    assert "block 1: 2 codes a frame; they lose " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert re.search(
+        r"block 1: 2 codes a frame; they lose \S+ % of the variance of the states they were fitted to\n", told
+    )
     assert terms[0]["kl"].item() == terms[1]["kl"].item()
     own, coded = (term["hidden"].item() for term in terms)
     assert coded != own and coded == pytest.approx(own, rel=0.05)
+
+
+def test_codebooks_hear_the_whole_part(label, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "SAMPLE_FRAMES", 30)
+    monkeypatch.setattr(labels, "CHECK_FRAMES", 10)
+    heard = []
+
+    class Watched(labels.LabelWriter):
+        def add(self, utt_id, posteriors, hidden):
+            heard.append((self.is_fitted, utt_id))
+            super().add(utt_id, posteriors, hidden)
+
+    monkeypatch.setattr(label_data, "LabelWriter", Watched)
+    settings = dataclasses.replace(LabelConfig(), hidden_layers=[-1], hidden_codes=2)
+    one, two = (label(tmp_path / name, [teacher], settings) / "labels.1.1.bin" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    every, first = sorted({utt_id for _, utt_id in heard}), [utt_id for fitted, utt_id in heard[:24] if not fitted]
+    places = [every.index(utt_id) for utt_id in first]
+    assert 2 <= len(places) < 16 and min(places) < 6 and max(places) >= 12
+    rest = [utt_id for fitted, utt_id in heard[:24] if fitted]
+    assert rest == sorted(rest) and len(every) == 24
 
 
 def test_parts_are_made_apart_kept_and_put_together(label, data, teacher, tmp_path, capsys):
