@@ -133,7 +133,7 @@ def cut_structure(
     wanted = dataclasses.replace(structured, keep=min(keep, 1.0))
     if not first:
         wanted = dataclasses.replace(wanted, drop_blocks=0, drop_order=None)
-    whole = None if first else read_sizes(sizes)
+    whole = None if first else read_sizes(sizes, setup, structured)
     batches, loss_fn = setup.calibration(model, structured.batches) if wanted.needs_batches else ((), None)
     small, record = plan.prune_structured(model, wanted, batches, loss_fn, whole)
     if first and progress < 1:
@@ -149,11 +149,16 @@ def cut_structure(
     return small
 
 
-def read_sizes(path: Path) -> dict[str, int]:
-    """What the first round wrote about the original model. Raises: MissingInput where it wrote nothing."""
-    if not path.is_file():
-        raise MissingInput(f"{path}: no such file; remove {path.parent} and cut again")
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_sizes(path: Path, setup: Setup, structured: plan.StructuredConfig) -> dict[str, int]:
+    """What the first round wrote about the original model; older versions wrote nothing, which matters where blocks have gone.
+
+    Raises: MissingInput.
+    """
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if structured.drop_blocks:
+        raise MissingInput(f"{path}: no such file; an older version began this cut: remove {path.parent} and cut again")
+    return {group.name: group.size for group in setup.load(setup.args.model).axis_groups()}
 
 
 def report_cut(parent: str | Path, small: AsrModel) -> None:

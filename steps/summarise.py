@@ -27,7 +27,7 @@ from steps.scoring.compare import parse_pairs, read_both
 from steps.scoring.details import interval_text
 from steps.scoring.escape import markdown, markdown_table
 from steps.scoring.runs import Spread, over_folds, over_seeds
-from steps.scoring.sources import check_decoded, read_json, read_score
+from steps.scoring.sources import check_decoded, check_settings, read_json, read_score
 
 
 def main() -> None:
@@ -112,9 +112,10 @@ def check_runs(args: argparse.Namespace, models: Sequence[str]) -> None:
 def check_alike(args: argparse.Namespace, kind: str, models: Sequence[str]) -> None:
     """Raise UserError unless the models of all seeds, or of each fold, were decoded and scored alike."""
     runs = [[decode_folder(run, name, args.set) for name in models] for run in args.runs]
-    for first, *others in [sum(runs, [])] if args.how == "seeds" else runs:
-        for other in others:
-            read_both(first, other, kind)
+    for folders in [sum(runs, [])] if args.how == "seeds" else runs:
+        check_settings(folders, kind)
+        for other in folders[1:]:
+            read_both(folders[0], other, kind)
 
 
 def summarise_characters(

@@ -51,7 +51,7 @@ class QuantizeConfig:
     def __post_init__(self):
         if self.method == AUTO:
             self.method = "mse" if self.has_target else "rtn"
-        check(self.method in METHODS, f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        check(self.method in METHODS, f"method must be one of {', '.join((AUTO, *METHODS))}, not {self.method!r}")
         check(self.rest in ("float32", "float16"), "rest must be float32 or float16")
         check(self.calibration_batches >= 1, "calibration_batches must be at least 1")
         self.format()
@@ -63,13 +63,20 @@ class QuantizeConfig:
             "calibration_batches: of method gptq, activations, target_kb and target_bits; leave it out",
         )
         for name, entry in self.layers.items():
-            try:
-                self.format(entry)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"layers: {name}: {error}") from None
+            # whether it names a convolution, only the model knows
+            kinds = [False] if self.kernel_bits is None else [False, True]
+            if all(errors := [self._trouble(entry, kernel) for kernel in kinds]):
+                raise ValueError(f"layers: {name}: {errors[0]}")
         check(self.convolutions != 1, "convolutions must be 2 to 8 bits")
         if self.convolutions is not None:
             CodeFormat(self.convolutions)
+
+    def _trouble(self, entry: Any, kernel: bool) -> str:
+        try:
+            self.format(entry, kernel=kernel)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return ""
 
     @property
     def kernel_bits(self) -> int | None:

@@ -89,7 +89,10 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
     for name in select_layers(every, config.skip):
         covering = [entry for entry in config.layers if covers(entry, name)]
         entry = config.layers[max(covering, key=len)] if covering else None
-        formats[name] = config.format(entry, sparse, kernel=name in kernels)
+        try:
+            formats[name] = config.format(entry, sparse, kernel=name in kernels)
+        except ValueError as error:
+            raise UserError(f"layers: {name}: {error}") from None
     if not dense.keys() & formats.keys():
         raise UserError("nothing would be quantized: the model has no Linear or LSTM outside `skip`")
     without_zero = [name for name, format in formats.items() if sparse and format.grid == "half"]

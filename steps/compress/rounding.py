@@ -96,8 +96,8 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
 
 
 def scales_in_use(codes: Codes) -> torch.Tensor:
-    """The scales of codes, SMALLEST_SCALE where those of a row or group are all zero: biases that are rounded to whole multiples of a
-    scale are hardly rounded then. Returns: (O,) or (O, G)."""
+    """The scales of codes, SMALLEST_SCALE where those of a row or group are all zero: its bias, which fixed point rounds to whole
+    multiples of the scale, loses almost nothing then. Returns: (O,) or (O, G)."""
     largest = torch.stack([part.abs().amax(dim=1) for part in _parts(codes.codes, codes.format)], dim=1)
     return torch.where(largest.view_as(codes.scales) > 0, codes.scales, SMALLEST_SCALE)
 

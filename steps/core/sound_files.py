@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from steps.core.cli import UserError
+from steps.core.flac import flac_trouble
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # Samples decoded at a time, all channels together.
 BLOCK, CAREFUL = 1 << 16, 1 << 12
-# Of a FLAC file: bytes at its end in which its last frame begins, unless its frames are very long.
-FLAC_TAIL = 1 << 16
 # Frame counts of libsndfile beyond this mean that no header tells one.
 UNKNOWN = 1 << 60
 # libsndfile's error codes. The second one says that the file is not there, but means that nothing could be decoded.
@@ -172,7 +171,7 @@ def find_trouble(path: str, file: SoundFile) -> str:
     if file.format == "MP3":
         return _mp3_trouble(path)
     if file.format == "FLAC":
-        return _flac_trouble(path)
+        return flac_trouble(path, OFF_S)
     sizes = CORRECTED.search(file.extra_info) if file.format in BY_LOG else None
     return f"{sizes[2]} of {sizes[1]} bytes are there" if sizes and int(sizes[1]) > int(sizes[2]) else ""
 
@@ -261,54 +260,3 @@ def _mp3_trouble(path: str) -> str:
         return f"{size - start} of {end - start} bytes are there"
     sound_follows = len(more) == 3 and (more == b"ID3" or (more[0] == 0xFF and more[1] & 0xE0 == 0xE0))
     return "more sound follows after the length that its header tells" if sound_follows else ""
-
-
-def _flac_trouble(path: str) -> str:
-    """FLAC: where its last frame ends against the sample count of its header, at which libsndfile stops (RFC 9639, sections 8.2
-    and 9.1). A header without a count tells nothing, nor does a file that does not end with a frame that is whole."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-        file.seek(max(26, os.fstat(file.fileno()).st_size - FLAC_TAIL))
-        tail = file.read()
-    block, rest = int.from_bytes(head[10:12]), int.from_bytes(head[18:26])
-    rate_hz, count = rest >> 44, rest & (1 << 36) - 1
-    if head[:4] != b"fLaC" or not count:
-        return ""
-    for at in reversed([found.start() for found in re.finditer(rb"\xff[\xf8\xf9]", tail)]):
-        end = _flac_frame_end(tail[at : at + 16], block)
-        if end == count:
-            return ""
-        # The longer sum last: it takes time.
-        if end > count + OFF_S * rate_hz and not _crc(tail[at:], 0x8005, 16):
-            return f"its header tells of {count} samples, {end} are there"
-    return ""
-
-
-def _flac_frame_end(head: bytes, block: int) -> int:
-    """Sample behind a frame, counted from the beginning of the file. Args: head: 16 bytes.  block: samples in each frame, if
-    they are numbered.  Returns: 0 where these bytes are not the head of a frame."""
-    coded = re.match(rb"[\0-\x7f]|([\xc0-\xfe])[\x80-\xbf]{1,6}", head[4:])
-    if len(head) < 16 or not coded:
-        return 0
-    more = 0 if coded[1] is None else 7 - (coded[1][0] ^ 0xFF).bit_length()
-    number = head[4] & (0x7F if not more else 0x3F >> more)
-    for byte in head[5 : 5 + more]:
-        number = number << 6 | byte & 0x3F
-    at, sizes = 5 + more, {1: 192, 6: int.from_bytes(head[5 + more : 6 + more]) + 1}
-    size = head[2] >> 4
-    sizes |= {code: 576 << code - 2 for code in range(2, 6)} | {code: 1 << code for code in range(8, 16)}
-    sizes[7] = int.from_bytes(head[at : at + 2]) + 1
-    at += {6: 1, 7: 2}.get(size, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
-    if size not in sizes or at >= 16 or _crc(head[: at + 1], 0x07, 8):
-        return 0
-    return (number if head[1] & 1 else number * block) + sizes[size]
-
-
-def _crc(data: bytes, polynomial: int, bits: int) -> int:
-    """Cyclic redundancy check, 0 for data with its own sum behind it. Args: polynomial: without its highest term."""
-    total, high, mask = 0, 1 << bits - 1, (1 << bits) - 1
-    for byte in data:
-        total ^= byte << bits - 8
-        for _ in range(8):
-            total = (total << 1 ^ (polynomial if total & high else 0)) & mask
-    return total

@@ -92,7 +92,8 @@ class LabelWriter:
         for layer in range(len(self.description.places)):
             states = np.concatenate([hidden[layer] for *_, hidden in self._waiting])
             self.codebooks.append(fit(states[:SAMPLE_FRAMES], self.description.settings.hidden_codes or 0))
-            self.lost.append(self.codebooks[-1].lost(states[SAMPLE_FRAMES:] if self.is_checked else states))
+            others = states[SAMPLE_FRAMES:] if self.is_checked else states[:SAMPLE_FRAMES]
+            self.lost.append(self.codebooks[-1].lost(others))
         content = b"".join(books.vectors.astype("<f2").tobytes() for books in self.codebooks)
         self.file.write(content + struct.pack("<I", zlib.crc32(content)))
         for waiting in self._waiting:

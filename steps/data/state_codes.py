@@ -55,7 +55,7 @@ def decode(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def spread_order(count: int) -> list[int]:
-    """The numbers from 0 to count - 1 in such an order that the first few, however many, lie evenly: by their bits turned back."""
+    """The numbers from 0 to count - 1 in such an order that the first few, however many, lie evenly: bit-reversed."""
     width = max(1, count - 1).bit_length()
     return sorted(range(count), key=lambda number: f"{number:0{width}b}"[::-1])
 

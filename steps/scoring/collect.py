@@ -54,17 +54,19 @@ def collect_rows(
 def check_alike(exp: str | Path, rows: Sequence[ResultRow]) -> None:
     """Raise UserError where the scores of a test set do not all count the same: other units, other utterances, other settings."""
     first: dict[str, tuple[Path, Score]] = {}
-    decoded: dict[tuple[str, str], Path] = {}
+    decoded: dict[tuple[str, str], list[Path]] = {}
     for row in rows:
         runtimes = {"onnxruntime": row.scores, "torch": row.torch_scores, "sherpa-onnx": row.sherpa_scores}
         for runtime, scores in runtimes.items():
             place = decode_folder(exp, row.model, row.set, runtime)
             for kind, score in scores.items():
-                check_settings(decoded.setdefault((row.set, kind), place), place, kind)
+                decoded.setdefault((row.set, kind), []).append(place)
                 other, known = first.setdefault(row.set, (place, score))
                 if (score.rate, score.words) != (known.rate, known.words):
                     found = f"{known.rate} of {known.words} {UNITS[known.rate]}, {score.rate} of {score.words} {UNITS[score.rate]}"
                     raise UserError(f"{other} and {place}: not scored alike ({found}); decode and score both again")
+    for (_, kind), places in decoded.items():
+        check_settings(places, kind)
 
 
 def check_files(exp: str | Path, model: str, set_name: str, benchmark: Mapping[str, Any]) -> bool:

@@ -109,7 +109,7 @@ def read_both(folder_a: Path, folder_b: Path, kind: str) -> tuple[dict[str, Any]
         raise UserError(f"{folder_a} and {folder_b}: not scored on the same utterances; decode and score both again")
     if any(one.get(key) != two.get(key) for key in ("kind", "rate", "set")):
         raise UserError(f"{folder_a} and {folder_b}: not scored alike; decode and score both again")
-    check_settings(folder_a, folder_b, kind)
+    check_settings((folder_a, folder_b), kind)
     return a, b
 
 

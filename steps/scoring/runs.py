@@ -9,7 +9,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from steps.core.cli import UserError
-from steps.scoring.significance import paired_difference, wer_interval
+from steps.scoring.significance import NO_SPREAD, paired_difference, wer_interval
 
 COUNTS = ("ids", "speakers", "words", "errors")
 
@@ -34,8 +34,8 @@ def spread(values: Sequence[float]) -> Spread:
     if len(values) < 2:
         return Spread(list(values), mean, None, None, None)
     sd = statistics.stdev(values)
-    if not sd:
-        return Spread(list(values), mean, sd, None, None)
+    if sd < NO_SPREAD:
+        return Spread(list(values), mean, 0.0, None, None)
     half = float(stdtrit(len(values) - 1, 0.975)) * sd / math.sqrt(len(values))
     return Spread(list(values), mean, sd, mean - half, mean + half)
 

@@ -214,7 +214,9 @@ def ratio_variance(errors: np.ndarray, words: np.ndarray) -> float:
     if groups < 2:
         return 0.0
     residuals = errors - errors.sum() / total * words
-    return float(groups / (groups - 1) * (residuals**2).sum() / total**2)
+    variance = float(groups / (groups - 1) * (residuals**2).sum() / total**2)
+    # none but what rounding leaves
+    return variance if 100 * math.sqrt(variance) >= NO_SPREAD else 0.0
 
 
 def _t(probability, freedom):

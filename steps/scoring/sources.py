@@ -1,7 +1,9 @@
 """Files of numbers, read with suspicion: are they whole, and of the very files that they are taken for?"""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.decodings import KINDS
@@ -89,15 +91,17 @@ def wants_characters(folder: Path) -> bool:
     return bool(read_facts(folder).get("settings", {}).get("cer", False))
 
 
-def check_settings(folder_a: Path, folder_b: Path, kind: str) -> None:
-    """Refuse two decodings of one kind whose settings or lists differ. Graphs are made for each model's own units.
+def check_settings(folders: Iterable[Path], kind: str) -> None:
+    """Refuse decodings of one kind whose settings or lists differ. Graphs are made for each model's own units.
 
-    What one of the two does not record, as those without decode.json, is not compared.   Raises: UserError.
+    What one of them does not record, as those without decode.json, is not compared.   Raises: UserError.
     """
-    a, b = (_settings_of(folder, kind) for folder in (folder_a, folder_b))
-    for what in a:
-        if what in b and a[what] != b[what]:
-            raise UserError(f"{folder_a} and {folder_b}: {kind}: decoded with different {what}; decode both again")
+    known: dict[str, tuple[Path, Any]] = {}
+    for folder in folders:
+        for what, value in _settings_of(folder, kind).items():
+            other, first = known.setdefault(what, (folder, value))
+            if value != first:
+                raise UserError(f"{other} and {folder}: {kind}: decoded with different {what}; decode both again")
 
 
 def _settings_of(folder, kind):

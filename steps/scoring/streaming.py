@@ -63,7 +63,7 @@ def _delays(exp: Path, model: str, set_name: str, chunk_ms: int) -> dict[str, An
     delays = _measured(path, exp / model, "steps.time_words")
     reference, files = exp / str(delays["reference"]), delays.pop("reference_files", None)
     # a reference from elsewhere, or that of an older version, cannot be compared
-    if (reference / "model.json").is_file():
+    if files and (reference / "model.json").is_file():
         check_measured(path, {"files": files}, reference, program="steps.time_words")
     scored = len(read_score(decode_folder(exp, model, set_name, chunk_ms), "greedy")["utterances"]["ids"])
     if delays.get("of", scored) != scored:

@@ -81,11 +81,7 @@ def size_lines(row: ResultRow, device: str | None) -> list[str]:
     """What a model takes: bytes, parameters, time, memory; and its rates on dev."""
     lines = [
         f"- ships {row.bytes_shipped:,} bytes: the files that its SHA256SUMS lists"
-        + (
-            f", without those of its language model, with which it is {row.bytes_with_lm:,}"
-            if row.bytes_with_lm
-            else ""
-        ),
+        + (f"; {row.bytes_with_lm:,} bytes with its language model" if row.bytes_with_lm else ""),
         f"- {row.parameters:,} parameters, {row.nonzero_parameters:,} of them not zero",
         f"- {number(row.macs_per_second, 1e6, 1)} million multiply-accumulates per second of audio",
     ]

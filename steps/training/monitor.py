@@ -166,7 +166,9 @@ def recognise_set(
     refs: dict[str, str] = {}
     hyps: dict[str, str] = {}
     for part in filter(None, (dataset, dataset.left_out)):
-        loader = _by_length(part, max_frames)
+        refs |= {part.utt_id(index): part.text(index) for index in range(len(part))}
+        room = model.output_lengths(torch.tensor(part.num_frames.tolist())).tolist()
+        loader = _by_length(part, [index for index in range(len(part)) if room[index] > 0], max_frames)
         for position in range(len(loader)):
             batch = loader[position].to(device)
             outputs, lengths = model(batch.feats, batch.lengths)
@@ -175,19 +177,18 @@ def recognise_set(
                 frames += int(lengths.sum())
             paths = model.head.best_tokens(model, outputs, lengths)
             hyps |= {utt_id: tokenizer.decode(path) for utt_id, path in zip(batch.utt_ids, paths, strict=True)}
-        refs |= {part.utt_id(index): part.text(index) for index in range(len(part))}
-    return loss / max(frames, 1), refs, hyps
+    # of sound that is too short for a frame nothing is heard
+    return loss / max(frames, 1), refs, {utt_id: hyps.get(utt_id, "") for utt_id in refs}
 
 
-def _by_length(dataset: SpeechDataset, max_frames: int) -> BatchLoader:
-    """All of a data set, each batch of equally long utterances. Args: max_frames: of a batch, padding included."""
+def _by_length(dataset: SpeechDataset, indices: list[int], max_frames: int) -> BatchLoader:
+    """Some of a data set, each batch of equally long utterances. Args: max_frames: of a batch, padding included."""
     frame_counts = dataset.num_frames.tolist()
-    order = sorted(range(len(dataset)), key=lambda index: (frame_counts[index], index))
-    batches: list[list[int]] = [[]]
+    batches: list[list[int]] = []
     width = 0
-    for index in order:
+    for index in sorted(indices, key=lambda index: (frame_counts[index], index)):
         width = max(width, frame_counts[index])
-        if batches[-1] and width * (len(batches[-1]) + 1) > max_frames:
+        if not batches or width * (len(batches[-1]) + 1) > max_frames:
             batches.append([])
             width = frame_counts[index]
         batches[-1].append(index)

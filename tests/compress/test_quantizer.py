@@ -119,7 +119,7 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
         ({"grid": "log"}, "grid must be auto, symmetric or half"),
         ({"bits": "ternary", "grid": "half"}, "bits ternary has grid auto"),
         ({"bits": 1, "grid": "symmetric"}, "2 bits or more"),
-        ({"method": "magic"}, "method must be one of rtn, mse, gptq, qat"),
+        ({"method": "magic"}, "method must be one of auto, rtn, mse, gptq, qat"),
         ({"layers": {"output": {"bits": 4, "gird": "half"}}}, "layers: output: unknown key 'gird'"),
         ({"layers": {"output": None}, "bits": 9}, "bits must be 1 to 8"),
         ({"calibration_batches": 3, "method": "mse"}, "calibration_batches: of method gptq, activations, target_kb"),
@@ -171,6 +171,17 @@ def test_an_entry_without_bits_leaves_convolutions_theirs(make, entry):
     assert formats["blocks.0.ff1.up"] == CodeFormat(6, "half", group)
     assert formats["blocks.1.convolution.depthwise"] == CodeFormat(4)
     assert formats["frontend.conv1"] == CodeFormat(3)
+
+
+def test_an_entry_is_judged_by_the_bits_of_what_it_names(make):
+    """On grid half 8 bits are too many, 4 are not."""
+    half = {"frontend.conv1": {"grid": "half"}}
+    formats = choose_formats(make("conformer"), QuantizeConfig(bits=8, convolutions=4, layers=half))
+    assert formats["frontend.conv1"] == CodeFormat(4, "half")
+    with pytest.raises(UserError, match="layers: frontend.conv1: grid half needs 7 bits or fewer"):
+        choose_formats(make("conformer"), QuantizeConfig(bits=4, convolutions=8, layers=half))
+    with pytest.raises(ValueError, match="layers: frontend.conv1: grid half needs 7 bits or fewer"):
+        QuantizeConfig(bits=8, layers=half)
 
 
 def test_a_convolution_that_a_batch_norm_is_folded_into_stays_float(make):

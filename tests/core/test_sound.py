@@ -222,6 +222,8 @@ def test_flac_that_goes_on_behind_the_count_of_its_header_is_refused(tmp_path, r
     with pytest.raises(Damaged, match=f"its header tells of {told} samples, {count} are there"):
         read_sound(flac(path, told, noise, rate_hz, subtype))
     data = path.read_bytes()
+    path.write_bytes(data + b"TAG" + bytes(125))
+    assert sound_files.find_trouble(str(path), soundfile.SoundFile(path)), "a tag behind the last frame"
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert not sound_files.find_trouble(str(path), soundfile.SoundFile(path)), "what ends in bytes of no frame"
 

@@ -48,6 +48,9 @@ def test_the_same_run_several_times_says_no_more_than_once(rate):
     assert pair["relative_percent"] == (0.0 if any(one["errors"]) else None)
     assert spread([5.0]).sd is None
     assert (spread([5.0] * 3).sd, spread([5.0] * 3).low, spread([5.0] * 3).high) == (0, None, None)
+    # one word of 773 less in each: no spread but that of the rounding
+    less = spread([100 * a / 773 - 100 * b / 773 for a, b in ((59, 60), (84, 85), (71, 72))])
+    assert (less.sd, less.low) == (0, None) and statistics.stdev(less.values) > 0
     assert spread_cells(spread([5.0] * 3), "+") == ["+5.00", "+5.00, +5.00, +5.00", "0.00", "-"]
 
 

@@ -81,11 +81,14 @@ def test_more_errors_than_words_are_allowed():
     assert interval.low < interval.percent < interval.high and interval.percent > 100
 
 
-@pytest.mark.parametrize(("errors", "words", "runs"), [([3], [1], 1), ([2] * 6, [1] * 6, 1), ([4] * 6, [2] * 6, 2)])
+@pytest.mark.parametrize(
+    ("errors", "words", "runs"),
+    [([3], [1], 1), ([2] * 6, [1] * 6, 1), ([4] * 6, [2] * 6, 2), ([28, 70, 126, 56], [10, 25, 45, 20], 1)],
+)
 def test_more_errors_than_words_without_a_spread_are_a_count_that_chance_moves(errors, words, runs):
     interval, count = wer_interval(errors, words, runs=runs), sum(errors) // runs
     once = sum(words) / runs / 100
-    probability = lambda mean, counts: sum(math.exp(-mean) * mean**k / math.factorial(k) for k in counts)  # noqa: E731
+    probability = lambda mean, counts: sum(math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in counts)  # noqa: E731
     below, above = probability(interval.high * once, range(count + 1)), probability(interval.low * once, range(count))
     assert (below, 1 - above) == pytest.approx((0.025, 0.025))
 

@@ -165,8 +165,8 @@ def test_dev_is_scored_as_it_is_each_utterance_for_itself(max_frames):
 
 def test_dev_utterances_without_room_for_their_transcript_count_as_words_though_they_have_no_loss():
     model = make_model(seed=4)
-    part, rest = Speech([60, 90, 44]), Speech([44])
-    part.left_out, rest.texts, rest.utt_id = rest, [5 * "cab "], lambda index: f"short-{index}"
+    part, rest = Speech([60, 90, 44]), Speech([44, 5])
+    part.left_out, rest.texts, rest.utt_id = rest, [4 * "cab ", "ab"], lambda index: f"short-{index}"
     found = score_dev(model, part, TOKENIZER, 300, CPU)
     part.left_out = None
     alone, short = score_dev(model, part, TOKENIZER, 300, CPU), score_dev(model, rest, TOKENIZER, 300, CPU)

@@ -80,6 +80,10 @@ def test_the_least_share_is_one_of_the_original_sizes_after_all_rounds(tmp_path)
         bench.models[bench.args.model].blocks[0].up.weight[:4] *= 1000
     first, *later = [units(model)[0] for model in rounds(bench, 3)]
     assert 48 < first < 96 and later == [48, 48]
+    # as an older version left its rounds
+    (tmp_path / "sizes.json").unlink()
+    cut_model(bench, tmp_path / "1", tmp_path / "again", 1.0)
+    assert units(bench.models[tmp_path / "again"])[0] == 48
     unreachable = dataclasses.replace(bench.config.structured, keep=0.4)
     bench.config = dataclasses.replace(bench.config, structured=unreachable)
     with pytest.raises(UserError, match=r"keep: 0.4 of the parameters cannot be reached, 0.\d+ is the least"):
@@ -98,7 +102,7 @@ def test_the_least_share_holds_for_blocks_that_were_renamed(tmp_path):
     *_, (first, second) = [units(model) for model in rounds(bench, 3)]
     assert first >= 48 and 24 <= second < 48
     (tmp_path / "sizes.json").unlink()
-    with pytest.raises(MissingInput, match=r"sizes.json: no such file; remove .* and cut again"):
+    with pytest.raises(MissingInput, match=r"sizes.json: no such file; an older version .* remove .* and cut again"):
         cut_model(bench, tmp_path / "0", tmp_path / "out", 1.0)
 
 
