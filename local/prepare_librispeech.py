@@ -4,7 +4,8 @@
 
 --size mini: train-clean-5, tested on dev-clean-2; 100: train-clean-100; 960: all of train. The big ones have dev_clean as
 dev and test_clean, test_other. Mini LibriSpeech has no dev set: some of its training speakers are held out, always the
-same. Without --corpus-dir the archives are fetched from OpenSLR.
+same. With --unlabelled train-clean-360 that part is a set, too, whose transcripts are not used; mini shares speakers with
+train-clean-100. Without --corpus-dir the archives are fetched from OpenSLR.
 """
 
 import sys
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from local.corpus import fetch, find_folders, finish, reader_parser, split_by_speaker
 from local.rows import read_lines
-from steps.core.cli import run_main
+from steps.core.cli import UserError, run_main
 from steps.core.datadir import Utterance
 from steps.core.tables import Problem
 
@@ -36,10 +37,17 @@ PARTS = {
     "100": {"train": ["train-clean-100"], **TESTS},
     "960": {"train": ["train-clean-100", "train-clean-360", "train-other-500"], **TESTS},
 }
+MINI = ("train-clean-5", "dev-clean-2")
+# utterances, speakers, hours
+TRAIN_PARTS = {
+    "train-clean-100": (28539, 251, 100.6),
+    "train-clean-360": (104014, 921, 363.6),
+    "train-other-500": (148688, 1166, 496.7),
+}
 BIG_TESTS = {"dev": (2703, 40, 5.4), "test_clean": (2620, 40, 5.4), "test_other": (2939, 33, 5.3)}
 COUNTS = {
     "mini": {"train": (1519, None, None), "test": (1089, None, None)},
-    "100": {"train": (28539, 251, 100.6), **BIG_TESTS},
+    "100": {"train": TRAIN_PARTS["train-clean-100"], **BIG_TESTS},
     "960": {"train": (281241, 2338, 960.9), **BIG_TESTS},
 }
 
@@ -65,21 +73,24 @@ def read_part(root, part, problems):
 
 
 def main():
-    parser = reader_parser(__doc__, MIRROR, counts=True)
+    parser = reader_parser(__doc__, MIRROR, counts=True, unlabelled=True)
     parser.add_argument("--size", choices=PARTS, default="mini", help="how much of it (default: mini)")
     args = parser.parse_args()
     parts, problems = PARTS[args.size], []
+    free = [name for name in TRAIN_PARTS if name not in parts["train"]]
+    if unknown := [name for name in args.unlabelled if name not in free]:
+        there = f"there are {', '.join(free)}" if free else "it has all parts"
+        raise UserError(f"--unlabelled {unknown[0]}: no part beside those of --size {args.size}; {there}")
+    parts = parts | {name: [name] for name in args.unlabelled}
     names = [name for parts_of_set in parts.values() for name in parts_of_set]
-    number = 31 if args.size == "mini" else 12
-    root = fetch(args, {f"{number}/{name}.tar.gz": SHA256[name] for name in names})
+    root = fetch(args, {f"{31 if name in MINI else 12}/{name}.tar.gz": SHA256[name] for name in names})
     sets = {name: [u for part in of_set for u in read_part(root, part, problems)] for name, of_set in parts.items()}
-    published = COUNTS[args.size]
+    published = COUNTS[args.size] | {name: TRAIN_PARTS[name] for name in args.unlabelled}
     if args.size == "mini" and not problems:
         split = split_by_speaker(sets["train"], dev_share=0.08, test_share=0)
-        published = {"test": published["test"]} | {
-            "train": (published["train"][0] - len(split["dev"] + split["test"]), None, None)
-        }
-        sets = {"train": split["train"], "dev": split["dev"] + split["test"], "test": sets["test"]}
+        dev = split["dev"] + split["test"]
+        published = published | {"train": (published["train"][0] - len(dev), None, None)}
+        sets = sets | {"train": split["train"], "dev": dev}
     finish(sets, problems, args, published)
 
 

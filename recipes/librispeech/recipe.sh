@@ -3,7 +3,7 @@
 
 # mini, 100 or 960; one folder of data and models per size: LIBRISPEECH_SIZE=100 ./run.sh --recipe librispeech --workdir ls100
 _size=$(choice LIBRISPEECH_SIZE mini 100 960)
-prepare="python3 local/prepare_librispeech.py --size $_size --corpus-dir \$corpus_dir --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
+prepare="python3 local/prepare_librispeech.py --size $_size --corpus-dir \$corpus_dir --unlabelled \$unlabelled_sets --options \$recipe_dir/conf/prepare.yaml --nj \$nj"
 train_set=train
 dev_set=dev
 test_sets="test_clean test_other"

@@ -39,10 +39,10 @@ def texts(speaker, count):
     return [" ".join(rng.choice(WORDS, size=2 + i % 2)) + (" BIB" if i == 0 else "") for i in range(count)]
 
 
-def librispeech(root, parts=("train-clean-5", "dev-clean-2"), speakers=4):
+def librispeech(root, parts=("train-clean-5", "dev-clean-2"), speakers=4, first=19):
     """LibriSpeech/PART/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and one .trans.txt a chapter."""
     for at, part in enumerate(parts):
-        for speaker in range(100 * at + 19, 100 * at + 19 + speakers):
+        for speaker in range(100 * at + first, 100 * at + first + speakers):
             folder = root / "LibriSpeech" / part / str(speaker) / "198"
             lines = []
             for i, text in enumerate(texts(speaker, 3)):

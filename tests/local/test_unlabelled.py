@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from local import prepare_librispeech
 from steps.core.datadir import read_data_dir, validate_data_dir
 from tests.local import corpora
 from tests.local.readers import prepare, refused
@@ -17,15 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTION = ("--unlabelled", "extra")
 
 
-def read(reader, tmp_path, *options):
-    """Run a reader that must succeed. Returns: dict set -> list of Utterance, and what was printed."""
+def read(reader, tmp_path, *options, extra="extra"):
+    """Run a reader that must succeed. Args: extra: the set without text.  Returns: dict set -> list of Utterance, what was printed."""
     out = tmp_path / "out"
     status, said, complaint = prepare(reader, "--corpus-dir", tmp_path / "in", "--out", out, *options)
     assert status == 0, complaint
     folders = [path.parent for path in out.glob("*/wav.scp")]
     for folder in folders:
-        validate_data_dir(folder, audio=True, need_text=folder.name != "extra")
-    return {folder.name: read_data_dir(folder, need_text=folder.name != "extra") for folder in folders}, said
+        validate_data_dir(folder, audio=True, need_text=folder.name != extra)
+    return {folder.name: read_data_dir(folder, need_text=folder.name != extra) for folder in folders}, said
 
 
 def sound(path, speaker, text="DOG"):
@@ -239,3 +240,22 @@ def test_a_fork_transcribes_them_and_trains_on_all(tmp_path):
     heard = joined.keys() - labelled.keys()
     assert len(extra) == 2 and heard and heard <= extra and joined == joined | labelled
     assert all(joined[utt_id].text for utt_id in heard) and not (data / "extra/text").exists()
+
+
+def test_parts_of_librispeech_beside_those_with_text(tmp_path):
+    corpora.librispeech(tmp_path / "in")
+    corpora.librispeech(tmp_path / "in", ["train-clean-360"], speakers=3, first=700)
+    part, options = "train-clean-360", ("--check-counts", "false")
+    sets, said = read("librispeech", tmp_path, "--unlabelled", part, *options, extra=part)
+    assert {name: len(utts) for name, utts in sets.items()} == {"train": 6, "dev": 6, "test": 12, part: 9}
+    assert not any(utt.text for utt in sets[part]) and f"{part}: 9 transcripts not used" in said
+    words = {word for name in ("train", "dev") for utt in sets[name] for word in utt.text.split()}
+    assert set((tmp_path / "out/words.txt").read_text().split()) == words
+    totals = [sum(counts) for counts in zip(*prepare_librispeech.TRAIN_PARTS.values(), strict=True)]
+    assert totals == pytest.approx(prepare_librispeech.COUNTS["960"]["train"])
+    for size, name, there in (("mini", "dev-clean", "there are train-clean-100, train-clean-360, train-other-500"),
+                              ("100", "train-clean-100", "there are train-clean-360, train-other-500"),
+                              ("960", "train-clean-360", "it has all parts")):  # fmt: skip
+        options = ("--corpus-dir", tmp_path / "in", "--size", size, "--unlabelled", name)
+        said = refused("librispeech", tmp_path / "c", *options)
+        assert f"--unlabelled {name}: no part beside those of --size {size}; {there}" in said
