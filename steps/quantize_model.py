@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +29,11 @@ from steps.compress.cost import report
 from steps.compress.gptq import gptq_coder
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import choose_formats, describe, quantize_model, rounding_coder
-from steps.core.cli import UserError, run_main, say
+from steps.core.cli import Interrupted, UserError, run_main, say
 from steps.core.config import ConfigError, load_config, read_yaml, save_config
 from steps.core.outdir import write_json
 from steps.core.provenance import write_run_record
+from steps.data.batches import Batch
 from steps.deploy.export import export_bytes
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
@@ -45,6 +47,8 @@ from steps.training.setup import Setup, training_parser
 STEP = "quantize_model"
 # sections of settings that only a training reads
 OF_TRAINING = ("optim", "augment", "ctc", "transducer", "distill")
+# what is known of layers while bits are chosen, in --out
+MEASURED = "measured.json"
 DATA_OPTIONS = ("data", "dev", "tokenizer", "features")
 
 
@@ -123,27 +127,32 @@ def quantize_at_once(args: argparse.Namespace) -> None:
 
 def with_chosen_bits(setup: Setup, config: LearntConfig) -> LearntConfig:
     """The settings with bits for each layer, where they have a target; chosen once, and read again by a training that goes on."""
-    path = setup.out / "budget.json"
+    path, known = setup.out / "budget.json", setup.out / MEASURED
     if not config.has_target:
         return config
     if distributed.rank() == 0 and not path.is_file():
         model = setup.load(setup.args.model)
-        found = choose_bits(setup, model, config)
+        found = choose_bits(setup, model, config, known)
         setup.claim_out()
         write_json(path, found)
+        known.unlink(missing_ok=True)
     distributed.barrier()
     chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
     say(f"budget: {chosen['bits']} bits a weight, {chosen['code_bytes']:,} bytes of codes, {path}")
     return dataclasses.replace(config, layers=config.layers | chosen["layers"])
 
 
-def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str, Any]:
-    """Measure what few bits cost each layer on dev data, and choose. Returns: the content of budget.json."""
+def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig, known: Path) -> dict[str, Any]:
+    """Measure what few bits cost each layer on dev data, and choose. Returns: the content of budget.json.
+
+    Args: known: keeps what is measured when this is asked to stop, which the next run goes on from.   Raises: Interrupted.
+    """
     batches, loss_fn = setup.calibration(model, config.calibration_batches, setup.args.dev)
+    asking = Asking(batches, setup)
 
     @torch.no_grad()
     def loss(tried: AsrModel) -> float:
-        return sum(float(loss_fn(tried.eval(), batch)) for batch in batches) / len(batches)
+        return sum(float(loss_fn(tried.eval(), batch)) for batch in asking) / len(batches)
 
     def export_size(layers: dict[str, int]) -> int:
         asked = dataclasses.replace(config, layers=config.layers | layers, method="rtn")
@@ -159,7 +168,13 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str
         f"dev loss of each layer with fewer bits, {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio:"
     )
     formats = budget.candidates(model, config)
-    base, options = budget.measure_options(model, formats, coder, loss)
+    options = budget.read_options(known) if known.is_file() else {}
+    try:
+        base = budget.measure_options(model, formats, coder, loss, options)
+    except Interrupted:
+        setup.claim_out()
+        write_json(known, budget.written_options(options))
+        raise
     knapsack = budget.Knapsack(options)
     weights = sum(codes_of(model, name) for name in options)
     if config.target_kb is not None:
@@ -167,6 +182,19 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig) -> dict[str
     else:
         chosen = budget.within_bits(knapsack, cast(float, config.target_bits), weights)
     return budget.describe_budget(knapsack, chosen, base, weights, export_size(budget.bits_of(chosen)))
+
+
+class Asking(list[Batch]):
+    """Batches; whoever goes through them raises Interrupted when this process, alone, is asked to stop."""
+
+    def __init__(self, batches: list[Batch], setup: Setup):
+        super().__init__(batches)
+        self.setup = setup
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            self.setup.leave_if_asked(alone=True)
+            yield batch
 
 
 def codes_of(model: AsrModel, name: str) -> int:
@@ -188,7 +216,7 @@ def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
             behind = () if model.head.frame_wise else (*PREDICTOR_LAYERS, *JOINER_LAYERS)
             if unheard := [name for name in formats if name.split(".")[0] in behind]:
                 say(f"rounded as with method mse, because they hear no frames: {', '.join(unheard)}")
-            coder = gptq_coder(model, formats, batches, packed, coder)
+            coder = gptq_coder(model, formats, Asking(batches, setup), packed, coder)
         float_model = setup.load(setup.args.model)
         small = quantize_model(float_model, config, coder)
         ranges = fix_scales_(setup, small, config)

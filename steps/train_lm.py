@@ -20,6 +20,7 @@ from pathlib import Path
 
 from steps.core.cli import UserError, add_common, make_parser, run_main, say
 from steps.core.config import load_config, to_dict
+from steps.core.copies import is_copy
 from steps.core.datadir import read_data_dir
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted
@@ -173,6 +174,9 @@ def tell_unknown(unigrams: Counter[Gram], source: str, words: str, unit: str) ->
 def transcripts(data: str, dev: dict[str, list[str]]) -> Iterator[list[str]]:
     """The transcripts of a data folder but for those of dev."""
     utterances = read_data_dir(data, check_audio=False)
+    ids = {utt.utt_id for utt in utterances}
+    # copies give speech more weight in training; here they would leave no counts of 1, on which the discounts rest
+    utterances = [utt for utt in utterances if not is_copy(utt.utt_id, ids)]
     own = [utt.text.split() for utt in utterances if utt.utt_id not in dev]
     if left_out := len(utterances) - len(own):
         say(f"{counted(left_out, 'utterance')} of {data} left out, which dev holds, too")

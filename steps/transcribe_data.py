@@ -10,8 +10,8 @@ requirements-hub.txt; CTC models are imported first: steps.import_model), a Whis
 --rate) from standard input and writes lines `utterance-id text` to standard output. --out becomes a data folder with the text
 as it came; local/filter_transcripts.py brings it into the student's form and drops what is likely wrong. Utterances in which
 nothing was heard are left out and listed in dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each
-transcript's tokens, where the recogniser tells them: CTC models, CTranslate2. With --shard J --num-shards N one part goes to
-part.J, and utils/combine_data_dir.py --parts N puts them together.
+transcript's tokens, where the recogniser tells them and there is no --words: CTC models, CTranslate2. With --shard J
+--num-shards N one part goes to part.J, and utils/combine_data_dir.py --parts N puts them together.
 """
 
 import argparse
@@ -60,7 +60,6 @@ def main() -> None:
     if heard:
         write_data_dir(out, heard)
         if confidences:
-            # a word list can find words where the best path has none
             write_table(out / CONFIDENCE, {utt.utt_id: f"{confidences.get(utt.utt_id, 0.0):.4f}" for utt in heard})
     write_text(out / "dropped.tsv", "".join(f"{utt_id}\t{REASON}\n" for utt_id in dropped))
     if args.num_shards > 1:
@@ -115,7 +114,8 @@ def hear_with_model(
         say(
             f"transcribing {counted(len(utterances), 'utterance')} of {args.data} with {args.model} by {runtime} on {device}"
         )
-        hyps, _ = decode_all(recogniser, utterances, inputs, confidences=confidences)
+        # the tokens are those of the best path, and with a word list the words are not
+        hyps, _ = decode_all(recogniser, utterances, inputs, confidences=None if args.words else confidences)
     return hyps.get("lexicon", hyps["greedy"])
 
 
@@ -148,7 +148,7 @@ def read_answers(answer: bytes, utt_ids: Sequence[str]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     wanted = set(utt_ids)
-    for number, line in enumerate(answer.decode("utf-8", "replace").splitlines(), start=1):
+    for number, line in enumerate(answer.decode("utf-8", "replace").split("\n"), start=1):
         if not line.strip():
             continue
         utt_id, *words = line.split()

@@ -84,6 +84,17 @@ def test_a_model_is_trained_without_what_dev_holds(setup, monkeypatch, capsys):
     assert f"perplexity {facts['dev']['perplexity']:.2f} a word (4 sentences, 11 words" in said
 
 
+def test_copies_for_more_weight_in_training_count_once(setup, monkeypatch):
+    train(monkeypatch, setup)
+    alone = setup.lm.read_bytes()
+    texts = TEXTS | {f"s3-{i}": "AB CAD BAD DAB" for i in range(9)} | {"s4-a": "BED CAD"}
+    shutil.rmtree(setup.root / "train")
+    texts |= {f"copy{n}-{utt_id}": text for n in (2, 3) for utt_id, text in texts.items()}
+    write_set(setup.root / "train", dict(sorted(texts.items())))
+    train(monkeypatch, setup)
+    assert setup.lm.read_bytes() == alone
+
+
 def test_a_model_that_knows_few_words_of_dev_is_told_of_tokens(setup, monkeypatch, capsys):
     told = "warning: it knows less than half of the words of dev; one of tokens (ngram: {unit: token})"
     for text, expected in (("AB CAD", False), ("AB BAD", True), ("AB", True)):

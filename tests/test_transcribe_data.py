@@ -82,6 +82,11 @@ def test_a_program_that_does_not_keep_to_the_rules(monkeypatch, data, script, sa
     assert not (data.parent / "heard" / "text").exists()
 
 
+def test_only_a_line_feed_ends_a_line(monkeypatch, data):
+    run(monkeypatch, data, *by_command(data, "print('a-1 one\\u2028two\\x0bthree\\r\\na-2 x\\nb-1 y')"))
+    assert [utt.text for utt in read_data_dir(data.parent / "heard")] == ["one two three", "x", "y"]
+
+
 def test_no_shell_sees_the_command(monkeypatch, data):
     with pytest.raises(UserError, match="No such file"):
         run(monkeypatch, data, "--command", f"no-such-program; touch {data.parent}/pwned")
@@ -156,6 +161,33 @@ def test_how_sure_a_recogniser_is_stands_beside_the_text(monkeypatch, data):
         else:
             found = {key: float(value) for key, value in read_table(path).items()}
             assert found == pytest.approx(wanted, abs=1e-4)
+
+
+class Reader(Doubter):
+    """Takes a word list, from which its text is then."""
+
+    words = None
+
+    def use_words(self, words_file, folder, word_score=0.0):
+        self.words = {"words": 1}
+        return self.words
+
+    def recognise(self, heard, name):
+        return super().recognise(heard, name) | ({"lexicon": "ten"} if self.words else {})
+
+    @property
+    def kinds(self):
+        return ("greedy", "lexicon") if self.words else ("greedy",)
+
+
+def test_how_sure_it_is_of_other_words_is_not_told(monkeypatch, data):
+    monkeypatch.setattr(transcribe_data, "runtime_of", lambda *_: "sherpa-onnx")
+    monkeypatch.setattr(transcribe_data, "load_recogniser", lambda *_, **__: Reader())
+    run(monkeypatch, data, "--model", "m")
+    assert (data.parent / "heard/utt2confidence").is_file()
+    run(monkeypatch, data, "--model", "m", "--words", "w.txt")
+    assert {utt.text for utt in read_data_dir(data.parent / "heard")} == {"ten"}
+    assert not (data.parent / "heard/utt2confidence").exists()
 
 
 def combine(monkeypatch, data, parts):

@@ -135,6 +135,9 @@ transcript_tasks() {
   done
   ((labelled_copies == 1)) || copies=(--copies "$labelled_copies")
   transcripts=$(conf_file "$transcripts")
+  if [[ -z $transcribe_check ]] && has_line '^readings: true\|^max_disagreement: [0-9]' "$transcripts"; then
+    usage_error "$transcripts: readings and max_disagreement compare with a second recogniser; name it with transcribe_check"
+  fi
   for set in $unlabelled_sets "$dev_set"; do
     needs=() options=(${transcribe_check:+--agree "$data/transcripts/$set.check/text"})
     for by in with ${transcribe_check:+check}; do

@@ -1,9 +1,11 @@
 """Bits under a budget: what few bits cost each layer, measured, and the choice of bits that costs least within a size."""
 
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,8 @@ from steps.models.quant_layers import quantized_like
 FEWER_BITS = (6, 4, 3, 2, 1)
 # sizes are rounded up to units of at most this share of the range, where layers have no larger common measure
 MOST_UNITS = 200_000
-# rounds of choosing and exporting; each corrects the size of graph and names by what the last one found
-ROUNDS = 6
+# rounds of choosing and exporting; each goes by what the last ones found of the size of graph and names
+ROUNDS = 8
 ALTERNATIVES = 9
 
 
@@ -57,27 +59,47 @@ def candidates(model: AsrModel, config: QuantizeConfig) -> dict[str, list[CodeFo
 
 
 def measure_options(
-    model: AsrModel, formats: Mapping[str, Sequence[CodeFormat]], coder: Coder, loss: Callable[[AsrModel], float]
-) -> tuple[float, dict[str, list[Option]]]:
-    """What each format costs each layer, the others left in float.
+    model: AsrModel,
+    formats: Mapping[str, Sequence[CodeFormat]],
+    coder: Coder,
+    loss: Callable[[AsrModel], float],
+    options: dict[str, Sequence[Option]],
+) -> float:
+    """Measure what each format costs each layer, the others left in float.
 
-    Args:    formats: most bits first.   coder: rounds.   loss: of a model, nats per frame.
-    Returns: loss of the float model; options by layer, whose cost never falls with fewer bits.
+    Args:    formats: most bits first.   coder: rounds.   loss: of a model, nats per frame.   options: by layer, what is known already;
+             gets the rest layer by layer, costs that never fall with fewer bits.
+    Returns: loss of the float model.
     """
-    base, options = loss(model), {}
+    base = loss(model)
     for name, choices in formats.items():
-        layer, found = model.get_submodule(name), list[Option]()
-        for format in choices:
-            coded = quantized_like(layer, format)
-            coded.load_state_dict(quantized_tensors(name, coded, layer.state_dict(), coder))
-            model.set_submodule(name, coded.to(next(layer.parameters()).device))
-            cost = max(loss(model) - base, found[-1].cost if found else 0.0)
-            size = sum(format.code_bytes(*codes.codes.shape) for codes in coded.matrices().values())
-            found.append(Option(format.bits, size, cost))
-        model.set_submodule(name, layer)
-        options[name] = found
-        say(f"  {name}: " + ", ".join(f"{option.bits} bits +{option.cost:.5f}" for option in found))
-    return base, options
+        if name not in options:
+            layer, found = model.get_submodule(name), list[Option]()
+            for format in choices:
+                coded = quantized_like(layer, format)
+                coded.load_state_dict(quantized_tensors(name, coded, layer.state_dict(), coder))
+                model.set_submodule(name, coded.to(next(layer.parameters()).device))
+                cost = max(loss(model) - base, found[-1].cost if found else 0.0)
+                size = sum(format.code_bytes(*codes.codes.shape) for codes in coded.matrices().values())
+                found.append(Option(format.bits, size, cost))
+            model.set_submodule(name, layer)
+            options[name] = found
+        say(f"  {name}: " + ", ".join(f"{option.bits} bits +{option.cost:.5f}" for option in options[name]))
+    return base
+
+
+def written_options(options: Options) -> dict[str, list[dict[str, float]]]:
+    """Options for JSON."""
+    return {name: [asdict(option) for option in row] for name, row in options.items()}
+
+
+def read_options(path: Path) -> dict[str, Sequence[Option]]:
+    """What `written_options` wrote. Raises: UserError when it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [Option(**option) for option in row] for name, row in content.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path}: is not what was measured; remove it, and all layers are measured again") from None
 
 
 class Knapsack:
@@ -153,14 +175,21 @@ def within_file(
             f"target_kb: {target_bytes / 1000:g}, but the smallest export has {size / 1000:.1f} kB, with "
             f"{min(option.bits for option in chosen.values())} bits; ask for more, or shrink the model first"
         )
-    # what is neither codes of these layers
-    budget = target_bytes - (size - knapsack.smallest)
+    # of codes, that fit, and that do not
+    fits, tried = knapsack.smallest, target_bytes - (size - knapsack.smallest)
+    too_many, less = tried + 1, 0
     for _ in range(ROUNDS):
-        more = knapsack.choose(max(budget, knapsack.smallest))
+        more = knapsack.choose(max(tried, fits))
         size = export_bytes(bits_of(more))
         if size <= target_bytes:
-            return more
-        budget -= size - target_bytes
+            chosen, fits = more, max(tried, fits)
+            tried = (fits + too_many) // 2
+        else:
+            # by what it is over, then by more and more, but never by more than half of what is left
+            too_many, less = tried, max(size - target_bytes, 2 * less)
+            tried = max(tried - less, (fits + too_many) // 2)
+        if too_many - fits <= knapsack.unit:
+            break
     return chosen
 
 

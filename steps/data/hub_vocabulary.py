@@ -120,15 +120,15 @@ def read_units(folder: Path) -> Units:
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    """Texts of the tokens that have names in tokenizer_config.json, and the tokenizer's class."""
-    path = folder / "tokenizer_config.json"
-    found = read_json(path, LARGEST_BYTES) if path.is_file() else {}
-    plain = {}
-    for name in ("pad_token", "unk_token", "word_delimiter_token", "tokenizer_class"):
-        value = found.get(name)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            plain[name] = value
+    """Texts of the tokens that have names, and the tokenizer's class; tokenizer_config.json goes before special_tokens_map.json."""
+    plain: dict[str, str] = {}
+    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        found = read_json(path, LARGEST_BYTES) if path.is_file() else {}
+        for name in ("pad_token", "unk_token", "word_delimiter_token", "tokenizer_class"):
+            value = found.get(name)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                plain.setdefault(name, value)
     return plain
 
 

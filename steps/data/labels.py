@@ -91,6 +91,8 @@ class LabelWriter:
     def _fit(self):
         for layer in range(len(self.description.places)):
             states = np.concatenate([hidden[layer] for *_, hidden in self._waiting])
+            # none of these utterances has a frame: nothing is written in this code
+            states = states if len(states) else np.zeros((1, states.shape[1]), np.float32)
             self.codebooks.append(fit(states[:SAMPLE_FRAMES], self.description.settings.hidden_codes or 0))
             others = states[SAMPLE_FRAMES:] if self.is_checked else states[:SAMPLE_FRAMES]
             self.lost.append(self.codebooks[-1].lost(others))

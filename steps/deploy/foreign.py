@@ -14,7 +14,7 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, load_config
 from steps.data.feature_config import FeatureConfig
 from steps.data.foreign_features import ForeignFeatures
-from steps.data.tokenizer import BLANK, read_tokens
+from steps.data.tokenizer import BLANK, SPACE, read_tokens
 from steps.data.units import Units
 from steps.deploy.runtimes.onnx_model import ORT_ERRORS, open_session
 from steps.deploy.screen import screen
@@ -40,11 +40,21 @@ KINDS: dict[str, dict[str, Any]] = {
         "normalise": "per_feature",
     },
 }
+# Byte-level BPE of icefall writes bytes that are no ASCII character as letters of this range (icefall/byte_utils.py). Those of an
+# alphabet with such letters are fewer: byte-level pieces need nearly all of the 64 bytes that go on with a character.
+BYTE_LETTERS = range(0x100, 0x1A7)
+LEAST_BYTE_LETTERS = 32
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # feature frames of the trial by which sizes and rate are found
 TRIAL = 400
 # slowest and fastest: a frame every so many feature frames
 RATES = range(1, 17)
+
+
+def is_byte_bpe(tokens: list[str]) -> bool:
+    """Whether symbols are those of icefall's byte-level BPE."""
+    letters = {letter for token in tokens for letter in token if not letter.isascii() and letter != SPACE}
+    return len(letters) >= LEAST_BYTE_LETTERS and all(ord(letter) in BYTE_LETTERS for letter in letters)
 
 
 class ForeignCtc:
@@ -80,6 +90,11 @@ class ForeignCtc:
             tokens.pop()
         if len(tokens) != outputs.shape[1]:
             raise UserError(f"{folder}: the model has {outputs.shape[1]} outputs, tokens.txt {len(tokens)} tokens")
+        if is_byte_bpe(tokens):
+            raise UserError(
+                f"{folder}/tokens.txt: byte-level BPE, whose symbols are bytes and not letters, is not read here; transcribe with "
+                "a program that does, such as sherpa-onnx: steps.transcribe_data --command"
+            )
         self.units = Units(tokens, self.folder / "tokens.txt")
         self.vocabulary = self.units.vocabulary
         self.stride = round(TRIAL / max(1, len(outputs)))

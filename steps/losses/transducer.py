@@ -36,11 +36,11 @@ class LogLikelihood(torch.autograd.Function):
         stay, move = blank.detach().double(), emit.detach().double()
         before, after = prefixes(stay, move), suffixes(stay, move, lengths, token_lengths)
         total = after[:, 0, 0]
-        is_frame = torch.arange(stay.shape[1], device=stay.device) < lengths.unsqueeze(1)
+        is_padding = (torch.arange(stay.shape[1], device=stay.device) >= lengths.unsqueeze(1)).unsqueeze(-1)
         rest = total.view(-1, 1, 1)
-        through_blank = (before[:, :-1] + stay + after[:, 1:] - rest).exp()
-        through_emit = (before[:, :-1, :-1] + move + after[:, 1:, 1:] - rest).exp()
-        shares = [part * is_frame.unsqueeze(-1) for part in (through_blank, through_emit)]
+        arcs = (before[:, :-1] + stay + after[:, 1:] - rest, before[:, :-1, :-1] + move + after[:, 1:, 1:] - rest)
+        # before exp: an unlikely transcript can be so much likelier in padding that it would be infinite there
+        shares = [arc.masked_fill(is_padding, -torch.inf).exp() for arc in arcs]
         ctx.save_for_backward(shares[0].to(blank.dtype), shares[1].to(emit.dtype))
         return total
 

@@ -107,9 +107,14 @@ class Setup:
         if distributed.rank() == 0 and not path.is_file():
             write_text(path, yaml.safe_dump(self.claim, sort_keys=False, allow_unicode=True))
 
-    def leave_if_asked(self) -> None:
-        """Between two trainings: raise Interrupted when a signal or the deadline asks to stop, in all processes alike."""
-        (status,) = map(int, distributed.max_over_processes([self.stop.poll()], self.device))
+    def leave_if_asked(self, alone: bool = False) -> None:
+        """Where no training runs: raise Interrupted when a signal or the deadline asks to stop, in all processes alike.
+
+        Args: alone: only this process is asked; the others wait for it.
+        """
+        status = self.stop.poll()
+        if not alone:
+            (status,) = map(int, distributed.max_over_processes([status], self.device))
         if status:
             self.write_state(0, status)
             raise Interrupted(status, "what is finished is kept; the same command continues from there")

@@ -1,6 +1,7 @@
 """Bits under a budget: the choice is the best there is, and its size is what was asked for or less."""
 
 import itertools
+import json
 import random
 
 import pytest
@@ -13,9 +14,11 @@ from steps.compress.budget import (
     candidates,
     describe_budget,
     measure_options,
+    read_options,
     size_of_codes,
     within_bits,
     within_file,
+    written_options,
 )
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import rounding_coder
@@ -74,7 +77,11 @@ def test_the_file_is_never_larger_than_asked_and_impossible_sizes_are_named():
     # with one table the smallest
     smallest = knapsack.smallest + 1100
     for target in range(smallest, smallest + 1200, 37):
-        assert export_bytes(bits_of(within_file(knapsack, target, export_bytes))) <= target
+        found = within_file(knapsack, target, export_bytes)
+        assert export_bytes(bits_of(found)) <= target
+        # what these bytes of codes buy with all the tables there can be is no better
+        cost = sum(option.cost for option in found.values())
+        assert cost <= sum(option.cost for option in knapsack.choose(max(knapsack.smallest, target - 1400)).values())
     with pytest.raises(UserError, match=rf"smallest export has {smallest / 1000:.1f} kB, with 1 bits"):
         within_file(knapsack, smallest - 1, export_bytes)
 
@@ -91,7 +98,7 @@ def test_bits_a_weight_on_average():
     assert told["alternatives"][-1]["loss"] == 1.0
 
 
-def test_what_is_measured_is_the_loss_with_one_layer_coded_and_never_falls(make):
+def test_what_is_measured_is_the_loss_with_one_layer_coded_and_never_falls(make, tmp_path):
     model = make("dnn")
     config = QuantizeConfig(target_bits=3, skip=["blocks.0", "blocks.2"], layers={"output": 8}, bits=4)
     formats = candidates(model, config)
@@ -105,12 +112,23 @@ def test_what_is_measured_is_the_loss_with_one_layer_coded_and_never_falls(make)
         # fewer bits would cost less
         return 1.0 + 0.1 * sum(tried.get_submodule(name).format.bits for name in coded)
 
-    base, options = measure_options(model, formats, rounding_coder("mse", True), loss)
+    options = {}
+    base = measure_options(model, formats, rounding_coder("mse", True), loss, options)
     assert base == 1.0 and sorted(map(len, set(asked))) == [0, 1, 1, 1]
     assert [option.cost for option in options["blocks.1.up"]] == pytest.approx([0.4] * 4)
     rows, columns = model.blocks[1].up.weight.shape
     assert options["blocks.1.up"][2].size_bytes == rows * -(-columns * 2 // 8)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    asked.clear()
+    (tmp_path / "known.json").write_text(
+        json.dumps(written_options({name: options[name] for name in list(options)[:2]}))
+    )
+    again = read_options(tmp_path / "known.json")
+    assert measure_options(model, formats, rounding_coder("mse", True), loss, again) == base and again == options
+    assert {name for names in asked for name in names} == {list(options)[2]}, "only what is not known is measured"
+    (tmp_path / "known.json").write_text('{"a": [{"bits": 3}]}')
+    with pytest.raises(UserError, match="known.json: is not what was measured; remove it"):
+        read_options(tmp_path / "known.json")
 
 
 @pytest.mark.parametrize(("most", "tried"), [(8, [8, 6, 4, 3, 2, 1]), (7, [7, 6, 4, 3, 2, 1]), (5, [5, 4, 3, 2, 1])])

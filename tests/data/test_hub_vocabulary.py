@@ -43,6 +43,18 @@ def test_pieces_spell_as_before(tmp_path, kind, size, name):
         assert vocabulary.tokenizer.decode(ids) == theirs.decode(theirs.encode(text)).replace(" \u2047 ", "<unk>")
 
 
+def test_the_blank_may_be_named_apart(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "[PAD]": 2, "<pad>": 3}))
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"pad_token": {"content": "[PAD]"}, "unk_token": None})
+    )
+    assert read_vocabulary(tmp_path, 4, 2).order[0] == 2
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    assert read_vocabulary(tmp_path, 4, 3).order[0] == 3
+    with pytest.raises(UserError):
+        read_vocabulary(tmp_path, 4, 2)
+
+
 @pytest.mark.parametrize("unit", ["a\u00a0", "\u2028", "\x85", "\x7f", "\ud800"])
 def test_what_is_no_text_is_refused(tmp_path, unit):
     (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, unit: 1}))

@@ -99,6 +99,16 @@ def write(path, utt_ids, **changes):
     return path
 
 
+def test_a_part_without_a_frame(tmp_path):
+    description = describe(places=[0], settings=LabelConfig(hidden_layers=[0], hidden_codes=2))
+    with atomic_file(tmp_path / part_name(1, 1), "wb") as file:
+        writer = LabelWriter(file, description)
+        writer.add("a", SparsePosteriors.of(posteriors(seed=0, units=V)[:0], 8, 1e-3), [np.zeros((0, 3), np.float32)])
+        writer.close()
+    labels = Labels(tmp_path, 1, 1)
+    assert labels.frames(labels.find(["a"])).tolist() == [0]
+
+
 @pytest.mark.parametrize("vocabulary", [V, 300])
 def test_what_was_written_is_read(tmp_path, vocabulary):
     write(tmp_path / part_name(1, 1), ["a", "b"], num_parts=2, places=[0, 2], vocabulary=vocabulary)

@@ -14,7 +14,7 @@ from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
 from steps.data.foreign_features import ForeignFeatures, foreign_features, slaney_fbank
 from steps.data.tokenizer import join_pieces
-from steps.deploy.foreign import ForeignCtc
+from steps.deploy.foreign import ForeignCtc, is_byte_bpe
 from steps.deploy.recognition import decode_all, open_inputs
 from steps.deploy.runtimes import load_recogniser
 from steps.label_data import Hearing
@@ -179,6 +179,21 @@ def test_what_is_no_such_model_is_refused(tmp_path):
     save(folder, "nemo", meta=META["nemo"] | {"normalize_type": "odd"})
     with pytest.raises(UserError, match="normalize_type 'odd' is not known; say it in .*features.yaml"):
         ForeignCtc(folder)
+
+
+def test_symbols_that_are_bytes_are_refused(tmp_path):
+    """A tenth of the pieces of a byte-level model of Chinese, and the letters of languages that have some of them, too."""
+    assert is_byte_bpe(["<blk>", "<unk>", "\u2581", *map(chr, range(0x121, 0x162)), "\u018c\u014b\u0163", "a"])
+    for letters in (
+        "\u0190\u0186\u014a\u0189",
+        "\u0101\u010d\u0113\u0123\u012b",
+        "abc",
+        "".join(map(chr, range(0xE0, 0x180))),
+    ):
+        assert not is_byte_bpe(["<blk>", "\u2581", *letters, *letters.lower()])
+    save(tmp_path / "m", "icefall", tokens=["<blk>", *map(chr, range(0x121, 0x162))])
+    with pytest.raises(UserError, match="tokens.txt: byte-level BPE, whose symbols are bytes.*--command"):
+        ForeignCtc(tmp_path / "m")
 
 
 def test_branches_are_opened_loops_are_not(tmp_path):

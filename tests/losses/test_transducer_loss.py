@@ -42,6 +42,20 @@ def test_its_gradient_is_that_of_the_likelihood():
     assert torch.autograd.gradcheck(lambda *arcs: LogLikelihood.apply(*arcs, *lengths), arcs_at_random(rows=2, units=2))
 
 
+def test_padding_that_fits_a_transcript_better_than_its_sound_has_no_gradient():
+    blank, emit = torch.full((2, 600, 41), -0.01), torch.full((2, 600, 40), -4.0)
+    emit[0, :60] = -30.0
+    found = []
+    for rows, frames in ((2, 600), (1, 60)):
+        arcs = [part[:rows, :frames].clone().requires_grad_() for part in (blank, emit)]
+        lengths, tokens = torch.tensor([60, 600])[:rows], torch.tensor([40, 40])[:rows]
+        LogLikelihood.apply(*arcs, lengths, tokens).sum().backward()
+        found.append([part.grad for part in arcs])
+    for batched, alone in zip(*found, strict=True):
+        assert torch.isfinite(batched).all() and not batched[0, 60:].any()
+        assert torch.equal(batched[0, :60], alone[0])
+
+
 def test_a_transcript_with_more_units_than_frames_has_no_alignment():
     found = LogLikelihood.apply(*arcs_at_random(), torch.tensor([2, 2, 2, 2]), torch.tensor([3, 2, 1, 0]))
     assert found.isinf().tolist() == [True, False, False, False]

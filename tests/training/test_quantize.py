@@ -210,9 +210,9 @@ def test_a_file_of_the_size_that_was_asked_for(quantize, capsys, more):
 def test_bits_are_chosen_by_the_loss_of_the_codes_that_ship(quantize, parents, monkeypatch, asked, method):
     coders, measure = [], program.budget.measure_options
 
-    def watched(model, formats, coder, loss):
+    def watched(model, formats, coder, *more):
         coders.append(coder)
-        return measure(model, formats, coder, loss)
+        return measure(model, formats, coder, *more)
 
     monkeypatch.setattr(program.budget, "measure_options", watched)
     folder = quantize("small", BUDGET.format(target="target_bits: 2.5").replace("method: mse\n", asked))
@@ -224,9 +224,27 @@ def test_bits_are_chosen_by_the_loss_of_the_codes_that_ship(quantize, parents, m
         assert torch.equal(measured.codes, shipped.codes) and torch.equal(measured.scales, shipped.scales)
 
 
+@pytest.mark.parametrize(("settings", "later"), [("method: gptq\n", 9), ("target_bits: 2.5\n", 25)])
+def test_what_only_measures_can_be_stopped_too(quantize, settings, later, tmp_path):
+    settings = f"bits: 3\nrest: float16\nloop: {{max_batch_frames: 700}}\n{settings}"
+    whole = quantize("whole", settings)
+    for stop in (1, later):
+        with pytest.raises(Interrupted):
+            quantize("pieces", settings, stop_at=stop)
+        assert not (tmp_path / "pieces/model.json").exists()
+    known = tmp_path / "pieces/measured.json"
+    assert known.is_file() == ("target" in settings) and (not known.is_file() or json.loads(known.read_text()))
+    pieces = quantize("pieces", settings)
+    for name in ("model.safetensors", "model.json", "quantization.json"):
+        assert (pieces / name).read_bytes() == (whole / name).read_bytes()
+    assert not known.exists()
+
+
 def test_a_training_that_goes_on_keeps_the_bits_it_chose(quantize, monkeypatch):
     settings = QAT.format(bits=8, optimizer="adamw") + "target_bits: 2.5\n"
-    with pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        # the first to ask is the training
+        patch.setattr(program, "Asking", lambda batches, _: batches)
         quantize("pieces", settings, stop_at=2)
     monkeypatch.setattr(program, "choose_bits", None)
     folder = quantize("pieces", settings)

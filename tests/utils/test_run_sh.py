@@ -298,6 +298,13 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     for name, said in (("train", "train is train_set"), ("test", "test is train_set"), ("JOB", "JOB: JOB and")):
         options = ("--unlabelled-sets", f"more {name}", "--transcribe-with", str(bench.recipe / "whisper"))
         assert said in bench.run(*options, status=2)[1]
+    for line in ("readings: true", "max_disagreement: 0.3"):
+        (bench.recipe / "conf/transcripts.yaml").write_text(f"{line}\n")
+        assert (
+            "name it with transcribe_check"
+            in bench.run("--transcribe-with", str(bench.recipe / "whisper"), status=2)[1]
+        )
+    (bench.recipe / "conf/transcripts.yaml").write_text("spell: true\n")
     options = ("--transcribe-with", str(bench.recipe / "whisper"), "--transcribe-check", str(bench.recipe / "seed"))
     ran, _ = bench.run(*options, "--stop-stage", "4")
     (checked,) = [line for line in ran if "--text false" in line]

@@ -175,7 +175,7 @@ class TransducerHead:
         return greedy_search(heard, counts, predict, join, model.head_sizes.context, [UNKNOWN_ID])
 
     def frames_needed(self, lengths: Any, repeats: Any) -> Any:
-        """As for CTC, which is trained beside: a frame for each token, one more between two equal ones."""
+        """As for CTC, which is mostly trained beside: a frame for each token, one more between two equal ones."""
         return lengths + repeats
 
     def axis_groups(self, model: "AsrModel") -> list[AxisGroup]:
