@@ -31,7 +31,7 @@ from steps.scoring.story import about, story
 from steps.scoring.streaming import streaming_cells, streaming_note
 
 HEADER = (
-    "model", "params k", "nonzero k", "bits", "size kB", "MMAC/s", "RTF", "RTF+feat",
+    "model", "params k", "nonzero k", "bits", "size kB", "x smaller", "MMAC/s", "RTF", "RTF+feat",
     *(title for kind in KINDS for title in (f"{kind} WER", "95 %")), "kB with lm", "torch", "sherpa",
 )  # fmt: skip
 
@@ -42,6 +42,7 @@ NOTES = """\
 - torch: greedy WER of the model folder, before export; sherpa: of the exported file by sherpa-onnx. Checks.
 - size: bytes of what ships, the files that the export's SHA256SUMS lists without those of a language model (1 kB = 1000
   bytes).
+- x smaller: how many times smaller than the float32 export of the same net, of models in codes, where the table has that, too.
 - params: parameters of what ships, in thousands; nonzero, for sparse models: those that are not zero. Zeros alone do not
   make the file smaller.
 - bits: of a weight in codes, on average over the layers that have them.
@@ -75,6 +76,16 @@ Minutes: of training by the clock, stops left out; where pruning went in rounds,
 """
 
 
+def times_smaller(row: ResultRow, rows: Sequence[ResultRow]) -> str:
+    """A model in codes against the float export of the same net, its parent; a dash where there is none among the rows."""
+    parent = next((other for other in rows if (other.model, other.set) == (row.parent, row.set)), None)
+    if row.quantization_bits is None or parent is None or parent.quantization_bits is not None:
+        return "-"
+    if parent.parameters != row.parameters or not row.bytes_shipped:
+        return "-"
+    return f"{parent.bytes_shipped / row.bytes_shipped:.1f}"
+
+
 def result_cells(rows: Sequence[ResultRow]) -> Cells:
     """Header and rows of the main table of one test set. Columns without any number are left out."""
     table = []
@@ -83,6 +94,7 @@ def result_cells(rows: Sequence[ResultRow]) -> Cells:
         cells += [number(row.nonzero_parameters, 1e3, 1) if row.sparsity else "-"]
         cells.append("-" if row.quantization_bits is None else f"{row.quantization_bits:g}")
         cells.append(number(row.bytes_shipped, 1e3, 1))
+        cells.append(times_smaller(row, rows))
         cells += [number(row.macs_per_second, 1e6, 1), factor(row.rtf), factor(row.rtf_with_features)]
         for kind in KINDS:
             score = row.scores.get(kind)

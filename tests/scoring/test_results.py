@@ -57,6 +57,26 @@ def test_real_time_factors_have_two_digits_at_least(exp):
         assert len(decimals) == 4 or len(decimals.lstrip("0")) == 2
 
 
+def test_codes_are_weighed_against_the_float_export_of_the_same_net(exp):
+    rows = collect_rows(exp, MODELS, ["test"], {})
+    header, cells = result_cells(rows)
+    assert "x smaller" in header
+    smaller = {row[0]: row[header.index("x smaller")] for row in cells}
+    teacher, student, int8 = rows
+    assert smaller == {
+        "teacher": "-",
+        "student": "-",
+        "student_int8": f"{student.bytes_shipped / int8.bytes_shipped:.1f}",
+    }
+    # of another size, in codes itself, or not reported
+    for others in (
+        [dataclasses.replace(student, parameters=1)],
+        [dataclasses.replace(student, quantization_bits=4, parent=None)],
+        [],
+    ):
+        assert "x smaller" not in result_cells([teacher, *others, int8])[0]
+
+
 def test_a_language_model_has_a_column_and_its_bytes_stand_in_no_other(exp):
     export = exp / "student" / "export"
     for name, size in (("HLG.fst", 5000), ("words.txt", 300)):
