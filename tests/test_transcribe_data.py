@@ -209,6 +209,11 @@ def test_parts_are_put_together_and_a_missing_one_is_named(monkeypatch, data):
     run(monkeypatch, data, "--shard", "2", "--num-shards", "3", *by_command(data))
     assert combine(monkeypatch, data, 3) == 0
     assert [utt.utt_id for utt in read_data_dir(data.parent / "heard")] == ["a-1", "a-2"]
+    # of a part that has no utterance, too
+    assert (data.parent / "heard/dropped.tsv").read_text() == "b-1\tnothing recognised\n"
+    (data.parent / "heard/part.1/dropped.tsv").write_text("c-1\tnothing recognised\n")
+    assert combine(monkeypatch, data, 3) == 0
+    assert (data.parent / "heard/dropped.tsv").read_text() == "b-1\tnothing recognised\nc-1\tnothing recognised\n"
 
 
 def test_parts_of_other_runs_are_refused(monkeypatch, data, capsys):

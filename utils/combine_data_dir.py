@@ -5,7 +5,8 @@
     python3 utils/combine_data_dir.py data/mine/heard --parts 4
 
 --copies N: the first of several folders N times, so that it weighs more; ids of further copies begin with `copy2-` and so on.
---parts N: the folders are part.1 to part.N in DEST, as steps.transcribe_data writes them; parts without an utterance are skipped.
+--parts N: the folders are part.1 to part.N in DEST, as steps.transcribe_data writes them; parts without an utterance are skipped,
+the lines of dropped.tsv put together.
 A single part it writes to DEST itself, and there is nothing left to do.
 A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, and that is said. Where some have segments, the
 others get some as long as their recordings; then a recording id that an earlier folder has for another file gets a number.
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from steps.core.cli import MissingInput, UserError, make_parser, parse_count, run_main, say
 from steps.core.copies import copy_prefix
 from steps.core.datadir import validate_data_dir
+from steps.core.outdir import write_text
 from steps.core.tables import (
     BLANK,
     MADE_FROM_AUDIO,
@@ -117,6 +119,12 @@ def parts_of(folder, number):
     return found
 
 
+def dropped_in_parts(folder, number):
+    """The lines of dropped.tsv of all parts in one text, by id."""
+    files = [folder / f"part.{part}" / "dropped.tsv" for part in range(1, number + 1)]
+    return "".join(sorted(line for file in files for line in file.read_text("utf-8", "replace").splitlines(True)))
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("dest", metavar="DEST", help="folder to write")
@@ -141,6 +149,8 @@ def main():
     for name in sorted(left_out):
         say(f"left out {name}: not every folder has it")
     write_folder(args.dest, merged)
+    if args.parts:
+        write_text(Path(args.dest) / "dropped.tsv", dropped_in_parts(Path(args.dest), args.parts))
     say(f"{args.dest}: {show_counts(merged)}, from {counted(len(folders), 'folder')}")
 
 
