@@ -6,16 +6,15 @@
 --data is what steps.transcribe_data wrote. --agree: the transcripts of a second recogniser, lines `utterance-id text`; with
 `max_disagreement` what the two hear differently is dropped, and utterances that it lacks are. --words: a word list; what has
 other words is dropped. --truth: a data folder with the true transcripts, to see how good these are: their errors are counted,
-of all and of those that stay. Everything dropped is counted by reason and listed in dropped.tsv: utterance, reason, text. The
-numbers are kept in transcripts.json.
+of all and of those that stay. Everything dropped is counted by reason and listed in dropped.tsv: utterance, reason, text; so is
+what dropped.tsv of --data lists. The numbers are kept in transcripts.json.
 """
 
-import itertools
 import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,10 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from local.comparison import RATES, count_errors, disagreement, units
 from local.markers import reason_to_drop as reason_of_markers
 from local.markers import take_apart, tell_markers
 from local.preparation import FilterConfig, reason_length, reason_text
-from local.text import TextConfig, in_words, normalise
+from local.readings import MOST_READINGS, ORDINAL, all_readings, unreadable
+from local.rows import read_lines
+from local.text import TextConfig, normalise
 from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
 from steps.core.config import check, load_config
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
@@ -35,10 +37,12 @@ from steps.core.outdir import write_json, write_text
 from steps.core.sound import read_sound, sound_info
 from steps.core.tables import counted
 
-# Combinations of readings that are compared; a transcript with more numbers keeps the first reading of the later ones.
-MOST_READINGS = 256
-LONGEST_LOOP = 4  # words of what is repeated
-DIGITS = re.compile(r"\d+")
+# Readings of the second recogniser's transcript that each of MOST_READINGS is compared with.
+MOST_HEARD = 16
+# Words or characters of what is repeated; bounds the work on a text without end.
+LONGEST_LOOP = 500
+# A stretch of characters that says one thing over and over is at least so long: `hahahaha` and `100000` are none.
+LEAST_STRETCH = 20
 WORD = re.compile(r"\w{2,}")
 CONFIDENCE = re.compile(r"0(\.\d+)?|1(\.0+)?")
 
@@ -55,8 +59,10 @@ class PseudoLabelConfig:
     max_disagreement: float | None = None
     min_confidence: float | None = None
     min_dbfs: float | None = None
+    unit: str = "word"
 
     def __post_init__(self):
+        check(self.unit in RATES, f"unit must be word or char, not {self.unit!r}")
         check(self.max_loop is None or self.max_loop >= 2, f"max_loop must be at least 2, not {self.max_loop}")
         limit = self.max_disagreement
         check(limit is None or limit >= 0, f"max_disagreement must be 0 or more, not {limit}")
@@ -69,11 +75,13 @@ class PseudoLabelConfig:
 
 
 def spelled(text: str) -> str:
-    """Words in capitals, or of letters and digits, letter by letter; runs of digits stay together: `CZ80` -> `C Z 80`."""
+    """Words in capitals, or of letters and digits, letter by letter; digits stay together: `CZ80` -> `C Z 80`. So do ordinals."""
     return WORD.sub(lambda match: _apart(match[0]), text)
 
 
 def _apart(word):
+    if ORDINAL.fullmatch(word):
+        return word
     capitals = word == word.upper() != word.lower()
     mixed = any(map(str.isdigit, word)) and not word.isdigit()
     return " ".join(re.findall(r"\d+|\D", word)) if capitals or mixed else word
@@ -85,56 +93,64 @@ def spelled_around_markers(text: str, config: TextConfig) -> str:
     return "".join(part if stays else spelled(part) for part, stays in take_apart(text, kept))
 
 
-def readings_of(digits: str, language: str) -> list[str]:
-    """Ways in which people say a run of digits, each once: one by one, as a number, in pairs from the left or the right."""
-    ways = [" ".join(in_words(digit, language) for digit in digits)]
-    if len(digits) <= 6:
-        number = in_words(digits, language).replace("-", " ").replace(",", "")
-        ways += [number, number.replace(" and ", " ")]
-        first = len(digits) % 2
-        pairs = [digits[:first]] * bool(first) + [digits[i : i + 2] for i in range(first, len(digits), 2)]
-        ways.append(" ".join(in_words(pair, language).replace("-", " ") for pair in pairs if pair))
-    return list(dict.fromkeys(ways))
-
-
-def all_readings(text: str, language: str) -> Iterator[str]:
-    """The text with every run of digits in words, in all combinations of readings, at most MOST_READINGS."""
-    parts, runs = DIGITS.split(text), [readings_of(digits, language) for digits in DIGITS.findall(text)]
-    count = 1
-    for place, ways in enumerate(runs):
-        if count * len(ways) > MOST_READINGS:
-            runs[place:] = [later[:1] for later in runs[place:]]
-            break
-        count *= len(ways)
-    for chosen in itertools.product(*runs):
-        pieces = itertools.zip_longest(parts, chosen, fillvalue="")
-        yield " ".join(" ".join(f"{part} {way}" for part, way in pieces).split())
-
-
-def written(text: str, config: PseudoLabelConfig, other: str | None = None) -> str:
-    """A transcript in the student's form. Args: other: what a second recogniser heard, in that form; None: not known."""
+def forms(text: str, config: PseudoLabelConfig, most: int = MOST_READINGS) -> list[str]:
+    """What a transcript may be in the student's form: with `readings` one for each way to read its numbers, at most `most`."""
     if config.spell:
         text = spelled_around_markers(text, config.text)
-    if not config.readings or not DIGITS.search(text):
-        return normalise(text, config.text)
-    texts = [normalise(way, config.text) for way in all_readings(text, config.text.language)]
-    heard = (other or "").split()
-    return min(texts, key=lambda way: Levenshtein.distance(way.split(), heard)) if heard else texts[0]
+    if not config.readings:
+        return [normalise(text, config.text)]
+    return [normalise(way, config.text) for way in all_readings(text, config.text.language, most)]
 
 
-def disagreement(text: str, other: str) -> float:
-    """Word errors between two transcripts, per word of the first."""
-    return Levenshtein.distance(text.split(), other.split()) / max(1, len(text.split()))
+def heard_forms(
+    others: Mapping[str, str], own: Iterable[str], config: PseudoLabelConfig
+) -> Callable[[str], list[str] | None]:
+    """Such forms of what a second recogniser heard. Args: others: its transcripts.   own: those of the first one.
+
+    Where it alone writes nothing but capitals, they are no spelled letters.   Returns: id -> forms, None where it has none.
+    """
+    only_capitals = not any(map(_has_small, others.values())) and any(map(_has_small, own))
+    config = replace(config, spell=config.spell and not only_capitals)
+    return lambda utt_id: forms(others[utt_id], config, MOST_HEARD) if utt_id in others else None
+
+
+def _has_small(text):
+    return text != text.upper()
+
+
+def written(text: str, config: PseudoLabelConfig, heard: Collection[str] | None = None) -> str:
+    """A transcript in the student's form, read as a second recogniser heard it. Args: heard: `heard_forms`; None: not known."""
+    ways = forms(text, config)
+    others = [units(way, config.unit) for way in heard or () if way]
+    if len(ways) == 1 or not others:
+        return ways[0]
+    return min(ways, key=lambda way: min(Levenshtein.distance(units(way, config.unit), other) for other in others))
+
+
+def unread(text: str, config: PseudoLabelConfig) -> str:
+    """The first number of a transcript, as it came, that cannot be read; empty: none, or nobody wants them read."""
+    if not config.readings:
+        return ""
+    parts = (part for part, stays in take_apart(text, config.text) if not stays)
+    return next(filter(None, (unreadable(part, config.text.language) for part in parts)), "")
 
 
 def loops(text: str, most: int) -> bool:
-    """Whether some one to LONGEST_LOOP words come `most` times in a row."""
-    words = text.split()
-    return any(
-        words[start : start + length * most] == words[start : start + length] * most
-        for length in range(1, LONGEST_LOOP + 1)
-        for start in range(len(words) - length * most + 1)
-    )
+    """Whether some words come `most` times in a row, or some characters that fill LEAST_STRETCH by that."""
+    return _repeats(text.split(), most, 1) or _repeats(text, most, LEAST_STRETCH)
+
+
+def _repeats(items: Sequence[Hashable], most: int, least: int) -> bool:
+    """Whether up to LONGEST_LOOP items come `most` times in a row, on a stretch of `least` items."""
+    numbers: dict[Hashable, int] = {}
+    ids = np.array([numbers.setdefault(item, len(numbers)) for item in items])
+    for length in range(1, min(len(ids) // most, LONGEST_LOOP) + 1):
+        # a stretch of n items repeats its first `length` ones where n - length in a row equal those `length` later
+        differ = np.flatnonzero(ids[length:] != ids[:-length])
+        runs = np.diff(differ, prepend=-1, append=len(ids) - length) - 1
+        if runs.max() >= max(length * most, least) - length:
+            return True
+    return False
 
 
 def with_duration(utt: Utterance) -> Utterance:
@@ -152,18 +168,21 @@ def level_dbfs(utt: Utterance) -> float:
     return 10 * math.log10(power) if power else -math.inf
 
 
-def reason_to_drop(utt: Utterance, config: PseudoLabelConfig, other: str | None, words: Collection[str] | None) -> str:
-    """Why a transcript cannot stay, or an empty string. Args: utt: with its text in form; other: see `written`."""
+def reason_to_drop(
+    utt: Utterance, config: PseudoLabelConfig, heard: Collection[str] | None, words: Collection[str] | None
+) -> str:
+    """Why a transcript cannot stay, or an empty string. Args: utt: with its text in form.   heard: see `written`."""
     if reason := reason_text(utt, config.filter) or reason_length(utt, config.filter):
         return reason
     if config.max_loop is not None and loops(utt.text, config.max_loop):
         return "words over and over"
     if words is not None and (unknown := [word for word in utt.text.split() if word not in words]):
         return f"word outside the list: {unknown[0]}"
-    if config.max_disagreement is not None and (
-        other is None or disagreement(utt.text, other) > config.max_disagreement
-    ):
-        return "two recognisers disagree" if other is not None else "not in --agree"
+    if config.max_disagreement is not None:
+        if heard is None:
+            return "not in --agree"
+        if min(disagreement(utt.text, way, config.unit) for way in heard) > config.max_disagreement:
+            return "two recognisers disagree"
     return "silence" if config.min_dbfs is not None and level_dbfs(utt) < config.min_dbfs else ""
 
 
@@ -183,22 +202,24 @@ def read_confidences(data: str | Path, config: PseudoLabelConfig, options: str) 
     return {utt_id: float(value) for utt_id, value in table.items()}
 
 
-def count_errors(truth_dir: str, kept: dict[str, str], dropped: dict[str, str]) -> dict[str, dict[str, int | float]]:
-    """Word errors of transcripts against the true ones; utterances in which nothing was heard are deletions.
+def read_dropped(data: str | Path, known: Collection[str]) -> list[tuple[str, str, str]]:
+    """What was left out of a folder before, as its dropped.tsv lists it; none without one. Args: known: ids that are there.
 
-    Args:    kept, dropped: {id: text}.
-    Returns: {"all": counts, "kept": counts}.   Raises: UserError when the folder is that of other utterances.
+    Returns: [(id, reason, text)].   Raises: UserError for another file of that name.
     """
-    truth = {utt.utt_id: utt.text for utt in read_data_dir(truth_dir, check_audio=False)}
-    if unknown := sorted({*kept, *dropped} - set(truth)):
-        raise UserError(f"{truth_dir}: has no transcript of {unknown[0]}; --truth is the folder that was transcribed")
-    found = {}
-    for name, texts, ids in (("all", kept | dropped, truth), ("kept", kept, kept)):
-        words = sum(len(truth[utt_id].split()) for utt_id in ids)
-        errors = sum(Levenshtein.distance(texts.get(utt_id, "").split(), truth[utt_id].split()) for utt_id in ids)
-        wer = round(100 * errors / max(1, words), 2)
-        found[name] = {"utterances": len(ids), "words": words, "errors": errors, "wer": wer}
-    return found
+    path = Path(data) / "dropped.tsv"
+    rows = [(place, line.split("\t")) for place, line in read_lines(path)] if path.is_file() else []
+    for place, row in rows:
+        if len(row) < 2:
+            raise UserError(f"{place}: expected an utterance, a tab and a reason; transcribe again")
+    return [(row[0], row[1], " ".join(row[2:])) for _, row in rows if row[0] not in known]
+
+
+def read_vocabulary(path: str | Path) -> set[str]:
+    """The words of a list. Raises: MissingInput, UserError."""
+    if not Path(path).is_file():
+        raise MissingInput(f"{path}: no such word list")
+    return {word for _, line in read_lines(path) for word in line.split()}
 
 
 def main():
@@ -218,7 +239,7 @@ def main():
     if Path(args.out).resolve() == Path(args.data).resolve():
         raise UserError(f"{args.out}: is --data; choose another --out")
     others = {} if args.agree is None else read_table(args.agree)
-    words = None if args.words is None else set(Path(args.words).read_text(encoding="utf-8").split())
+    words = None if args.words is None else read_vocabulary(args.words)
     confidences = read_confidences(args.data, config, args.options)
     utterances = [with_duration(utt) for utt in read_data_dir(args.data)]
     tell_markers({args.data: utterances}, config.text)
@@ -226,11 +247,15 @@ def main():
     if config.text.markers != "keep":
         # what they decide is decided; no words are made of them
         config = replace(config, text=replace(config.text, markers="drop"))
-    kept, dropped = [], []
+    heard_of = heard_forms(others, [utt.text for utt in utterances], config)
+    kept, dropped = [], read_dropped(args.data, marked)
     for utt in utterances:
-        other = normalise(others[utt.utt_id], config.text) if utt.utt_id in others else None
-        utt = replace(utt, text=written(utt.text, config, other))
-        reason = marked[utt.utt_id] or reason_to_drop(utt, config, other, words)
+        heard = heard_of(utt.utt_id)
+        reason = marked[utt.utt_id]
+        if not reason and (number := unread(utt.text, config)):
+            reason = f"number that cannot be read: {number}"
+        utt = replace(utt, text=written(utt.text, config, heard))
+        reason = reason or reason_to_drop(utt, config, heard, words)
         if (
             not reason
             and config.min_confidence is not None
@@ -241,10 +266,10 @@ def main():
             dropped.append((utt.utt_id, reason, utt.text))
         else:
             kept.append(utt)
-    write_out(args, kept, dropped)
+    write_out(args, config, kept, dropped)
 
 
-def write_out(args, kept, dropped):
+def write_out(args, config, kept, dropped):
     """Write the folder, dropped.tsv and, last, transcripts.json; say what came out. Raises: UserError when nothing stays."""
     out, total = Path(args.out), len(kept) + len(dropped)
     counts = Counter(reason.partition(":")[0] for _, reason, _ in dropped)
@@ -254,9 +279,12 @@ def write_out(args, kept, dropped):
     facts = {"set": out.name, "transcripts": total, "kept": len(kept), "dropped": dict(counts.most_common())}
     if args.truth:
         texts = {utt.utt_id: utt.text for utt in kept}
-        facts["errors"] = count_errors(args.truth, texts, {utt_id: text for utt_id, _, text in dropped})
-        for name, found in facts["errors"].items():
-            numbers = f"{found['wer']:.2f} % WER ({found['errors']}/{found['words']})"
+        counting, rate = RATES[config.unit]
+        errors = count_errors(args.truth, texts, {utt_id: text for utt_id, _, text in dropped}, config.unit)
+        # apart, because readers of `errors` take them for words
+        facts["errors" if config.unit == "word" else "character_errors"] = errors
+        for name, found in errors.items():
+            numbers = f"{found[rate]:.2f} % {rate.upper()} ({found['errors']}/{found[counting]})"
             say(f"{args.data}: {name}: {numbers}, {counted(found['utterances'], 'utterance')}")
     write_data_dir(out, kept)
     write_text(out / "dropped.tsv", "".join("\t".join(row) + "\n" for row in dropped))

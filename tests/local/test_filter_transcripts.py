@@ -8,11 +8,13 @@ import pytest
 import soundfile
 
 from local import filter_transcripts as program
-from local.filter_transcripts import PseudoLabelConfig, all_readings, disagreement, loops, readings_of, spelled, written
+from local.comparison import disagreement, units
+from local.filter_transcripts import PseudoLabelConfig, heard_forms, loops, spelled, written
 from local.text import TextConfig
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import ConfigError, from_dict
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
+from steps.scoring.wer import in_units
 
 UPPER = TextConfig(language="en", case="upper", punctuation="remove", keep="")
 
@@ -24,6 +26,7 @@ UPPER = TextConfig(language="en", case="upper", punctuation="remove", keep="")
         ("Enter 624", "Enter 624"),
         ("NO I am b2b, OK", "N O I am b 2 b, O K"),
         ("No. Yes", "No. Yes"),
+        ("the 21st, 3RD and MP3", "the 21st, 3RD and M P 3"),
         ("H-O-W", "H-O-W"),
         ("ÄÖ മലയാളം 日本", "Ä Ö മലയാളം 日本"),
     ],
@@ -32,39 +35,78 @@ def test_words_in_capitals_are_spelled(text, wanted):
     assert spelled(text) == wanted
 
 
-def test_numbers_are_read_in_every_way_that_people_do():
-    assert readings_of("624", "en") == [
-        "six two four", "six hundred and twenty four", "six hundred twenty four", "six twenty four"
-    ]  # fmt: skip
-    assert "fifty one fifty six" in readings_of("5156", "en")
-    assert readings_of("7", "en") == ["seven"]
-    assert readings_of("1234567", "en") == ["one two three four five six seven"]
-    assert "nine eleven and one" in list(all_readings("911 and 1", "en"))
-    many = list(all_readings(" ".join(["5156"] * 12), "en"))
-    assert len(many) <= program.MOST_READINGS and len(set(many)) == len(many)
-    assert all(text.endswith("five one five six") for text in many)
-
-
 def test_the_reading_nearest_to_the_second_recogniser_is_taken():
     config = PseudoLabelConfig(text=UPPER, spell=True, readings=True)
     assert (
-        written("Erase OTH 50, 5156", config, "ERASE O T FIFTY FIFTY ONE SIX")
+        written("Erase OTH 50, 5156", config, ["ERASE O T FIFTY FIFTY ONE SIX"])
         == "ERASE O T H FIFTY FIFTY ONE FIFTY SIX"
     )
-    assert written("Erase OTH 50", config, "A R O T H FIVE OH") == "ERASE O T H FIVE ZERO"
-    assert written("50", config, None) == written("50", config, "") == "FIVE ZERO"
+    assert written("Erase OTH 50", config, ["A R O T H FIVE OH"]) == "ERASE O T H FIVE ZERO"
+    assert written("50", config, None) == written("50", config, [""]) == "FIVE ZERO"
 
 
-def test_loops_of_one_to_four_words():
-    assert loops("a b c " * 5, 5) and loops("x a a a a a y", 5) and loops("go a b c d a b c d", 2)
-    assert not loops("a b c " * 4, 5) and not loops("a a a a b", 5) and not loops("", 2)
-    assert not loops("a b c d e a b c d e", 2)
+def test_numbers_are_not_cut_in_pieces():
+    config = PseudoLabelConfig(text=UPPER, spell=True, readings=True)
+    for text, heard in (
+        ("1,000 dollars", "ONE THOUSAND DOLLARS"),
+        ("3.5 miles", "THREE POINT FIVE MILES"),
+        ("May 21st", "MAY TWENTY FIRST"),
+        ("50,5156", "FIFTY FIFTY ONE FIFTY SIX"),
+    ):
+        assert written(text, config, [heard]) == heard
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a b c " * 5, "x a a a a a y", "thank you very much for watching " * 6, "谢谢观看" * 10, "oh " + "ha" * 30 + " yes", "好" * 20],
+)  # fmt: skip
+def test_loops_of_words_and_of_characters(text):
+    assert loops(text, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "a b c " * 4, "a a a a b", "bye bye", "no no no", "ONE ONE ONE ONE TWO", "hahahahaha", "sooooo 1000000 .....", "好好好好",
+        "one none none none none", "thank you very much for watching " * 4,
+    ],
+)  # fmt: skip
+def test_what_people_say_is_no_loop(text):
+    assert not loops(text, 5)
+
+
+def test_loops_of_as_few_repeats_as_are_allowed():
+    assert loops("go a b c d a b c d", 2) and loops("a b c d e a b c d e", 2)
+    assert not loops("a b c d e a b c d", 2) and not loops("couscous murmur", 2)
+
+
+def test_loops_are_those_that_comparing_all_stretches_finds():
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(300):
+        words = list(map(str, rng.integers(0, 2, rng.integers(0, 14))))
+        most = int(rng.integers(2, 5))
+        slow = any(
+            words[start : start + length * most] == words[start : start + length] * most
+            for length in range(1, len(words) // most + 1)
+            for start in range(len(words) - length * most + 1)
+        )
+        assert loops(" ".join(words), most) is slow or len(" ".join(words)) >= program.LEAST_STRETCH
+        found += slow
+    assert 50 < found < 250
 
 
 def test_disagreement_is_per_word():
     assert disagreement("a b c d", "a x c") == 0.5
     assert disagreement("a", "a b c") == 2.0
     assert disagreement("", "a") == 1.0
+
+
+def test_characters_are_those_that_scores_count():
+    for text in ("今天 天气", "a\u0301 b", " \u0301a", "ക്\u200dഷ നന്ദി", "ab  c", "", "क्षि x\u200d"):
+        assert " ".join(units(text, "char")) == in_units(text, "char")
+        assert " ".join(units(text, "word")) == in_units(text)
+    assert disagreement("今天天气非常好", "今天天气非常好吧", "char") == 1 / 7
 
 
 @pytest.mark.parametrize(
@@ -76,6 +118,7 @@ def test_disagreement_is_per_word():
         {"max_disagreement": -0.1},
         {"filter": {"sets": ["dev"]}},
         {"min_dbfs": 0},
+        {"unit": "phone"},
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings):
@@ -149,6 +192,82 @@ def test_what_is_dropped_is_listed_with_its_reason_and_the_errors_are_counted(mo
     # 0 + 4 + 1 + 1 + 1 + 2 errors, and one for s-7, in which nothing was heard at all
     assert quality["all"] == {"utterances": 7, "words": 11, "errors": 10, "wer": 90.91}
     assert quality["kept"] == {"utterances": 1, "words": 3, "errors": 0, "wer": 0.0}
+
+
+def test_what_nobody_heard_or_nobody_can_read_is_dropped_with_its_reason(monkeypatch, folder):
+    (folder / "heard/dropped.tsv").write_text("s-1\tstale\ns-7\tnothing recognised\n")
+    text = folder / "heard/text"
+    text.write_text(text.read_text().replace("s-3 yes maybe", "s-3 the 1990s"))
+    run(monkeypatch, folder, "--agree", folder / "other", "--truth", folder / "truth")
+    rows = (folder / "out/dropped.tsv").read_text().splitlines()
+    assert "s-7\tnothing recognised\t" in rows and "s-3\tnumber that cannot be read: 1990s\t" in "\n".join(rows)
+    assert not any("stale" in row for row in rows)
+    labels = json.loads((folder / "out/transcripts.json").read_text())
+    assert labels["transcripts"] == 7 == labels["kept"] + sum(labels["dropped"].values())
+    assert labels["dropped"]["nothing recognised"] == labels["dropped"]["number that cannot be read"] == 1
+    assert labels["errors"]["all"]["utterances"] == 7
+    (folder / "heard/dropped.tsv").write_text("s-7 nothing recognised\n")
+    with pytest.raises(UserError, match=r"heard/dropped.tsv:1: expected an utterance, a tab and a reason"):
+        run(monkeypatch, folder, "--agree", folder / "other")
+
+
+def test_two_recognisers_that_write_the_same_agree(monkeypatch, folder):
+    texts = {
+        "s-1": "CZDZW8.",
+        "s-2": "fifty one 51",
+        "s-3": "May 21st, NBC",
+        "s-4": "1,000",
+        "s-5": "624 5156 51 42 6 21",
+        "s-6": "OK",
+    }
+    other = "".join(f"{utt_id} {text}\n" for utt_id, text in texts.items())
+    for path in (folder / "heard/text", folder / "other"):
+        path.write_text(other)
+    options = "text: {language: en, case: upper, punctuation: remove}\nfilter: {min_chars_per_s: null}\n"
+    (folder / "labels.yaml").write_text(f"{options}spell: true\nreadings: true\nmax_disagreement: 0\n")
+    run(monkeypatch, folder, "--agree", folder / "other")
+    assert [utt.utt_id for utt in read_data_dir(folder / "out")] == list(texts)
+    # the same from one that writes capitals and no digits
+    (folder / "other").write_text(
+        "s-1 C Z D Z W EIGHT\ns-2 FIFTY ONE FIFTY ONE\ns-3 MAY TWENTY FIRST N B C\ns-4 THOUSAND\ns-6 O K\n"
+    )
+    run(monkeypatch, folder, "--agree", folder / "other")
+    found = {utt.utt_id: utt.text for utt in read_data_dir(folder / "out")}
+    assert list(found) == ["s-1", "s-2", "s-3", "s-6"] and found["s-2"] == "FIFTY ONE FIFTY ONE"
+
+
+def test_words_of_a_recogniser_that_writes_capitals_only_are_no_letters():
+    config = PseudoLabelConfig(text=UPPER, spell=True, readings=True)
+    others = {"s-1": "ERASE FIFTY", "s-2": "NO"}
+    assert heard_forms(others, ["Erase 50", "No"], config)("s-1") == ["ERASE FIFTY"]
+    assert heard_forms(others, ["ERASE 50", "NO"], config)("s-2") == ["N O"]
+    assert heard_forms(others | {"s-3": "no"}, ["No"], config)("s-2") == ["N O"]
+    assert heard_forms(others, ["No"], config)("s-4") is None
+
+
+def test_characters_are_compared_and_counted_where_words_have_no_blanks(monkeypatch, folder, capsys):
+    heard, other = "今天天气非常好我们去公园散步", "今天天气非常好我们去公园散步吧"
+    for path, text in ((folder / "heard/text", heard), (folder / "truth/text", other), (folder / "other", other)):
+        path.write_text("".join(f"s-{number} {text}\n" for number in range(1, 8 if path.parent.name == "truth" else 7)))
+    (folder / "labels.yaml").write_text("max_disagreement: 0.3\n")
+    with pytest.raises(UserError, match="two recognisers disagree: 6"):
+        run(monkeypatch, folder, "--agree", folder / "other")
+    (folder / "labels.yaml").write_text("max_disagreement: 0.3\nunit: char\n")
+    run(monkeypatch, folder, "--agree", folder / "other", "--truth", folder / "truth")
+    labels = json.loads((folder / "out/transcripts.json").read_text())
+    assert labels["character_errors"]["kept"] == {"utterances": 6, "characters": 90, "errors": 6, "cer": 6.67}
+    assert "errors" not in labels
+    said = capsys.readouterr().out
+    assert "kept: 6.67 % CER (6/90)" in said and "WER" not in said
+
+
+def test_a_word_list_may_begin_with_a_byte_order_mark(monkeypatch, folder):
+    (folder / "labels.yaml").write_text("text: {case: upper, punctuation: remove, markers: drop}\n")
+    (folder / "words.txt").write_bytes(b"\xef\xbb\xbfNOPE\r\nYES MAYBE\n")
+    run(monkeypatch, folder, "--words", folder / "words.txt")
+    assert [utt.utt_id for utt in read_data_dir(folder / "out")] == ["s-3", "s-4"]
+    with pytest.raises(MissingInput, match="nowhere: no such word list"):
+        run(monkeypatch, folder, "--words", folder / "nowhere")
 
 
 def test_what_the_second_recogniser_lacks_is_dropped(monkeypatch, folder):
