@@ -1,29 +1,18 @@
 """How far transcripts lie apart, in words or in characters."""
 
-import unicodedata
-
 from rapidfuzz.distance import Levenshtein
 
 from steps.core.cli import UserError
 from steps.core.datadir import read_data_dir
+from steps.core.text_units import in_units
 
 # unit that is counted -> its plural, and the name of its error rate
 RATES = {"word": ("words", "wer"), "char": ("characters", "cer")}
 
 
 def units(text: str, unit: str) -> list[str]:
-    """What is compared and counted: words, or characters with their marks, blanks left out, as `unit: char` of decode.yaml does."""
-    if unit == "word":
-        return text.split()
-    found: list[str] = []
-    for word in text.split():
-        at = len(found)
-        for char in word:
-            if len(found) > at and (unicodedata.category(char)[0] == "M" or char in "\u200c\u200d"):
-                found[-1] += char
-            else:
-                found.append(char)
-    return found
+    """What is compared and counted: words, or characters with their marks, blanks left out."""
+    return in_units(text, unit).split()
 
 
 def disagreement(text: str, other: str, unit: str = "word") -> float:

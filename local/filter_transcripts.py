@@ -281,8 +281,7 @@ def write_out(args, config, kept, dropped):
         texts = {utt.utt_id: utt.text for utt in kept}
         counting, rate = RATES[config.unit]
         errors = count_errors(args.truth, texts, {utt_id: text for utt_id, _, text in dropped}, config.unit)
-        # apart, because readers of `errors` take them for words
-        facts["errors" if config.unit == "word" else "character_errors"] = errors
+        facts["errors"] = errors
         for name, found in errors.items():
             numbers = f"{found[rate]:.2f} % {rate.upper()} ({found['errors']}/{found[counting]})"
             say(f"{args.data}: {name}: {numbers}, {counted(found['utterances'], 'utterance')}")

@@ -27,6 +27,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.exports import GRAPH, has_units_of_a_hub
 from steps.core.outdir import sha256_file, write_json
 from steps.core.tables import SHOWN, counted
+from steps.core.text_units import characters, in_units
 from steps.data.tokenizer import SPACE
 from steps.deploy.graph_files import check_installed, ship_graph
 from steps.deploy.recognition import DecodeConfig, open_inputs
@@ -39,7 +40,7 @@ from steps.lm.config import GraphConfig, LmConfig
 from steps.lm.fst import write_fst
 from steps.lm.graph import Weights, build_graph, build_token_graph
 from steps.lm.ngram import NGram
-from steps.scoring.wer import characters, count_utterances, in_units, pool
+from steps.scoring.wer import count_utterances, pool
 from steps.search.graph import GraphDecoder
 
 # of the best weights on dev: below, the choice is mostly chance

@@ -20,6 +20,7 @@ from steps.core.cli import MissingInput, UserError, make_parser, parse_bool, run
 from steps.core.datadir import Utterance, read_data_dir
 from steps.core.decodings import KINDS
 from steps.core.outdir import sha256_file, write_json, write_text
+from steps.core.text_units import in_units
 from steps.scoring.classes import classification, format_classes
 from steps.scoring.errors import format_errors, format_speakers
 from steps.scoring.significance import Interval, few_speakers, wer_interval
@@ -32,7 +33,6 @@ from steps.scoring.wer import (
     format_accuracy_line,
     format_ser_line,
     format_wer_line,
-    in_units,
     normalise,
     pool,
     read_hypotheses,

@@ -22,6 +22,7 @@ from steps.core.datadir import Utterance, read_data_dir
 from steps.core.exports import model_hashes
 from steps.core.outdir import write_json
 from steps.core.tables import counted, write_table
+from steps.core.text_units import in_units
 from steps.data.augment import utterance_rng
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features, utterance_samples
@@ -29,7 +30,7 @@ from steps.data.wave_augment import add_noise, coloured_noise
 from steps.deploy.pieces import cut_features, cut_samples
 from steps.deploy.recognition import DecodeConfig, decode_all
 from steps.deploy.runtimes import load_recogniser
-from steps.scoring.wer import RATES, count_utterances, format_wer_line, in_units, pool
+from steps.scoring.wer import RATES, count_utterances, format_wer_line, pool
 
 
 def main() -> None:

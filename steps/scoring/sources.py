@@ -9,7 +9,8 @@ from steps.core.cli import MissingInput, UserError
 from steps.core.decodings import KINDS
 from steps.core.exports import ORIGIN, model_hashes
 from steps.core.outdir import sha256_file
-from steps.scoring.wer import RATES, count_utterances, in_units, read_hypotheses
+from steps.core.text_units import in_units
+from steps.scoring.wer import RATES, count_utterances, read_hypotheses
 
 # columns of counts, one number for each utterance
 COUNTED = ("words", "errors", "insertions", "deletions", "substitutions", "chars", "char_errors")

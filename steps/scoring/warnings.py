@@ -73,7 +73,8 @@ def transcript_notes(paths: Sequence[str | Path]) -> list[dict[str, str]]:
         )
         if "errors" in facts:
             every, kept = facts["errors"]["all"], facts["errors"]["kept"]
-            text += f"; as measured here, they have {every['wer']:.2f} % WER, those that passed {kept['wer']:.2f} %"
+            rate = "cer" if "cer" in every else "wer"
+            text += f"; as measured here, they have {every[rate]:.2f} % {rate.upper()}, those that passed {kept[rate]:.2f} %"
         found.append({"level": "note", "text": f"{text}."})
     return found
 

@@ -9,10 +9,11 @@ from steps.core.config import ConfigError, from_dict
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_json
 from steps.core.tables import write_table
+from steps.core.text_units import characters, in_units
 from steps.deploy.recognition import DecodeConfig
 from steps.scoring.compare import compare, ledgers
 from steps.scoring.errors import format_alignment
-from steps.scoring.wer import characters, count_utterances, in_units
+from steps.scoring.wer import count_utterances
 
 
 @pytest.mark.parametrize(

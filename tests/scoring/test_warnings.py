@@ -148,6 +148,8 @@ def test_what_is_known_of_a_recognisers_transcripts_is_noted(tmp_path):
     first, second = transcript_notes([extra, dev])
     assert first["level"] == "note" and first["text"].startswith("extra: 7 of 9 transcripts")
     assert "12.50 % WER, those that passed 4.00 %" in second["text"] and "WER" not in first["text"]
+    dev.write_text(dev.read_text().replace('"wer"', '"cer"'))
+    assert "12.50 % CER, those that passed 4.00 %" in transcript_notes([dev])[0]["text"]
 
 
 def test_words_that_cannot_come_out_are_told_where_there_is_a_language_model(exp):
