@@ -260,7 +260,6 @@ class Setup:
             if Path(out) == self.out:
                 examine(self.out, trainer.model, train_data, dev_data, self.tokenizer, config, fresh=parent is None)
             shutil.rmtree(trainer.checkpoints, ignore_errors=True)
-            (self.out / "train_state.json").unlink(missing_ok=True)
         distributed.barrier()
 
     def save(self, out: Path | str, model: AsrModel, parent: Path | str | None = None, **facts: Any) -> None:
@@ -272,6 +271,7 @@ class Setup:
         model.spec = model.spec | {"step": self.step}
         write_run_record(out, seed=self.args.seed, device=str(self.device), torch=torch.__version__, **facts)
         save_model(out, model, carried | {"features.yaml": out / "features.yaml"}, parent)
+        (self.out / "train_state.json").unlink(missing_ok=True)
         say(summary(out))
 
 

@@ -232,12 +232,13 @@ def test_what_only_measures_can_be_stopped_too(quantize, settings, later, tmp_pa
         with pytest.raises(Interrupted):
             quantize("pieces", settings, stop_at=stop)
         assert not (tmp_path / "pieces/model.json").exists()
+        assert json.loads((tmp_path / "pieces/train_state.json").read_text())["stopped_for"] == 75
     known = tmp_path / "pieces/measured.json"
     assert known.is_file() == ("target" in settings) and (not known.is_file() or json.loads(known.read_text()))
     pieces = quantize("pieces", settings)
     for name in ("model.safetensors", "model.json", "quantization.json"):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes()
-    assert not known.exists()
+    assert not known.exists() and not (pieces / "train_state.json").exists()
 
 
 def test_a_training_that_goes_on_keeps_the_bits_it_chose(quantize, monkeypatch):
