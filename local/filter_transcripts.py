@@ -27,9 +27,9 @@ from local.comparison import RATES, count_errors, disagreement, units
 from local.markers import reason_to_drop as reason_of_markers
 from local.markers import take_apart, tell_markers
 from local.preparation import FilterConfig, reason_length, reason_text
-from local.readings import MOST_READINGS, ORDINAL, all_readings, unreadable
+from local.readings import MOST_READINGS, all_readings, unreadable
 from local.rows import read_lines
-from local.text import TextConfig, normalise
+from local.text import ORDINAL, TextConfig, normalise
 from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
 from steps.core.config import check, load_config
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir

@@ -8,13 +8,11 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from local.text import APART, COMMA_GROUPS, LONGEST_NUMBER, in_words
+from local.text import APART, COMMA_GROUPS, LONGEST_NUMBER, ORDINAL, in_words, ordinal_in_words
 from steps.core.cli import UserError
 
 # Combinations of readings that are compared.
 MOST_READINGS = 256
-# num2words reads English ordinals only as people say them; other languages have genders and cases
-ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)", re.IGNORECASE)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:(?:st|nd|rd|th)(?!\w))?", re.IGNORECASE)
 ENDING = re.compile(r"['\u2019]?([^\W\d_]+)")
 MERIDIEM = ("am", "pm")
@@ -70,7 +68,8 @@ def readings_of(number: str, language: str) -> list[str]:
     """
     plain = _without_groups(number, language)
     if ordinal := ORDINAL.fullmatch(plain):
-        return _ordinal(ordinal[1]) if language[:2] == "en" and len(ordinal[1]) <= LONGEST_NUMBER else []
+        known = language[:2] == "en" and len(ordinal[1]) <= LONGEST_NUMBER
+        return _plain_words(ordinal_in_words(plain)) if known else []
     if plain.isdigit():
         ways = _run(plain, language)
         return ways if plain == number else list(dict.fromkeys(_number(plain, language) + ways))
@@ -96,12 +95,6 @@ def _run(digits, language):
 
 def _number(number, language):
     return _plain_words(in_words(number, language))
-
-
-def _ordinal(digits):
-    from num2words import num2words  # only here, as in local.text
-
-    return _plain_words(num2words(int(digits), to="ordinal", lang="en"))
 
 
 def _plain_words(words):

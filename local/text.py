@@ -33,6 +33,11 @@ APART = re.compile("(?<![\\d.,])\\d{1,3}(?:[\u00a0\u2009\u202f]\\d{3})+(?!\\d)")
 DOTLESS = ("tr", "az")
 # Longer runs of digits are said one by one, as those that begin with 0; num2words takes forever with some.
 LONGEST_NUMBER = 12
+# read in English alone, which has no genders and cases
+ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)(?!\w)", re.IGNORECASE)
+GROUPED_ORDINAL = re.compile(
+    rf"(?<![\d.,])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,{LONGEST_NUMBER}}})(?:st|nd|rd|th)(?!\w)", re.IGNORECASE
+)
 # Languages in which num2words says other decimals than it is given (5.1 as five comma nine).
 NO_DECIMALS = ("ar", "tr")
 
@@ -134,6 +139,8 @@ def _normalise(text, config):
     if hook := HOOKS.get(_code(config.language)):
         text = hook(text)
     if config.numbers:
+        if _code(config.language) == "en":
+            text = GROUPED_ORDINAL.sub(lambda match: f" {ordinal_in_words(match[0].replace(',', ''))} ", text)
         text = NUMBER.sub(lambda match: f" {in_words(match[0], config.language)} ", text)
     text = in_case(text, config)
     if config.punctuation == "remove":
@@ -157,6 +164,13 @@ def _decimal(number, say):
         if begun.endswith(say(0)):
             return begun
     return say(float(number))
+
+
+def ordinal_in_words(ordinal: str) -> str:
+    """An English ordinal of at most LONGEST_NUMBER digits as words. Args: ordinal: such as 21st."""
+    from num2words import num2words  # see in_words
+
+    return num2words(int(ordinal[:-2]), to="ordinal", lang="en")
 
 
 def in_words(number, language):
