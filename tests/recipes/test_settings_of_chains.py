@@ -36,7 +36,7 @@ def kinds():
 def dry_run(recipe, variable, value, folder):
     """What `--dry-run` prints."""
     words = [ROOT / "run.sh", "--recipe", ROOT / "recipes" / recipe, "--dry-run", "--workdir", folder]
-    words += ["--transcribe-with", folder] if value == "heard" else []
+    words += ["--transcribe-with", folder, "--transcribe-check", folder] if value == "heard" else []
     environment = os.environ | ({variable: value} if variable else {})
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, env=environment)
     assert done.returncode == 0 and done.stderr == "", done.stderr
