@@ -37,8 +37,6 @@ from steps.core.outdir import write_json, write_text
 from steps.core.sound import read_sound, sound_info
 from steps.core.tables import counted
 
-# Readings of the second recogniser's transcript that each of MOST_READINGS is compared with.
-MOST_HEARD = 16
 # Words or characters of what is repeated; bounds the work on a text without end.
 LONGEST_LOOP = 500
 # A stretch of characters that says one thing over and over is at least so long: `hahahaha` and `100000` are none.
@@ -107,11 +105,19 @@ def heard_forms(
 ) -> Callable[[str], list[str] | None]:
     """Such forms of what a second recogniser heard. Args: others: its transcripts.   own: those of the first one.
 
-    Where it alone writes nothing but capitals, they are no spelled letters.   Returns: id -> forms, None where it has none.
+    Where it alone writes nothing but capitals, they are no spelled letters. Its numbers stay digits where there are several ways to
+    read them: two who write 1995 do not say how it is said.   Returns: id -> forms, None where it has none.
     """
     only_capitals = not any(map(_has_small, others.values())) and any(map(_has_small, own))
     config = replace(config, spell=config.spell and not only_capitals)
-    return lambda utt_id: forms(others[utt_id], config, MOST_HEARD) if utt_id in others else None
+    plain = replace(config, readings=False)
+
+    def heard(utt_id):
+        # more than the ways to read one number
+        ways = forms(others[utt_id], config, most=16)
+        return ways if len(ways) == 1 else forms(others[utt_id], plain)
+
+    return lambda utt_id: heard(utt_id) if utt_id in others else None
 
 
 def _has_small(text):
@@ -124,7 +130,12 @@ def written(text: str, config: PseudoLabelConfig, heard: Collection[str] | None 
     others = [units(way, config.unit) for way in heard or () if way]
     if len(ways) == 1 or not others:
         return ways[0]
-    return min(ways, key=lambda way: min(Levenshtein.distance(units(way, config.unit), other) for other in others))
+
+    def errors(way):
+        own = units(way, config.unit)
+        return min(Levenshtein.distance(own, other) for other in others)
+
+    return min(ways, key=errors)
 
 
 def unread(text: str, config: PseudoLabelConfig) -> str:
@@ -193,7 +204,7 @@ def read_confidences(data: str | Path, config: PseudoLabelConfig, options: str) 
     path = Path(data) / "utt2confidence"
     if not path.is_file():
         raise MissingInput(
-            f"{path}: no such file; this recogniser does not say how sure it is: leave min_confidence out of {options}"
+            f"{path}: no such file; this recogniser does not say how sure it is, or had --words: leave min_confidence out of {options}"
         )
     table = read_table(path)
     for utt_id, value in table.items():

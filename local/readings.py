@@ -55,7 +55,8 @@ def unreadable(text: str, language: str) -> str:
             return match[0] + ending[0]
         if not readings_of(match[0], language):
             return match[0]
-    return ""
+    # fractions, powers and numbers in circles
+    return next((char for char in text if unicodedata.category(char) == "No"), "")
 
 
 def readings_of(number: str, language: str) -> list[str]:

@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 # Byte-level BPE of icefall writes bytes that are no ASCII character as letters of this range (icefall/byte_utils.py). Those of an
 # alphabet with such letters are fewer: byte-level pieces need nearly all of the 64 bytes that go on with a character.
 BYTE_LETTERS = range(0x100, 0x1A7)
-LEAST_BYTE_LETTERS = 32
+LEAST_BYTE_LETTERS = 48
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # feature frames of the trial by which sizes and rate are found
 TRIAL = 400

@@ -210,10 +210,10 @@ def test_what_nobody_heard_or_nobody_can_read_is_dropped_with_its_reason(monkeyp
 def test_two_recognisers_that_write_the_same_agree(monkeypatch, folder):
     texts = {
         "s-1": "CZDZW8.",
-        "s-2": "fifty one 51",
+        "s-2": "fifty one 8",
         "s-3": "May 21st, NBC",
-        "s-4": "1,000",
-        "s-5": "624 5156 51 42 6 21",
+        "s-4": "yes",
+        "s-5": "no way",
         "s-6": "OK",
     }
     other = "".join(f"{utt_id} {text}\n" for utt_id, text in texts.items())
@@ -225,11 +225,21 @@ def test_two_recognisers_that_write_the_same_agree(monkeypatch, folder):
     assert [utt.utt_id for utt in read_data_dir(folder / "out")] == list(texts)
     # the same from one that writes capitals and no digits
     (folder / "other").write_text(
-        "s-1 C Z D Z W EIGHT\ns-2 FIFTY ONE FIFTY ONE\ns-3 MAY TWENTY FIRST N B C\ns-4 THOUSAND\ns-6 O K\n"
+        "s-1 C Z D Z W EIGHT\ns-2 FIFTY ONE EIGHT\ns-3 MAY TWENTY FIRST N B C\ns-4 THOUSAND\ns-6 O K\n"
     )
     run(monkeypatch, folder, "--agree", folder / "other")
     found = {utt.utt_id: utt.text for utt in read_data_dir(folder / "out")}
-    assert list(found) == ["s-1", "s-2", "s-3", "s-6"] and found["s-2"] == "FIFTY ONE FIFTY ONE"
+    assert list(found) == ["s-1", "s-2", "s-3", "s-6"] and found["s-2"] == "FIFTY ONE EIGHT"
+
+
+def test_two_that_write_digits_do_not_say_how_these_are_read(monkeypatch, folder):
+    for path in (folder / "heard/text", folder / "other"):
+        path.write_text("s-1 in 1995 he left\ns-2 he left\ns-3 we had 25 and 8\ns-4 a\ns-5 b\ns-6 c\n")
+    options = "text: {language: en}\nfilter: {min_chars_per_s: null}\nreadings: true\nmax_disagreement: 0.3\n"
+    (folder / "labels.yaml").write_text(options)
+    run(monkeypatch, folder, "--agree", folder / "other")
+    assert [utt.utt_id for utt in read_data_dir(folder / "out")] == ["s-2", "s-4", "s-5", "s-6"]
+    assert (folder / "out/dropped.tsv").read_text().count("two recognisers disagree") == 2
 
 
 def test_words_of_a_recogniser_that_writes_capitals_only_are_no_letters():

@@ -67,6 +67,8 @@ def test_a_comma_between_numbers_is_a_pause():
         ("de", "5th", "5th"),
         ("fr", "le 1er mai", "1er"),
         ("es", "1º", "1º"),
+        ("en", "2½ cups", "½"),
+        ("en", "x²", "²"),
         # num2words says other decimals than it is given
         ("tr", "5,1", "5,1"),
     ],
