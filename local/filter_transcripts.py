@@ -14,7 +14,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from local.comparison import RATES, count_errors, disagreement, units
+from local.loops import loops
 from local.markers import reason_to_drop as reason_of_markers
 from local.markers import take_apart, tell_markers
 from local.preparation import FilterConfig, reason_length, reason_text
@@ -37,10 +38,6 @@ from steps.core.outdir import write_json, write_text
 from steps.core.sound import read_sound, sound_info
 from steps.core.tables import counted
 
-# Words or characters of what is repeated; bounds the work on a text without end.
-LONGEST_LOOP = 500
-# A stretch of characters that says one thing over and over is at least so long: `hahahaha` and `100000` are none.
-LEAST_STRETCH = 20
 WORD = re.compile(r"\w{2,}")
 CONFIDENCE = re.compile(r"0(\.\d+)?|1(\.0+)?")
 
@@ -102,40 +99,35 @@ def forms(text: str, config: PseudoLabelConfig, most: int = MOST_READINGS) -> li
 
 def heard_forms(
     others: Mapping[str, str], own: Iterable[str], config: PseudoLabelConfig
-) -> Callable[[str], list[str] | None]:
-    """Such forms of what a second recogniser heard. Args: others: its transcripts.   own: those of the first one.
+) -> Callable[[str], str | None]:
+    """What a second recogniser heard, in that form. Args: others: its transcripts.   own: those of the first one.
 
     Where it alone writes nothing but capitals, they are no spelled letters. Its numbers stay digits where there are several ways to
-    read them: two who write 1995 do not say how it is said.   Returns: id -> forms, None where it has none.
+    read them: two who write 1995 do not say how it is said.   Returns: id -> text, None where it has none.
     """
-    only_capitals = not any(map(_has_small, others.values())) and any(map(_has_small, own))
+    only_capitals = all(map(_in_capitals, others.values())) and not all(map(_in_capitals, own))
     config = replace(config, spell=config.spell and not only_capitals)
     plain = replace(config, readings=False)
 
     def heard(utt_id):
         # more than the ways to read one number
         ways = forms(others[utt_id], config, most=16)
-        return ways if len(ways) == 1 else forms(others[utt_id], plain)
+        return ways[0] if len(ways) == 1 else forms(others[utt_id], plain)[0]
 
     return lambda utt_id: heard(utt_id) if utt_id in others else None
 
 
-def _has_small(text):
-    return text != text.upper()
+def _in_capitals(text):
+    return all(char.isupper() for char in text if char.isalpha())
 
 
-def written(text: str, config: PseudoLabelConfig, heard: Collection[str] | None = None) -> str:
+def written(text: str, config: PseudoLabelConfig, heard: str | None = None) -> str:
     """A transcript in the student's form, read as a second recogniser heard it. Args: heard: `heard_forms`; None: not known."""
     ways = forms(text, config)
-    others = [units(way, config.unit) for way in heard or () if way]
-    if len(ways) == 1 or not others:
+    if len(ways) == 1 or not heard:
         return ways[0]
-
-    def errors(way):
-        own = units(way, config.unit)
-        return min(Levenshtein.distance(own, other) for other in others)
-
-    return min(ways, key=errors)
+    other = units(heard, config.unit)
+    return min(ways, key=lambda way: Levenshtein.distance(units(way, config.unit), other))
 
 
 def unread(text: str, config: PseudoLabelConfig) -> str:
@@ -144,24 +136,6 @@ def unread(text: str, config: PseudoLabelConfig) -> str:
         return ""
     parts = (part for part, stays in take_apart(text, config.text) if not stays)
     return next(filter(None, (unreadable(part, config.text.language) for part in parts)), "")
-
-
-def loops(text: str, most: int) -> bool:
-    """Whether some words come `most` times in a row, or some characters that fill LEAST_STRETCH by that."""
-    return _repeats(text.split(), most, 1) or _repeats(text, most, LEAST_STRETCH)
-
-
-def _repeats(items: Sequence[Hashable], most: int, least: int) -> bool:
-    """Whether up to LONGEST_LOOP items come `most` times in a row, on a stretch of `least` items."""
-    numbers: dict[Hashable, int] = {}
-    ids = np.array([numbers.setdefault(item, len(numbers)) for item in items])
-    for length in range(1, min(len(ids) // most, LONGEST_LOOP) + 1):
-        # a stretch of n items repeats its first `length` ones where n - length in a row equal those `length` later
-        differ = np.flatnonzero(ids[length:] != ids[:-length])
-        runs = np.diff(differ, prepend=-1, append=len(ids) - length) - 1
-        if runs.max() >= max(length * most, least) - length:
-            return True
-    return False
 
 
 def with_duration(utt: Utterance) -> Utterance:
@@ -179,9 +153,7 @@ def level_dbfs(utt: Utterance) -> float:
     return 10 * math.log10(power) if power else -math.inf
 
 
-def reason_to_drop(
-    utt: Utterance, config: PseudoLabelConfig, heard: Collection[str] | None, words: Collection[str] | None
-) -> str:
+def reason_to_drop(utt: Utterance, config: PseudoLabelConfig, heard: str | None, words: Collection[str] | None) -> str:
     """Why a transcript cannot stay, or an empty string. Args: utt: with its text in form.   heard: see `written`."""
     if reason := reason_text(utt, config.filter) or reason_length(utt, config.filter):
         return reason
@@ -192,7 +164,7 @@ def reason_to_drop(
     if config.max_disagreement is not None:
         if heard is None:
             return "not in --agree"
-        if min(disagreement(utt.text, way, config.unit) for way in heard) > config.max_disagreement:
+        if disagreement(utt.text, heard, config.unit) > config.max_disagreement:
             return "two recognisers disagree"
     return "silence" if config.min_dbfs is not None and level_dbfs(utt) < config.min_dbfs else ""
 

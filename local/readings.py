@@ -17,7 +17,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:(?:st|nd|rd|th)(?!\w))?", re.IGNORECASE)
 ENDING = re.compile(r"['\u2019]?([^\W\d_]+)")
 MERIDIEM = ("am", "pm")
 # Signs that are words when the number beside them is said, as those of currencies are.
-SAID = "%‰°ºª/#№+=×"
+SAID = "%‰°ºª/#№+=×÷±−<>≤≥~≈^*&"
 # Longer runs of digits are said one by one.
 LONGEST_RUN = 6
 
@@ -106,7 +106,9 @@ def _plain_words(words):
 
 def _joined(text, language):
     """The text with numbers in one piece: no blanks between thousands; one behind a comma that separates two numbers (50,51)."""
-    text = APART.sub(lambda match: "".join(match[0].split()), text)
+    group = _separators(language)[0]
+    # the mark says that it is one number, which bare digits do not; one that begins with 0 is none
+    text = APART.sub(lambda match: ("" if match[0][0] == "0" else group).join(match[0].split()), text)
     return NUMBER.sub(lambda match: _listed(match[0], language), text)
 
 

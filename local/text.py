@@ -36,7 +36,7 @@ LONGEST_NUMBER = 12
 # read in English alone, which has no genders and cases
 ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)(?!\w)", re.IGNORECASE)
 GROUPED_ORDINAL = re.compile(
-    rf"(?<![\d.,])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,{LONGEST_NUMBER}}})(?:st|nd|rd|th)(?!\w)", re.IGNORECASE
+    rf"(?<!\d)(?<!\d[.,])(?:\d{{1,3}}(?:,\d{{3}}){{1,3}}|\d{{1,{LONGEST_NUMBER}}})(?:st|nd|rd|th)(?!\w)", re.IGNORECASE
 )
 # Languages in which num2words says other decimals than it is given (5.1 as five comma nine).
 NO_DECIMALS = ("ar", "tr")

@@ -70,14 +70,28 @@ has_section() {
   has_line "^$1:" "$2"
 }
 
+# Prints the file that the settings file $1 has as its base, if it has one.
+base_of() {
+  local base
+  base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$1")
+  [[ -n $base && $base != /* ]] && base=$(dirname "$1")/$base
+  [[ ! -f $base ]] || echo "$base"
+}
+
 # Whether a line of the settings file $2, or of what that has as its base, matches $1.
 has_line() {
   local base
   [[ -f $2 ]] || return # --sizes auto writes it later
   grep -q "$1" "$2" && return
-  base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$2")
-  [[ -n $base && $base != /* ]] && base=$(dirname "$2")/$base
-  [[ -f $base ]] && grep -q "$1" "$base"
+  base=$(base_of "$2")
+  [[ -n $base ]] && grep -q "$1" "$base"
+}
+
+# Prints the value of the key $1 at the top of the settings file $2, or else of what that has as its base.
+top_value() {
+  local base=$2
+  grep -q "^$1:" "$2" || base=$(base_of "$2")
+  [[ -z $base ]] || sed -n "s/ *#.*//; s/ *$//; s/^$1: *//p" "$base"
 }
 
 # Adds what the step that was looked up takes from its parent $1, with the settings file $2, to the arrays `options` and `needs`.

@@ -128,16 +128,20 @@ stress_task() {
 # transcribed, too, so that the errors of such transcripts are known.
 transcript_tasks() {
   ((${#unlabelled[@]})) || return 0
-  local set by needs options copies=() joined=("$data/$train_set")
+  local set by key needs options copies=() joined=("$data/$train_set")
   [[ -n $transcribe_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
   for set in $unlabelled_sets; do
     [[ " $train_set $dev_set $test_sets " != *" $set "* ]] || usage_error "unlabelled_sets: $set is train_set, dev_set or in test_sets, too"
   done
   ((labelled_copies == 1)) || copies=(--copies "$labelled_copies")
   transcripts=$(conf_file "$transcripts")
-  if [[ -z $transcribe_check ]] && has_line '^readings: true\|^max_disagreement: [0-9]' "$transcripts"; then
-    usage_error "$transcripts: readings and max_disagreement compare with a second recogniser; name it with transcribe_check"
-  fi
+  for key in readings max_disagreement; do
+    [[ -z $transcribe_check ]] || break
+    case $(top_value $key "$transcripts") in
+      '' | null | '~' | [Ff]alse | no | off) ;;
+      *) usage_error "$transcripts: readings and max_disagreement compare with a second recogniser; name it with transcribe_check" ;;
+    esac
+  done
   for set in $unlabelled_sets "$dev_set"; do
     needs=() options=(${transcribe_check:+--agree "$data/transcripts/$set.check/text"})
     for by in with ${transcribe_check:+check}; do

@@ -17,6 +17,7 @@ from steps.data.foreign_features import ForeignFeatures
 from steps.data.tokenizer import BLANK, SPACE, read_tokens
 from steps.data.units import Units
 from steps.deploy.runtimes.onnx_model import ORT_ERRORS, open_session
+from steps.deploy.runtimes.sherpa import takes_for_byte_bpe
 from steps.deploy.screen import screen
 from steps.deploy.sense_voice import KIND, PROMPTS, SenseVoice
 
@@ -40,10 +41,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "normalise": "per_feature",
     },
 }
-# Byte-level BPE of icefall writes bytes that are no ASCII character as letters of this range (icefall/byte_utils.py). Those of an
-# alphabet with such letters are fewer: byte-level pieces need nearly all of the 64 bytes that go on with a character.
+# Byte-level BPE of icefall writes bytes that are no ASCII character as letters of this range (icefall/byte_utils.py). An alphabet
+# that sherpa-onnx takes for it has fewer of them.
 BYTE_LETTERS = range(0x100, 0x1A7)
-LEAST_BYTE_LETTERS = 48
+LEAST_BYTE_LETTERS = 28
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # feature frames of the trial by which sizes and rate are found
 TRIAL = 400
@@ -52,9 +53,10 @@ RATES = range(1, 17)
 
 
 def is_byte_bpe(tokens: list[str]) -> bool:
-    """Whether symbols are those of icefall's byte-level BPE."""
+    """Whether symbols are those of icefall's byte-level BPE, of a script whose first bytes sherpa-onnx knows it by: 0xD9 and above."""
     letters = {letter for token in tokens for letter in token if not letter.isascii() and letter != SPACE}
-    return len(letters) >= LEAST_BYTE_LETTERS and all(ord(letter) in BYTE_LETTERS for letter in letters)
+    enough = len(letters) >= LEAST_BYTE_LETTERS and all(ord(letter) in BYTE_LETTERS for letter in letters)
+    return enough and takes_for_byte_bpe(tokens)
 
 
 class ForeignCtc:

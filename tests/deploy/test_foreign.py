@@ -191,7 +191,7 @@ def test_symbols_that_are_bytes_are_refused(tmp_path):
         "".join(map(chr, range(0xE0, 0x180))),
     ):
         assert not is_byte_bpe(["<blk>", "\u2581", *letters, *letters.lower()])
-    save(tmp_path / "m", "icefall", tokens=["<blk>", *map(chr, range(0x121, 0x162))])
+    save(tmp_path / "m", "icefall", tokens=["<blk>", *map(chr, range(0x121, 0x162)), "\u018c"])
     with pytest.raises(UserError, match="tokens.txt: byte-level BPE, whose symbols are bytes.*--command"):
         ForeignCtc(tmp_path / "m")
 

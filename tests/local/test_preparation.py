@@ -65,6 +65,7 @@ def test_the_defaults_and_conf_prepare_yaml_change_nothing(tmp_path):
         ({"numbers": True, "language": "en"}, "3.0 0.10 2.5", "three point zero zero point one zero two point five"),
         ({"numbers": True, "language": "en"}, "3.00", "three point zero zero"),
         ({"numbers": True, "language": "en-GB"}, "May 21st, the 1,000TH", "May twenty-first , the one thousandth"),
+        ({"numbers": True, "language": "en"}, "5th,6th", "fifth , sixth"),
         ({"numbers": True, "language": "en"}, "2nds, 3.1st", "two nds, three point one st"),
         ({"numbers": True, "language": "en"}, "1" * 13 + "th", "one" + 12 * " one" + " th"),
         ({"numbers": True, "language": "de"}, "21st", "einundzwanzig st"),

@@ -41,7 +41,9 @@ def test_marks_within_a_number_belong_to_it(language, number, first):
 
 def test_grouped_thousands_are_read_as_those_without_marks():
     assert set(readings_of("51,156", "en")) == set(readings_of("51156", "en"))
-    assert list(all_readings("12\u202f345", "fr")) == list(all_readings("12345", "fr"))
+    assert list(all_readings("12\u202f345", "fr")) == list(all_readings("12.345", "fr"))
+    assert set(all_readings("12\u202f345", "fr")) == set(all_readings("12345", "fr"))
+    assert next(all_readings("1\u202f000\u202f000", "fr")) == "un million"
     assert "four ninety nine" in readings_of("4.99", "en")
 
 
@@ -69,6 +71,7 @@ def test_a_comma_between_numbers_is_a_pause():
         ("es", "1º", "1º"),
         ("en", "2½ cups", "½"),
         ("en", "x²", "²"),
+        ("en", "\u22125 degrees", "\u22125 d"),
         # num2words says other decimals than it is given
         ("tr", "5,1", "5,1"),
     ],

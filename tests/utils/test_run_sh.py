@@ -298,12 +298,15 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     for name, said in (("train", "train is train_set"), ("test", "test is train_set"), ("JOB", "JOB: JOB and")):
         options = ("--unlabelled-sets", f"more {name}", "--transcribe-with", str(bench.recipe / "whisper"))
         assert said in bench.run(*options, status=2)[1]
-    for line in ("readings: true", "max_disagreement: 0.3"):
+    (bench.recipe / "conf/base.yaml").write_text("readings: true  # as --agree\nmax_disagreement: .3\n")
+    for line in ("readings: True", "max_disagreement: .3", "base: base.yaml\nreadings: false"):
         (bench.recipe / "conf/transcripts.yaml").write_text(f"{line}\n")
         assert (
             "name it with transcribe_check"
             in bench.run("--transcribe-with", str(bench.recipe / "whisper"), status=2)[1]
         )
+    (bench.recipe / "conf/transcripts.yaml").write_text("base: base.yaml\nreadings: false\nmax_disagreement: null\n")
+    bench.run("--transcribe-with", str(bench.recipe / "whisper"), "--dry-run")
     (bench.recipe / "conf/transcripts.yaml").write_text("spell: true\n")
     options = ("--transcribe-with", str(bench.recipe / "whisper"), "--transcribe-check", str(bench.recipe / "seed"))
     ran, _ = bench.run(*options, "--stop-stage", "4")
