@@ -22,6 +22,7 @@ from steps.deploy.export import export_folder
 from steps.deploy.recognition import DecodeConfig
 from steps.deploy.runtimes import load_recogniser
 from steps.deploy.runtimes.ctc import open_lexicon, read_words
+from steps.search.lexicon import LexiconDecoder
 from tests.made_up_recogniser import (
     RATE,
     ROOT,
@@ -226,10 +227,10 @@ def test_word_lists_are_checked(tmp_path):
             read_words(path)
     path.write_text("AB\nXYZ\n")
     with pytest.raises(UserError, match="words.txt: 1 of 2 words.*XYZ"):
-        open_lexicon(path, tmp_path, TOKENS, 0)
+        open_lexicon(LexiconDecoder, path, tmp_path, TOKENS, 0)
     path.write_text("AB\n")
     with pytest.raises(MissingInput, match="tokenizer.model"):
-        open_lexicon(path, tmp_path, ["<blk>", "<unk>", "\u2581AB"], 0)
+        open_lexicon(LexiconDecoder, path, tmp_path, ["<blk>", "<unk>", "\u2581AB"], 0)
 
 
 def test_utterances_too_short_for_the_network_are_empty():

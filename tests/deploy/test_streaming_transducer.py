@@ -112,19 +112,22 @@ def test_an_encoder_that_forgets_is_refused(folder, state):
         head.compare(model, head.open(contents | {"encoder.onnx": graph.SerializeToString()}, FEATURES, TOKENS, "m"))
 
 
-def test_any_split_of_the_sound_gives_the_same_numbers_and_text(folder):
+def test_any_split_of_the_sound_gives_the_same_numbers_and_text(folder, tmp_path):
     recogniser, sound = load_recogniser(folder), noise(20000)
     assert isinstance(recogniser, StreamingTransducerRecogniser)
     recogniser.use_beam(4)
+    (tmp_path / "words.txt").write_text("ab\n")
+    recogniser.use_words(tmp_path / "words.txt", folder, word_score=1.0)
     said = recogniser.recognise(sound, "u")
-    assert len(set(said["greedy"])) > 3 and set(said) == {"greedy", "beam"}
+    assert len(set(said["greedy"])) > 3 and set(said) == {"greedy", "lexicon", "beam"}
+    assert set(said["lexicon"].split()) == {"ab"}
     streams_ = []
     for seed in range(6):
         stream, shown = fed_in_pieces(recogniser, sound, seed)
         streams_.append(stream.encoded)
         assert stream.text == said["greedy"] and all(said["greedy"].startswith(text) for text in shown)
     assert all(np.array_equal(streams_[0], other) for other in streams_)
-    assert said["beam"] == recogniser.beam(streams_[0])
+    assert {kind: said[kind] for kind in ("lexicon", "beam")} == recogniser.searched(streams_[0])
 
 
 def test_it_hears_what_torch_hears_and_to_the_end(folder):
@@ -244,9 +247,7 @@ def test_what_it_cannot_do_is_one_line(folder):
         recogniser.recognise(np.zeros((50, DIM), np.float32), "u")
     with pytest.raises(UserError, match="u: the model returned scores that are not finite"):
         recogniser.recognise(np.full(8000, np.nan, np.float32), "u")
-    assert (
-        recogniser.use_words("w", folder) is recogniser.use_labels("l", folder) is recogniser.use_graph(folder) is None
-    )
+    assert recogniser.use_labels("l", folder) is recogniser.use_graph(folder) is None
 
 
 @pytest.mark.slow

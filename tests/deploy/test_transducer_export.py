@@ -130,13 +130,27 @@ def test_parts_that_are_missing_or_of_another_model_are_one_line(folder, save, t
         load_recogniser(other)
 
 
-def test_a_word_list_is_refused_and_no_column_is_made_up(folder, tmp_path, monkeypatch):
+def test_a_word_list_is_kept_to_by_torch_and_onnx(folder, tmp_path):
     (tmp_path / "words.txt").write_text("ab\n")
+    recognisers, said = (load_recogniser(folder), load_recogniser(folder / "export")), set()
+    for recogniser in recognisers:
+        facts = recogniser.use_words(tmp_path / "words.txt", folder, word_score=1.0)
+        assert facts["count"] == 1 and recogniser.kinds == ("greedy", "lexicon")
+    for length in (1, 7, 64, 200):
+        a, b = (recogniser.recognise(features(length), "u") for recogniser in recognisers)
+        assert a == b and set(a) == {"greedy", "lexicon"}
+        said |= set(a["lexicon"].split())
+    assert said == {"ab"}
+    (tmp_path / "words.txt").write_text("abc\nab?\n")
+    with pytest.raises(UserError, match="words.txt: 1 of 2 words cannot be spelled with the tokens: ab[?]"):
+        recognisers[1].use_words(tmp_path / "words.txt", folder)
+
+
+def test_a_list_of_labels_is_refused_and_no_column_is_made_up(folder, monkeypatch):
     recogniser = load_recogniser(folder)
-    assert recogniser.use_words(tmp_path / "words.txt", folder) is recogniser.use_labels("l", folder) is None
-    words = ["transcribe", str(folder), "a.wav", "--words", str(tmp_path / "words.txt")]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(UserError, match="cannot be limited to a word list; leave out --words"):
+    assert recogniser.use_labels("l", folder) is recogniser.use_graph(folder) is None
+    monkeypatch.setattr(sys, "argv", ["transcribe", str(folder), "a.wav", "--labels", "labels.txt"])
+    with pytest.raises(UserError, match="cannot be limited to a list of labels; leave out --labels"):
         transcribe.main()
 
 

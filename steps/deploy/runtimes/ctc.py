@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from steps.search import lexicon
 from steps.search.graph import GraphDecoder
 from steps.search.greedy import emitted_log_probs, greedy_search
 from steps.search.one_of import OneOf
+from steps.search.transducer_lexicon import TransducerLexicon
 
 SPECIAL = ("<blk>", "<unk>", "<eps>", "<blank>")
+Decoder = TypeVar("Decoder", lexicon.LexiconDecoder, TransducerLexicon)
 
 
 class Network(Protocol):
@@ -79,7 +81,7 @@ class CtcRecogniser(FeatureRecogniser):
         """
         if not self.spells:
             return None
-        self.decoder = open_lexicon(words_file, folder, self.tokens, self.blank_id, word_score)
+        self.decoder = open_lexicon(lexicon.LexiconDecoder, words_file, folder, self.tokens, self.blank_id, word_score)
         return {"count": len(self.decoder.words), "sha256": sha256_file(words_file)}
 
     def use_graph(self, folder: str | Path) -> dict | None:
@@ -176,13 +178,21 @@ def spelling(
 
 
 def open_lexicon(
-    words_file: str | Path, folder: str | Path, tokens: list[str], blank_id: int, word_score: float = 0.0
-) -> lexicon.LexiconDecoder:
-    """Build the lexicon decoder for the words of a file. Args: as for `use_words`.   Raises: MissingInput, UserError."""
+    kind: type[Decoder],
+    words_file: str | Path,
+    folder: str | Path,
+    tokens: list[str],
+    blank_id: int,
+    word_score: float = 0.0,
+) -> Decoder:
+    """Build a decoder of this kind for the words of a file. Args: as for `use_words`.
+
+    Raises: MissingInput, UserError.
+    """
     words = read_words(words_file)
     encode, special_ids = spelling(folder, tokens, blank_id)
     try:
-        return lexicon.LexiconDecoder(words, tokens, blank_id, encode, special_ids, word_score)
+        return kind(words, tokens, blank_id, encode, special_ids, word_score)
     except ValueError as error:
         raise UserError(f"{words_file}: {error}") from None
 

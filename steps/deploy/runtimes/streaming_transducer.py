@@ -123,7 +123,7 @@ class StreamingTransducerRecogniser(TransducerRecogniser):
         return TransducerStream(self, name)
 
     def recognise(self, heard: np.ndarray, name: str) -> dict[str, str]:
-        """Text of one sound, fed in pieces of 10 to 500 ms as if somebody spoke; the beam searches when all of it is there.
+        """Text of one sound, fed in pieces of 10 to 500 ms as if somebody spoke; other searches begin when all of it is there.
 
         Args, Returns, Raises: see TransducerRecogniser, but samples (S,).
         """
@@ -137,7 +137,7 @@ class StreamingTransducerRecogniser(TransducerRecogniser):
 
     def texts(self, stream: TransducerStream) -> dict[str, str]:
         """Texts of a sound that has ended, by kind of decoding. Raises: UserError when a score is not finite."""
-        return {"greedy": stream.text} | ({"beam": self.beam(stream.encoded)} if self.paths else {})
+        return {"greedy": stream.text} | (self.searched(stream.encoded) if self.kinds[1:] else {})
 
     def in_real_time(self, heard: np.ndarray, name: str) -> tuple[dict[str, str], list[Chunk]]:
         """As `recognise`, but fed and timed as in steps/deploy/realtime.py. Returns: texts by kind; the chunks."""

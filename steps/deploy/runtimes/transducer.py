@@ -1,4 +1,4 @@
-"""From features to text with a transducer, whatever runs it: greedy search and, if asked for, modified beam search."""
+"""From features to text with a transducer, whatever runs it: greedily; if asked for, with a list of words, by modified beam search."""
 
 from pathlib import Path
 from typing import Protocol
@@ -6,10 +6,13 @@ from typing import Protocol
 import numpy as np
 
 from steps.core.cli import UserError
+from steps.core.outdir import sha256_file
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import UNKNOWN
 from steps.deploy.runtimes.base import FeatureRecogniser, filled_up
+from steps.deploy.runtimes.ctc import open_lexicon
 from steps.search.transducer import beam_search, emissions, greedy_search, log_softmax
+from steps.search.transducer_lexicon import TransducerLexicon
 
 # of an export, as sherpa-onnx calls the parts
 ENCODER, DECODER, JOINER = "encoder.onnx", "decoder.onnx", "joiner.onnx"
@@ -63,7 +66,7 @@ class TransducerRecogniser(FeatureRecogniser):
 
     The unknown unit is never emitted, as in sherpa-onnx.
 
-    Args, Attributes: see FeatureRecogniser.   paths: of the beam, after `use_beam`.
+    Args, Attributes: see FeatureRecogniser.   paths: of the beam, after `use_beam`.   lexicon: after `use_words`.
     """
 
     model: Network
@@ -71,6 +74,7 @@ class TransducerRecogniser(FeatureRecogniser):
     def __init__(self, model: Network, features: FeatureConfig, tokens: list[str], name: str):
         super().__init__(model, features, tokens, name)
         self.paths = 0
+        self.lexicon: TransducerLexicon | None = None
         self.never = [tokens.index(UNKNOWN)] if UNKNOWN in tokens else []
         if self.blank_id:
             raise UserError(f"{name}/tokens.txt: the blank of a transducer is token 0, not {self.blank_id}")
@@ -80,18 +84,20 @@ class TransducerRecogniser(FeatureRecogniser):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Greedy, and beam if asked for."""
-        return ("greedy", "beam") if self.paths else ("greedy",)
+        """Greedy, lexicon with a word list, beam if asked for."""
+        return ("greedy", *(["lexicon"] if self.lexicon else []), *(["beam"] if self.paths else []))
 
     def use_beam(self, paths: int) -> None:
         """Also recognise by modified beam search. Args: paths: at least 1."""
         self.paths = paths
 
-    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> None:
-        """See Recogniser; a transducer's units depend on one another, and a word list cannot be used."""
+    def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> dict:
+        """Also recognise with the words of a file alone. Args, Returns, Raises: as of CtcRecogniser.use_words."""
+        self.lexicon = open_lexicon(TransducerLexicon, words_file, folder, self.tokens, self.blank_id, word_score)
+        return {"count": len(self.lexicon.words), "sha256": sha256_file(words_file)}
 
     def use_labels(self, labels_file: str | Path, folder: str | Path) -> None:
-        """See Recogniser; nor can a list of labels."""
+        """See Recogniser; a transducer's units depend on one another, and a list of labels cannot be used."""
 
     def use_graph(self, folder: str | Path) -> None:
         """See Recogniser; nor can a graph."""
@@ -127,6 +133,13 @@ class TransducerRecogniser(FeatureRecogniser):
         model = self.model
         return self.words(beam_search(encoded, model.predict, model.join, model.context, self.paths, self.never))
 
+    def searched(self, encoded: np.ndarray) -> dict[str, str]:
+        """Texts of the searches that were asked for beside the greedy one, by kind. Args, Raises: see `greedy`."""
+        model, texts = self.model, {}
+        if self.lexicon:
+            texts["lexicon"] = self.lexicon.decode(encoded, model.predict, model.join, model.context, self.never)
+        return texts | ({"beam": self.beam(encoded)} if self.paths else {})
+
     def run(self, heard: np.ndarray) -> None:
         """Run the networks and greedy search, which decides what they hear, on one utterance. Args: heard (T, D) float32."""
         self.greedy(self.encode(heard))
@@ -135,13 +148,12 @@ class TransducerRecogniser(FeatureRecogniser):
         """Text of one utterance, words separated by single spaces.
 
         Args:    heard: (T, D) float32 features.   name: for messages.
-        Returns: {"greedy": text} and, after `use_beam`, "beam".
+        Returns: {"greedy": text} and, after `use_words`, "lexicon", after `use_beam` "beam".
         Raises:  UserError for features of another width, or when a score is not finite.
         """
         self.check_heard(heard, name)
         encoded = self.encode(heard)
         try:
-            texts = {"greedy": self.words(self.greedy(encoded))}
-            return texts | ({"beam": self.beam(encoded)} if self.paths else {})
+            return {"greedy": self.words(self.greedy(encoded))} | self.searched(encoded)
         except ValueError as error:
             raise UserError(f"{name}: the model returned {error}") from None
