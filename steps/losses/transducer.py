@@ -85,25 +85,79 @@ def arcs(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def lattice(
-    encoded: torch.Tensor, predicted: torch.Tensor, tokens: torch.Tensor, join: Join
+    encoded: torch.Tensor,
+    predicted: torch.Tensor,
+    tokens: torch.Tensor,
+    join: Join,
+    first: torch.Tensor | None = None,
+    width: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Arcs of every node, computed some frames at a time, so that the scores of all units are never in memory for all nodes;
     with more than one portion each is computed again for its gradient.
 
     Args:    encoded (N, T, J); predicted (N, U + 1, J); tokens (N, U) int64.
+             first (N, T) int64, of `first_of_range`: at each frame only the nodes first .. first + width - 1 are computed, the
+             arcs of all others are -inf.
     Returns: as LogLikelihood takes them.
     """
+    nodes = predicted.shape[1] if first is None else width
 
-    def some(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return arcs(join(frames.unsqueeze(2), predicted.unsqueeze(1)), tokens)
+    def some(frames: torch.Tensor, begin: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if begin is None:
+            return arcs(join(frames.unsqueeze(2), predicted.unsqueeze(1)), tokens)
+        return some_nodes(
+            frames, predicted, tokens, join, begin.unsqueeze(2) + torch.arange(width, device=begin.device)
+        )
 
     vocab_size = join(encoded[:1, :1, None], predicted[:1, None, :1]).shape[-1]
-    portions = list(portions_of(encoded, predicted.shape[0] * predicted.shape[1] * vocab_size))
+    portions = list(portions_of(encoded, predicted.shape[0] * nodes * vocab_size))
+    begins = [None] * len(portions) if first is None else first.split(portions[0].shape[1], dim=1)
     if len(portions) == 1:
-        return some(encoded)
-    parts = [checkpoint(some, part, use_reentrant=False, preserve_rng_state=False) for part in portions]
+        return some(encoded, begins[0])
+    parts = [
+        checkpoint(some, part, begin, use_reentrant=False, preserve_rng_state=False)
+        for part, begin in zip(portions, begins, strict=True)
+    ]
     blank, emit = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     return blank, emit
+
+
+def some_nodes(
+    encoded: torch.Tensor, predicted: torch.Tensor, tokens: torch.Tensor, join: Join, nodes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arcs of some nodes of each frame, -inf of the others. Args: nodes (N, T, W) int64; others, Returns: as of `lattice`."""
+    flat = nodes.flatten(1)
+    said = predicted.gather(1, flat.unsqueeze(2).expand(-1, -1, predicted.shape[2])).unflatten(1, nodes.shape[1:])
+    # behind the last unit there is none to emit: the arc to this one is cut off below
+    following = functional.pad(tokens, (0, 1)).gather(1, flat).unflatten(1, nodes.shape[1:])
+    log_probs = join(encoded.unsqueeze(2), said).float().log_softmax(dim=-1)
+    nowhere = log_probs.new_full((*nodes.shape[:2], predicted.shape[1]), -torch.inf)
+    emit = log_probs.gather(3, following.unsqueeze(3)).squeeze(3)
+    return nowhere.scatter(2, nodes, log_probs[..., 0]), nowhere.scatter(2, nodes, emit)[..., :-1]
+
+
+def first_of_range(
+    log_probs: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor, width: int
+) -> torch.Tensor:
+    """Where the nodes that matter begin at each frame: `width` of them about the number of units that are out by then, on the
+    average over all alignments, as a CTC layer has it. That average grows by one a frame at most, and so do the ranges:
+    an alignment within them exists wherever the transcript fits its utterance.
+
+    Args:    log_probs (N, T, V), of a CTC layer, a constant; others as for `transducer_loss_sum`; width: at most U + 1.
+    Returns: (N, T) int64.
+    Source:  Kuang et al. 2022 (arXiv:2206.13236), section 3, whose ranges come from a joiner that adds.
+    """
+    with torch.enable_grad():
+        blank = log_probs.detach().float()[..., :1].expand(-1, -1, tokens.shape[1] + 1)
+        index = tokens.unsqueeze(1).expand(-1, log_probs.shape[1], -1)
+        emit = log_probs.detach().float().gather(2, index).requires_grad_()
+        total = LogLikelihood.apply(blank, emit, lengths, token_lengths)
+        # a transcript that does not fit its utterance has no average
+        (share,) = torch.autograd.grad(torch.where(total.isinf(), 0.0, total).sum(), emit)
+    out = share.nan_to_num().sum(dim=2).cumsum(dim=1)
+    before = functional.pad(out[:, :-1], (1, 0))
+    last = (token_lengths + 1 - width).clamp(min=0).unsqueeze(1)
+    return torch.minimum((before - width / 2 + 1).floor().long().clamp(min=0), last)
 
 
 def portions_of(encoded: torch.Tensor, per_frame: int) -> Iterator[torch.Tensor]:
@@ -145,6 +199,8 @@ def transducer_loss_sum(
     token_lengths: torch.Tensor,
     join: Join,
     delay_penalty: float = 0.0,
+    first: torch.Tensor | None = None,
+    width: int = 0,
 ) -> torch.Tensor:
     """Negative log-likelihood of the transcripts, summed over the batch.
 
@@ -152,9 +208,10 @@ def transducer_loss_sum(
              encoder frames; tokens (N, U) int64; token_lengths (N,) int64; join: see Join.
              delay_penalty: nats a frame by which late units are punished and early ones rewarded, about the middle of the
              utterance (Kang et al. 2022, arXiv:2211.00490, equation 7).
+             first, width: see `lattice`: alignments within these ranges count alone.
     Returns: scalar float32, nats; infinite when a transcript does not fit its utterance.
     """
-    blank, emit = lattice(encoded, predicted, tokens, join)
+    blank, emit = lattice(encoded, predicted, tokens, join, first, width)
     if delay_penalty:
         frames = torch.arange(emit.shape[1], device=emit.device)
         early = (lengths - 1).unsqueeze(1) / 2 - frames.unsqueeze(0)

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from steps.losses import transducer
-from steps.losses.transducer import LogLikelihood, collapsed, lattice_kl_sum, transducer_loss_sum
+from steps.losses.transducer import (
+    LogLikelihood,
+    collapsed,
+    first_of_range,
+    lattice,
+    lattice_kl_sum,
+    transducer_loss_sum,
+)
 
 LENGTHS, TOKEN_LENGTHS = torch.tensor([6, 4, 5, 1]), torch.tensor([3, 2, 0, 1])
 TOKENS = torch.tensor([[2, 1, 2], [3, 3, 0], [0, 0, 0], [4, 0, 0]])
@@ -145,3 +152,72 @@ def test_equal_lattices_have_no_distance_and_gradients_are_finite():
     theirs = collapsed(*transducer.arcs(logits.detach().flip(0) * 30, TOKENS), TOKEN_LENGTHS)
     lattice_kl_sum(own, theirs, LENGTHS, TOKEN_LENGTHS).backward()
     assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
+
+
+def ctc_at_random(rows=4, frames=6, seed=0, sharpness=1.0):
+    random = torch.Generator().manual_seed(seed)
+    return (sharpness * torch.randn(rows, frames, 5, generator=random)).log_softmax(-1)
+
+
+@pytest.mark.parametrize("portion", [1 << 24, 5])
+def test_within_ranges_the_lattice_is_the_whole_one_and_nothing_elsewhere(portion, monkeypatch):
+    monkeypatch.setattr(transducer, "MOST_LOGITS", portion)
+    encoded, predicted, weight = inputs()
+
+    def join(heard, said):
+        return (heard + said).tanh() @ weight.T
+
+    whole = lattice(encoded, predicted, TOKENS, join)
+    first = first_of_range(ctc_at_random(), LENGTHS, TOKENS, TOKEN_LENGTHS, 2)
+    some = lattice(encoded, predicted, TOKENS, join, first, 2)
+    for full, part in zip(whole, some, strict=True):
+        unit = torch.arange(full.shape[2])
+        inside = (unit >= first.unsqueeze(2)) & (unit < first.unsqueeze(2) + 2)
+        torch.testing.assert_close(part[inside], full[inside])
+        assert part[~inside].isinf().all() and (~inside).any() and inside.any()
+    torch.testing.assert_close(lattice(encoded, predicted, TOKENS, join, torch.zeros_like(first), 4), whole)
+    found = [torch.autograd.grad(sum(part.exp().sum() for part in arcs), (encoded, predicted, weight)) for arcs in (
+        lattice(encoded, predicted, TOKENS, join, torch.zeros_like(first), 4), lattice(encoded, predicted, TOKENS, join))]  # fmt: skip
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 10.0])
+def test_ranges_always_hold_an_alignment_and_move_by_one_at_most(width, sharpness):
+    tokens = torch.randint(1, 5, (30, 12), generator=torch.Generator().manual_seed(1))
+    lengths, token_lengths = torch.arange(30) % 19 + 12, torch.arange(30) % 13
+    log_probs = ctc_at_random(30, 30, sharpness=sharpness)
+    first = first_of_range(log_probs, lengths, tokens, token_lengths, width)
+    assert (first.diff(dim=1) >= 0).all() and (first.diff(dim=1) <= 1).all() and (first[:, 0] == 0).all()
+    assert (first + width <= (token_lengths + 1).clamp(min=width).unsqueeze(1)).all()
+    unit = torch.arange(13)
+    inside = (unit >= first.unsqueeze(2)) & (unit < first.unsqueeze(2) + width)
+    blank = torch.zeros(30, 30, 13).masked_fill(~inside, -torch.inf)
+    assert LogLikelihood.apply(blank, blank[..., :-1], lengths, token_lengths).isfinite().all()
+
+
+def test_ranges_lie_about_where_ctc_hears_the_units_whatever_padding_holds():
+    spoken = [0, 0, 2, 0, 0, 0, 1, 0, 2, 0, 0, 0]
+    log_probs = torch.full((1, 12, 5), -9.0)
+    log_probs[0, range(12), spoken] = 0.0
+    lengths, token_lengths = torch.tensor([12]), torch.tensor([3])
+    found = first_of_range(log_probs, lengths, TOKENS[:1], token_lengths, 2)
+    # out before each frame: 0 0 0 1 1 1 1 2 2 3 3 3
+    assert found.tolist() == [[0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]]
+    padded = torch.cat([log_probs, torch.randn(1, 5, 5)], dim=1)
+    assert torch.equal(first_of_range(padded, lengths, TOKENS[:1], token_lengths, 2)[:, :12], found)
+    # a transcript that does not fit its utterance
+    assert first_of_range(log_probs[:, :2], torch.tensor([2]), TOKENS[:1], token_lengths, 2).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_a_pruned_loss_sums_over_the_alignments_within(penalty):
+    sides = inputs(), inputs()
+    first = first_of_range(ctc_at_random(), LENGTHS, TOKENS, TOKEN_LENGTHS, 2)
+    whole, pruned = (
+        loss_of(*sides[0], delay_penalty=penalty),
+        loss_of(*sides[1], delay_penalty=penalty, first=first, width=2),
+    )
+    assert whole < pruned < whole + 10
+    pruned.backward()
+    assert all(part.grad.isfinite().all() and part.grad.any() for part in sides[1])

@@ -85,6 +85,12 @@ def test_the_terms_of_the_loss_have_their_shares(feats):
     torch.testing.assert_close(terms["inner"], 0.125 * ctc[1])
     early = model.head.loss_terms(model, hidden, outputs, lengths, BATCH, TransducerConfig(delay_penalty=0.1))
     assert early["transducer"] != 0.7 * whole
+    pruned, wide = (
+        model.head.loss_terms(model, hidden, outputs, lengths, BATCH, TransducerConfig(prune_range=nodes))
+        for nodes in (2, BATCH.tokens.shape[1] + 1)
+    )
+    assert pruned["transducer"] > 0.7 * whole and pruned["ctc"] == early["ctc"]
+    torch.testing.assert_close(wide["transducer"], 0.7 * whole)
     sum(terms.values()).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 

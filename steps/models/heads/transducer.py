@@ -15,7 +15,7 @@ from torch import nn
 
 from steps.core.cli import UserError
 from steps.core.config import check
-from steps.losses.transducer import collapsed, lattice, transducer_loss_sum
+from steps.losses.transducer import collapsed, first_of_range, lattice, transducer_loss_sum
 from steps.models.axes import AxisGroup, Member
 from steps.models.heads.ctc import CtcConfig, ctc_terms, inner_places
 from steps.search.transducer import MOST_CONTEXT, greedy_search
@@ -50,16 +50,21 @@ class TransducerConfig(CtcConfig):
 
     ctc_weight: share of CTC in the loss, 0..1; its intermediate_weight and intermediate_blocks are as in the section ctc.
     delay_penalty: nats a frame that make units come earlier; 0: off.
+    prune_range: nodes of the lattice that are computed at each frame, about where the CTC layer expects the transcript to be;
+    0: all.
     """
 
     ctc_weight: float = 0.3
     delay_penalty: float = 0.0
+    prune_range: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         check(0 <= self.ctc_weight < 1, "ctc_weight must be in [0, 1)")
         check(self.delay_penalty >= 0, "delay_penalty must be >= 0")
         check(self.ctc_weight or not self.intermediate_weight, "intermediate_weight needs a ctc_weight above 0")
+        check(self.prune_range == 0 or self.prune_range >= 2, "prune_range must be 0, or at least 2")
+        check(self.ctc_weight or not self.prune_range, "prune_range needs a ctc_weight above 0")
 
 
 class TransducerHead:
@@ -122,12 +127,26 @@ class TransducerHead:
         return self.join(model, outputs, self.predict(model, last)).float().log_softmax(dim=-1)
 
     def loss_sum(
-        self, model: "AsrModel", outputs: torch.Tensor, lengths: torch.Tensor, batch: Any, delay_penalty: float = 0.0
+        self,
+        model: "AsrModel",
+        outputs: torch.Tensor,
+        lengths: torch.Tensor,
+        batch: Any,
+        delay_penalty: float = 0.0,
+        prune_range: int = 0,
+        log_probs: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The transducer's loss alone. Args: outputs (N, T', J), of `classify`.  Returns: scalar, nats."""
+        """The transducer's loss alone.
+
+        Args:    outputs (N, T', J), of `classify`.   prune_range: see TransducerConfig; log_probs: for it, (N, T', V) of `posteriors`.
+        Returns: scalar, nats.
+        """
         predicted = self.predict(model, self.last_units(model, batch.tokens))
+        first, width = None, min(prune_range, predicted.shape[1])
+        if log_probs is not None and 0 < width < predicted.shape[1]:
+            first = first_of_range(log_probs, lengths, batch.tokens, batch.token_lengths, width)
         parts = (outputs, predicted, lengths, batch.tokens, batch.token_lengths)
-        return transducer_loss_sum(*parts, functools.partial(self.join, model), delay_penalty)
+        return transducer_loss_sum(*parts, functools.partial(self.join, model), delay_penalty, first, width)
 
     def collapsed(self, model: "AsrModel", outputs: torch.Tensor, batch: Any) -> torch.Tensor:
         """What lattice distillation compares. Args: outputs (N, T', J), of `classify`.  Returns: (N, T', U + 1, 3)."""
@@ -141,10 +160,11 @@ class TransducerHead:
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         """`transducer`, `ctc` and, with intermediate CTC, `inner`. Returns: dict of scalars, nats."""
         weight = settings.ctc_weight
-        loss = self.loss_sum(model, outputs, lengths, batch, settings.delay_penalty)
+        log_probs = self.posteriors(model, hidden[-1]) if weight else None
+        penalty, nodes = settings.delay_penalty, settings.prune_range
+        loss = self.loss_sum(model, outputs, lengths, batch, penalty, nodes, log_probs)
         terms = {"transducer": (1 - weight) * loss}
-        if weight:
-            log_probs = self.posteriors(model, hidden[-1])
+        if log_probs is not None:
             beside = ctc_terms(model, hidden, log_probs, lengths, batch, settings)
             terms |= {name: weight * value for name, value in beside.items()}
         return terms
