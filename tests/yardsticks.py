@@ -6,9 +6,9 @@ Writes, for each way that is installed, OUT/NAME: an exported folder (onnxruntim
 folder whose weights are what its codes stand for (torchao: float on disk; its size is that of codes and scales, printed).
 
 onnxruntime:  dynamic8, dynamic8_products (quantize_dynamic, of all it can and without convolutions), static8
-              (quantize_static: QDQ, min-max over 32 utterances of --data), nbits4, nbits8 (MatMulNBits, blocks of 32, round
-              to nearest); the last two need `onnx_ir` and `sympy`.
-torchao:      torchao8, torchao4 (a scale for each row), torchao4_group (of 32 weights). Needs `torchao`.
+              (quantize_static: QDQ, min-max over 32 utterances of --data), nbits2, nbits4, nbits8 (MatMulNBits, blocks of 32,
+              round to nearest); the last three need `onnx_ir` and `sympy`.
+torchao:      torchao8, torchao4, torchao2 (a scale for each row), torchao4_group, torchao2_group (of 32 weights). Needs `torchao`.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from steps.models.build import CARRIED, load_model, save_model
 
 CALIBRATION_UTTERANCES = 32
 GROUP = 32
+# torchao's types of codes
+KINDS = {torch.int8: 8, torch.int4: 4, torch.int2: 2}
 
 
 class Utterances(quantization.CalibrationDataReader):
@@ -63,10 +65,10 @@ def onnxruntime_ways(model: Path, data: Path) -> Iterator[tuple[str, Callable[[P
             way.process()
             way.model.save_model_to_file(str(out))
 
-        yield "nbits4", lambda out: nbits(out, 4)
-        yield "nbits8", lambda out: nbits(out, 8)
+        for bits in (2, 4, 8):
+            yield f"nbits{bits}", lambda out, bits=bits: nbits(out, bits)
     else:
-        print("nbits4, nbits8: left out, onnx_ir is not installed")
+        print("nbits2, nbits4, nbits8: left out, onnx_ir is not installed")
 
 
 def as_products(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -93,12 +95,11 @@ def torchao_ways(source: Path, out: Path) -> None:
     from torchao.quantization import IntxWeightOnlyConfig, quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
 
-    ways = {"torchao8": (torch.int8, PerAxis(0)), "torchao4": (torch.int4, PerAxis(0))}
-    ways["torchao4_group"] = (torch.int4, PerGroup(GROUP))
-    for name, (kind, granularity) in ways.items():
+    ways = {f"torchao{bits}": (kind, bits, PerAxis(0)) for kind, bits in KINDS.items()}
+    ways |= {f"torchao{bits}_group": (kind, bits, PerGroup(GROUP)) for kind, bits in KINDS.items() if bits < 8}
+    for name, (kind, bits, granularity) in ways.items():
         model = load_model(source)
         coded, size = copy.deepcopy(model), 0
-        bits = 8 if kind == torch.int8 else 4
         fits = {
             path
             for path, layer in coded.named_modules()
@@ -135,7 +136,7 @@ def main() -> None:
     if importlib.util.find_spec("torchao"):
         torchao_ways(args.model, args.out)
     else:
-        print("torchao8, torchao4, torchao4_group: left out, torchao is not installed")
+        print("torchao8 and others: left out, torchao is not installed")
 
 
 if __name__ == "__main__":

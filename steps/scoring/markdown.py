@@ -53,7 +53,7 @@ ONE_OF_NOTE = """\
 - one_of: each recording is one label of a closed list: that with the largest CTC probability. A task of its own, too.
 """
 BEAM_NOTE = """\
-- beam: modified beam search, of transducers; no word list.
+- beam: modified beam search, of transducers, any words.
 """
 LM_NOTE = """\
 - lm: words or tokens weighed by an n-gram language model, a task of its own, too. kB with lm: size with the graph and the

@@ -1,5 +1,6 @@
 """Lexicon search with a transducer: the words of a list, all equally likely, no language model."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
@@ -7,18 +8,20 @@ import numpy as np
 from steps.search.lexicon import SPACE, spell_words
 from steps.search.transducer import BLANK_ID, Join, Predict, check_finite, last_units, log_softmax
 
-# paths further below the best are dropped, in nats, and all but so many of the best
-MARGIN, MOST_PATHS = 20.0, 1000
+# paths further below the best are dropped, in nats, all but so many of the best, and all but so many in one place
+MARGIN, MOST_PATHS, MOST_IN_PLACE = 14.0, 1000, 4
 _ROOT, _NO_WORD, _NO_SPACE = 0, -1, -1
-# node of the tree, last units -> score in nats, number of its history
-Paths = dict[tuple[int, tuple[int, ...]], tuple[float, int]]
+# node of the tree and last units: what comes next depends on nothing else
+Place = tuple[int, tuple[int, ...]]
+# number of an earlier history and the word that has ended since, if any -> score in nats
+Sums = dict[tuple[int, int], float]
 
 
 class TransducerLexicon:
     """Search over the words of a list, one unit a frame at most as in `greedy_search`.
 
-    Paths in the same place of the same word after the same last units have the same future, and one is kept: alignments of the
-    same words are added up; of different words the likelier stay. Where words have less in common than the margin, that is exact.
+    The alignments of the same words are added up. Of different words that meet in the same place of a word, after the same last
+    units, the likeliest few go on.
 
     Args:   words: the words that may be recognised; duplicates are ignored.   pieces: text of each token id.   blank_id: 0.
             encode, special_ids: see `spell_words`.   word_score: nats added for each word; below 0 gives fewer words.
@@ -75,85 +78,108 @@ class _Search:
 
     def __init__(self, lexicon: TransducerLexicon, predict: Predict, join: Join, context: int, silent: list[int]):
         self.lexicon, self.predict, self.join, self.context, self.silent = lexicon, predict, join, context, silent
-        self.paths: Paths = {(_ROOT, tuple(last_units([], context))): (0.0, 0)}
+        # a bonus for a word must not come too late
+        self.margin = MARGIN + max(0.0, lexicon.word_score)
+        # in each place: score, number of the history
+        self.paths: dict[Place, list[tuple[float, int]]] = {(_ROOT, tuple(last_units([], context))): [(0.0, 0)]}
         # (number of the earlier history, word) of each, by number; the first has no words
         self.histories: list[tuple[int, int]] = [(0, _NO_WORD)]
         self.numbers: dict[tuple[int, int], int] = {}
         self.predicted: dict[tuple[int, ...], np.ndarray] = {}
 
-    def log_probs(self, frame: np.ndarray) -> dict[tuple[int, ...], list[float]]:
-        """Scores of all units, the blank first, after the last units of each path. Raises: ValueError: not finite."""
-        lasts = list(dict.fromkeys(last for _, last in self.paths))
-        if new := [last for last in lasts if last not in self.predicted]:
-            self.predicted |= dict(zip(new, self.predict(np.array(new, dtype=np.int64)), strict=True))
-        heard = np.repeat(frame[None], len(lasts), axis=0)
-        logits = self.join(heard, np.stack([self.predicted[last] for last in lasts])).astype(np.float64)
-        check_finite(logits)
-        log_probs = log_softmax(logits)
-        log_probs[:, self.lexicon.blank_id] = np.logaddexp.reduce(log_probs[:, self.silent], axis=1)
-        return dict(zip(lasts, log_probs.tolist(), strict=True))
-
     def advance(self, frame: np.ndarray) -> None:
         """Go on by one frame. Args: frame (J,)."""
-        scores, before, self.paths = self.log_probs(frame), self.paths, {}
-        blank = self.lexicon.blank_id
-        top = -np.inf
-        for (node, last), (score, history) in before.items():
-            row = scores[last]
-            self.add(node, last, score + row[blank], history)
-            top = max(top, score + row[blank])
-            for unit, child in self.lexicon.children[node].items():
-                onward = score + row[unit]
-                if onward < top - MARGIN:
+        blanks, likely = self.scores(frame)
+        found: dict[Place, Sums] = {}
+        lexicon = self.lexicon
+        for (node, last), paths in self.paths.items():
+            for score, history in paths:
+                add(found, (node, last), (history, _NO_WORD), score + blanks[last])
+            children = lexicon.children[node]
+            for unit, log_prob in likely[last]:
+                if unit not in children:
                     continue
-                top = max(top, onward)
-                after = (*last, unit)[-self.context :]
-                if self.lexicon.children[child]:
-                    self.add(child, after, onward, history)
-                if child in self.lexicon.ends:
-                    self.add(_ROOT, after, *self.end(child, onward, history))
-        self.prune()
+                child, after = children[unit], (*last, unit)[-self.context :]
+                label = lexicon.ends.get(child)
+                for score, history in paths:
+                    if lexicon.children[child]:
+                        add(found, (child, after), (history, _NO_WORD), score + log_prob)
+                    if label is not None:
+                        bonus = 0.0 if label == _NO_WORD else lexicon.word_score
+                        words = self.numbers.get((history, label))
+                        ended = (history, label) if words is None else (words, _NO_WORD)
+                        add(found, (_ROOT, after), ended, score + log_prob + bonus)
+        self.prune(found)
 
-    def add(self, node: int, last: tuple[int, ...], score: float, history: int) -> None:
-        """One more path into a place."""
-        there = self.paths.get((node, last))
-        if there is None:
-            self.paths[node, last] = (score, history)
-        elif there[1] == history:
-            self.paths[node, last] = (float(np.logaddexp(there[0], score)), history)
-        elif score > there[0]:
-            self.paths[node, last] = (score, history)
+    def scores(
+        self, frame: np.ndarray
+    ) -> tuple[dict[tuple[int, ...], float], dict[tuple[int, ...], list[tuple[int, float]]]]:
+        """Of the blank, and of those units that may matter, after the last units of each path. Raises: ValueError: not finite."""
+        best: dict[tuple[int, ...], float] = {}
+        for (_, last), paths in self.paths.items():
+            best[last] = max(best.get(last, -math.inf), paths[0][0])
+        lasts = list(best)
+        new = [last for last in lasts if last not in self.predicted]
+        known = dict(zip(new, self.predict(np.array(new, dtype=np.int64)), strict=True)) if new else {}
+        self.predicted = {last: known[last] if last in known else self.predicted[last] for last in lasts}
+        logits = self.join(np.repeat(frame[None], len(lasts), axis=0), np.stack(list(self.predicted.values())))
+        check_finite(logits)
+        log_probs = log_softmax(logits.astype(np.float64))
+        blank = np.logaddexp.reduce(log_probs[:, self.silent], axis=1)
+        so_far = np.array(list(best.values()))
+        log_probs[:, self.silent] = -np.inf
+        likely: dict[tuple[int, ...], list[tuple[int, float]]] = {last: [] for last in lasts}
+        rows, units = np.nonzero(log_probs + so_far[:, None] >= (so_far + blank).max() - self.margin)
+        for row, unit, log_prob in zip(rows.tolist(), units.tolist(), log_probs[rows, units].tolist(), strict=True):
+            likely[lasts[row]].append((unit, log_prob))
+        return dict(zip(lasts, blank.tolist(), strict=True)), likely
 
-    def end(self, node: int, score: float, history: int) -> tuple[float, int]:
-        """End the word of a node. Returns: score and history with it."""
-        label = self.lexicon.ends[node]
+    def prune(self, found: dict[Place, Sums]) -> None:
+        """Keep the best few of each place and of all; the best between words stays, so that there always is a text."""
+        kept = []
+        for place, sums in found.items():
+            best = sorted(sums.items(), key=lambda path: -path[1])[:MOST_IN_PLACE]
+            kept += [(score, place, words) for words, score in best]
+        kept.sort(key=lambda path: -path[0])
+        between = next(path for path in kept if path[1][0] == _ROOT)
+        least = kept[0][0] - self.margin
+        kept = [path for path in kept[:MOST_PATHS] if path[0] >= least]
+        self.paths = {}
+        for score, place, words in kept if between in kept else [*kept, between]:
+            self.paths.setdefault(place, []).append((score, self.number(*words)))
+
+    def number(self, history: int, label: int) -> int:
+        """The number of a history with a word behind it."""
         if label == _NO_WORD:
-            return score, history
+            return history
         number = self.numbers.setdefault((history, label), len(self.histories))
         if number == len(self.histories):
             self.histories.append((history, label))
-        return score + self.lexicon.word_score, number
-
-    def prune(self) -> None:
-        """Drop what is too far below the best; the best between words stays, so that there always is a text."""
-        least = max(score for score, _ in self.paths.values()) - MARGIN
-        kept = sorted((path for path in self.paths.items() if path[1][0] >= least), key=lambda path: -path[1][0])
-        between = max((path for path in self.paths.items() if path[0][0] == _ROOT), key=lambda path: path[1][0])
-        self.paths = dict([*kept[:MOST_PATHS], between])
+        return number
 
     def best(self) -> list[int]:
         """The words of the best path that is not within one, but for the space behind it."""
-        found: dict[int, float] = {}
-        for (node, _), (score, history) in self.paths.items():
-            if node != _ROOT:
-                end = self.lexicon.children[node].get(self.lexicon.space, -1)
-                if end not in self.lexicon.ends:
-                    continue
-                score, history = self.end(end, score, history)
-            found[history] = float(np.logaddexp(found.get(history, -np.inf), score))
-        history = max(found, key=lambda number: found[number])
+        found: dict[Place, Sums] = {}
+        lexicon = self.lexicon
+        for (node, _), paths in self.paths.items():
+            end = _ROOT if node == _ROOT else lexicon.children[node].get(lexicon.space, _ROOT)
+            label = _NO_WORD if node == _ROOT else lexicon.ends.get(end)
+            if label is not None:
+                for score, history in paths:
+                    bonus = 0.0 if label == _NO_WORD else lexicon.word_score
+                    add(found, (_ROOT, ()), (self.number(history, label), _NO_WORD), score + bonus)
+        (history, _), _ = max(found[_ROOT, ()].items(), key=lambda path: path[1])
         labels = []
         while history:
             history, label = self.histories[history]
             labels.append(label)
         return labels[::-1]
+
+
+def add(found: dict[Place, Sums], place: Place, words: tuple[int, int], score: float) -> None:
+    """Add alignments to those of the same words in a place."""
+    sums = found.setdefault(place, {})
+    other = sums.get(words)
+    if other is not None:
+        score = max(score, other) + math.log1p(math.exp(-abs(score - other)))
+    sums[words] = score

@@ -27,6 +27,7 @@ from steps.deploy.runtimes.sherpa import SherpaProcess
 from steps.deploy.runtimes.streaming_transducer import StreamingTransducer, StreamingTransducerRecogniser
 from steps.deploy.runtimes.transducer import TransducerRecogniser
 from steps.deploy.screen import metadata, streams
+from steps.search.transducer import check_finite
 from steps.training.teachers import ExportTeacher
 from tests.deploy.conftest import DIM, TOKENS, make_model, save_folder
 from tests.deploy.streams import (
@@ -238,7 +239,7 @@ def test_what_ships_is_listed_and_explained(folder):
     assert f"h (1, N, {facts['d_model']}) and c (1, N, 1)" in page and "at first -1, 0;" in page
 
 
-def test_what_it_cannot_do_is_one_line(folder):
+def test_what_it_cannot_do_is_one_line(folder, tmp_path, monkeypatch):
     for use in (frame_recogniser, ExportTeacher):
         with pytest.raises(UserError, match="no frame-wise posteriors of features come from it"):
             use(folder)
@@ -248,6 +249,11 @@ def test_what_it_cannot_do_is_one_line(folder):
     with pytest.raises(UserError, match="u: the model returned scores that are not finite"):
         recogniser.recognise(np.full(8000, np.nan, np.float32), "u")
     assert recogniser.use_labels("l", folder) is recogniser.use_graph(folder) is None
+    (tmp_path / "words.txt").write_text("ab\n")
+    recogniser.use_words(tmp_path / "words.txt", folder)
+    monkeypatch.setattr(recogniser.lexicon, "decode", lambda *_: check_finite(np.array([[np.nan]])))
+    with pytest.raises(UserError, match="u: the model returned scores that are not finite"):
+        recogniser.recognise(noise(8000), "u")
 
 
 @pytest.mark.slow

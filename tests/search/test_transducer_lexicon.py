@@ -109,14 +109,25 @@ def test_clear_speech_is_what_greedy_search_says(context):
     assert decode(TransducerLexicon(["A", "CA", "BB"], CHARS), encoded, nets, context) == "A CA BB"
 
 
+@pytest.mark.parametrize("word_score", [-3.0, 4.0, 25.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_dropped_changes_no_text(seed, monkeypatch):
+def test_what_is_dropped_changes_no_text(seed, word_score, monkeypatch):
     nets, encoded = made_up(len(CHARS), 2, seed, sharpness=3.0), frames(60, seed)
-    lexicon = TransducerLexicon(["A", "CAB", "BB", "ABC", "CC", "BACA"], CHARS, word_score=4.0)
+    lexicon = TransducerLexicon(["A", "CAB", "BB", "ABC", "CC", "BACA"], CHARS, word_score=word_score)
     text = decode(lexicon, encoded, nets, 2)
     monkeypatch.setattr(transducer_lexicon, "MARGIN", 1e9)
     monkeypatch.setattr(transducer_lexicon, "MOST_PATHS", 10**9)
-    assert decode(lexicon, encoded, nets, 2) == text and len(text.split()) > 3
+    assert decode(lexicon, encoded, nets, 2) == text and (len(text.split()) > 3 or word_score < 0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_words_that_meet_are_compared_by_all_their_alignments(seed, monkeypatch):
+    """With one unit of context most texts meet; those that go on are enough for the likeliest of all."""
+    monkeypatch.setattr(transducer_lexicon, "MOST_IN_PLACE", 50)
+    nets, encoded = made_up(len(CHARS), 1, seed), frames(5, seed)
+    words = ["A", "CAB", "BB"]
+    text = decode(TransducerLexicon(words, CHARS), encoded, nets, 1)
+    assert text == best_by_trying_all(encoded, nets, 1, CHARS, words)
 
 
 def test_however_few_paths_are_kept_words_come_out(monkeypatch):
@@ -124,6 +135,16 @@ def test_however_few_paths_are_kept_words_come_out(monkeypatch):
     monkeypatch.setattr(transducer_lexicon, "MOST_PATHS", 1)
     text = decode(TransducerLexicon(["ABCABC", "CCB"], CHARS), encoded, nets, 2)
     assert set(text.split()) <= {"ABCABC", "CCB"}
+
+
+def test_what_long_sound_needs_does_not_grow_with_all_that_was_tried():
+    """A flat net, in which anything may be said: only what goes on is kept."""
+    nets, lexicon = made_up(len(CHARS), 2, sharpness=0.3), TransducerLexicon(["A", "B", "C", "AB", "CA"], CHARS)
+    search = transducer_lexicon._Search(lexicon, *nets, 2, [0, 1])
+    for frame in frames(100):
+        search.advance(frame)
+    assert len(search.predicted) <= len(CHARS) ** 2
+    assert len(search.histories) <= 100 * transducer_lexicon.MOST_IN_PLACE * len(CHARS) ** 2
 
 
 def test_nothing_said_is_no_word():

@@ -137,7 +137,11 @@ class StreamingTransducerRecogniser(TransducerRecogniser):
 
     def texts(self, stream: TransducerStream) -> dict[str, str]:
         """Texts of a sound that has ended, by kind of decoding. Raises: UserError when a score is not finite."""
-        return {"greedy": stream.text} | (self.searched(stream.encoded) if self.kinds[1:] else {})
+        texts = {"greedy": stream.text}
+        try:
+            return texts | (self.searched(stream.encoded) if self.kinds[1:] else {})
+        except ValueError as error:
+            raise UserError(f"{stream.name}: the model returned {error}") from None
 
     def in_real_time(self, heard: np.ndarray, name: str) -> tuple[dict[str, str], list[Chunk]]:
         """As `recognise`, but fed and timed as in steps/deploy/realtime.py. Returns: texts by kind; the chunks."""
