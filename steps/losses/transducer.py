@@ -127,7 +127,10 @@ def some_nodes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Arcs of some nodes of each frame, -inf of the others. Args: nodes (N, T, W) int64; others, Returns: as of `lattice`."""
     flat = nodes.flatten(1)
-    said = predicted.gather(1, flat.unsqueeze(2).expand(-1, -1, predicted.shape[2])).unflatten(1, nodes.shape[1:])
+    # many nodes add to the gradient of one: not in half precision
+    said = (
+        predicted.float().gather(1, flat.unsqueeze(2).expand(-1, -1, predicted.shape[2])).unflatten(1, nodes.shape[1:])
+    )
     # behind the last unit there is none to emit: the arc to this one is cut off below
     following = functional.pad(tokens, (0, 1)).gather(1, flat).unflatten(1, nodes.shape[1:])
     log_probs = join(encoded.unsqueeze(2), said).float().log_softmax(dim=-1)
@@ -147,17 +150,21 @@ def first_of_range(
     Returns: (N, T) int64.
     Source:  Kuang et al. 2022 (arXiv:2206.13236), section 3, whose ranges come from a joiner that adds.
     """
+    said = log_probs.detach().float()
     with torch.enable_grad():
-        blank = log_probs.detach().float()[..., :1].expand(-1, -1, tokens.shape[1] + 1)
-        index = tokens.unsqueeze(1).expand(-1, log_probs.shape[1], -1)
-        emit = log_probs.detach().float().gather(2, index).requires_grad_()
+        blank = said[..., :1].repeat(1, 1, tokens.shape[1] + 1).requires_grad_()
+        emit = said.gather(2, tokens.unsqueeze(1).expand(-1, said.shape[1], -1)).requires_grad_()
         total = LogLikelihood.apply(blank, emit, lengths, token_lengths)
         # a transcript that does not fit its utterance has no average
-        (share,) = torch.autograd.grad(torch.where(total.isinf(), 0.0, total).sum(), emit)
-    out = share.nan_to_num().sum(dim=2).cumsum(dim=1)
-    before = functional.pad(out[:, :-1], (1, 0))
+        shares = torch.autograd.grad(torch.where(total.isinf(), 0.0, total).sum(), (blank, emit))
+    unit = torch.arange(blank.shape[2], device=said.device)
+    out = sum((share.nan_to_num() * unit[: share.shape[2]]).sum(dim=2) for share in shares)
     last = (token_lengths + 1 - width).clamp(min=0).unsqueeze(1)
-    return torch.minimum((before - width / 2 + 1).floor().long().clamp(min=0), last)
+    # a little more, so that an average of whole units is not rounded now this way, now that
+    first = torch.minimum((out - width / 2 + 1.01).floor().long().clamp(min=0), last)
+    # what rounding did to the average must not move a range back, or by two
+    frame = torch.arange(said.shape[1], device=said.device)
+    return (first.cummax(dim=1).values - frame).cummin(dim=1).values + frame
 
 
 def portions_of(encoded: torch.Tensor, per_frame: int) -> Iterator[torch.Tensor]:

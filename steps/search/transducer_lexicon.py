@@ -78,8 +78,8 @@ class _Search:
 
     def __init__(self, lexicon: TransducerLexicon, predict: Predict, join: Join, context: int, silent: list[int]):
         self.lexicon, self.predict, self.join, self.context, self.silent = lexicon, predict, join, context, silent
-        # a bonus for a word must not come too late
-        self.margin = MARGIN + max(0.0, lexicon.word_score)
+        # what a word costs or gives counts when it has ended, and paths within words have that before them
+        self.margin = MARGIN + abs(lexicon.word_score)
         # in each place: score, number of the history
         self.paths: dict[Place, list[tuple[float, int]]] = {(_ROOT, tuple(last_units([], context))): [(0.0, 0)]}
         # (number of the earlier history, word) of each, by number; the first has no words

@@ -9,6 +9,7 @@ import torch
 from steps.compress.lowrank import factorise
 from steps.compress.surgery import shrink
 from steps.core.cli import UserError
+from steps.core.config import to_dict
 from steps.models.build import build_model, load_model, new_spec
 from steps.models.heads.ctc import CtcConfig
 from steps.models.heads.transducer import TransducerConfig, TransducerSizes
@@ -168,3 +169,8 @@ def test_settings_without_effect_and_ctc_without_a_layer_are_refused():
         new_spec("dnn", {}, 20, 11, "test", "c.yaml: model", "transducer", head_sizes={"joint": 3})
     with pytest.raises(UserError, match="unknown key 'joiner'"):
         new_spec("dnn", {}, 20, 11, "test", "c.yaml: model", head_sizes={"joiner": 3})
+
+
+def test_settings_of_trainings_made_before_a_setting_came_are_as_they_were():
+    assert "prune_range" not in to_dict(TransducerConfig(intermediate_weight=0.3))
+    assert to_dict(TransducerConfig(prune_range=5))["prune_range"] == 5

@@ -120,6 +120,18 @@ def test_what_is_dropped_changes_no_text(seed, word_score, monkeypatch):
     assert decode(lexicon, encoded, nets, 2) == text and (len(text.split()) > 3 or word_score < 0)
 
 
+@pytest.mark.parametrize("confidence, word_score", [(3.0, -15.0), (5.0, -30.0), (8.0, -15.0), (8.0, -30.0)])
+def test_words_that_cost_much_are_not_judged_before_they_end(confidence, word_score, monkeypatch):
+    spoken = [3, 2, 0, 5, 3, 4, 0, 2, 4, 0, 4, 2, 5, 3, 4]
+    encoded = np.full((len(spoken), len(CHARS)), -confidence, np.float32)
+    encoded[np.arange(len(spoken)), spoken] = confidence
+    nets = (lambda last: np.zeros((len(last), len(CHARS)))), (lambda heard, said: heard + said)
+    lexicon = TransducerLexicon(["A", "CAB", "BB"], CHARS, word_score=word_score)
+    text = decode(lexicon, encoded, nets, 2)
+    monkeypatch.setattr(transducer_lexicon, "MARGIN", 1e9)
+    assert decode(lexicon, encoded, nets, 2) == text
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_words_that_meet_are_compared_by_all_their_alignments(seed, monkeypatch):
     """With one unit of context most texts meet; those that go on are enough for the likeliest of all."""

@@ -6,7 +6,7 @@ embedding is a Linear of one-hot vectors, so that every compression step and the
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from steps.core.cli import UserError
-from steps.core.config import check
+from steps.core.config import LATER, check
 from steps.losses.transducer import collapsed, first_of_range, lattice, transducer_loss_sum
 from steps.models.axes import AxisGroup, Member
 from steps.models.heads.ctc import CtcConfig, ctc_terms, inner_places
@@ -56,7 +56,7 @@ class TransducerConfig(CtcConfig):
 
     ctc_weight: float = 0.3
     delay_penalty: float = 0.0
-    prune_range: int = 0
+    prune_range: int = field(default=0, metadata=LATER)
 
     def __post_init__(self):
         super().__post_init__()
