@@ -37,8 +37,12 @@ dev_set=dev              # held-out training speakers: settings are chosen on it
 test_sets="test"         # one or more; only scored
 unlabelled_sets=         # sets that prepare writes without transcripts: transcribe_with writes them, and they join the training set
 transcribe_with=              # folder of the recogniser that transcribes them: whatever steps.transcribe_data runs
+transcribe_command=           # or a program that does, without a shell: steps.transcribe_data --command
+transcribe_words=             # its word list, one word per line: only these come out
 transcribe_check=             # folder of a second one, whose transcripts `readings` and `max_disagreement` compare
 transcribe_language=          # what is spoken, for recognisers that would guess it
+rounds=1                 # noisy student: so many whole runs, in <workdir>/round1, round2, ..., each transcribed by the one before
+round_model=             # the model whose export transcribes for the next round; empty: the last of the chain
 labelled_copies=1        # times that the training set joins them: its weight beside theirs
 transcripts=pseudo_labels.yaml # how transcripts are brought into form and filtered, in the same places as features
 cut_with=                # folder of a model that cuts the training set into pieces of a few words, which join it
@@ -81,6 +85,7 @@ read -ra tests <<<"$test_sets"
 sets=("$data/$train_set" "$data/$dev_set" "${tests[@]/#/$data/}") train=$data/${train_set}_sp dev=$data/$dev_set
 read -ra unlabelled <<<"$unlabelled_sets" && unlabelled=("${unlabelled[@]/#/$data/}")
 check_settings
+((rounds == 1)) || run_rounds "$@"
 use_sizes
 heavy="--num-threads $num_threads --mem 4G --time 24:00:00" # of a cluster; others get the defaults in conf/slurm.conf
 common=(--seed "$seed" --device "$device" --num-threads "$num_threads")

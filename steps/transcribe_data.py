@@ -43,6 +43,8 @@ def main() -> None:
     args = parser.parse_args()
     if (args.model is None) == (args.command is None):
         parser.error("exactly one of --model and --command says what transcribes")
+    if args.command and (args.words or args.language):
+        parser.error("--words and --language are for --model; a --command has its own")
     everything = read_data_dir(args.data, need_text=False)
     utterances = own_part(parser, args, everything)
     out = Path(args.out) / f"part.{args.shard}" if args.num_shards > 1 else Path(args.out)

@@ -4,8 +4,8 @@
 #   parse_options run.sh "$@"    checks and applies; --help prints the block; a usage error leaves with status 2
 #   apply_options                applies again, after a recipe has set its own values: the command line wins
 # A setting whose default is true or false may be given without a value; one that is a whole number takes whole
-# numbers; one that ends in _dir, or is `workdir`, `hub_model`, `cut_with`, `transcribe_with` or `transcribe_check`, is a
-# place relative to $called_from (set before).
+# numbers; one that ends in _dir, or is `workdir`, `hub_model`, `cut_with`, `transcribe_with`, `transcribe_check` or
+# `transcribe_words`, is a place relative to $called_from (set before).
 
 # In ${x//pattern/text} an & of the text is an & (bash 5.2 would put the match there), so that a folder may be called R&D.
 shopt -u patsub_replacement 2>/dev/null || true
@@ -40,7 +40,7 @@ read_settings() {
         '' | *[!0-9]*) setting_kinds[$name]=text ;;
         *) setting_kinds[$name]=number ;;
       esac
-      case $name in workdir | hub_model | cut_with | transcribe_with | transcribe_check | *_dir) setting_kinds[$name]=place ;; esac
+      case $name in workdir | hub_model | cut_with | transcribe_with | transcribe_check | transcribe_words | *_dir) setting_kinds[$name]=place ;; esac
     fi
   done < <(settings_block "$1")
 }

@@ -78,7 +78,7 @@ expand() {
 # Refuses settings that would fail only in a later stage; names the lists that limit decoding; begins the plan.
 check_settings() {
   local name word
-  for name in nj decode_nj trainings num_threads processes nodes labelled_copies; do
+  for name in nj decode_nj trainings num_threads processes nodes labelled_copies rounds; do
     [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--${name//_/-} is a whole number from 1 on, not '${!name}'"
   done
   for name in stage stop_stage; do

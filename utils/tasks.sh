@@ -129,7 +129,11 @@ stress_task() {
 transcript_tasks() {
   ((${#unlabelled[@]})) || return 0
   local set by key needs options copies=() joined=("$data/$train_set")
-  [[ -n $transcribe_with ]] || usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
+  [[ -n $transcribe_with || -n $transcribe_command ]] ||
+    usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
+  [[ -z $transcribe_with || -z $transcribe_command ]] || usage_error "transcribe_with and transcribe_command: give one of them"
+  [[ -z $transcribe_command || -z $transcribe_words$transcribe_language ]] ||
+    usage_error "transcribe_command: the program has its own words and language; leave out transcribe_words and transcribe_language"
   for set in $unlabelled_sets; do
     [[ " $train_set $dev_set $test_sets " != *" $set "* ]] || usage_error "unlabelled_sets: $set is train_set, dev_set or in test_sets, too"
   done
@@ -169,9 +173,31 @@ cut_task() {
 
 # Declares the transcribing of set $1 by transcribe_$2.
 hear_task() { # SET with|check
-  local by=transcribe_$2 out=$data/transcripts/$1.$2
-  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" "${!by}" --sounds "$data/$1/wav.scp" --makes "$out/text" --parallel -- \
-    "JOB=1:{nj}" python3 -m steps.transcribe_data --model "${!by}" --data "$data/$1" --out "$out" --shard JOB --num-shards "{nj}" \
-    --num-threads 1 --device "$device" ${transcribe_language:+--language "$transcribe_language"} :then: \
+  local by=transcribe_$2 out=$data/transcripts/$1.$2 who asked=()
+  who=(--model "${!by}") asked=(${transcribe_language:+--language "$transcribe_language"})
+  if [[ $2 == with ]]; then
+    [[ -z $transcribe_command ]] || who=(--command "$transcribe_command") asked=()
+    asked+=(${transcribe_words:+--words "$transcribe_words"})
+  fi
+  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" ${!by:+"${!by}"} ${transcribe_words:+"$transcribe_words"} --sounds "$data/$1/wav.scp" \
+    --makes "$out/text" --parallel -- \
+    "JOB=1:{nj}" python3 -m steps.transcribe_data "${who[@]}" --data "$data/$1" --out "$out" --shard JOB --num-shards "{nj}" \
+    --num-threads 1 --device "$device" "${asked[@]}" :then: \
     python3 utils/combine_data_dir.py "$out" --parts "{nj}"
+}
+
+# One whole run after the other with the options of this one, and ends: the export of each transcribes for the next (noisy
+# student: Xie et al. 2020, arXiv:1911.04252; for speech Park et al. 2020, arXiv:2005.09629).
+run_rounds() { # the options of run.sh
+  local round place=${workdir%/} student=${round_model:-${models[-1]}} with=() here=$PWD
+  [[ -n $unlabelled_sets ]] || usage_error "--rounds is for recipes with unlabelled_sets"
+  [[ -n $workdir ]] || usage_error "--rounds $rounds: give --workdir DIR, in which each round has a folder"
+  [[ " ${models[*]} " == *" $student "* ]] || usage_error "round_model: no model $student in the chain$(nearest_name "$student" "${models[@]}")"
+  ((stop_stage >= 7)) || usage_error "--rounds $rounds: an export transcribes for the next round, so --stop-stage is 7 or later"
+  for ((round = 1; round <= rounds; round++)); do
+    echo "round $round of $rounds: $place/round$round"
+    (cd "$called_from" && "$here/run.sh" "$@" --rounds 1 --workdir "$place/round$round" "${with[@]}") || exit
+    with=(--transcribe-with "$place/round$round/exp/$name/$student/export" --transcribe-command "" --transcribe-language "" --transcribe-words "")
+  done
+  exit 0
 }

@@ -343,6 +343,58 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     assert len(heard) == 2 and all("/more " in line for line in heard)
 
 
+def test_a_command_or_a_word_list_transcribes(bench):
+    bench.write_recipe(f"{RECIPE}unlabelled_sets=more\n")
+    (bench.recipe / "whisper").mkdir()
+    (bench.recipe / "whisper" / "model.json").write_text("{}")
+    (bench.recipe / "known.txt").write_text("yes\n")
+    model, words = (
+        ("--transcribe-with", str(bench.recipe / "whisper")),
+        ("--transcribe-words", str(bench.recipe / "known.txt")),
+    )
+    program = ("--transcribe-command", "python3 my_recogniser.py --beam 4")
+    assert "give one of them" in bench.run(*model, *program, status=2)[1]
+    for more in (words, ("--transcribe-language", "en")):
+        assert "leave out transcribe_words and transcribe_language" in bench.run(*program, *more, status=2)[1]
+    ran, _ = bench.run(*program, "--stop-stage", "0")
+    heard = [line for line in ran if "steps.transcribe_data" in line]
+    assert len(heard) == 2 and all(
+        "--command python3 my_recogniser.py --beam 4 --data" in line and "--model" not in line for line in heard
+    )
+    ran, _ = bench.run(*model, *words, "--transcribe-check", str(bench.recipe / "whisper"), "--stop-stage", "0")
+    heard = [line for line in ran if "steps.transcribe_data" in line]
+    assert (
+        sorted(("/known.txt" in line, ".with " in line) for line in heard) == [(False, False)] * 2 + [(True, True)] * 2
+    )
+    (bench.recipe / "known.txt").write_text("no\n")
+    again = [line for line in bench.run(*model, *words, "--stop-stage", "0")[0] if "steps.transcribe_data" in line]
+    assert len(again) == 2 and all("/known.txt" in line for line in again)
+
+
+def test_rounds_are_whole_runs_each_transcribed_by_the_one_before(bench, tmp_path):
+    bench.write_recipe(f"{RECIPE}unlabelled_sets=more\n")
+    (bench.recipe / "whisper").mkdir()
+    (bench.recipe / "whisper" / "model.json").write_text("{}")
+    options = ("--transcribe-with", str(bench.recipe / "whisper"), "--rounds", "2")
+    place = tmp_path / "work"
+    inside = ("--recipe", "an4_unlabelled", "--unlabelled-sets", "extra")
+    assert "give --workdir DIR" in bench.run(*options, *inside, status=2)[1]
+    options += ("--workdir", str(place), "--round-model", "small")
+    assert "--stop-stage is 7 or later" in bench.run(*options, "--stop-stage", "5", status=2)[1]
+    assert (
+        "no model smal in the chain (did you mean small?)" in bench.run(*options, "--round-model", "smal", status=2)[1]
+    )
+    ran, said = bench.run(*options)
+    assert "round 1 of 2" in said and "round 2 of 2" in said
+    heard = [line.partition("steps.transcribe_data ")[2] for line in ran if "steps.transcribe_data" in line]
+    by = [line.partition(" --data")[0].removeprefix("--model ") for line in heard]
+    assert by == [str(bench.recipe / "whisper")] * 2 + [f"{place}/round1/exp/my recipe/small/export"] * 2
+    assert sum("steps.report" in line for line in ran) == 2
+    assert bench.run(*options)[0] == []
+    bench.write_recipe(RECIPE)
+    assert "--rounds is for recipes with unlabelled_sets" in bench.run(*options, status=2)[1]
+
+
 def test_sizes_are_chosen_after_the_features_and_used_by_what_trains(bench):
     exp, data = bench.recipe / "exp/my recipe", bench.recipe / "data/my recipe"
     ran, printed = bench.run("--sizes", "auto", "--time-budget", "30m", "--stop-stage", "6")
