@@ -121,9 +121,10 @@ def tell(message: object) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory, in Python's words or in torch's, for the CPU or a GPU."""
-    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or torch_says
+    """Whether an error says that there is no memory, in Python's words, torch's, for the CPU or a GPU, or onnxruntime's."""
+    words = ("can't allocate memory", "Failed to allocate memory", "std::bad_alloc")
+    said = type(error).__name__ == "OutOfMemoryError" or any(some in str(error) for some in words)
+    return isinstance(error, MemoryError) or said
 
 
 def run_main(main: Callable[[], None]) -> int:
@@ -157,10 +158,12 @@ def run_main(main: Callable[[], None]) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         tell(f"{name}: error: {where}{error.strerror}")
         return 1
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        tell(f"{name}: error: out of memory; a smaller loop.max_batch_frames, a smaller model or more memory is needed")
+        tell(
+            f"{name}: error: out of memory; smaller batches (loop.max_batch_frames), a smaller model or more memory is needed"
+        )
         return 1
     say(f"# done in {time.monotonic() - start_s:.1f} s")
     return 0

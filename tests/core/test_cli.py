@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from steps.core.cli import Interrupted, MissingInput, UserError, add_common, make_parser, parse_bool, run_main, say
@@ -40,7 +41,20 @@ def test_failures_are_one_line_and_a_status(capsys, case):
 def test_memory_that_torch_does_not_get_is_one_line_too(capsys):
     torch = pytest.importorskip("torch")
     assert run_main(lambda: torch.empty(1 << 50)) == 1
-    assert capsys.readouterr().err.count("error: out of memory; a smaller loop.max_batch_frames") == 1
+    assert capsys.readouterr().err.count("error: out of memory; smaller batches (loop.max_batch_frames)") == 1
+
+
+def test_memory_that_onnxruntime_does_not_get_is_one_line_too(capsys):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    size = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [1])
+    filled = onnx.helper.make_tensor_value_info("filled", onnx.TensorProto.FLOAT, None)
+    fill = onnx.helper.make_node("ConstantOfShape", ["size"], ["filled"])
+    graph = onnx.helper.make_graph([fill], "large", [size], [filled])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    file = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    assert run_main(lambda: session.run(None, {"size": np.array([1 << 45])})) == 1
+    assert capsys.readouterr().err.count("error: out of memory; smaller batches") == 1
 
 
 def test_success_says_so_and_returns_zero(capsys):
