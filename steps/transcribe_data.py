@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import hashlib
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of
 
 REASON = "nothing recognised"
 CONFIDENCE = "utt2confidence"
+SHELL = {"|", "||", "&", "&&", ";", "<", ">", ">>"}
 
 
 def main() -> None:
@@ -43,6 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     if (args.model is None) == (args.command is None):
         parser.error("exactly one of --model and --command says what transcribes")
+    if args.command is not None:
+        args.command = command_words(args.command)
     if args.command and (args.words or args.language):
         parser.error("--words and --language are for --model; a --command has its own")
     everything = read_data_dir(args.data, need_text=False)
@@ -69,6 +73,21 @@ def main() -> None:
         write_json(out / PART_FILE, {"parts": args.num_shards, "ids_sha256": ids})
     left_out = f"; {len(dropped)} left out: {REASON}" if dropped else ""
     say(f"{out}: transcripts of {counted(len(heard), 'utterance')}{left_out}")
+
+
+def command_words(command: str) -> list[str]:
+    """The words of --command. Raises: UserError for one that cannot be run as it stands."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--command: {command}: {error}") from None
+    if not words or shutil.which(words[0]) is None:
+        raise UserError(f"--command: {command!r}: {f'no program {words[0]}' if words else 'is empty'}")
+    if shell := SHELL.intersection(words):
+        raise UserError(
+            f"--command: no shell runs it, so {sorted(shell)[0]} would be a word; write bash -c '...' for one"
+        )
+    return words
 
 
 def make_transcribe_parser() -> argparse.ArgumentParser:
@@ -132,13 +151,14 @@ def hear_with_command(args: argparse.Namespace, utterances: Sequence[Utterance])
             path = Path(folder) / f"{number:07d}.wav"
             soundfile.write(path, utterance_samples(utt, args.rate).numpy(), args.rate, subtype="PCM_16")
             lines.append(f"{utt.utt_id} {path}\n")
-        say(f"transcribing {counted(len(utterances), 'utterance')} of {args.data} with {args.command}")
+        command = shlex.join(args.command)
+        say(f"transcribing {counted(len(utterances), 'utterance')} of {args.data} with {command}")
         try:
-            done = subprocess.run(shlex.split(args.command), input="".join(lines).encode(), stdout=subprocess.PIPE)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--command: {args.command}: {error}") from None
+            done = subprocess.run(args.command, input="".join(lines).encode(), stdout=subprocess.PIPE)
+        except OSError as error:
+            raise UserError(f"--command: {command}: {error}") from None
     if done.returncode:
-        raise UserError(f"--command: {args.command}: ended with status {done.returncode}; its messages are above")
+        raise UserError(f"--command: {command}: ended with status {done.returncode}; its messages are above")
     return read_answers(done.stdout, [utt.utt_id for utt in utterances])
 
 

@@ -88,9 +88,18 @@ def test_only_a_line_feed_ends_a_line(monkeypatch, data):
 
 
 def test_no_shell_sees_the_command(monkeypatch, data):
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="no program no-such-program;"):
         run(monkeypatch, data, "--command", f"no-such-program; touch {data.parent}/pwned")
+    with pytest.raises(UserError, match="no shell runs it, so [|] would be a word; write bash -c"):
+        run(monkeypatch, data, "--command", f"cat | touch {data.parent}/pwned")
     assert not (data.parent / "pwned").exists()
+
+
+@pytest.mark.parametrize("command, said", [(" ", "is empty"), ("cat 'a", "No closing quotation"), ("", "is empty")])
+def test_a_command_that_cannot_be_run_is_refused_before_any_sound_is_read(monkeypatch, data, command, said):
+    with pytest.raises(UserError, match=f"--command: .*{said}"):
+        run(monkeypatch, data, "--command", command)
+    assert not (data.parent / "heard").exists()
 
 
 class Parrot:

@@ -122,6 +122,7 @@ check_settings() {
   [[ $one_of == false ]] || label_list=("$data/labels.txt")
   check_sherpa
   plan=(--verbatim "$data" "$recipe_dir" "$corpus_dir")
+  for word in "$transcribe_with" "$transcribe_check" "$transcribe_words" "$transcribe_command"; do plan+=(${word:+"$word"}); done
   word=${cmd%% *}
   [[ -f $word ]] || command -v "$word" >/dev/null || usage_error "--cmd: no program $word here"
 }

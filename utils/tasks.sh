@@ -127,10 +127,13 @@ stress_task() {
 # Declares what writes the transcripts of unlabelled sets and puts these sets and the training set together; the dev set is
 # transcribed, too, so that the errors of such transcripts are known.
 transcript_tasks() {
-  ((${#unlabelled[@]})) || return 0
+  if ((${#unlabelled[@]} == 0)); then
+    [[ -z $transcribe_command$transcribe_words ]] || usage_error "transcribe_command and transcribe_words are for unlabelled_sets, and there are none"
+    return 0
+  fi
   local set by key needs options copies=() joined=("$data/$train_set")
   [[ -n $transcribe_with || -n $transcribe_command ]] ||
-    usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with"
+    usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with, or a program with transcribe_command"
   [[ -z $transcribe_with || -z $transcribe_command ]] || usage_error "transcribe_with and transcribe_command: give one of them"
   [[ -z $transcribe_command || -z $transcribe_words$transcribe_language ]] ||
     usage_error "transcribe_command: the program has its own words and language; leave out transcribe_words and transcribe_language"
@@ -173,13 +176,17 @@ cut_task() {
 
 # Declares the transcribing of set $1 by transcribe_$2.
 hear_task() { # SET with|check
-  local by=transcribe_$2 out=$data/transcripts/$1.$2 who asked=()
+  local by=transcribe_$2 out=$data/transcripts/$1.$2 who asked=() files=() word
   who=(--model "${!by}") asked=(${transcribe_language:+--language "$transcribe_language"})
   if [[ $2 == with ]]; then
-    [[ -z $transcribe_command ]] || who=(--command "$transcribe_command") asked=()
+    if [[ -n $transcribe_command ]]; then
+      who=(--command "$transcribe_command") asked=()
+      # the program's files that it names, so that a change in one is noticed
+      for word in $transcribe_command; do [[ ! -f $word ]] || files+=("$word"); done
+    fi
     asked+=(${transcribe_words:+--words "$transcribe_words"})
   fi
-  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" ${!by:+"${!by}"} ${transcribe_words:+"$transcribe_words"} --sounds "$data/$1/wav.scp" \
+  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" ${!by:+"${!by}"} ${transcribe_words:+"$transcribe_words"} "${files[@]}" --sounds "$data/$1/wav.scp" \
     --makes "$out/text" --parallel -- \
     "JOB=1:{nj}" python3 -m steps.transcribe_data "${who[@]}" --data "$data/$1" --out "$out" --shard JOB --num-shards "{nj}" \
     --num-threads 1 --device "$device" "${asked[@]}" :then: \
@@ -189,15 +196,38 @@ hear_task() { # SET with|check
 # One whole run after the other with the options of this one, and ends: the export of each transcribes for the next (noisy
 # student: Xie et al. 2020, arXiv:1911.04252; for speech Park et al. 2020, arXiv:2005.09629).
 run_rounds() { # the options of run.sh
-  local round place=${workdir%/} student=${round_model:-${models[-1]}} with=() here=$PWD
+  local round place=${workdir%/} student=${round_model:-${models[-1]}} teller="" with=() here=$PWD
   [[ -n $unlabelled_sets ]] || usage_error "--rounds is for recipes with unlabelled_sets"
   [[ -n $workdir ]] || usage_error "--rounds $rounds: give --workdir DIR, in which each round has a folder"
   [[ " ${models[*]} " == *" $student "* ]] || usage_error "round_model: no model $student in the chain$(nearest_name "$student" "${models[@]}")"
   ((stop_stage >= 7)) || usage_error "--rounds $rounds: an export transcribes for the next round, so --stop-stage is 7 or later"
+  [[ $place == /* ]] || place=$PWD/$place
   for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds: $place/round$round"
-    (cd "$called_from" && "$here/run.sh" "$@" --rounds 1 --workdir "$place/round$round" "${with[@]}") || exit
-    with=(--transcribe-with "$place/round$round/exp/$name/$student/export" --transcribe-command "" --transcribe-language "" --transcribe-words "")
+    if [[ $dry_run == true && -n $teller && ! -f $teller/SHA256SUMS ]]; then
+      echo "would be transcribed by $teller, which round $((round - 1)) makes"
+      break
+    fi
+    with_signals "$called_from" "$here/run.sh" "$@" --rounds 1 --workdir "$place/round$round" "${with[@]}" || exit
+    teller=$place/round$round/exp/$name/$student/export
+    with=(--transcribe-with "$teller" --transcribe-command "" --transcribe-language "" --transcribe-words "")
   done
   exit 0
+}
+
+# Runs a program in a folder and passes on what would end this script. Returns: its status.
+with_signals() { # FOLDER PROGRAM OPTION...
+  local child status=0 signal
+  # of its own group: a signal reaches it once, from here
+  set -m
+  (cd "$1" && exec "${@:2}") &
+  child=$!
+  set +m
+  # shellcheck disable=SC2064
+  for signal in INT TERM HUP; do trap "kill -$signal $child 2>/dev/null" "$signal"; done
+  # a signal ends `wait` before the program has ended
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+  trap - INT TERM HUP
+  wait "$child" || status=$?
+  return "$status"
 }

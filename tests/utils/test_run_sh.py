@@ -3,8 +3,10 @@
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -366,6 +368,15 @@ def test_a_command_or_a_word_list_transcribes(bench):
     assert (
         sorted(("/known.txt" in line, ".with " in line) for line in heard) == [(False, False)] * 2 + [(True, True)] * 2
     )
+    assert "for unlabelled_sets, and there are none" in bench.run(*program, "--unlabelled-sets", "", status=2)[1]
+    mine = bench.folder / "JOB.py"
+    mine.write_text("1\n")
+    named = ("--transcribe-command", f"python3 {mine} JOB", "--stop-stage", "0")
+    heard = [line for line in bench.run(*named)[0] if "steps.transcribe_data" in line]
+    assert len(heard) == 2 and all(f"--command python3 {mine} JOB --data" in line for line in heard)
+    assert bench.run(*named)[0] == []
+    mine.write_text("2\n")
+    assert sum("steps.transcribe_data" in line for line in bench.run(*named)[0]) == 2
     (bench.recipe / "known.txt").write_text("no\n")
     again = [line for line in bench.run(*model, *words, "--stop-stage", "0")[0] if "steps.transcribe_data" in line]
     assert len(again) == 2 and all("/known.txt" in line for line in again)
@@ -384,6 +395,8 @@ def test_rounds_are_whole_runs_each_transcribed_by_the_one_before(bench, tmp_pat
     assert (
         "no model smal in the chain (did you mean small?)" in bench.run(*options, "--round-model", "smal", status=2)[1]
     )
+    planned = bench.run(*options, "--dry-run")[1]
+    assert f"would be transcribed by {place}/round1/exp/my recipe/small/export, which round 1 makes" in planned
     ran, said = bench.run(*options)
     assert "round 1 of 2" in said and "round 2 of 2" in said
     heard = [line.partition("steps.transcribe_data ")[2] for line in ran if "steps.transcribe_data" in line]
@@ -393,6 +406,33 @@ def test_rounds_are_whole_runs_each_transcribed_by_the_one_before(bench, tmp_pat
     assert bench.run(*options)[0] == []
     bench.write_recipe(RECIPE)
     assert "--rounds is for recipes with unlabelled_sets" in bench.run(*options, status=2)[1]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_round_that_runs(bench, number, status):
+    """And nothing of it goes on."""
+    (bench.folder / "runner.py").write_text(
+        f"import os, time\nopen('{bench.folder}/PID', 'w').write(str(os.getpid()))\ntime.sleep(50)\n"
+    )
+    bench.write_recipe(f"{RECIPE}unlabelled_sets=more\n")
+    words = [ROOT / "run.sh", "--recipe", bench.recipe, "--cmd", f"{bench.folder}/runner.py", "--rounds", "2"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    program = ("--transcribe-command", "cat")
+    with open(bench.folder / "said", "w") as said:
+        process = subprocess.Popen([*words, *program], cwd=bench.folder, env=environment, stdout=said, stderr=said)
+        pid = bench.folder / "PID"
+        for _ in range(300):
+            if pid.exists() and pid.read_text():
+                break
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(timeout=30) == status
+    assert "the same command goes on from here" in (bench.folder / "said").read_text()
+    assert (
+        not Path(f"/proc/{pid.read_text()}").exists()
+        or "State:\tZ" in Path(f"/proc/{pid.read_text()}/status").read_text()
+    )
+    assert not list(bench.recipe.glob("round2"))
 
 
 def test_sizes_are_chosen_after_the_features_and_used_by_what_trains(bench):
