@@ -68,6 +68,7 @@ def test_every_kind_of_transducer_from_sound_to_the_report(tmp_path, streaming):
 
 def check_report(exp, streaming):
     """Scores, sizes and texts of a finished chain."""
+    known = set((exp.parents[1] / "data" / exp.name / "words.txt").read_text().split())
     rows = {row["model"]: row for row in json.loads((exp / "report/results.json").read_text())["rows"]}
     assert list(rows) == MODELS
     for name in MODELS[1:]:
@@ -75,7 +76,13 @@ def check_report(exp, streaming):
         # alone, so small a student learns little in so little time, with CTC neither
         if name not in ("transducer", "transducer_twice"):
             assert score["wer_percent"] < 15, name
-        assert set(rows[name]["scores"]) == {"greedy", "beam"}
+        assert set(rows[name]["scores"]) == {"greedy", "lexicon", "beam"}
+        said = {
+            word
+            for line in (exp / name / "decode_test_onnx/lexicon.txt").read_text().splitlines()
+            for word in line.split()[1:]
+        }
+        assert said and said <= known
         sizes = shipped_bytes(export)
         assert rows[name]["bytes_shipped"] == sum(sizes.values()) and len([n for n in sizes if ".onnx" in n]) == 3
         assert onnx_bytes(sizes) > 10_000
