@@ -5,7 +5,7 @@ from typing import Any
 
 from steps.compress.calibrate import ActivationConfig
 from steps.core.config import LATER, check
-from steps.models.codes import CodeFormat
+from steps.models.codes import REST, CodeFormat
 
 METHODS = ("rtn", "mse", "gptq", "qat")
 AUTO = "auto"
@@ -29,7 +29,8 @@ class QuantizeConfig:
     convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float. With `activations` they
     multiply in integers, and null means 7, or 8 where `bits` is 8.
     activations: fixed scales for activations, by calibration data; null: each input gets its own when the file runs.
-    rest: float32 or float16, for what stays float in a packed file.
+    rest: float32 or float16, for what stays float in a packed file; int8: in 8 bits, with a power of two for every eight numbers, and
+    so are the scales of codes.
     calibration_batches: of training data, for gptq and activations; of dev data, for a target.
     target_kb: size of the whole export in 1000 bytes, or target_bits: of a weight on average. Then `bits` is the most that a
     layer may get; each layer's are chosen by what fewer bits do to its dev loss. Neither: all layers have `bits`.
@@ -52,7 +53,7 @@ class QuantizeConfig:
         if self.method == AUTO:
             self.method = "mse" if self.has_target else "rtn"
         check(self.method in METHODS, f"method must be one of {', '.join((AUTO, *METHODS))}, not {self.method!r}")
-        check(self.rest in ("float32", "float16"), "rest must be float32 or float16")
+        check(self.rest in REST, f"rest must be one of {', '.join(REST)}, not {self.rest!r}")
         check(self.calibration_batches >= 1, "calibration_batches must be at least 1")
         self.format()
         self.check_target()

@@ -13,6 +13,7 @@ from steps.compress.quantize_config import QuantizeConfig
 from steps.core.cli import UserError
 from steps.core.config import nearest
 from steps.models.asr_model import AsrModel
+from steps.models.blocks import round_to_blocks
 from steps.models.build import build_model
 from steps.models.codes import (
     WHOLE_BYTE_BITS,
@@ -173,8 +174,7 @@ def coded_model(
         except ValueError as error:
             raise UserError(f"{name}: {error}; train the model again") from None
         state |= {f"{name}.{key}": tensor for key, tensor in codes.items()}
-    if quantization.get("rest") == "float16":
-        state = round_rest(state)
+    state = round_rest(state, quantization.get("rest"))
     for name, one in activation_ranges(small).items():
         state |= {f"{name}.{key}": tensor for key, tensor in one.state_dict().items()}
     small.load_state_dict(state)
@@ -201,11 +201,24 @@ def layer_suffix(layer: nn.Module) -> str:
     return "_l0" if isinstance(layer, (QuantLSTM, nn.LSTM)) else ""
 
 
-def round_rest(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Round every float tensor to float16. Raises: UserError when a number is too large for it."""
-    rounded = {name: t.half().float() if t.is_floating_point() else t for name, t in state.items()}
-    for name, tensor in rounded.items():
-        if not torch.isfinite(tensor).all():
+def round_rest(state: dict[str, torch.Tensor], rest: str | None) -> dict[str, torch.Tensor]:
+    """Round every float tensor to float16, or to eight bits and then scales of codes, too, to more than 0.
+
+    Args:   rest: as in QuantizeConfig; None: as float32, nothing is rounded.
+    Raises: UserError when a number is too large.
+    """
+    rounded = dict(state)
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            continue
+        try:
+            if rest == "int8":
+                rounded[name] = round_to_blocks(tensor, above_zero=name.endswith("_scales"))
+            elif rest == "float16":
+                rounded[name] = tensor.half().float()
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+        if not torch.isfinite(rounded[name]).all():
             raise UserError(f"{name}: a number is too large for float16; set rest: float32")
     return rounded
 

@@ -6,6 +6,7 @@ import itertools
 import string
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,8 @@ def fold_constants(content: bytes) -> onnx.ModelProto:
 
 
 def strip_(graph: onnx.ModelProto, name: str) -> None:
-    """Remove names, documentation, metadata and defaults, and name what is left shortly: the same model gives the same bytes.
+    """Remove names, documentation, metadata and defaults, and name what is left shortly, what is named most often the shortest: the
+    same model gives the same bytes.
 
     The IR version becomes the lowest that knows the graph's opset. Names of inputs and outputs stay.
 
@@ -125,17 +127,21 @@ def strip_(graph: onnx.ModelProto, name: str) -> None:
     opset = opset_of(graph)
     same = same_constants(body.initializer)
     names = {kept: kept for kept in ("", *(value.name for value in (*body.input, *body.output)))}
-    fresh = (name for name in short_names() if name not in names.copy())
+    uses: Counter[str] = Counter()
     for node in body.node:
         node.ClearField("name")
         node.ClearField("doc_string")
         del node.metadata_props[:]
         drop_defaults_(node, opset)
         node.input[:] = [same.get(name, name) for name in node.input]
+        uses.update((*node.input, *node.output))
+    fresh = (name for name in short_names() if name not in names.copy())
+    # of names used equally often the first comes first
+    for name, _ in uses.most_common():
+        if name not in names:
+            names[name] = next(fresh)
+    for node in body.node:
         for values in (node.input, node.output):
-            for name in values:
-                if name not in names:
-                    names[name] = next(fresh)
             values[:] = [names[name] for name in values]
     constants = {names[tensor.name]: tensor for tensor in body.initializer if tensor.name in names}
     for name, tensor in constants.items():

@@ -9,14 +9,18 @@ layers; it is looked up byte by byte. All of it are operators that every runtime
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import NodeProto, TensorProto, helper
 
+from steps.models.blocks import BLOCK, round_to_blocks, to_blocks
 from steps.models.codes import TERNARY_IN_A_BYTE, CodeFormat, Codes
 
 # parts of a code in bits, the highest first
 PARTS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 # digits that all numbers in a byte, 5 and 8, divide
 FILLED_TO = 40
+# bytes that the nodes of floats in blocks take
+WORTH_BLOCKS = 250
 # the largest code whose products with 8 bits are exact in every kernel, two of them in 16 bits
 LARGEST_INT8 = 63
 
@@ -72,7 +76,10 @@ class Unpacking:
         return f"{name}/codes"
 
     def floats(self, name: str, array: np.ndarray) -> str:
-        """A float constant, stored as float16. Args: array: of numbers that float16 has.  Returns: name of the float32 value."""
+        """A float constant, stored as float16, or in blocks (steps/models/blocks.py) where that loses nothing.
+
+        Args: array: of numbers that float16 has.  Returns: name of the float32 value.
+        """
         self.short[name] = array.astype(np.float16)
         return name
 
@@ -94,6 +101,10 @@ class Unpacking:
         later, self.nodes = self.nodes, []
         for format, pieces in self.levels.items():
             self.cut_columns(format, pieces)
+        blocks = {name: piece for name, piece in self.short.items() if _lies_in_blocks(piece)}
+        if sum(piece.nbytes - _blocks(piece.size) * (BLOCK + 1) for piece in blocks.values()) > WORTH_BLOCKS:
+            self.cut(self.numbers_of(blocks), blocks, BLOCK)
+            self.short = {name: piece for name, piece in self.short.items() if name not in blocks}
         if self.short:
             numbers = np.concatenate([piece.ravel() for piece in self.short.values()])
             self.constants["short"] = np.pad(numbers, (0, -len(numbers) % FILLED_TO))
@@ -136,17 +147,40 @@ class Unpacking:
             total = self.node("Add", [total, value], f"{own}/sum{place}")
         return total if len(values) == 1 else self.node("Cast", [total], own, to=kind)
 
-    def cut(self, value: str, pieces: dict[str, np.ndarray]) -> None:
-        """Split a vector into pieces of some sizes, whatever is left over, and give them their shapes. Args: pieces: by name."""
-        flat = [name if piece.ndim == 1 else f"{name}/flat" for name, piece in pieces.items()]
-        sizes = [piece.size for piece in pieces.values()]
-        filling = -sum(sizes) % FILLED_TO
-        ends = [*sizes, filling] if filling else sizes
-        names = [*flat, f"{value}/rest"] if filling else flat
-        self.nodes.append(helper.make_node("Split", [value, self.constant(np.array(ends))], names))
-        for name, (shaped, piece) in zip(flat, pieces.items(), strict=True):
-            if name != shaped:
-                self.node("Reshape", [name, self.constant(np.array(piece.shape))], shaped)
+    def numbers_of(self, pieces: dict[str, np.ndarray]) -> str:
+        """Floats that lie in blocks as whole numbers and powers of two. Args: pieces: by name.  Returns: name of the vector, each piece
+        filled up to whole blocks, and the whole to FILLED_TO."""
+        both = [to_blocks(torch.from_numpy(piece)) for piece in pieces.values()]
+        numbers, exponents = (torch.cat(parts).numpy() for parts in zip(*both, strict=True))
+        # whole blocks of zeros
+        missing = -len(exponents) % (FILLED_TO // BLOCK)
+        known, places = np.unique(np.pad(exponents, (0, missing), mode="edge"), return_inverse=True)
+        self.constants["eighths"] = np.pad(numbers, ((0, missing), (0, 0)))
+        self.constants["places"], self.constants["powers"] = places.astype(np.uint8), np.float16(2.0) ** known
+        index = self.node("Cast", ["places"], "places/i", to=TensorProto.INT32)
+        steps = self.node("Gather", ["powers", index], "steps")
+        column = self.node("Reshape", [steps, self.constant(np.array([-1, 1]))], "steps/c")
+        whole, step = (self.node("Cast", [name], f"{name}/f", to=TensorProto.FLOAT) for name in ("eighths", column))
+        return self.node(
+            "Reshape", [self.node("Mul", [whole, step], "blocks"), self.constant(np.array([-1]))], "blocks/1"
+        )
+
+    def cut(self, value: str, pieces: dict[str, np.ndarray], multiple: int = 1) -> None:
+        """Split a vector into pieces of some sizes, whatever is left over, and give them their shapes.
+
+        Args: pieces: by name.   multiple: what each is filled up to.
+        """
+        ends: dict[str, int] = {}
+        for name, piece in pieces.items():
+            ends[name if piece.ndim == 1 else f"{name}/flat"] = piece.size
+            if gap := -piece.size % multiple:
+                ends[f"{name}/gap"] = gap
+        if filling := -sum(ends.values()) % FILLED_TO:
+            ends[f"{value}/rest"] = filling
+        self.nodes.append(helper.make_node("Split", [value, self.constant(np.array([*ends.values()]))], [*ends]))
+        for name, piece in pieces.items():
+            if piece.ndim != 1:
+                self.node("Reshape", [f"{name}/flat", self.constant(np.array(piece.shape))], name)
 
     def table(self, base: int, count: int, step: int, first: int, kind: int) -> str:
         """What the digits of every byte stand for. Returns: name of a (256, count) value of type `kind`: digit * step + first."""
@@ -193,6 +227,18 @@ class Unpacking:
         value = self.node("Reshape", [value, self.constant(np.array([rows, -1]))], f"{scales}/2")
         ends = [self.constant(np.array([end])) for end in (0, columns, 1)]
         return self.node("Slice", [value, *ends], f"{scales}/s") if groups * size > columns else value
+
+
+def _blocks(size):
+    """Blocks that so many numbers fill."""
+    return -(-size // BLOCK)
+
+
+def _lies_in_blocks(array):
+    """Whether a float16 array stays as it is in blocks, and takes fewer bytes there."""
+    tensor = torch.from_numpy(array.astype(np.float32))
+    smaller = _blocks(array.size) * (BLOCK + 1) < array.nbytes
+    return smaller and torch.equal(round_to_blocks(tensor), tensor)
 
 
 def pack_digits(digits: np.ndarray, base: int, count: int) -> np.ndarray:

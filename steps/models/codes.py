@@ -10,6 +10,8 @@ from steps.core.cli import UserError
 from steps.core.config import check
 
 GRIDS = ("symmetric", "half", "ternary")
+# how a packed file holds what is neither code nor scale
+REST = ("float32", "float16", "int8")
 # version 0.1 wrote layers of these bit widths, with one number for the whole model
 WHOLE_BYTE_BITS = (8, 7)
 # 3 ** 5 is 243
@@ -153,7 +155,7 @@ def describe_formats(formats: dict[str, CodeFormat]) -> dict[str, Any]:
 
 
 def describe_packed(formats: dict[str, CodeFormat], rest: str) -> dict[str, Any]:
-    """The entry of a model whose file holds packed codes and float16 scales. Args: rest: float16 or float32, all other tensors."""
+    """The entry of a model whose file holds packed codes and float16 scales. Args: rest: of REST, all other tensors."""
     return {"packed": True, "rest": rest} | describe_formats(formats)
 
 
@@ -165,10 +167,10 @@ def is_packed(quantization: dict[str, Any] | None) -> bool:
 
 
 def rest_type(quantization: dict[str, Any]) -> torch.dtype:
-    """Type of the tensors in the file that are neither codes nor scales."""
+    """Type of the tensors in the file that are neither codes nor scales; float16 has all numbers of eight bits."""
     rest = quantization.get("rest", "float32")
-    check(rest in ("float16", "float32"), f"quantization: rest must be float16 or float32, not {rest!r}")
-    return torch.float16 if rest == "float16" else torch.float32
+    check(rest in REST, f"quantization: rest must be one of {', '.join(REST)}, not {rest!r}")
+    return torch.float32 if rest == "float32" else torch.float16
 
 
 def _packed_digits(digits, base, count):

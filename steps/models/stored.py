@@ -1,8 +1,8 @@
 """How the tensors of a model stand in model.safetensors: as they are in memory or, if model.json says so, packed.
 
-Packed, codes take their format's bits, their scales are float16, and all other float tensors float16 or float32. What is
-written has been rounded before (`round_rest`, steps/compress): reading gives the very numbers that were written. Fixed scales of
-activations are float32 in any case.
+Packed, codes take their format's bits, their scales are float16, and all other float tensors float16 or float32; those of eight
+bits (steps/models/blocks.py) are float16 here, and blocks in an exported file. What is written has been rounded before
+(`round_rest`, steps/compress): reading gives the very numbers that were written. Fixed scales of activations are float32 in any case.
 """
 
 from collections.abc import Mapping

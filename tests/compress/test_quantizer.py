@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from steps import quantize_model as program
+from steps.compress.budget import as_if_trained_
 from steps.compress.footprint import predict
 from steps.compress.lowrank import factorise
 from steps.compress.quantize_config import QuantizeConfig
@@ -23,6 +24,7 @@ from steps.compress.rounding import largest_scales, round_to_codes
 from steps.compress.sparsity import sparsify_
 from steps.core.cli import UserError
 from steps.core.provenance import write_run_record
+from steps.models.blocks import round_to_blocks
 from steps.models.build import CARRIED, load_model, read_spec, save_model
 from steps.models.codes import CodeFormat
 from steps.models.quant_layers import quantized_layers
@@ -124,7 +126,7 @@ def test_nothing_to_quantize_and_twice_are_errors(make):
         ({"layers": {"output": None}, "bits": 9}, "bits must be 1 to 8"),
         ({"calibration_batches": 3, "method": "mse"}, "calibration_batches: of method gptq, activations, target_kb"),
         ({"layers": {"output": [8]}}, "layers: output: bits must be"),
-        ({"rest": "int8"}, "rest must be float32 or float16"),
+        ({"rest": "int4"}, "rest must be one of float32, float16, int8"),
         ({"convolutions": 1}, "convolutions must be 2 to 8 bits"),
         ({"convolutions": 9}, "bits must be 1 to 8"),
     ],
@@ -309,3 +311,26 @@ def test_without_a_parents_record_there_is_no_seed(tmp_path, content):
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     assert program.parent_seed(tmp_path) is None
+
+
+def test_the_rest_in_eight_bits_keeps_every_scale_above_zero(make):
+    model = make("dnn")
+    layer = model.blocks[0].up
+    with torch.no_grad():
+        # a thousandth of its neighbours in a block
+        layer.weight[3] /= 1000
+    small = quantize_model(model, QuantizeConfig(bits=4, rest="int8"))
+    state = small.state_dict()
+    assert all((state[name] > 0).all() for name in state if name.endswith("_scales"))
+    for name, tensor in state.items():
+        assert not tensor.is_floating_point() or torch.equal(round_to_blocks(tensor), tensor), name
+    with torch.no_grad():
+        model.output.bias[0] = 40_000.0
+    with pytest.raises(UserError, match=r"output.bias: a number is too large for rest: int8"):
+        quantize_model(model, QuantizeConfig(bits=4, rest="int8"))
+
+
+def test_a_model_as_if_trained_has_a_rest_of_its_kind(make):
+    small = quantize_model(make("dnn"), QuantizeConfig(bits=4, rest="int8"))
+    as_if_trained_(small)
+    assert all(torch.equal(round_to_blocks(tensor), tensor) for tensor in small.parameters())

@@ -237,6 +237,15 @@ def test_export_is_the_same_twice_and_in_another_process(make, save, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["conformer", "rnn"])
+def test_what_is_named_more_often_has_no_longer_name(make, kind):
+    graph = build_graph(make(kind)).graph
+    ends = {value.name for value in (*graph.input, *graph.output)}
+    uses = collections.Counter(name for node in graph.node for name in (*node.input, *node.output) if name)
+    lengths = [len(name) for name, _ in uses.most_common() if name not in ends]
+    assert lengths == sorted(lengths) and len(lengths) == len({name for name in uses if name not in ends})
+
+
 def test_a_failed_export_leaves_nothing_behind(make, save, tmp_path):
     folder = save(tmp_path / "m", make("dnn"))
     (folder / "tokens.txt").write_text("<blk> 0\na 1\n")

@@ -49,7 +49,7 @@ def graphs(make):
         made[name] = build_graph(model)
         made[f"{name}-int8"] = build_graph(quantize_model(model, QuantizeConfig()))
         made[f"{name}-int7"] = build_graph(quantize_model(model, QuantizeConfig(bits=7)))
-        packed = QuantizeConfig(bits=3, convolutions=8, rest="float16")
+        packed = QuantizeConfig(bits=3, convolutions=8, rest="int8")
         made[f"{name}-int3"] = build_graph(quantize_model(model, packed))
         if model.kind != "rnn":
             made[f"{name}-int-fixed"] = build_graph(fixed(model, bits=7))

@@ -22,6 +22,7 @@ from steps.deploy.runtimes import load_recogniser
 from steps.deploy.runtimes.onnx_model import OnnxModel, open_session
 from steps.deploy.runtimes.sherpa import SherpaProcess
 from steps.deploy.screen import screen
+from steps.models.blocks import round_to_blocks
 from steps.models.build import load_model
 from steps.models.codes import CodeFormat, Codes
 from steps.models.quant_layers import QuantConv, QuantLinear, quantized_layers
@@ -82,6 +83,63 @@ def test_a_conformers_graph_follows_it(make, bits):
     assert snr_db > 25
     counts = operators(graph)
     assert counts["DynamicQuantizeMatMul"] == sum(isinstance(x, QuantLinear) for x in quantized_layers(model).values())
+
+
+def run_constants(unpacking, values):
+    """Numbers of some values of a graph without inputs. Args: values: their names."""
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in unpacking.constants.items()]
+    ends = [onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None) for value in values]
+    graph = onnx.helper.make_graph(unpacking.nodes, "g", [], ends, constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return dict(zip(values, open_session(model.SerializeToString()).run(None, {}), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [[(72,), (3, 11), (29,), (400,), (5,)], [(512,)], [(13,), (600,)]])
+def test_floats_in_eight_bits_come_out_as_they_are(sizes):
+    random = np.random.default_rng(1)
+    arrays = {f"a{n}": random.normal(0, 10.0 ** (n - 2), size).astype(np.float32) for n, size in enumerate(sizes)}
+    rounded = {name: round_to_blocks(torch.from_numpy(array)).numpy() for name, array in arrays.items()}
+    unpacking = Unpacking()
+    for name, array in rounded.items():
+        unpacking.floats(name, array)
+    # not in eight bits, and stays in float16
+    other = random.normal(0, 1, 50).astype(np.float16)
+    unpacking.floats("other", other.astype(np.float32))
+    unpacking.finish()
+    for name, array in run_constants(unpacking, [*rounded, "other"]).items():
+        np.testing.assert_array_equal(array, other if name == "other" else rounded[name])
+    stored = sum(array.nbytes for name, array in unpacking.constants.items() if not name.startswith("c/"))
+    assert stored <= 9 / 8 * sum(array.size + 8 for array in rounded.values()) + 2 * (50 + 40) + 2 * 29 + 60
+
+
+def test_few_floats_stay_in_float16():
+    """The nodes for eight bits take more bytes than they save."""
+    unpacking = Unpacking()
+    unpacking.floats("a", np.ones(72, np.float32))
+    unpacking.finish()
+    assert unpacking.constants["short"].dtype == np.float16 and "eighths" not in unpacking.constants
+
+
+@pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
+def test_a_graph_with_the_rest_in_eight_bits_follows_its_model(make, save, tmp_path, kind):
+    model = make(kind)
+    with torch.no_grad():
+        # norms and biases as a training leaves them
+        for tensor in model.parameters():
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())))
+    sizes = {}
+    for rest in ("float16", "int8"):
+        small = quantize_model(model, QuantizeConfig(bits=3, **SETTINGS | {"rest": rest}))
+        folder = save(tmp_path / rest, small)
+        again, graph = load_model(folder), build_graph(small)
+        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in small.state_dict().items())
+        _, snr_db = compare(again, OnnxModel(graph.SerializeToString()))
+        assert snr_db > 25
+        sizes[rest] = graph.ByteSize()
+    assert sizes["int8"] < sizes["float16"]
+    for name, tensor in small.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.equal(round_to_blocks(tensor), tensor) and (tensor > 0).all() >= name.endswith("_scales")
 
 
 @pytest.mark.parametrize("kind", ["rnn"])
