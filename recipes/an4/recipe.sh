@@ -14,7 +14,7 @@ features=features.yaml
 tokenizer=tokenizer.yaml
 decode=decode.yaml
 
-# conformer, rnn, dnn, transducer on conformers, or bits: the conformer teacher in 4, 2 and 1; one folder of models for each:
+# conformer, rnn, dnn, transducer on conformers, or bits: the conformer teacher in few; one folder of models for each:
 # AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
 _net=$(choice AN4_NET conformer rnn dnn transducer bits)
 teachers="teacher"
@@ -44,12 +44,13 @@ transducer_kd_int8       transducer_kd        quantize_model   int8.yaml
 transducer_kd_prune_int8 transducer_kd_prune  quantize_model   int8.yaml
 "
 elif [[ $_net == bits ]]; then
-  compare="teacher_4bit:teacher,teacher_2bit:teacher,teacher_1bit:teacher"
+  compare="teacher_4bit:teacher,teacher_2bit:teacher,teacher_ternary:teacher,teacher_1bit:teacher"
   chain="
-teacher       -        train_teacher   teacher.yaml
-teacher_4bit  teacher  quantize_model  bits4.yaml
-teacher_2bit  teacher  quantize_model  bits2.yaml
-teacher_1bit  teacher  quantize_model  bits1.yaml
+teacher          -        train_teacher   teacher.yaml
+teacher_4bit     teacher  quantize_model  bits4.yaml
+teacher_2bit     teacher  quantize_model  bits2.yaml
+teacher_ternary  teacher  quantize_model  ternary.yaml
+teacher_1bit     teacher  quantize_model  bits1.yaml
 "
 elif [[ $_net != conformer ]]; then
   chain="
