@@ -29,6 +29,7 @@ from steps.compress.cost import report
 from steps.compress.gptq import gptq_coder
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import choose_formats, describe, quantize_model, rounding_coder
+from steps.compress.rounding import short_scales, shortener
 from steps.core.cli import Interrupted, UserError, run_main, say
 from steps.core.config import ConfigError, load_config, read_yaml, save_config
 from steps.core.outdir import write_json
@@ -37,7 +38,7 @@ from steps.data.batches import Batch
 from steps.deploy.export import export_bytes
 from steps.models.asr_model import AsrModel
 from steps.models.build import CARRIED, load_model, read_spec, save_model
-from steps.models.codes import check_float, is_packed
+from steps.models.codes import check_float
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.training import distributed
 from steps.training.rounded import fix_scales_, train_rounded
@@ -163,7 +164,7 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig, known: Path
         return export_bytes(small, setup.args.model)
 
     # as it will be rounded where nothing makes up for it
-    coder = rounding_coder("rtn" if config.method == "rtn" else "mse", True)
+    coder = rounding_coder("rtn" if config.method == "rtn" else "mse", short_scales)
     say(
         f"dev loss of each layer with fewer bits, {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio:"
     )
@@ -208,15 +209,15 @@ def calibrate(setup: Setup, model: AsrModel, config: LearntConfig) -> None:
         say(f"--teacher: not used, method {config.method} learns from the model's own inputs")
     if distributed.rank() == 0:
         formats = choose_formats(model, config)
-        packed = is_packed(describe(formats, config))
-        coder = rounding_coder(config.method if config.method == "rtn" else "mse", packed)
+        shorten = shortener(describe(formats, config))
+        coder = rounding_coder(config.method if config.method == "rtn" else "mse", shorten)
         if config.method == "gptq":
             batches, _ = setup.calibration(model, config.calibration_batches)
             say(f"calibration: {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio")
             behind = () if model.head.frame_wise else (*PREDICTOR_LAYERS, *JOINER_LAYERS)
             if unheard := [name for name in formats if name.split(".")[0] in behind]:
                 say(f"rounded as with method mse, because they hear no frames: {', '.join(unheard)}")
-            coder = gptq_coder(model, formats, Asking(batches, setup), packed, coder)
+            coder = gptq_coder(model, formats, Asking(batches, setup), shorten, coder)
         float_model = setup.load(setup.args.model)
         small = quantize_model(float_model, config, coder)
         ranges = fix_scales_(setup, small, config)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from steps.compress.quantize_config import QuantizeConfig
-from steps.compress.quantizer import Coder, choose_formats, covers, quantized_tensors, round_rest
+from steps.compress.quantizer import Coder, block_tensors, choose_formats, covers, quantized_tensors, round_rest
 from steps.core.cli import UserError, say
 from steps.models.asr_model import AsrModel
 from steps.models.codes import CodeFormat
@@ -145,10 +145,13 @@ def as_if_trained_(model: AsrModel) -> None:
     than a trained one: equal constants are stored once, and what float16 has, as float16. Args: model: with codes.
     """
     random = torch.Generator().manual_seed(0)
-    rest = (model.spec["quantization"] or {}).get("rest")
-    for tensor in model.parameters():
-        moved = tensor + 0.01 * torch.rand(tensor.shape, generator=random)
-        tensor.copy_(round_rest({"": moved}, rest)[""])
+    rest, blocks = (model.spec["quantization"] or {}).get("rest"), block_tensors(model)
+    moved = {
+        name: tensor + 0.01 * torch.rand(tensor.shape, generator=random) for name, tensor in model.named_parameters()
+    }
+    moved = round_rest(moved, rest, blocks)
+    for name, tensor in model.named_parameters():
+        tensor.copy_(moved[name])
 
 
 def size_of_codes(chosen: Mapping[str, Option]) -> int:

@@ -68,11 +68,11 @@ class RoundedWeights(nn.Module):
     """What the layers below share: for each of their matrices a parameter of scales, as logarithms and in one dimension, so that
     optimizers treat them as they do biases; a step of the optimizer then changes a scale by the same share, whatever its size.
 
-    Attributes: format: of the codes.   packed: whether their scales will be float16.   matrices: names of the layer's, without `_l0`.
+    Attributes: format: of the codes.   shorten: of their scales, see rounding.shortener.   matrices: names of the layer's, without `_l0`.
     """
 
     format: CodeFormat
-    packed: bool
+    shorten: rounding.Shorten | None
     matrices: tuple[str, ...]
 
     def add_scales(self, name: str, weight: torch.Tensor) -> None:
@@ -84,8 +84,8 @@ class RoundedWeights(nn.Module):
         """The scales of a matrix. Returns: (O,), or (O, G) with groups."""
         weight = getattr(self, name + layer_suffix(self))
         scales = getattr(self, f"{name}_log_scales").exp()
-        if self.packed:
-            scales = scales + (rounding.short_scales(scales.detach()) - scales.detach())
+        if (shorten := rounding.of_matrix(self.shorten, name)) is not None:
+            scales = scales + (shorten(scales.detach()) - scales.detach())
         return scales if self.format.group is None else scales.view(len(weight), -1)
 
     def rounded(self, name: str) -> torch.Tensor:
@@ -107,10 +107,10 @@ class RoundedLinear(RoundedWeights, nn.Linear):
 
     matrices = ("weight",)
 
-    def __init__(self, layer: nn.Linear, format: CodeFormat, packed: bool):
+    def __init__(self, layer: nn.Linear, format: CodeFormat, shorten: rounding.Shorten | None):
         nn.Linear.__init__(self, layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
-        self.format, self.packed = format, packed
+        self.format, self.shorten = format, shorten
         self.add_scales("weight", layer.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,11 +123,11 @@ class RoundedLSTM(RoundedWeights, nn.LSTM):
 
     matrices = ("weight_ih", "weight_hh")
 
-    def __init__(self, layer: nn.LSTM, format: CodeFormat, packed: bool):
+    def __init__(self, layer: nn.LSTM, format: CodeFormat, shorten: rounding.Shorten | None):
         nn.LSTM.__init__(self, layer.input_size, layer.hidden_size, batch_first=True, device="meta")
         for name, parameter in layer.named_parameters():
             setattr(self, name, parameter)
-        self.format, self.packed = format, packed
+        self.format, self.shorten = format, shorten
         for name in self.matrices:
             self.add_scales(name, getattr(layer, f"{name}_l0"))
 
@@ -141,18 +141,18 @@ class RoundedLSTM(RoundedWeights, nn.LSTM):
         return output, (hidden, cell)
 
 
-def prepare_(model: AsrModel, formats: Mapping[str, CodeFormat], packed: bool) -> None:
+def prepare_(model: AsrModel, formats: Mapping[str, CodeFormat], shorten: rounding.Shorten | None) -> None:
     """Let every Linear and LSTM with a format round its weights; convolutions are rounded by `convert` only.
 
-    Args:   formats: as `choose_formats` returns them.   packed: whether scales will be float16.
+    Args:   formats: as `choose_formats` returns them.   shorten: of scales, see rounding.shortener.
     Raises: ValueError when a scale would not fit.
     """
     for name, format in formats.items():
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Linear):
-            model.set_submodule(name, RoundedLinear(layer, format, packed))
+            model.set_submodule(name, RoundedLinear(layer, format, shorten))
         elif isinstance(layer, nn.LSTM):
-            model.set_submodule(name, RoundedLSTM(layer, format, packed))
+            model.set_submodule(name, RoundedLSTM(layer, format, shorten))
 
 
 def convert(

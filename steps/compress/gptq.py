@@ -24,12 +24,16 @@ DAMPING = 0.01
 
 
 def gptq_coder(
-    model: AsrModel, formats: Mapping[str, CodeFormat], batches: Sequence[Batch], packed: bool, fallback: Coder
+    model: AsrModel,
+    formats: Mapping[str, CodeFormat],
+    batches: Sequence[Batch],
+    shorten: rounding.Shorten | None,
+    fallback: Coder,
 ) -> Coder:
     """Round the layers of a model in the order of its modules, each by what it hears when those before are rounded already.
 
     Args:    model: its weights become those that the codes stand for.   batches: features and lengths of training data.
-             packed: whether scales are float16.   fallback: codes convolutions, and layers that hear no frames: those of a
+             shorten: of scales, see rounding.shortener.   fallback: codes convolutions, and layers that hear no frames: those of a
              transducer behind its encoder.
     Returns: a coder that gives the codes found here.
     """
@@ -39,7 +43,7 @@ def gptq_coder(
         moments = second_moments(model, names, batches)
         for (name, matrix), moment in moments.items():
             weight = getattr(model.get_submodule(name), matrix + layer_suffix(model.get_submodule(name)))
-            codes = compensated(weight.detach(), moment, formats[name], packed, sparse)
+            codes = compensated(weight.detach(), moment, formats[name], rounding.of_matrix(shorten, matrix), sparse)
             weight.data.copy_(codes.dequantized())
             found[name, matrix] = Codes(codes.codes.cpu(), codes.scales.cpu(), codes.format)
 
@@ -107,15 +111,19 @@ def second_moments(
 
 
 def compensated(
-    weight: torch.Tensor, moment: torch.Tensor, format: CodeFormat, packed: bool, keep_zeros: bool = False
+    weight: torch.Tensor,
+    moment: torch.Tensor,
+    format: CodeFormat,
+    shorten: rounding.Shorten | None,
+    keep_zeros: bool = False,
 ) -> Codes:
     """Codes of a matrix by GPTQ.
 
-    Args: weight (O, I).   moment: (I, I), mean products of its inputs.   packed: whether scales are float16.
+    Args: weight (O, I).   moment: (I, I), mean products of its inputs.   shorten: of scales; None: they stay.
           keep_zeros: weights that are zero stay so; for a format with a zero.
     """
     scales = rounding.least_squares_scales(weight, format)
-    scales = rounding.short_scales(scales) if packed else scales
+    scales = scales if shorten is None else shorten(scales)
     columns = weight.shape[1]
     spread = rounding.spread(scales, format, columns).expand(-1, columns)
     mean = moment.diagonal().mean().clamp(min=1e-30)

@@ -29,8 +29,8 @@ class QuantizeConfig:
     convolutions: bits of their kernels, 8 to 2, which are packed but multiply in float; null: float. With `activations` they
     multiply in integers, and null means 7, or 8 where `bits` is 8.
     activations: fixed scales for activations, by calibration data; null: each input gets its own when the file runs.
-    rest: float32 or float16, for what stays float in a packed file; int8: in 8 bits, with a power of two for every eight numbers, and
-    so are the scales of codes.
+    rest: float32 or float16, for what stays float in a packed file; int8: norms, biases and scales of codes
+    in 8 bits, with a power of two for every eight numbers, the rest in float16.
     calibration_batches: of training data, for gptq and activations; of dev data, for a target.
     target_kb: size of the whole export in 1000 bytes, or target_bits: of a weight on average. Then `bits` is the most that a
     layer may get; each layer's are chosen by what fewer bits do to its dev loss. Neither: all layers have `bits`.

@@ -1,7 +1,7 @@
 """Quantization of a model: which layers become codes, of which format, and the model that has them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,10 @@ from steps.models.codes import (
     check_float,
     describe_formats,
     describe_packed,
-    is_packed,
 )
 from steps.models.conformer import ConvolutionModule
 from steps.models.fixed_point import activation_ranges, check_static, describe_activations
-from steps.models.quant_layers import Quantized, QuantLSTM, quantized_layers
+from steps.models.quant_layers import QuantConv, Quantized, QuantLinear, QuantLSTM, quantized_layers
 from steps.models.stored import stored_state
 
 # name of a layer and of a matrix in it, the matrix (O, I), its format -> codes
@@ -61,13 +60,18 @@ def quantizable_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def quantizable_convolutions(model: nn.Module) -> dict[str, nn.Module]:
     """Every convolution by name but those that a batch norm is folded into at export."""
-    folded = {
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv1d, nn.Conv2d))}
+    folded = folded_convolutions(model)
+    return {name: layer for name, layer in layers.items() if name not in folded}
+
+
+def folded_convolutions(model: nn.Module) -> set[str]:
+    """Names of the convolutions that a batch norm is folded into at export."""
+    return {
         f"{name}.depthwise"
         for name, module in model.named_modules()
         if isinstance(module, ConvolutionModule) and isinstance(module.conv_norm, nn.BatchNorm1d)
     }
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv1d, nn.Conv2d))}
-    return {name: layer for name, layer in layers.items() if name not in folded}
 
 
 def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFormat]:
@@ -137,13 +141,13 @@ def select_layers(layers: Iterable[str], skip: Sequence[str]) -> list[str]:
     return names
 
 
-def rounding_coder(method: str, packed: bool) -> Coder:
-    """A coder that looks at nothing but the weights. Args: method: rtn or mse.   packed: scales are float16 in the file."""
+def rounding_coder(method: str, shorten: rounding.Shorten | None) -> Coder:
+    """A coder that looks at nothing but the weights. Args: method: rtn or mse.   shorten: of scales, see rounding.shortener."""
     scales_of = rounding.largest_scales if method == "rtn" else rounding.least_squares_scales
 
-    def code(_: str, __: str, weight: torch.Tensor, format: CodeFormat) -> Codes:
-        scales = scales_of(weight, format)
-        return rounding.round_to_codes(weight, rounding.short_scales(scales) if packed else scales, format)
+    def code(_: str, matrix: str, weight: torch.Tensor, format: CodeFormat) -> Codes:
+        own, scales = rounding.of_matrix(shorten, matrix), scales_of(weight, format)
+        return rounding.round_to_codes(weight, scales if own is None else own(scales), format)
 
     return code
 
@@ -157,7 +161,9 @@ def quantize_model(model: AsrModel, config: QuantizeConfig, coder: Coder | None 
     """
     formats = choose_formats(model, config)
     quantization = describe(formats, config)
-    return coded_model(model, quantization, formats, coder or rounding_coder(config.method, is_packed(quantization)))
+    return coded_model(
+        model, quantization, formats, coder or rounding_coder(config.method, rounding.shortener(quantization))
+    )
 
 
 def coded_model(
@@ -174,7 +180,7 @@ def coded_model(
         except ValueError as error:
             raise UserError(f"{name}: {error}; train the model again") from None
         state |= {f"{name}.{key}": tensor for key, tensor in codes.items()}
-    state = round_rest(state, quantization.get("rest"))
+    state = round_rest(state, quantization.get("rest"), block_tensors(small))
     for name, one in activation_ranges(small).items():
         state |= {f"{name}.{key}": tensor for key, tensor in one.state_dict().items()}
     small.load_state_dict(state)
@@ -201,25 +207,39 @@ def layer_suffix(layer: nn.Module) -> str:
     return "_l0" if isinstance(layer, (QuantLSTM, nn.LSTM)) else ""
 
 
-def round_rest(state: dict[str, torch.Tensor], rest: str | None) -> dict[str, torch.Tensor]:
-    """Round every float tensor to float16, or to eight bits and then scales of codes, too, to more than 0.
+def block_tensors(model: AsrModel) -> set[str]:
+    """Names of what `rest: int8` rounds to eight bits: norms, biases, scales of codes. Not what an export computes with before it
+    stores it, batch norms and the convolutions before them, nor the gates of LSTMs, which change places."""
+    kinds = (nn.LayerNorm, nn.Linear, nn.Conv1d, nn.Conv2d, QuantLinear, QuantConv)
+    folded = folded_convolutions(model)
+    names = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, kinds) and name not in folded:
+            parts = ("weight", "bias") if isinstance(layer, nn.LayerNorm) else ("bias", "weight_scales")
+            names |= {f"{name}.{part}" for part in parts if getattr(layer, part, None) is not None}
+    return names
 
-    Args:   rest: as in QuantizeConfig; None: as float32, nothing is rounded.
+
+def round_rest(
+    state: dict[str, torch.Tensor], rest: str | None, blocks: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """Round every float tensor to float16, or to eight bits.
+
+    Args:   rest: as in QuantizeConfig; None: as float32, nothing is rounded.   blocks: names of those that int8 rounds to eight bits,
+            scales of codes to more than 0; the others become float16.
     Raises: UserError when a number is too large.
     """
-    rounded = dict(state)
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            continue
+    if rest not in ("float16", "int8"):
+        return state
+    rounded = {name: t.half().float() if t.is_floating_point() else t for name, t in state.items()}
+    for name, tensor in rounded.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name}: a number is too large for float16; set rest: float32")
+    for name in state.keys() & set(blocks) if rest == "int8" else ():
         try:
-            if rest == "int8":
-                rounded[name] = round_to_blocks(tensor, above_zero=name.endswith("_scales"))
-            elif rest == "float16":
-                rounded[name] = tensor.half().float()
+            rounded[name] = round_to_blocks(state[name], above_zero=name.endswith("_scales"))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
-        if not torch.isfinite(rounded[name]).all():
-            raise UserError(f"{name}: a number is too large for float16; set rest: float32")
     return rounded
 
 

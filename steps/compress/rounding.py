@@ -1,11 +1,17 @@
 """From float weights and a format to codes: scales by the largest weight or by least squares, and rounding to the nearest level."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from steps.models.codes import CodeFormat, Codes
+from steps.models.blocks import round_to_blocks
+from steps.models.codes import CodeFormat, Codes, is_packed
+
+# rounds scales
+Shorten = Callable[[torch.Tensor], torch.Tensor]
 
 # of scales in a packed file: half of one is exact in float16, too
 SMALLEST_SCALE = 2.0**-13
@@ -93,6 +99,26 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(short).all():
         raise ValueError("its weights are too large for a scale in float16")
     return short
+
+
+def block_scales(scales: torch.Tensor) -> torch.Tensor:
+    """Round scales to eight bits, more than 0 and at most what `short_scales` allows. Raises: ValueError for those beyond it."""
+    return round_to_blocks(short_scales(scales), above_zero=True)
+
+
+def shortener(quantization: dict[str, Any]) -> Shorten | None:
+    """What rounds the scales of a model's codes, those of LSTMs apart; None: nothing. Args: quantization: the entry of model.json."""
+    if not is_packed(quantization):
+        return None
+    return block_scales if quantization["rest"] == "int8" else short_scales
+
+
+def of_matrix(shorten: Shorten | None, matrix: str) -> Shorten | None:
+    """What rounds the scales of one matrix: gates of an LSTM change places in a graph, and blocks with them, so theirs are float16.
+
+    Args: shorten: from `shortener`.   matrix: its name in the layer.
+    """
+    return shorten if shorten is None or matrix == "weight" else short_scales
 
 
 def scales_in_use(codes: Codes) -> torch.Tensor:

@@ -19,8 +19,8 @@ from steps.models.codes import TERNARY_IN_A_BYTE, CodeFormat, Codes
 PARTS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 # digits that all numbers in a byte, 5 and 8, divide
 FILLED_TO = 40
-# bytes that the nodes of floats in blocks take
-WORTH_BLOCKS = 250
+# bytes that the nodes of floats in blocks take, and each piece that is no whole number of blocks
+WORTH_BLOCKS, GAP_BYTES = 250, 8
 # the largest code whose products with 8 bits are exact in every kernel, two of them in 16 bits
 LARGEST_INT8 = 63
 
@@ -102,7 +102,7 @@ class Unpacking:
         for format, pieces in self.levels.items():
             self.cut_columns(format, pieces)
         blocks = {name: piece for name, piece in self.short.items() if _lies_in_blocks(piece)}
-        if sum(piece.nbytes - _blocks(piece.size) * (BLOCK + 1) for piece in blocks.values()) > WORTH_BLOCKS:
+        if sum(piece.nbytes - _bytes_in_blocks(piece.size) for piece in blocks.values()) > WORTH_BLOCKS:
             self.cut(self.numbers_of(blocks), blocks, BLOCK)
             self.short = {name: piece for name, piece in self.short.items() if name not in blocks}
         if self.short:
@@ -156,7 +156,10 @@ class Unpacking:
         missing = -len(exponents) % (FILLED_TO // BLOCK)
         known, places = np.unique(np.pad(exponents, (0, missing), mode="edge"), return_inverse=True)
         self.constants["eighths"] = np.pad(numbers, ((0, missing), (0, 0)))
-        self.constants["places"], self.constants["powers"] = places.astype(np.uint8), np.float16(2.0) ** known
+        self.constants["places"], self.constants["powers"] = (
+            places.astype(np.uint8),
+            np.ldexp(np.float32(1), known).astype(np.float16),
+        )
         index = self.node("Cast", ["places"], "places/i", to=TensorProto.INT32)
         steps = self.node("Gather", ["powers", index], "steps")
         column = self.node("Reshape", [steps, self.constant(np.array([-1, 1]))], "steps/c")
@@ -229,16 +232,20 @@ class Unpacking:
         return self.node("Slice", [value, *ends], f"{scales}/s") if groups * size > columns else value
 
 
-def _blocks(size):
-    """Blocks that so many numbers fill."""
-    return -(-size // BLOCK)
+def _bytes_in_blocks(size):
+    """What so many numbers take, and what names that which fills up the last block."""
+    return -(-size // BLOCK) * (BLOCK + 1) + (GAP_BYTES if size % BLOCK else 0)
 
 
 def _lies_in_blocks(array):
     """Whether a float16 array stays as it is in blocks, and takes fewer bytes there."""
     tensor = torch.from_numpy(array.astype(np.float32))
-    smaller = _blocks(array.size) * (BLOCK + 1) < array.nbytes
-    return smaller and torch.equal(round_to_blocks(tensor), tensor)
+    if _bytes_in_blocks(array.size) >= array.nbytes:
+        return False
+    try:
+        return torch.equal(round_to_blocks(tensor), tensor)
+    except ValueError:
+        return False
 
 
 def pack_digits(digits: np.ndarray, base: int, count: int) -> np.ndarray:

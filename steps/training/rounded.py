@@ -7,9 +7,9 @@ from steps.compress.cost import report
 from steps.compress.oscillation import Oscillation
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import choose_formats, describe, rounding_coder
+from steps.compress.rounding import shortener
 from steps.core.cli import say
 from steps.models.asr_model import AsrModel
-from steps.models.codes import is_packed
 from steps.training import distributed
 from steps.training.setup import Setup
 
@@ -24,15 +24,15 @@ def train_rounded(
     """
     formats = choose_formats(model, config)
     quantization = describe(formats, config)
-    packed = is_packed(quantization)
+    shorten = shortener(quantization)
     masks = {}
     if model.spec["sparsity"]:
         masks = {name: weight.detach() != 0 for name, weight in sparsity.prunable_weights(model).items()}
-    fake_quant.prepare_(model, formats, packed)
+    fake_quant.prepare_(model, formats, shorten)
     oscillation = Oscillation()
 
     def convert(trained: AsrModel) -> AsrModel:
-        small = fake_quant.convert(trained, quantization, formats, rounding_coder("mse", packed))
+        small = fake_quant.convert(trained, quantization, formats, rounding_coder("mse", shorten))
         ranges = fix_scales_(setup, small, config)
         if distributed.rank() == 0:
             report(setup.out, trained, small, config, ranges)

@@ -22,6 +22,7 @@ from steps.compress.budget import (
 )
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import rounding_coder
+from steps.compress.rounding import short_scales
 from steps.compress.sparsity import sparsify_
 from steps.core.cli import UserError
 
@@ -113,7 +114,7 @@ def test_what_is_measured_is_the_loss_with_one_layer_coded_and_never_falls(make,
         return 1.0 + 0.1 * sum(tried.get_submodule(name).format.bits for name in coded)
 
     options = {}
-    base = measure_options(model, formats, rounding_coder("mse", True), loss, options)
+    base = measure_options(model, formats, rounding_coder("mse", short_scales), loss, options)
     assert base == 1.0 and sorted(map(len, set(asked))) == [0, 1, 1, 1]
     assert [option.cost for option in options["blocks.1.up"]] == pytest.approx([0.4] * 4)
     rows, columns = model.blocks[1].up.weight.shape
@@ -124,7 +125,9 @@ def test_what_is_measured_is_the_loss_with_one_layer_coded_and_never_falls(make,
         json.dumps(written_options({name: options[name] for name in list(options)[:2]}))
     )
     again = read_options(tmp_path / "known.json")
-    assert measure_options(model, formats, rounding_coder("mse", True), loss, again) == base and again == options
+    assert (
+        measure_options(model, formats, rounding_coder("mse", short_scales), loss, again) == base and again == options
+    )
     assert {name for names in asked for name in names} == {list(options)[2]}, "only what is not known is measured"
     (tmp_path / "known.json").write_text('{"a": [{"bits": 3}]}')
     with pytest.raises(UserError, match="known.json: is not what was measured; remove it"):

@@ -9,7 +9,8 @@ from steps.compress.fake_quant import Rounded, RoundedLinear, RoundedLSTM, conve
 from steps.compress.lowrank import factorise
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import choose_formats, describe, rounding_coder
-from steps.models.codes import CodeFormat, is_packed
+from steps.compress.rounding import short_scales, shortener
+from steps.models.codes import CodeFormat
 from steps.models.quant_layers import quantized_layers
 
 FORMATS = [
@@ -56,7 +57,7 @@ def prepared(make, kind, **settings):
         model = factorise(model, {"blocks.0.up": 8})
     formats = choose_formats(model, config)
     quantization = describe(formats, config)
-    prepare_(model, formats, is_packed(quantization))
+    prepare_(model, formats, shortener(quantization))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     feats, lengths = torch.randn(2, 60, 20), torch.tensor([60, 41])
     for _ in range(3):
@@ -75,7 +76,7 @@ def test_the_converted_model_computes_what_the_trained_one_did(make, kind, setti
     model, quantization, formats, inputs = prepared(make, kind, **settings)
     with torch.no_grad():
         expected = model(*inputs)[0]
-        small = convert(model, quantization, formats, rounding_coder("mse", is_packed(quantization)))
+        small = convert(model, quantization, formats, rounding_coder("mse", shortener(quantization)))
         assert torch.equal(small(*inputs)[0], expected)
     assert quantized_layers(small).keys() == formats.keys()
     assert small.spec["quantization"] == quantization
@@ -85,7 +86,7 @@ def test_the_converted_model_computes_what_the_trained_one_did(make, kind, setti
 def test_names_of_parameters_stay_and_scales_do_not_decay(make):
     plain = {name: p.shape for name, p in make("rnn").named_parameters()}
     model = make("rnn")
-    prepare_(model, choose_formats(model, QuantizeConfig(bits=2, group=8)), packed=True)
+    prepare_(model, choose_formats(model, QuantizeConfig(bits=2, group=8)), shorten=short_scales)
     now = {name: p.shape for name, p in model.named_parameters()}
     added = now.keys() - plain.keys()
     assert {name: now[name] for name in plain} == plain
@@ -102,7 +103,7 @@ def test_scales_learn_whatever_their_size():
         layer = nn.Linear(16, 4, bias=False)
         with torch.no_grad():
             layer.weight.mul_(size)
-        rounded = RoundedLinear(layer, CodeFormat(2, "half"), packed=False)
+        rounded = RoundedLinear(layer, CodeFormat(2, "half"), shorten=None)
         start = rounded.weight_log_scales.detach().clone()
         (rounded(torch.ones(3, 16)) / size).sum().backward()
         moved.append(rounded.weight_log_scales.grad.clone())
@@ -115,13 +116,13 @@ def test_scales_move_by_the_root_of_weights_and_levels_less(monkeypatch):
     shrunk = []
     monkeypatch.setattr(fake_quant.Rounded, "apply", lambda w, s, f, shrink: shrunk.append(shrink) or w)
     for format in (CodeFormat(2, "half"), CodeFormat(4), CodeFormat(4, group=8)):
-        RoundedLinear(layer, format, packed=False)(torch.ones(1, 32))
+        RoundedLinear(layer, format, shorten=None)(torch.ones(1, 32))
     assert shrunk == pytest.approx([64**-0.5, 256**-0.5, 64**-0.5])
 
 
 def test_the_log_says_how_weights_lie(make):
     model = make("dnn")
-    prepare_(model, choose_formats(model, QuantizeConfig(bits=2)), packed=True)
+    prepare_(model, choose_formats(model, QuantizeConfig(bits=2)), shorten=short_scales)
     assert "codes: " in (text := fake_quant.describe_state(model)) and "dB" in text
     with torch.no_grad():
         model.output.weight.mul_(30)

@@ -36,7 +36,7 @@ def test_outputs_are_nearer_than_with_plain_rounding(format):
     weight, inputs = draw()
     scales = short_scales(least_squares_scales(weight, format))
     plain = round_to_codes(weight, scales, format)
-    codes = compensated(weight, (inputs.T @ inputs / 400).double(), format, packed=True)
+    codes = compensated(weight, (inputs.T @ inputs / 400).double(), format, shorten=short_scales)
     assert torch.equal(codes.scales, scales) and codes.format == format
     errors = [((found.dequantized() - weight) @ inputs.T).square().sum() for found in (codes, plain)]
     assert errors[0] < (0.6 if format.bits > 1 else 0.8) * errors[1]
@@ -46,7 +46,7 @@ def test_outputs_are_nearer_than_with_plain_rounding(format):
 def test_inputs_that_say_nothing_of_each_other_leave_plain_rounding():
     weight, _ = draw()
     format = CodeFormat(3)
-    codes = compensated(weight, torch.eye(32, dtype=torch.float64), format, packed=False)
+    codes = compensated(weight, torch.eye(32, dtype=torch.float64), format, shorten=None)
     assert torch.equal(codes.codes, round_to_codes(weight, least_squares_scales(weight, format), format).codes)
 
 
@@ -113,8 +113,8 @@ def test_a_whole_model_hears_better(make, kind):
     batch.feats = batch.feats[..., :4] @ torch.randn(4, 20, generator=torch.Generator().manual_seed(3))
     model = make(kind)
     expected = model(batch.feats, batch.lengths)[0][0]
-    fallback = rounding_coder("mse", packed=True)
-    coder = gptq_coder(make(kind), choose_formats(model, config), [batch], True, fallback)
+    fallback = rounding_coder("mse", shorten=short_scales)
+    coder = gptq_coder(make(kind), choose_formats(model, config), [batch], short_scales, fallback)
     errors = [
         (quantize_model(model, config, code)(batch.feats, batch.lengths)[0][0] - expected).square().mean()
         for code in (coder, fallback)
@@ -128,8 +128,8 @@ def test_zeros_of_a_sparse_model_stay(make, bits):
     sparsify_(model, 0.5, "local")
     config = QuantizeConfig(bits=bits, method="gptq", rest="float16")
     formats = choose_formats(model, config)
-    fallback = rounding_coder("mse", packed=True)
-    small = quantize_model(model, config, gptq_coder(copy.deepcopy(model), formats, batches(model), True, fallback))
+    fallback = rounding_coder("mse", shorten=short_scales)
+    small = quantize_model(model, config, gptq_coder(copy.deepcopy(model), formats, batches(model), short_scales, fallback))
     changed = 0
     for name in formats:
         plain, codes = model.get_submodule(name).state_dict(), small.get_submodule(name).matrices()
@@ -144,7 +144,7 @@ def test_what_zeros_would_have_taken_on_goes_to_later_weights():
     weight, inputs = draw()
     weight[:, ::3] = 0.0
     format, moment = CodeFormat(3), (inputs.T @ inputs / 400).double()
-    codes = compensated(weight, moment, format, packed=True, keep_zeros=True)
+    codes = compensated(weight, moment, format, shorten=short_scales, keep_zeros=True)
     plain = round_to_codes(weight, codes.scales, format)
     errors = [((found.dequantized() - weight) @ inputs.T).square().sum() for found in (codes, plain)]
     assert not codes.codes[:, ::3].any() and errors[0] < 0.7 * errors[1]

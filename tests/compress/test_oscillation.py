@@ -12,7 +12,7 @@ STEPS = Oscillation.WINDOW
 
 
 def layer_of(bits=8):
-    layer = RoundedLinear(nn.Linear(4, 1, bias=False), CodeFormat(bits), packed=False)
+    layer = RoundedLinear(nn.Linear(4, 1, bias=False), CodeFormat(bits), shorten=None)
     layer.weight_log_scales.data.zero_()
     return layer
 

@@ -11,11 +11,11 @@ from steps.compress.lowrank import LowRankConfig, factorise, plan_ranks
 from steps.compress.plan import StructuredConfig, cost, prune_structured
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import choose_formats, describe, quantize_model, rounding_coder
+from steps.compress.rounding import shortener
 from steps.compress.sparsity import prunable_weights, sparsify_
 from steps.core.cli import UserError
 from steps.data.batches import Batch
 from steps.models.build import build_model, new_spec
-from steps.models.codes import is_packed
 from tests.deploy.conftest import SIZES
 
 HEAD = {"embedding", "predictor", "predictor_to_joiner", "encoder_to_joiner", "output"}
@@ -93,10 +93,10 @@ def test_zeros_low_rank_and_codes(model, batch):
 def test_gptq_rounds_what_hears_frames_and_the_rest_as_mse_does(model, batch):
     config = QuantizeConfig(bits=4, method="gptq", skip=["frontend", "blocks"])
     formats = choose_formats(model, config)
-    packed = is_packed(describe(formats, config))
+    shorten = shortener(describe(formats, config))
     heard = build_model(model.spec)
     heard.load_state_dict(model.state_dict())
-    small = quantize_model(model, config, gptq_coder(heard, formats, [batch], packed, rounding_coder("mse", packed)))
+    small = quantize_model(model, config, gptq_coder(heard, formats, [batch], shorten, rounding_coder("mse", shorten)))
     plain = quantize_model(model, dataclasses.replace(config, method="mse"))
     differ = {n for n in formats if not torch.equal(*(m.get_submodule(n).weight_codes for m in (small, plain)))}
     assert "encoder_to_joiner" in differ and not differ & (HEAD - {"encoder_to_joiner"})
@@ -106,9 +106,9 @@ def test_training_with_rounded_weights_ends_with_the_codes_that_were_trained(mod
     config = QuantizeConfig(bits=2, skip=["frontend", "blocks"])
     formats = choose_formats(model, config)
     quantization = describe(formats, config)
-    packed = is_packed(quantization)
-    fake_quant.prepare_(model, formats, packed)
+    shorten = shortener(quantization)
+    fake_quant.prepare_(model, formats, shorten)
     loss(model, batch).backward()
     assert all(model.get_submodule(name).weight.grad.abs().sum() > 0 for name in HEAD)
-    small = fake_quant.convert(model, quantization, formats, rounding_coder("mse", packed))
+    small = fake_quant.convert(model, quantization, formats, rounding_coder("mse", shorten))
     torch.testing.assert_close(probed(small, batch), probed(model, batch), rtol=1e-4, atol=1e-5)

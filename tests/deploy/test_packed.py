@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from rapidfuzz.distance import Levenshtein
 
 from steps.compress.quantize_config import QuantizeConfig
-from steps.compress.quantizer import quantize_model
+from steps.compress.quantizer import block_tensors, quantize_model
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
 from steps.deploy.export import export_folder
@@ -108,6 +108,7 @@ def test_floats_in_eight_bits_come_out_as_they_are(sizes):
     unpacking.finish()
     for name, array in run_constants(unpacking, [*rounded, "other"]).items():
         np.testing.assert_array_equal(array, other if name == "other" else rounded[name])
+    assert unpacking.constants["powers"].dtype == np.float16
     stored = sum(array.nbytes for name, array in unpacking.constants.items() if not name.startswith("c/"))
     assert stored <= 9 / 8 * sum(array.size + 8 for array in rounded.values()) + 2 * (50 + 40) + 2 * 29 + 60
 
@@ -118,6 +119,15 @@ def test_few_floats_stay_in_float16():
     unpacking.floats("a", np.ones(72, np.float32))
     unpacking.finish()
     assert unpacking.constants["short"].dtype == np.float16 and "eighths" not in unpacking.constants
+
+
+def test_many_pieces_that_end_within_a_block_stay_in_float16():
+    """What fills each up has a name and a size, which take more than is saved."""
+    unpacking = Unpacking()
+    for number in range(40):
+        unpacking.floats(f"a{number}", np.ones(9, np.float32))
+    unpacking.finish()
+    assert "eighths" not in unpacking.constants
 
 
 @pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
@@ -138,8 +148,17 @@ def test_a_graph_with_the_rest_in_eight_bits_follows_its_model(make, save, tmp_p
         sizes[rest] = graph.ByteSize()
     assert sizes["int8"] < sizes["float16"]
     for name, tensor in small.state_dict().items():
-        if tensor.is_floating_point():
+        if name in block_tensors(small):
             assert torch.equal(round_to_blocks(tensor), tensor) and (tensor > 0).all() >= name.endswith("_scales")
+
+
+def test_numbers_that_fit_in_no_block_are_exported(make):
+    model = make("dnn")
+    with torch.no_grad():
+        model.output.bias[0] = 40_000.0
+    small = quantize_model(model, QuantizeConfig(bits=4, **SETTINGS))
+    graph = build_graph(small)
+    assert any((numpy_helper.to_array(tensor) == 40_000).any() for tensor in graph.graph.initializer)
 
 
 @pytest.mark.parametrize("kind", ["rnn"])
