@@ -14,9 +14,9 @@ features=features.yaml
 tokenizer=tokenizer.yaml
 decode=decode.yaml
 
-# conformer, rnn, dnn, transducer on conformers, or bits: the conformer teacher in few; one folder of models for each:
-# AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
-_net=$(choice AN4_NET conformer rnn dnn transducer bits)
+# conformer, rnn, dnn, transducer on conformers; bits: the conformer teacher in few; small: transducers for a size. One folder of
+# models for each: AN4_NET=rnn ./run.sh --recipe an4 --workdir an4_rnn
+_net=$(choice AN4_NET conformer rnn dnn transducer bits small)
 teachers="teacher"
 compare="student_kd:student"
 # name                parent            step             conf
@@ -51,6 +51,17 @@ teacher_4bit     teacher  quantize_model  bits4.yaml
 teacher_2bit     teacher  quantize_model  bits2.yaml
 teacher_ternary  teacher  quantize_model  ternary.yaml
 teacher_1bit     teacher  quantize_model  bits1.yaml
+"
+elif [[ $_net == small ]]; then
+  teachers="transducer_teacher"
+  compare="transducer_4bit:transducer,transducer_100kb:transducer,small_64kb:small"
+  chain="
+transducer_teacher  -                   train_teacher    recipes/an4_streaming/conf/transducer_teacher.yaml
+transducer          transducer_teacher  distill_student  transducer_lattice.yaml
+transducer_4bit     transducer          quantize_model   bits4.yaml
+transducer_100kb    transducer          quantize_model   kb100.yaml
+small               transducer_teacher  distill_student  small_lattice.yaml
+small_64kb          small               quantize_model   kb64.yaml
 "
 elif [[ $_net != conformer ]]; then
   chain="
