@@ -129,7 +129,9 @@ def test_zeros_of_a_sparse_model_stay(make, bits):
     config = QuantizeConfig(bits=bits, method="gptq", rest="float16")
     formats = choose_formats(model, config)
     fallback = rounding_coder("mse", shorten=short_scales)
-    small = quantize_model(model, config, gptq_coder(copy.deepcopy(model), formats, batches(model), short_scales, fallback))
+    small = quantize_model(
+        model, config, gptq_coder(copy.deepcopy(model), formats, batches(model), short_scales, fallback)
+    )
     changed = 0
     for name in formats:
         plain, codes = model.get_submodule(name).state_dict(), small.get_submodule(name).matrices()
