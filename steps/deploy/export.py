@@ -23,6 +23,7 @@ from steps.deploy.graphs import graphs_of
 from steps.deploy.graphs.ctc import CtcGraphs, SamplesNetwork, compare
 from steps.deploy.macs import quantized_fraction
 from steps.deploy.nbits import MICROSOFT, keep_packed_, oldest_runtime
+from steps.deploy.repeats import nodes_of
 from steps.deploy.runtimes.sherpa import computes, sherpa_tokens, takes_for_byte_bpe
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER
 from steps.models.asr_model import AsrModel
@@ -237,7 +238,7 @@ def describe(
     model: AsrModel, features: FeatureConfig, tokens: list[str], graphs: list[onnx.ModelProto], layout: str = "features"
 ) -> str:
     """README.md of the exported folder."""
-    domains = {node.domain for graph in graphs for node in graph.graph.node}
+    domains = {node.domain for graph in graphs for node in nodes_of(graph)}
     quantized = quantized_layers(model)
     bits = sorted({layer.format.bits for layer in quantized.values()})
     packed = is_packed(model.spec["quantization"])
@@ -273,7 +274,7 @@ def describe_integers(model: AsrModel, graphs: list[onnx.ModelProto], **common: 
 
 def kinds_of(graphs: list[onnx.ModelProto]) -> set[str]:
     """Operators of some graphs."""
-    return {node.op_type for graph in graphs for node in graph.graph.node}
+    return {node.op_type for graph in graphs for node in nodes_of(graph)}
 
 
 def describe_sherpa(how: str, features: FeatureConfig, tokens: list[str]) -> str:

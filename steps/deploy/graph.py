@@ -2,12 +2,10 @@
 
 import copy
 import io
-import itertools
-import string
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from steps.deploy.lean import lean_blocks_, ranged_like
+from steps.deploy.repeats import DOMAIN, nodes_of, share_repeats_, short_names
 from steps.models.asr_model import AsrModel
 from steps.models.conformer import ConvolutionModule
 from steps.models.quant_layers import quantized_layers
@@ -109,13 +108,13 @@ def fold_constants(content: bytes) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-def strip_(graph: onnx.ModelProto, name: str) -> None:
+def strip_(graph: onnx.ModelProto, name: str, share: bool = False) -> None:
     """Remove names, documentation, metadata and defaults, and name what is left shortly, what is named most often the shortest: the
     same model gives the same bytes.
 
     The IR version becomes the lowest that knows the graph's opset. Names of inputs and outputs stay.
 
-    Args: name: name of the graph, the head's.
+    Args: name: name of the graph, the head's.   share: whether to write parts that come several times once (steps/deploy/repeats.py).
     """
     body = graph.graph
     for field in ("doc_string", "producer_name", "producer_version", "domain"):
@@ -134,6 +133,9 @@ def strip_(graph: onnx.ModelProto, name: str) -> None:
         del node.metadata_props[:]
         drop_defaults_(node, opset)
         node.input[:] = [same.get(name, name) for name in node.input]
+    if share:
+        share_repeats_(graph, opset)
+    for node in body.node:
         uses.update((*node.input, *node.output))
     fresh = (name for name in short_names() if name not in names.copy())
     # of names used equally often the first comes first
@@ -151,18 +153,10 @@ def strip_(graph: onnx.ModelProto, name: str) -> None:
     ordered = [constants[name] for name in names.values() if name in constants]
     del body.initializer[:]
     body.initializer.extend(ordered)
-    used = {node.domain for node in body.node} | {""}
+    used = {node.domain for node in nodes_of(graph)} | {""} | ({DOMAIN} if graph.functions else set())
     del graph.opset_import[:]
     graph.opset_import.extend(helper.make_opsetid(name, 1 if name else opset) for name in sorted(used))
     graph.ir_version = helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
-
-
-def short_names() -> Iterator[str]:
-    """Names of one letter, then of two characters, and so on."""
-    letters = string.ascii_letters
-    for length in itertools.count():
-        for first, *rest in itertools.product(letters, *[letters + string.digits] * length):
-            yield "".join((first, *rest))
 
 
 def same_constants(tensors: Iterable[onnx.TensorProto]) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """A check of an ONNX file before a runtime opens it: a stranger's graph must terminate and read no other file.
 
-Loop, Scan, If and the like contain graphs, which can run for ever, even while a runtime folds constants; so can functions
-that a file defines. Exported models have none of these, nor weights in other files. Without them a graph runs each of its
-nodes once. The file is walked field by field (protobuf's wire format) and tensors are skipped: no copy, no memory, a few
-milliseconds.
+Loop, Scan, If and the like contain graphs, which can run for ever, even while a runtime folds constants; so can functions that
+call each other. Exported models have none of these, nor weights in other files; their functions (steps/deploy/repeats.py) call no
+others and unfold to few nodes. Thus a graph runs each of its nodes once. The file is walked field by field (protobuf's wire
+format) and tensors are skipped: no copy, no memory, a few milliseconds.
 
 Models of others may have If, whose branches run at most once each; exported ones of ours have none.
 
@@ -11,6 +11,7 @@ Source: onnx.proto of ONNX 1.23 for the field numbers; protobuf's documentation 
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from steps.core.cli import UserError
 # message -> {number of a field: the message in it, or what is refused}
 LOOPS = "!a graph within the graph, which could run for ever"
 MESSAGES = {
-    "ModelProto": {7: "GraphProto", 20: "!a training", 25: "!functions of its own, which could call each other for ever"},
+    "ModelProto": {7: "GraphProto", 20: "!a training", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
     "NodeProto": {5: "AttributeProto"},
     "AttributeProto": {5: "TensorProto", 6: LOOPS, 10: "TensorProto", 11: LOOPS,
                        22: "SparseTensorProto", 23: "SparseTensorProto"},
@@ -30,6 +32,8 @@ MESSAGES = {
 # attributes of an If, where these are allowed
 BRANCHES = MESSAGES["AttributeProto"] | {6: "GraphProto"}
 REMEDY = "export the model again"
+# with the nodes of functions in place of their calls
+MOST_NODES = 100_000
 # files of an export that may run chunk by chunk, and their model_type then, by which sherpa-onnx and we know it: of a CTC model,
 # and of a transducer's encoder
 STREAMING_TYPE, STREAMING_ENCODER_TYPE = "zipformer2", "lstm"
@@ -40,7 +44,7 @@ def screen(model: str | Path | bytes, branches: bool = False) -> None:
     """Refuse a graph that no exported model would contain.
 
     Args:   model: path of an ONNX file, or its content.   branches: whether it may have If.
-    Raises: UserError when it is not an ONNX file, or has loops, functions, or references to other files; OSError.
+    Raises: UserError when it is not an ONNX file, or has loops, functions that call functions, or references to other files; OSError.
     """
     if isinstance(model, bytes):
         return _walk(model, "the graph", branches)
@@ -86,28 +90,53 @@ def _entries(data):
 
 
 def _walk(data, name, branches):
-    waiting, seen = [("ModelProto", 0, len(data))], 0
+    """Functions are known by where they begin; None: the graph itself."""
+    waiting, functions = [("ModelProto", 0, len(data), None)], dict[int, bytes]()
+    # operators of each, by function, with the number of nodes
+    operators: dict[int | None, Counter[bytes]] = {}
     try:
         while waiting:
-            message, start, end = waiting.pop()
-            is_if = branches and message == "NodeProto" and _operator(data, start, end) == b"If"
+            message, start, end, function = waiting.pop()
+            if message == "FunctionProto":
+                function, functions[start] = start, _texts(data, start, end, 1)[1]
+            if message == "NodeProto":
+                found = _texts(data, start, end, 4, 7)
+                operators.setdefault(function, Counter())[found[4]] += 1
+            # only an operator of ONNX's own
+            is_if = branches and message == "NodeProto" and found[4] == b"If" and found[7] in (b"", b"ai.onnx")
             for number, first, last in fields(data, start, end):
                 inner = (BRANCHES if message == "Branches" else MESSAGES[message]).get(number, "")
                 if inner.startswith("!"):
                     raise UserError(f"{name}: holds {inner[1:]}; exported models do not, so it is not opened")
                 if inner:
-                    waiting.append(("Branches" if is_if and inner == "AttributeProto" else inner, first, last))
-                    seen += inner == "NodeProto"
+                    inner = "Branches" if is_if and inner == "AttributeProto" else inner
+                    waiting.append((inner, first, last, function))
     except ValueError:
-        seen = 0
-    if not seen:
+        operators = {}
+    if not operators:
         raise UserError(f"{name}: no ONNX graph, or damaged; {REMEDY}")
+    if wrong := _wrong_functions(functions, operators):
+        raise UserError(f"{name}: holds {wrong}; exported models do not, so it is not opened")
 
 
-def _operator(data, start, end):
-    """Operator of a node, where it is one of ONNX's own; the last one counts, as for any reader."""
-    found = {number: data[first:last] for number, first, last in fields(data, start, end) if number in (4, 7)}
-    return found.get(4) if found.get(7, b"") in (b"", b"ai.onnx") else None
+def _wrong_functions(functions, operators):
+    """What is wrong with the functions of a graph. Args: functions: names; operators: see `_walk`."""
+    sizes = {}
+    for place, called in functions.items():
+        inside = operators.get(place, Counter())
+        sizes[called] = max(sizes.get(called, 0), inside.total())
+        if not inside.keys().isdisjoint(functions.values()):
+            return "functions that call functions, which could go on for ever"
+    nodes = sum(number * sizes.get(called, 1) for called, number in operators.get(None, Counter()).items())
+    return f"functions that unfold to {nodes:,} nodes, more than {MOST_NODES:,}" if sizes and nodes > MOST_NODES else ""
+
+
+def _texts(data, start, end, *wanted):
+    """Fields of a message that hold text, b"" where there is none; the last one counts, as for any reader."""
+    found = dict.fromkeys(wanted, b"")
+    return found | {
+        number: bytes(data[first:last]) for number, first, last in fields(data, start, end) if number in wanted
+    }
 
 
 def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -59,10 +60,48 @@ def list_of_graphs():
     return model([node])
 
 
-def function():
-    body = [helper.make_node("Relu", ["a"], ["b"])]
-    made = helper.make_function("own", "Mine", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
-    return model([helper.make_node("Mine", ["x"], ["log_probs"], domain="own")], [made])
+def function(name, body, domain="own"):
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    return helper.make_function(domain, name, ["a"], ["b"], body, opsets)
+
+
+def call(name, given="a", made="b"):
+    return helper.make_node(name, [given], [made], domain="own")
+
+
+def relu():
+    return function("Mine", [helper.make_node("Relu", ["a"], ["b"])])
+
+
+def flat_function():
+    return model([call("Mine", "x", "log_probs")], [relu()])
+
+
+def function_that_calls_itself():
+    return model([call("Mine", "x", "log_probs")], [function("Mine", [call("Mine")])])
+
+
+def function_that_calls_another():
+    return model([call("Other", "x", "log_probs")], [relu(), function("Other", [call("Mine")])])
+
+
+def function_that_is_an_operator():
+    """As whoever reads functions by name alone would have it."""
+    return model(
+        [helper.make_node("Relu", ["x"], ["log_probs"])],
+        [function("Relu", [helper.make_node("Relu", ["a"], ["b"])], "")],
+    )
+
+
+def function_with_a_loop():
+    loop = endless_loop().graph.node[0]
+    return model([call("Mine", "x", "log_probs")], [function("Mine", [helper.make_node("Relu", ["a"], ["b"]), loop])])
+
+
+def function_that_unfolds_to_many():
+    chain = [helper.make_node("Relu", [f"a{n}" if n else "a"], [f"a{n + 1}" if n < 399 else "b"]) for n in range(400)]
+    calls = [call("Mine", f"x{n}" if n else "x", f"x{n + 1}" if n < 299 else "log_probs") for n in range(300)]
+    return model(calls, [function("Mine", chain)])
 
 
 def elsewhere(tensor):
@@ -99,7 +138,11 @@ BAD = {
     endless_loop: "a graph within the graph",
     branch: "a graph within the graph",
     list_of_graphs: "a graph within the graph",
-    function: "functions of its own",
+    function_that_calls_itself: "functions that call functions",
+    function_that_calls_another: "functions that call functions",
+    function_that_is_an_operator: "functions that call functions",
+    function_with_a_loop: "a graph within the graph",
+    function_that_unfolds_to_many: "functions that unfold to 120,001 nodes, more than 100,000",
     constant_elsewhere: "numbers in another file",
     attribute_elsewhere: "numbers in another file",
     sparse_elsewhere: "numbers in another file",
@@ -136,6 +179,14 @@ def test_a_second_part_of_a_message_counts_too():
 def test_what_is_exported_passes(make, kind, quantized):
     screen(build_graph(make(kind, quantized)).SerializeToString())
     screen(plain().SerializeToString())
+
+
+def test_functions_that_call_none_pass_and_run():
+    content = flat_function().SerializeToString()
+    screen(content)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    feed = {"x": np.full((1, 1, 4), -1, np.float32), "x_lens": np.array([1])}
+    assert not session.run(None, feed)[0].any()
 
 
 def test_the_numbers_of_fields_are_those_of_onnx():

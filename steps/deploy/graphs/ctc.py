@@ -1,6 +1,6 @@
 """The graph of a CTC model: one file, from features to log-probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -20,8 +20,9 @@ from steps.deploy.runtimes.ctc import CtcRecogniser, Network
 from steps.deploy.runtimes.onnx_model import OnnxModel, open_session
 from steps.models.asr_model import AsrModel
 from steps.models.codes import is_packed
+from steps.models.fixed_point import has_ranges
 from steps.models.heads.ctc import BLANK_ID
-from steps.models.quant_layers import quantized_layers
+from steps.models.quant_layers import Quantized, quantized_layers
 
 FILE = "model.onnx"
 # what sherpa-onnx adds to the variance of samples that it normalises (offline-omnilingual-asr-ctc-model.cc)
@@ -129,12 +130,17 @@ def example_features(dim: int) -> torch.Tensor:
     return torch.linspace(-1.0, 1.0, 2 * max(EXAMPLE_LENGTHS) * dim).view(2, max(EXAMPLE_LENGTHS), dim)
 
 
-def finished(graph: onnx.ModelProto, model: AsrModel) -> onnx.ModelProto:
-    """A traced graph with the model's codes in it, and without what nobody reads."""
-    layers = quantized_layers(model)
+def finished(graph: onnx.ModelProto, model: AsrModel, layers: Mapping[str, Quantized] | None = None) -> onnx.ModelProto:
+    """A traced graph with the model's codes in it, and without what nobody reads.
+
+    Args: layers: quantized ones that are in this graph; default: all of the model.
+    """
+    layers, quantization = quantized_layers(model) if layers is None else layers, model.spec["quantization"]
+    packed = bool(layers) and is_packed(quantization)
     if layers:
-        integer_graph_(graph, layers, is_packed(model.spec["quantization"]))
-    strip_(graph, model.head.name)
+        integer_graph_(graph, layers, packed)
+    # compilers for NPUs look for products in QDQ form in the graph itself
+    strip_(graph, model.head.name, share=packed and not has_ranges(quantization))
     return graph
 
 

@@ -21,22 +21,19 @@ from torch import nn
 from torch.nn import functional
 
 from steps.data.feature_config import FeatureConfig
-from steps.deploy.graph import Value, float_twin, strip_, trace
+from steps.deploy.graph import Value, float_twin, trace
 from steps.deploy.graphs.chunks import chunk_shift, compare_chunks
-from steps.deploy.graphs.ctc import FILE
-from steps.deploy.integer import integer_graph_
+from steps.deploy.graphs.ctc import FILE, finished
 from steps.deploy.lean import with_halves
 from steps.deploy.lean_chunks import LeanChunk, is_lean
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.streaming import ADVANCED, READ, StreamingNetwork, StreamingRecogniser
 from steps.deploy.screen import STREAMING_TYPE
 from steps.models.asr_model import AsrModel
-from steps.models.codes import is_packed
 from steps.models.conformer import ConformerBlock
 from steps.models.context import State
 from steps.models.dnn import DnnBlock
 from steps.models.heads.ctc import BLANK_ID
-from steps.models.quant_layers import quantized_layers
 
 REAL, INTEGER = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 # of a layer, in the order of the inputs
@@ -173,11 +170,8 @@ class StreamingCtcGraphs:
         example = tuple(_example(value) for value in inputs)
         outputs = [log_probs, *(Value(f"new_{v.name}", v.element, v.shape) for v in inputs[1:])]
         graph = trace(OneChunk(float_twin(model), layers), example, inputs, outputs)
-        quantized = quantized_layers(model)
-        if quantized:
-            integer_graph_(graph, quantized, is_packed(model.spec["quantization"]))
         pass_through_(graph, [*states.values(), embed, seen])
-        strip_(graph, model.head.name)
+        finished(graph, model)
         helper.set_model_props(
             graph, describe_layers(layers) | {READ: str(x.shape[1]), ADVANCED: str(chunk_shift(model))}
         )

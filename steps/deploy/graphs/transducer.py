@@ -9,15 +9,13 @@ from onnx import TensorProto
 from torch import nn
 
 from steps.data.feature_config import FeatureConfig
-from steps.deploy.graph import Value, float_twin, strip_, trace
-from steps.deploy.graphs.ctc import EXAMPLE_LENGTHS, FilledUp, compare, example_features
-from steps.deploy.integer import integer_graph_
+from steps.deploy.graph import Value, float_twin, trace
+from steps.deploy.graphs.ctc import EXAMPLE_LENGTHS, FilledUp, compare, example_features, finished
 from steps.deploy.lean import with_halves
 from steps.deploy.runtimes import Recogniser
 from steps.deploy.runtimes.onnx_transducer import OnnxTransducer
 from steps.deploy.runtimes.transducer import DECODER, ENCODER, JOINER, Probed, TransducerRecogniser
 from steps.models.asr_model import AsrModel
-from steps.models.codes import is_packed
 from steps.models.heads.transducer import JOINER_LAYERS, PREDICTOR_LAYERS
 from steps.models.quant_layers import quantized_layers
 
@@ -104,10 +102,7 @@ class TransducerGraphs:
         }
         coded = quantized_layers(model)
         for file, graph in graphs.items():
-            own = {name: layer for name, layer in coded.items() if file_of(name) == file}
-            if own:
-                integer_graph_(graph, own, is_packed(model.spec["quantization"]))
-            strip_(graph, model.head.name)
+            finished(graph, model, {name: layer for name, layer in coded.items() if file_of(name) == file})
         # what sherpa-onnx asks for
         onnx.helper.set_model_props(
             graphs[DECODER], {"vocab_size": str(model.vocab_size), "context_size": str(sizes.context)}
