@@ -49,7 +49,7 @@ corpus=$(set +u && corpus_dir= && . "$recipe_dir/recipe.sh" >/dev/null && printf
 inside=${corpus#"$recipe_dir"/}
 for file in "$recipe_dir"/*; do
   case ${file##*/} in
-    "${inside%%/*}" | conf | data | exp | *.md | results.json | __pycache__ | FORKED_FROM) ;;
+    "${inside%%/*}" | conf | data | exp | *.md | results*.json | __pycache__ | FORKED_FROM) ;;
     *) copy "$file" "$new/" ;;
   esac
 done

@@ -204,6 +204,12 @@ def test_results_are_published_by_hand(tmp_path, forked):
     subprocess.run(words, check=True, capture_output=True, timeout=10)
     for name in ("RESULTS.md", "results.json"):
         assert (forked / name).read_text() == f"{name}: --exp exp/kitchen\n", "no paths of this machine"
+    subprocess.run([*words, "--workdir", forked, "--as", "small"], check=True, capture_output=True, timeout=10)
+    assert (forked / "SMALL.md").read_text() == "RESULTS.md: --exp exp/kitchen\n"
+    assert (forked / "results_small.json").read_text() == "results.json: --exp exp/kitchen\n"
+    for wrong in (["--as"], ["--as", "../small"], ["--of", "small"]):
+        done = subprocess.run([*words, *wrong], capture_output=True, text=True, timeout=10)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
 
 
 def test_a_fork_of_a_recipe_for_own_data_keeps_its_reader(tmp_path):
