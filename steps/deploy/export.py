@@ -247,7 +247,8 @@ def describe(
     common = {
         "quantization": f"{len(quantized)} layers in {'codes' if packed else 'int8'}" if quantized else "float32",
         "oldest": oldest_runtime(model, OLDEST_ONNXRUNTIME), "opset": max(map(opset_of, graphs)), "ir": max(g.ir_version for g in graphs),
-        "microsoft": ", with its com.microsoft operators" if MICROSOFT in domains else "",
+        "microsoft": (", with its com.microsoft operators" if MICROSOFT in domains else "")
+        + ("; what comes several times is a function of the file" if any(graph.functions for graph in graphs) else ""),
     }  # fmt: skip
     if layout == "samples":
         file = SHERPA_TOKENS if takes_for_byte_bpe(tokens) else "tokens.txt"

@@ -23,16 +23,17 @@ from steps.models.ranges import ActivationRange
 
 
 def with_halves(model: AsrModel) -> AsrModel:
-    """A copy whose feed-forward modules give half of what they did, wherever that is exact in the model's file; it is written into the
-    last layers, and such a module is marked: `gives_half`. The model itself where it has none."""
-    if not any(isinstance(module, FeedForward) for module in model.modules()):
-        return model
-    short, model = is_packed(model.spec["quantization"]), copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, FeedForward):
-            last = module.down.second if isinstance(module.down, LowRankLinear) else module.down
-            module.gives_half = halve_(last, short)
-    return model
+    """A copy whose feed-forward modules give half of what they did; it is written into the last layers, and the modules are marked:
+    `gives_half`. The model itself where it has none, or one of which that is not exact in the model's file: blocks that
+    differ could not share a function (steps/deploy/repeats.py)."""
+    short, twin = is_packed(model.spec["quantization"]), copy.deepcopy(model)
+    modules = [module for module in twin.modules() if isinstance(module, FeedForward)]
+    for module in modules:
+        last = module.down.second if isinstance(module.down, LowRankLinear) else module.down
+        if not halve_(last, short):
+            return model
+        module.gives_half = True
+    return twin if modules else model
 
 
 @torch.no_grad()

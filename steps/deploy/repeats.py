@@ -8,6 +8,7 @@ steps/deploy/screen.py asks for.
 Source: ONNX IR specification, "Functions".
 """
 
+import bisect
 import itertools
 import string
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,9 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from steps.deploy.macs import KNOWN
+from steps.deploy.screen import FUNCTIONS
 
-DOMAIN = "slim_asr"
+DOMAIN = FUNCTIONS.decode()
 # bytes that a function must save, and nodes that it must have
 WORTH, FEWEST_NODES = 400, 4
 # bytes, about: of a name in a list of names, and of the rest of a call and of a function
@@ -42,11 +44,17 @@ class Repeat:
 
 
 def share_repeats_(graph: ModelProto, opset: int) -> None:
-    """Put what comes several times into functions, the one that saves most first. Args: opset: of ONNX's own operators."""
+    """Put what comes several times into functions, the one that saves most first; a graph with graphs within is left as it is.
+
+    Args: opset: of ONNX's own operators.
+    """
     body = graph.graph
+    if any(attribute.HasField("g") or attribute.graphs for node in body.node for attribute in node.attribute):
+        return
     nodes = earliest_first(body.node)
     outputs = {value.name for value in body.output}
-    while repeat := best_repeat(Order(nodes, {value.name for value in body.input}, outputs)):
+    inputs = {value.name for value in body.input}
+    while repeat := best_repeat(Order(nodes, inputs, outputs)):
         name = f"part{len(graph.functions)}"
         graph.functions.append(function_of(nodes, repeat, name, opset))
         nodes = with_calls(nodes, repeat, name)
@@ -83,14 +91,27 @@ class Order:
             for name in node.input:
                 self.readers.setdefault(name, []).append(number)
             if not live.isdisjoint(node.input):
-                live.update(node.output)
+                live.update(filter(None, node.output))
                 if node.domain != DOMAIN:
                     self.alike.setdefault(self.kinds[number], []).append(number)
         self.usable = {number for numbers in self.alike.values() for number in numbers}
+        # bytes of all nodes before each
+        self.bytes_before = [0, *itertools.accumulate(node.ByteSize() + 2 for node in nodes)]
+        # by the distance of two nodes: up to where the graph is the same from earlier ones on
+        self.ends: dict[int, int] = {}
 
     def matching(self, first: int, second: int, most: int) -> int:
-        """For how many nodes, `most` at most, the graph from two nodes on is the same but for names from outside."""
-        for length in range(most):
+        """For how many nodes, `most` at most, the graph from two nodes on is the same but for names from outside.
+
+        Asked of one `first` after the other: what matches from earlier nodes on does so from later ones on.
+        """
+        known = max(0, min(most, self.ends.get(second - first, 0) - first))
+        length = self._matching(first, second, known, most)
+        self.ends[second - first] = first + length
+        return length
+
+    def _matching(self, first: int, second: int, known: int, most: int) -> int:
+        for length in range(known, most):
             one, other = first + length, second + length
             if other >= len(self.nodes) or self.kinds[one] != self.kinds[other] or not {one, other} <= self.usable:
                 return length
@@ -101,10 +122,9 @@ class Order:
 
     def repeat(self, starts: list[int], length: int) -> Repeat:
         """The sequence that begins in all these places."""
-        first, inputs, outputs, size = starts[0], dict[tuple[str, ...], None](), [], 0
+        first, inputs, outputs = starts[0], dict[tuple[str, ...], None](), []
         for number in range(length):
             node = self.nodes[first + number]
-            size += node.ByteSize() + 2
             for place, (source, _) in enumerate(self.sources[first + number]):
                 if node.input[place] and source < first:
                     inputs[tuple(self.nodes[start + number].input[place] for start in starts)] = None
@@ -112,8 +132,13 @@ class Order:
                 if any(self._is_read_outside(start, length, number, place) for start in starts):
                     outputs.append((number, place))
         names = NAME_BYTES * (len(inputs) + len(outputs))
-        saved = (len(starts) - 1) * size - len(starts) * (CALL_BYTES + names) - FUNCTION_BYTES - names
+        saved = self.most_saved(starts, length) - (len(starts) + 1) * names
         return Repeat(tuple(starts), length, tuple(inputs), tuple(outputs), saved)
+
+    def most_saved(self, starts: list[int], length: int) -> int:
+        """Bytes that a function saves, about, if it has no inputs and outputs."""
+        size = self.bytes_before[starts[0] + length] - self.bytes_before[starts[0]]
+        return (len(starts) - 1) * size - len(starts) * CALL_BYTES - FUNCTION_BYTES
 
     def _is_read_outside(self, start, length, number, place):
         readers = self.readers.get(self.nodes[start + number].output[place], [])
@@ -129,24 +154,24 @@ def kind_of(node: NodeProto) -> Any:
 def best_repeat(order: Order) -> Repeat | None:
     """The repeat that saves most, if any is worth a function."""
     best: Repeat | None = None
-    for numbers in order.alike.values():
-        for at, first in enumerate(numbers):
-            # no longer than from one time to the next where these touch
-            most, lengths = len(order.nodes), dict[int, int]()
-            for other in numbers[at + 1 :]:
-                length = order.matching(first, other, min(most, other - first))
-                if length >= FEWEST_NODES:
-                    lengths[other] = length
-                if length == other - first:
-                    most = min(most, length)
-            for length in sorted({min(length, most) for length in lengths.values()}):
-                starts = [first]
-                for other, longest in lengths.items():
-                    if longest >= length and other >= starts[-1] + length:
-                        starts.append(other)
-                repeat = order.repeat(starts, length)
-                if repeat.saved >= (best.saved + 1 if best else WORTH):
-                    best = repeat
+    for first in sorted(order.usable):
+        numbers = order.alike[order.kinds[first]]
+        # no longer than from one time to the next where these touch
+        most, lengths = len(order.nodes), dict[int, int]()
+        for other in numbers[bisect.bisect_right(numbers, first) :]:
+            length = order.matching(first, other, min(most, other - first))
+            if length >= FEWEST_NODES:
+                lengths[other] = length
+            if length == other - first:
+                most = min(most, length)
+        for length in sorted({min(length, most) for length in lengths.values()}):
+            starts = [first]
+            for other, longest in lengths.items():
+                if longest >= length and other >= starts[-1] + length:
+                    starts.append(other)
+            least = best.saved + 1 if best else WORTH
+            if order.most_saved(starts, length) >= least and (repeat := order.repeat(starts, length)).saved >= least:
+                best = repeat
     return best
 
 

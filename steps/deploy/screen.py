@@ -1,9 +1,10 @@
 """A check of an ONNX file before a runtime opens it: a stranger's graph must terminate and read no other file.
 
 Loop, Scan, If and the like contain graphs, which can run for ever, even while a runtime folds constants; so can functions that
-call each other. Exported models have none of these, nor weights in other files; their functions (steps/deploy/repeats.py) call no
-others and unfold to few nodes. Thus a graph runs each of its nodes once. The file is walked field by field (protobuf's wire
-format) and tensors are skipped: no copy, no memory, a few milliseconds.
+call each other. Exported models have none of these, nor weights in other files. Of functions only our own pass
+(steps/deploy/repeats.py): of one domain, in which nothing is called but operators, so that none can begin another, and small
+enough in all of their places together. Thus every node runs once for each place where it stands. The file is walked field by field
+(protobuf's wire format) and tensors are skipped: no copy, no memory, a few milliseconds.
 
 Models of others may have If, whose branches run at most once each; exported ones of ours have none.
 
@@ -11,8 +12,8 @@ Source: onnx.proto of ONNX 1.23 for the field numbers; protobuf's documentation 
 """
 
 import mmap
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.cli import UserError
@@ -32,8 +33,12 @@ MESSAGES = {
 # attributes of an If, where these are allowed
 BRANCHES = MESSAGES["AttributeProto"] | {6: "GraphProto"}
 REMEDY = "export the model again"
-# with the nodes of functions in place of their calls
-MOST_NODES = 100_000
+NOT_OURS = "exported models do not, so it is not opened"
+STRANGE = f"functions of its own, which could call each other for ever; {NOT_OURS}"
+# the domain of our functions, and of what may stand in them
+FUNCTIONS, OPERATORS = b"slim_asr", (b"", b"ai.onnx", b"com.microsoft")
+# bytes of all functions in all of their places
+MOST_UNFOLDED = 10_000_000
 # files of an export that may run chunk by chunk, and their model_type then, by which sherpa-onnx and we know it: of a CTC model,
 # and of a transducer's encoder
 STREAMING_TYPE, STREAMING_ENCODER_TYPE = "zipformer2", "lstm"
@@ -44,7 +49,7 @@ def screen(model: str | Path | bytes, branches: bool = False) -> None:
     """Refuse a graph that no exported model would contain.
 
     Args:   model: path of an ONNX file, or its content.   branches: whether it may have If.
-    Raises: UserError when it is not an ONNX file, or has loops, functions that call functions, or references to other files; OSError.
+    Raises: UserError when it is not an ONNX file, or has loops, functions that are not ours, or references to other files; OSError.
     """
     if isinstance(model, bytes):
         return _walk(model, "the graph", branches)
@@ -83,66 +88,85 @@ def streams(folder: str | Path) -> bool:
 
 def _entries(data):
     """Pairs of metadata_props (ModelProto 14), cut off where they are too long for any of ours."""
-    for number, start, end in fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data), {14}):
         if number == 14:
-            pair = {key: data[first : min(last, first + 4096)] for key, first, last in fields(data, start, end)}
+            pair = {key: data[first : min(last, first + 4096)] for key, first, last in fields(data, start, end, {1, 2})}
             yield tuple(bytes(pair.get(key, b"")).decode("utf-8", "replace") for key in (1, 2))
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A function, or a call of one. size: bytes of the message."""
+
+    domain: bytes
+    name: bytes
+    inputs: int
+    outputs: int
+    size: int
+
+
 def _walk(data, name, branches):
-    """Functions are known by where they begin; None: the graph itself."""
-    waiting, functions = [("ModelProto", 0, len(data), None)], dict[int, bytes]()
-    # operators of each, by function, with the number of nodes
-    operators: dict[int | None, Counter[bytes]] = {}
+    # the last: whether it is part of a function
+    waiting, functions, calls, seen = [("ModelProto", 0, len(data), False)], list[_Named](), list[_Named](), 0
     try:
         while waiting:
-            message, start, end, function = waiting.pop()
-            if message == "FunctionProto":
-                function, functions[start] = start, _texts(data, start, end, 1)[1]
+            message, start, end, inside = waiting.pop()
+            is_if = False
             if message == "NodeProto":
-                found = _texts(data, start, end, 4, 7)
-                operators.setdefault(function, Counter())[found[4]] += 1
-            # only an operator of ONNX's own
-            is_if = branches and message == "NodeProto" and found[4] == b"If" and found[7] in (b"", b"ai.onnx")
-            for number, first, last in fields(data, start, end):
-                inner = (BRANCHES if message == "Branches" else MESSAGES[message]).get(number, "")
-                if inner.startswith("!"):
-                    raise UserError(f"{name}: holds {inner[1:]}; exported models do not, so it is not opened")
-                if inner:
-                    inner = "Branches" if is_if and inner == "AttributeProto" else inner
-                    waiting.append((inner, first, last, function))
+                seen += 1
+                node = _named(data, start, end, domain=7, name=4, inputs=1, outputs=2)
+                is_if = branches and node.name == b"If" and node.domain in (b"", b"ai.onnx")
+                if inside and node.domain not in OPERATORS:
+                    raise UserError(f"{name}: holds {STRANGE}")
+                if node.domain == FUNCTIONS:
+                    calls.append(node)
+            elif message == "FunctionProto":
+                functions.append(_named(data, start, end, domain=10, name=1, inputs=4, outputs=5))
+            inner = BRANCHES if message == "Branches" else MESSAGES[message]
+            for number, first, last in fields(data, start, end, inner):
+                kind = inner.get(number, "")
+                if kind.startswith("!"):
+                    raise UserError(f"{name}: holds {kind[1:]}; {NOT_OURS}")
+                if kind:
+                    kind = "Branches" if is_if and kind == "AttributeProto" else kind
+                    waiting.append((kind, first, last, inside or message == "FunctionProto"))
     except ValueError:
-        operators = {}
-    if not operators:
+        seen = 0
+    if not seen:
         raise UserError(f"{name}: no ONNX graph, or damaged; {REMEDY}")
-    if wrong := _wrong_functions(functions, operators):
-        raise UserError(f"{name}: holds {wrong}; exported models do not, so it is not opened")
+    if wrong := _wrong_functions(functions, calls):
+        raise UserError(f"{name}: holds {wrong}")
 
 
-def _wrong_functions(functions, operators):
-    """What is wrong with the functions of a graph. Args: functions: names; operators: see `_walk`."""
-    sizes = {}
-    for place, called in functions.items():
-        inside = operators.get(place, Counter())
-        sizes[called] = max(sizes.get(called, 0), inside.total())
-        if not inside.keys().isdisjoint(functions.values()):
-            return "functions that call functions, which could go on for ever"
-    nodes = sum(number * sizes.get(called, 1) for called, number in operators.get(None, Counter()).items())
-    return f"functions that unfold to {nodes:,} nodes, more than {MOST_NODES:,}" if sizes and nodes > MOST_NODES else ""
+def _named(data, start, end, domain, name, inputs, outputs):
+    """A function or node. Args: domain, name, inputs, outputs: numbers of these fields. Texts: the last counts, as for any reader."""
+    texts, lengths = {domain: b"", name: b""}, {inputs: 0, outputs: 0}
+    for number, first, last in fields(data, start, end, {domain, name, inputs, outputs}):
+        if number in texts:
+            texts[number] = bytes(data[first:last])
+        elif number in lengths:
+            # one without a name is none
+            lengths[number] += last > first
+    return _Named(texts[domain], texts[name], lengths[inputs], lengths[outputs], end - start)
 
 
-def _texts(data, start, end, *wanted):
-    """Fields of a message that hold text, b"" where there is none; the last one counts, as for any reader."""
-    found = dict.fromkeys(wanted, b"")
-    return found | {
-        number: bytes(data[first:last]) for number, first, last in fields(data, start, end) if number in wanted
-    }
+def _wrong_functions(functions, calls):
+    """What is wrong with the functions of a graph and their calls; empty: nothing."""
+    own = {function.name: function for function in functions}
+    # runtimes put domain, name and overload together with colons
+    if len(own) < len(functions) or any(f.domain != FUNCTIONS or not f.name or b":" in f.name for f in functions):
+        return STRANGE
+    if any((f := own.get(call.name)) is None or (f.inputs, f.outputs) != (call.inputs, call.outputs) for call in calls):
+        return f"a call of a function that it does not have, or with other inputs; {NOT_OURS}"
+    unfolded = sum(own[call.name].size for call in calls)
+    return f"functions that unfold to {unfolded:,} bytes; {NOT_OURS}" if unfolded > MOST_UNFOLDED else ""
 
 
-def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(data: bytes | mmap.mmap, start: int, end: int, texts: Container[int] = ()) -> Iterator[tuple[int, int, int]]:
     """The fields of one protobuf message, from `start` to `end`: (number, first byte, byte after the last).
 
-    Raises: ValueError where the bytes are not a message.
+    Args:   texts: numbers of fields that hold bytes: texts, or messages.
+    Raises: ValueError where the bytes are not a message, or one of `texts` is something else, which other readers pass over.
     """
     while start < end:
         tag, start = _varint(data, start, end)
@@ -156,8 +180,8 @@ def fields(data: bytes | mmap.mmap, start: int, end: int) -> Iterator[tuple[int,
             last = start + (8 if kind == 1 else 4)
         else:
             raise ValueError(f"wire type {kind}")
-        if last > end or not 0 < number < 1 << 29:
-            raise ValueError("beyond the end")
+        if last > end or not 0 < number < 1 << 29 or (kind != 2 and number in texts):
+            raise ValueError("beyond the end, or of another type")
         yield number, start, last
         start = last
 

@@ -12,6 +12,7 @@ from steps.compress.quantizer import quantize_model
 from steps.deploy.graph import OLDEST_ONNXRUNTIME, OPSET
 from steps.deploy.graphs.ctc import measure
 from steps.deploy.nbits import FIRST_RUNTIME
+from steps.deploy.repeats import nodes_of
 from steps.deploy.runtimes.onnx_model import OnnxModel
 from tests.deploy.test_export import VARIANTS, build_graph
 from tests.deploy.test_fixed_point import fixed
@@ -58,14 +59,21 @@ def graphs(make):
 
 
 @pytest.mark.parametrize("kind", ["conformer", "rnn", "dnn"])
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("quantized", [False, True, "packed"])
 def test_no_graph_asks_for_more_than_it_uses(make, kind, quantized):
-    graph = build_graph(make(kind, quantized))
+    model = make(kind, quantized is True, num_blocks=5)
+    if quantized == "packed":
+        model = quantize_model(model, QuantizeConfig(bits=3, convolutions=8, rest="int8"))
+    graph = build_graph(model)
+    assert bool(graph.functions) is (quantized == "packed")
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
-    used = {node.op_type for node in graph.graph.node if not node.domain}
+    used = {node.op_type for node in nodes_of(graph) if not node.domain}
     needed = max(onnx.defs.get_schema(name, OPSET).since_version for name in used)
     assert opsets[""] == needed == OPSET == 17 and graph.ir_version == 8
-    assert set(opsets) == {node.domain for node in graph.graph.node}
+    assert set(opsets) == {node.domain for node in (*graph.graph.node, *nodes_of(graph))}
+    for function in graph.functions:
+        own = {entry.domain: entry.version for entry in function.opset_import}
+        assert own.items() <= opsets.items() and {node.domain for node in function.node} <= set(own)
 
 
 def python_with(wheels, folder):

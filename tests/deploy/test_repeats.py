@@ -5,14 +5,16 @@ import onnx
 import onnx.inliner
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from steps.compress.lowrank import factorise
 from steps.compress.quantize_config import QuantizeConfig
 from steps.compress.quantizer import quantize_model
+from steps.deploy.export import HALF_BYTES
 from steps.deploy.graph import OPSET
 from steps.deploy.graphs import graphs_of
-from steps.deploy.repeats import DOMAIN, earliest_first, nodes_of, share_repeats_
+from steps.deploy.repeats import DOMAIN, Order, earliest_first, nodes_of, share_repeats_
 from steps.deploy.screen import screen
 from tests.deploy import streams
 from tests.deploy.conftest import TOKENS
@@ -139,6 +141,31 @@ def test_constants_are_computed_outside_and_little_is_left_alone():
     assert not shared(graph_of(short, "kl")).functions
 
 
+def test_an_output_that_is_left_out_makes_nothing_depend_on_the_inputs():
+    """The empty name is that of inputs and outputs that are not there."""
+    constant = chain("c", "k", "l") + chain("d", "c", "l")
+    clip = [helper.make_node("Clip", [name, "", "k"], [f"{name}/c"]) for name in ("c", "d")]
+    live = [helper.make_node("Dropout", ["x"], ["y", ""])]
+    order = Order([*live, *constant, *clip], {"x"}, {"y"})
+    assert order.usable == {0}
+
+
+def test_a_graph_with_graphs_within_is_left_alone():
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["b3"], ["z"])], "inner", [], [helper.make_tensor_value_info("z", 1, None)]
+    )
+    nodes = [
+        *chain("a", "x", "k"),
+        *chain("b", "a", "l"),
+        helper.make_node("If", ["t"], ["y"], then_branch=inner, else_branch=inner),
+    ]
+    graph = graph_of(nodes, "kl")
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(True), "t"))
+    before = graph.SerializeToString()
+    share_repeats_(graph, OPSET)
+    assert graph.SerializeToString() == before
+
+
 def test_what_depends_on_no_product_comes_first():
     weight = numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")
     nodes = [
@@ -195,6 +222,21 @@ def test_streaming_models_and_transducers_too(make_one):
     contents = {name: graph.SerializeToString() for name, graph in built.items()}
     _, snr_db = graphs.compare(model, graphs.open(contents, streams.FEATURES, TOKENS, "m"))
     assert snr_db > 20
+
+
+def test_blocks_of_which_one_cannot_give_half_are_still_alike(make):
+    """A bias that float16 cannot halve: the size that a target was chosen for stays an upper bound."""
+    model = quantize_model(make("conformer", num_blocks=3), PACKED)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith(("ff1.down", "ff2.down")):
+                module.bias[module.bias.abs() < 1e-3] = 0.0
+        size = build_graph(model).ByteSize()
+        # not blocks.0.ff2
+        for name in ("blocks.0.ff1", "blocks.1.ff1", "blocks.1.ff2", "blocks.2.ff1", "blocks.2.ff2"):
+            model.get_submodule(name).down.bias[0] = 3 * 2.0**-24
+    odd = build_graph(model)
+    assert len(odd.functions) == 1 and size < odd.ByteSize() < size + 6 * HALF_BYTES
 
 
 def test_float_files_int8_and_fixed_point_have_none(make):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from steps.core.cli import UserError
+from steps.deploy.repeats import DOMAIN
 from steps.deploy.runtimes import RUNTIMES, load_recogniser
 from steps.deploy.screen import MESSAGES, fields, screen
 from tests.deploy.test_export import build_graph
@@ -27,7 +28,7 @@ def model(nodes, functions=(), constants=()):
     ends = [value("x"), value("x_lens", LONG, ["N"])], [value("log_probs"), value("log_probs_lens", LONG, ["N"])]
     nodes = [*nodes, helper.make_node("Identity", ["x_lens"], ["log_probs_lens"])]
     graph = helper.make_graph(nodes, "ctc", *ends, [numpy_helper.from_array(np.array(True), "true"), *constants])
-    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid("own", 1)] if functions else [])]
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(name, 1) for name in (DOMAIN, "own") if functions)]
     return helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=8)
 
 
@@ -60,21 +61,31 @@ def list_of_graphs():
     return model([node])
 
 
-def function(name, body, domain="own"):
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    return helper.make_function(domain, name, ["a"], ["b"], body, opsets)
+def function(name, body, domain=DOMAIN, inputs=("a",), overload=""):
+    opsets = [helper.make_opsetid(name, 17 if not name else 1) for name in ("", "own", DOMAIN)]
+    made = helper.make_function(domain, name, list(inputs), ["b"], body, opsets)
+    made.overload = overload
+    return made
 
 
-def call(name, given="a", made="b"):
-    return helper.make_node(name, [given], [made], domain="own")
+def call(name, given="a", made="b", domain=DOMAIN):
+    return helper.make_node(name, [given], [made], domain=domain)
 
 
-def relu():
-    return function("Mine", [helper.make_node("Relu", ["a"], ["b"])])
+def relu(name="Mine", **how):
+    return function(name, [helper.make_node("Relu", ["a"], ["b"])], **how)
 
 
 def flat_function():
     return model([call("Mine", "x", "log_probs")], [relu()])
+
+
+def function_of_another_domain():
+    return model([call("Mine", "x", "log_probs", "own")], [relu(domain="own")])
+
+
+def function_in_the_domain_of_operators():
+    return model([helper.make_node("Relu", ["x"], ["log_probs"])], [relu("Relu", domain="")])
 
 
 def function_that_calls_itself():
@@ -85,12 +96,18 @@ def function_that_calls_another():
     return model([call("Other", "x", "log_probs")], [relu(), function("Other", [call("Mine")])])
 
 
-def function_that_is_an_operator():
-    """As whoever reads functions by name alone would have it."""
-    return model(
-        [helper.make_node("Relu", ["x"], ["log_probs"])],
-        [function("Relu", [helper.make_node("Relu", ["a"], ["b"])], "")],
-    )
+def function_by_its_name_in_another_domain():
+    """Runtimes join domain, name and overload with colons."""
+    node = call("slim_asr:Mine", domain="")
+    return model([call("Other", "x", "log_probs")], [relu(), function("Other", [node, call("x:Mine", domain="own")])])
+
+
+def function_with_a_colon():
+    return model([call("A:Mine", "x", "log_probs")], [relu("A:Mine")])
+
+
+def function_with_an_overload():
+    return model([call("Mine", "x", "log_probs")], [relu(), relu(overload="v")])
 
 
 def function_with_a_loop():
@@ -98,10 +115,20 @@ def function_with_a_loop():
     return model([call("Mine", "x", "log_probs")], [function("Mine", [helper.make_node("Relu", ["a"], ["b"]), loop])])
 
 
-def function_that_unfolds_to_many():
-    chain = [helper.make_node("Relu", [f"a{n}" if n else "a"], [f"a{n + 1}" if n < 399 else "b"]) for n in range(400)]
-    calls = [call("Mine", f"x{n}" if n else "x", f"x{n + 1}" if n < 299 else "log_probs") for n in range(300)]
-    return model(calls, [function("Mine", chain)])
+def function_called_with_nothing():
+    """onnxruntime 1.15 dies of it."""
+    return model([call("Mine", "", "log_probs")], [relu()])
+
+
+def function_that_is_not_there():
+    return model([call("Other", "x", "log_probs")], [relu()])
+
+
+def function_that_unfolds_to_much():
+    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(50_000, np.float32)))
+    made = function("Mine", [constant, helper.make_node("Add", ["a", "c"], ["b"])])
+    calls = [call("Mine", f"x{n}" if n else "x", f"x{n + 1}" if n < 59 else "log_probs") for n in range(60)]
+    return model(calls, [made])
 
 
 def elsewhere(tensor):
@@ -138,11 +165,17 @@ BAD = {
     endless_loop: "a graph within the graph",
     branch: "a graph within the graph",
     list_of_graphs: "a graph within the graph",
-    function_that_calls_itself: "functions that call functions",
-    function_that_calls_another: "functions that call functions",
-    function_that_is_an_operator: "functions that call functions",
+    function_of_another_domain: "functions of its own",
+    function_in_the_domain_of_operators: "functions of its own",
+    function_that_calls_itself: "functions of its own",
+    function_that_calls_another: "functions of its own",
+    function_by_its_name_in_another_domain: "functions of its own",
+    function_with_a_colon: "functions of its own",
+    function_with_an_overload: "functions of its own",
     function_with_a_loop: "a graph within the graph",
-    function_that_unfolds_to_many: "functions that unfold to 120,001 nodes, more than 100,000",
+    function_called_with_nothing: "a call of a function",
+    function_that_is_not_there: "a call of a function",
+    function_that_unfolds_to_much: "functions that unfold to 12,00",
     constant_elsewhere: "numbers in another file",
     attribute_elsewhere: "numbers in another file",
     sparse_elsewhere: "numbers in another file",
@@ -181,7 +214,24 @@ def test_what_is_exported_passes(make, kind, quantized):
     screen(plain().SerializeToString())
 
 
-def test_functions_that_call_none_pass_and_run():
+def test_names_of_another_wire_type_hide_nothing():
+    """Protobuf passes over a field whose type it does not expect, and keeps the one before."""
+    for field in (b"\x08\x07", b"\x20\x07", b"\x52\x00\x50\x07"):
+        made = flat_function()
+        content = made.functions[0].SerializeToString() + field
+        del made.functions[:]
+        content = made.SerializeToString() + b"\xca\x01" + bytes([len(content)]) + content
+        with pytest.raises(UserError, match="damaged|functions of its own"):
+            screen(content)
+
+
+def test_very_many_functions_are_refused_at_once():
+    many = model([call("Mine", "x", "log_probs")], [relu(), *(relu(f"Other{n}", domain="own") for n in range(3000))])
+    with pytest.raises(UserError, match="functions of its own"):
+        screen(many.SerializeToString())
+
+
+def test_our_functions_pass_and_run():
     content = flat_function().SerializeToString()
     screen(content)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
