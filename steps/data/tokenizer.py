@@ -23,6 +23,8 @@ from steps.core.datacheck import CONTROL
 from steps.core.outdir import atomic_file, write_text
 
 BLANK, UNKNOWN, SPACE = "<blk>", "<unk>", "\u2581"
+# no text: models from elsewhere may say where a text begins and ends
+SILENT = re.compile(r"</?s>|<extra_id_\d+>")
 KINDS = ("char", "bpe", "unigram", "word")
 # Id here = id in SentencePiece + 1.
 _SHIFT = 1
@@ -114,7 +116,7 @@ class Tokenizer:
         return hashlib.sha256(self._model_bytes).hexdigest()
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into text: pieces joined, blanks left out. Returns: str without spaces at its ends."""
+        """Turn ids into text: pieces joined, what is no text left out. Returns: str without spaces at its ends."""
         return join_pieces(self.pieces, ids, self.blank_id)
 
     def unknown_characters(self, texts: Iterable[str]) -> Counter[str]:
@@ -133,8 +135,9 @@ class Tokenizer:
 
 
 def join_pieces(pieces: Sequence[str], ids: Iterable[int], blank_id: int) -> str:
-    """Text of token ids, blanks left out. Args: pieces: text of each id.  Returns: str without spaces at its ends."""
-    return "".join(pieces[i] for i in ids if i != blank_id).replace(SPACE, " ").strip(" ")
+    """Text of token ids, without blanks and SILENT ones. Args: pieces: text of each id.  Returns: str without spaces at its ends."""
+    spoken = [pieces[i] for i in ids if i != blank_id and not SILENT.fullmatch(pieces[i])]
+    return "".join(spoken).replace(SPACE, " ").strip(" ")
 
 
 def train_tokenizer(texts: Iterable[str], kind: str = "char", vocab_size: int | None = None) -> Tokenizer:

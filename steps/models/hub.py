@@ -1,7 +1,7 @@
 """Encoders that come from a model hub: what `steps.import_model` makes of a Hugging Face folder, in layers of our own.
 
 One kind, `hub`, covers two families: Transformers over convolutions of the samples (wav2vec 2.0, HuBERT, WavLM, data2vec,
-UniSpeech, MMS, OmniASR) and Conformers (wav2vec2-conformer, wav2vec2-bert, Parakeet). Every layer has sizes of its own, so
+UniSpeech, MMS, OmniASR) and Conformers (wav2vec2-conformer, wav2vec2-bert, Parakeet, LASR). Every layer has sizes of its own, so
 that heads and channels can be removed, and a padded batch gives what its utterances give alone. They hear samples
 (FeatureConfig, kind `samples`), 10 ms of them a frame; whatever their feature extractor computed from these is part of the
 front end.
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from steps.core.config import check
+from steps.core.config import LATER, check
 from steps.models.axes import AxisGroup, Member
 from steps.models.conformer import fill_blocks
 from steps.models.context import Context
@@ -83,9 +83,10 @@ class WaveConfig:
 
 @dataclass
 class MelConfig:
-    """A log-mel front end. kind: `seamless` (wav2vec2-bert), pairs of frames; `parakeet` and `whisper`, convolutions over them.
+    """A log-mel front end. kind: `seamless` (wav2vec2-bert), pairs of frames; `parakeet`, `whisper`, `lasr`, convolutions over them.
 
     bins: mel bins.  channels: of the convolutions; layers, scale: their number and a factor of what they give, of `parakeet`.
+    widths: of `lasr`, which has no channels: outputs of its first Linear and of its two convolutions.
     """
 
     kind: str = "seamless"
@@ -93,11 +94,15 @@ class MelConfig:
     channels: int = 0
     layers: int = 0
     scale: float = 1.0
+    widths: list[int] = field(default_factory=list, metadata=LATER)
 
     def __post_init__(self):
-        check(self.kind in ("seamless", "parakeet", "whisper"), "kind must be seamless, parakeet or whisper")
+        kinds = ("seamless", "parakeet", "whisper", "lasr")
+        check(self.kind in kinds, f"kind must be one of {', '.join(kinds)}")
         check(4 <= self.bins <= 1024, "bins must be 4 to 1024")
-        check(self.kind == "seamless" or self.channels >= 1, "give channels")
+        check(self.kind in ("seamless", "lasr") or self.channels >= 1, "give channels")
+        needed = 3 if self.kind == "lasr" else 0
+        check(len(self.widths) == needed and min(self.widths, default=1) >= 1, f"give {needed} widths of at least 1")
         check(self.kind != "parakeet" or 1 <= self.layers <= 6, "give 1 to 6 layers")
 
 
@@ -107,9 +112,11 @@ class HubConfig:
 
     style: `post`: a norm after attention and feed-forward; `pre`: before them; `conformer`.  d_model: width.  head_dim:
     channels per head.  attention_bias, ff_bias, conv_bias: whether these Linears have biases.  positions: how attention knows
-    the order, a name in POSITIONS; left, right: its longest distances in frames.  kernel_size, causal, conv_norm: of a
-    Conformer's convolution; `none` where its batch norm was folded.  dropout: 0..1, on what each module adds.
-    activation: of the feed-forward and convolution modules.  end_norm: whether a LayerNorm follows the last block.
+    the order, a name in POSITIONS; left, right: its longest distances in frames; theta: base of rotary rates.
+    kernel_size, causal, conv_norm: of a Conformer's convolution; `none` where its batch norm was folded.
+    dropout: 0..1, on what each module adds.
+    activation: of the feed-forward and convolution modules.  ff_residual, conv_residual: of a Conformer, what its input and what
+    these modules give are multiplied by before they are added.  end_norm: whether a LayerNorm follows the last block.
     wave or mel: the front end.  norm_eps: of the norms of blocks and front end.
     """
 
@@ -129,6 +136,9 @@ class HubConfig:
     norm_eps: float = 1e-5
     dropout: float = 0.1
     end_norm: bool = False
+    theta: float = field(default=10000.0, metadata=LATER)
+    ff_residual: list[float] = field(default_factory=lambda: [1.0, 0.5], metadata=LATER)
+    conv_residual: list[float] = field(default_factory=lambda: [1.0, 1.0], metadata=LATER)
     wave: WaveConfig | None = None
     mel: MelConfig | None = None
     num_blocks: int = 12
@@ -150,11 +160,18 @@ class HubConfig:
         check((self.wave is None) != (self.mel is None), "give either wave or mel")
         rotary = self.positions in ("rotary", "gated")
         check(not rotary or self.d_model % self.head_dim == 0, "d_model must be a multiple of head_dim")
+        check(self.positions != "rotary_after" or self.head_dim % 2 == 0, "head_dim must be even")
+        check(1 < self.theta <= 1e9, "theta must be above 1, 1e9 at most")
+        two = len(self.ff_residual) == len(self.conv_residual) == 2
+        check(two, "ff_residual and conv_residual must be two numbers each")
         fill_blocks(self, HubBlockConfig)
 
 
 def hub_block(config: HubConfig, block: HubBlockConfig) -> nn.Module:
     """The block of the configured style."""
+    # here, because it needs the configuration
+    from steps.models.hub_conformer import HubConformerBlock
+
     return HubConformerBlock(config, block) if config.style == "conformer" else HubTransformerBlock(config, block)
 
 
@@ -219,80 +236,14 @@ class HubTransformerBlock(nn.Module):
         return [group.prefixed(name, ()) for name, groups in parts for group in groups]
 
 
-class HubConvolution(nn.Module):
-    """Pointwise Linear with GLU, depthwise convolution, norm, activation, pointwise Linear; no frame of padding enters it.
-
-    A batch norm, fixed in use, is folded into the depthwise convolution when a model is imported.
-    """
-
-    def __init__(self, config: HubConfig, channels: int):
-        super().__init__()
-        self.pointwise_in = nn.Linear(config.d_model, 2 * channels, config.conv_bias)
-        self.depthwise = nn.Conv1d(channels, channels, config.kernel_size, groups=channels)
-        self.norm = nn.LayerNorm(channels, config.norm_eps) if config.conv_norm == "layer" else None
-        self.pointwise_out = nn.Linear(channels, config.d_model, config.conv_bias)
-        self.activation = ACTIVATIONS[config.activation]
-        before = config.kernel_size - 1 if config.causal else config.kernel_size // 2
-        self.padding = (before, config.kernel_size - 1 - before)
-
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model).  Returns: the same shape."""
-        gated = functional.glu(self.pointwise_in(x), dim=-1).masked_fill(context.is_pad.unsqueeze(-1), 0.0)
-        mixed = self.depthwise(functional.pad(gated.transpose(1, 2), self.padding)).transpose(1, 2)
-        return self.pointwise_out(self.activation(mixed if self.norm is None else self.norm(mixed)))
-
-    def axis_groups(self) -> list[AxisGroup]:
-        """The channels."""
-        members = [
-            Member("pointwise_in.weight", 0, chunks=2),
-            Member("depthwise.weight", 0),
-            Member("depthwise.bias", 0),
-        ]
-        members += [Member("pointwise_in.bias", 0, chunks=2)] if self.pointwise_in.bias is not None else []
-        members += [Member("norm.weight", 0), Member("norm.bias", 0)] if self.norm is not None else []
-        members.append(Member("pointwise_out.weight", 1))
-        size = self.depthwise.in_channels
-        return [AxisGroup("channels", "conv", size, ("conv_channels",), tuple(members))]
-
-
-class HubConformerBlock(nn.Module):
-    """Half feed-forward, attention, convolution, half feed-forward, norm (Gulati et al. 2020, arXiv:2005.08100)."""
-
-    look_ahead = math.inf
-
-    def __init__(self, config: HubConfig, block: HubBlockConfig):
-        super().__init__()
-        names = ("ff1_norm", "attention_norm", "conv_norm", "ff2_norm", "end_norm")
-        for name in names:
-            self.add_module(name, nn.LayerNorm(config.d_model, config.norm_eps))
-        self.ff1, self.ff2 = FeedForward(config, block.ff), FeedForward(config, block.ff2)
-        self.attention = HubAttention(config, block.heads)
-        self.conv = HubConvolution(config, block.conv_channels)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """Args: x (N, T, d_model).  Returns: the same shape."""
-        x = x + 0.5 * self.dropout(self.ff1(self.ff1_norm(x)))
-        x = x + self.dropout(self.attention(self.attention_norm(x), context))
-        x = x + self.dropout(self.conv(self.conv_norm(x), context))
-        x = x + 0.5 * self.dropout(self.ff2(self.ff2_norm(x)))
-        return self.end_norm(x)
-
-    def axis_groups(self) -> list[AxisGroup]:
-        """Heads, both feed-forward widths, convolution channels."""
-        parts: list[tuple[str, list[AxisGroup]]] = [("ff1", self.ff1.axis_groups("ff"))]
-        parts += [("attention", self.attention.axis_groups()), ("conv", self.conv.axis_groups())]
-        parts.append(("ff2", self.ff2.axis_groups("ff2")))
-        return [group.prefixed(name, ()) for name, groups in parts for group in groups]
-
-
 def hub_frontend(config: Any, feature_dim: int) -> nn.Module:
     """The front end that the configuration names. Args: feature_dim: samples a frame, 10 ms of them."""
     # here, because all need the configuration
+    from steps.models.hub_lasr import LasrFrontend
     from steps.models.hub_mel import MelFrontend
     from steps.models.hub_wave import WaveFrontend
     from steps.models.hub_whisper import WhisperFrontend
 
     if config.wave:
         return WaveFrontend(config, feature_dim)
-    return (WhisperFrontend if config.mel.kind == "whisper" else MelFrontend)(config, feature_dim)
+    return {"whisper": WhisperFrontend, "lasr": LasrFrontend}.get(config.mel.kind, MelFrontend)(config, feature_dim)

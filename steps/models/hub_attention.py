@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 # none: not at all, the front end does; gated: a bias for each distance, scaled by what a frame holds (WavLM, Chen et al.
 # 2021, arXiv:2110.13900, section 3.1); distance: a vector for each distance (Shaw et al. 2018, arXiv:1803.02155);
 # sinusoid: Transformer-XL's (Dai et al. 2019, arXiv:1901.02860, section 3.3); rotary: frames rotated before the projections
-# (Su et al. 2021, arXiv:2104.09864, of what is projected and not of what comes out)
-POSITIONS = ("none", "gated", "distance", "sinusoid", "rotary")
+# (Su et al. 2021, arXiv:2104.09864, of what is projected and not of what comes out); rotary_after: as there, queries and keys
+POSITIONS = ("none", "gated", "distance", "sinusoid", "rotary", "rotary_after")
 
 
 class HubAttention(nn.Module):
@@ -30,7 +30,7 @@ class HubAttention(nn.Module):
     def __init__(self, config: "HubConfig", heads: int):
         super().__init__()
         self.heads, self.head_dim, self.positions = heads, config.head_dim, config.positions
-        self.left, self.right = config.left, config.right
+        self.left, self.right, self.theta = config.left, config.right, config.theta
         width, inner, bias = config.d_model, heads * config.head_dim, config.attention_bias
         self.query, self.key, self.value = (nn.Linear(width, inner, bias) for _ in range(3))
         self.out = nn.Linear(inner, width, bias)
@@ -52,7 +52,10 @@ class HubAttention(nn.Module):
         """Args: x (N, T, d_model).  Returns: the same shape."""
         seen = self.rotated(x) if self.positions == "rotary" else x
         # (N, H, T, head_dim) each
-        query, key, value = self.split(self.query(seen)), self.split(self.key(seen)), self.split(self.value(x))
+        query, key, value = self.query(seen), self.key(seen), self.split(self.value(x))
+        if self.positions == "rotary_after":
+            query, key = self.rotated(query), self.rotated(key)
+        query, key = self.split(query), self.split(key)
         bias = query.new_zeros(context.is_pad.shape).masked_fill(context.is_pad, MASKED)[:, None, None, :]
         if self.positions == "gated":
             bias = bias + self.gated_bias(x)
@@ -117,10 +120,10 @@ class HubAttention(nn.Module):
         return shifted.reshape(batch, self.heads, frames, -1)[..., :frames]
 
     def rotated(self, x: torch.Tensor) -> torch.Tensor:
-        """Frames with the channels of each original head rotated by their time. Args: x (N, T, d_model)."""
+        """Frames with the channels of each head rotated by their time. Args: x (N, T, heads * head_dim).  Returns: the same shape."""
         half = torch.arange(0, self.head_dim, 2, device=x.device, dtype=torch.float32)
         angles = torch.arange(x.shape[1], device=x.device, dtype=torch.float32).unsqueeze(1)
-        angles = (angles * 10000.0 ** (-half / self.head_dim)).unsqueeze(1)
+        angles = (angles * self.theta ** (-half / self.head_dim)).unsqueeze(1)
         left, right = x.view(x.shape[0], x.shape[1], -1, self.head_dim).chunk(2, dim=-1)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).flatten(2)

@@ -8,17 +8,18 @@ import torch
 from torch import nn
 
 from steps.core.cli import UserError
-from steps.models.hub_mel import FFT, PREEMPHASIS, SHIFT, WINDOW
+from steps.models.hub_lasr import lasr_blocks, lasr_mel, lasr_state_
+from steps.models.hub_mel import FFT, PREEMPHASIS, SHIFT, WINDOW, mel_tensors
 from steps.models.hub_whisper import whisper_sizes
 
 # model_type of transformers -> family
 TRANSFORMERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "omniasr_ctc")
-CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert", "parakeet_ctc")
+CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert", "parakeet_ctc", "lasr_ctc")
 # a CTC output layer goes on its encoder
 SEQUENCE = ("whisper",)
 FAMILIES = (*TRANSFORMERS, *CONFORMERS, *SEQUENCE)
 # section of config.json that has the sizes of the encoder, where it is not config.json itself
-SECTIONS = {"parakeet_ctc": "encoder_config", "omniasr_ctc": "audio_config"}
+SECTIONS = {"parakeet_ctc": "encoder_config", "lasr_ctc": "encoder_config", "omniasr_ctc": "audio_config"}
 # what OmniASRFeatureExtractor adds to the variance
 OMNIASR_FLOOR = 1e-5
 # what only training reads
@@ -35,6 +36,10 @@ NAMES = [
     (r"encoder\.pos_conv_embed\.layers\.(\d+)\.conv\.", r"frontend.positions.\1."),
     (r"(?:encoder|audio_tower)\.layer_norm\.", "frontend.end_norm."),
     (r"encoder\.subsampling\.linear\.", "frontend.linear."),
+    (r"encoder\.subsampler\.dense_0\.", "frontend.first."),
+    (r"encoder\.subsampler\.conv_(\d)\.", r"frontend.convs.\1."),
+    (r"encoder\.subsampler\.dense_1\.", "frontend.linear."),
+    (r"encoder\.out_norm\.", "frontend.end_norm."),
     (r"encoder\.conv1\.", "frontend.convs.0."),
     (r"encoder\.conv2\.", "frontend.convs.1."),
     (r"(?:encoder|audio_tower)\.layers\.", "blocks."),
@@ -78,7 +83,7 @@ CONFORMER_NAMES = [
     (r"conv_module\.batch_norm\.", "conv.batch."),
     (r"conv_module\.pointwise_conv2\.", "conv.pointwise_out."),
     (r"final_layer_norm\.", "end_norm."),
-    # Parakeet
+    # Parakeet, LASR
     (r"feed_forward([12])\.linear1\.", r"ff\1.up."),
     (r"feed_forward([12])\.linear2\.", r"ff\1.down."),
     (r"norm_feed_forward([12])\.", r"ff\1_norm."),
@@ -139,6 +144,8 @@ def hub_sizes(config: Any, extractor: Any) -> dict[str, Any]:
 
 
 def _conformer_sizes(kind: str, body: Any) -> dict[str, Any]:
+    if kind == "lasr_ctc":
+        return lasr_blocks(body)
     sizes: dict[str, Any] = {"style": "conformer", "end_norm": kind == "wav2vec2-conformer"}
     sizes |= {"kernel_size": body.conv_kernel_size if kind == "parakeet_ctc" else body.conv_depthwise_kernel_size}
     sizes |= {"causal": kind == "wav2vec2-bert", "conv_norm": "layer" if kind == "wav2vec2-bert" else "none"}
@@ -179,6 +186,8 @@ def wave_sizes(kind: str, config: Any, extractor: Any) -> dict[str, Any]:
 
 def mel_sizes(kind: str, body: Any, extractor: Any) -> dict[str, Any]:
     """Settings of MelConfig; a feature extractor with other windows than ours is refused."""
+    if kind == "lasr_ctc":
+        return lasr_mel(body, extractor)
     if kind == "wav2vec2-bert":
         bins, fits = extractor.num_mel_bins, extractor.stride == 2
         fits = fits and body.feature_projection_input_dim == 2 * bins
@@ -216,6 +225,8 @@ def hub_state(
     if conformer and "wave" in sizes:
         # made, and not used, by transformers, too
         state = {name: tensor for name, tensor in state.items() if not name.startswith("frontend.positions.")}
+    if sizes.get("mel", {}).get("kind") == "lasr":
+        lasr_state_(state)
     if sizes.get("end_norm"):
         for part in ("weight", "bias"):
             state[f"norm.{part}"] = state.pop(f"frontend.end_norm.{part}")
@@ -285,15 +296,3 @@ def _reshape_(state: dict[str, torch.Tensor], whole: nn.Module, sizes: Mapping[s
             state[f"{place}.table"] = table.clone()
             state[f"{place}.gate_scale"] = state.pop(f"{place}.gru_rel_pos_const").flatten()
             state[f"{place}.head_of"] = torch.arange(len(table))
-
-
-def mel_tensors(kind: str, extractor: Any) -> dict[str, torch.Tensor]:
-    """Window and filters of a feature extractor, which become part of the model."""
-    filters = torch.as_tensor(extractor.mel_filters).float()
-    if kind == "parakeet":
-        return {
-            "frontend.mel.window": torch.hann_window(WINDOW, periodic=False),
-            "frontend.mel.filters": filters.T.contiguous(),
-        }
-    window = torch.hann_window(WINDOW) if kind == "whisper" else torch.as_tensor(extractor.window).float()
-    return {"frontend.mel.window": window, "frontend.mel.filters": filters}

@@ -1,4 +1,4 @@
-"""The front ends of wav2vec2-bert and Parakeet: log-mel energies computed from samples within the model.
+"""Log-mel energies computed from samples within the model, and the front ends of wav2vec2-bert and Parakeet.
 
 Windows and mel filters are tensors of the model, taken from the feature extractor that the model came with.
 """
@@ -6,7 +6,7 @@ Windows and mel filters are tensors of the model, taken from the feature extract
 import contextlib
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 # samples: 25 ms and 10 ms at the one rate these models have
 WINDOW, SHIFT, FFT = 400, 160, 512
 PREEMPHASIS = 0.97
-# Kaldi's scale of samples, and its least energy
-SCALE, FLOOR = 2.0**15, 1.192092955078125e-07
+# Kaldi's scale of samples
+SCALE = 2.0**15
+# least energy, Kaldi's and LASR's
+FLOORS = {"seamless": 1.192092955078125e-07, "lasr": 1e-5}
 # added to energies and deviations by NeMo
 GUARD, EPSILON = 2.0**-24, 1e-5
 
@@ -53,10 +55,10 @@ def full_precision(device_type: str) -> contextlib.AbstractContextManager:
 
 
 class LogMel(nn.Module):
-    """Normalised log-mel energies: each bin has mean 0 and variance 1 over its utterance.
+    """Log-mel energies; but for `lasr` normalised: each bin has mean 0 and variance 1 over its utterance.
 
     seamless: Kaldi's frames, whole ones only (SeamlessM4TFeatureExtractor).   parakeet: NeMo's, centred, zeros beyond either
-    end (ParakeetFeatureExtractor). Both of transformers 5.
+    end (ParakeetFeatureExtractor).   lasr: whole frames, as they are (LasrFeatureExtractor). All of transformers 5.
     """
 
     def __init__(self, kind: str, bins: int):
@@ -75,6 +77,8 @@ class LogMel(nn.Module):
             energies = self.energies(features.float(), lengths)
         lengths = self.output_lengths(lengths)
         is_pad = padding_mask(lengths, energies.shape[1])
+        if self.kind == "lasr":
+            return energies.masked_fill(is_pad.unsqueeze(-1), 0.0)
         mean, variance = masked_moments(energies, is_pad, lengths, less=1)
         if self.kind == "parakeet":
             normed = (energies - mean) / (variance.sqrt() + EPSILON)
@@ -96,7 +100,7 @@ class LogMel(nn.Module):
         parts = functional.conv1d(samples.unsqueeze(1), rows.unsqueeze(1), stride=SHIFT)
         real, imaginary = parts.chunk(2, dim=1)
         power = (real.square() + imaginary.square()).transpose(1, 2) @ self.filters
-        return (power + GUARD).log() if self.kind == "parakeet" else power.clamp(min=FLOOR).log()
+        return (power + GUARD).log() if self.kind == "parakeet" else power.clamp(min=FLOORS[self.kind]).log()
 
 
 class MelFrontend(nn.Module):
@@ -155,3 +159,14 @@ class MelFrontend(nn.Module):
     def axis_groups(self) -> list[AxisGroup]:
         """Nothing here can be removed."""
         return []
+
+
+def mel_tensors(kind: str, extractor: Any) -> dict[str, torch.Tensor]:
+    """Window and filters of a feature extractor, which become part of the model. Args: kind: see MelConfig."""
+    filters = torch.as_tensor(extractor.mel_filters).float()
+    if kind in ("parakeet", "lasr"):
+        window = torch.hann_window(WINDOW, periodic=False)
+        filters = filters.T.contiguous() if kind == "parakeet" else filters
+    else:
+        window = torch.hann_window(WINDOW) if kind == "whisper" else torch.as_tensor(extractor.window).float()
+    return {"frontend.mel.window": window, "frontend.mel.filters": filters}

@@ -43,6 +43,34 @@ def test_pieces_spell_as_before(tmp_path, kind, size, name):
         assert vocabulary.tokenizer.decode(ids) == theirs.decode(theirs.encode(text)).replace(" \u2047 ", "<unk>")
 
 
+@pytest.mark.parametrize("first", [["<pad>", "</s>", "<unk>"], ["<epsilon>", "<s>", "</s>", "<unk>"]])
+def test_pieces_are_chosen_by_their_scores_and_never_special(tmp_path, first):
+    """LasrTokenizer's: special tokens have the best scores; with three of them in front `unk_id` names a piece."""
+    scored = {
+        "\u2581": -2.0,
+        "\u2581a": -1.5,
+        "a": -3.0,
+        "b": -3.2,
+        "ab": -7.0,
+        "\u2581ab": -6.0,
+        "s": -4.0,
+        "<": -5.0,
+        ">": -5.0,
+    }
+    pieces = [*first, *scored, "<extra_id_1>", "<extra_id_0>"]
+    added = [{"id": i, "content": piece} for i, piece in enumerate(pieces) if piece not in scored]
+    model = {"type": "Unigram", "unk_id": 3, "vocab": [[piece, scored.get(piece, 0.0)] for piece in pieces]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": first[0], "unk_token": "<unk>"}))
+    # the last two have no output
+    vocabulary = read_vocabulary(tmp_path, len(pieces) - 2, 0)
+    tokenizer, unknown = vocabulary.tokenizer, pieces.index("<unk>")
+    assert vocabulary.order == [0, unknown, *(i for i in range(1, len(pieces) - 2) if i != unknown)]
+    assert [tokenizer.pieces[i] for i in tokenizer.encode("ab <s>")] == ["\u2581a", "b", "\u2581", "<", "s", ">"]
+    assert [tokenizer.pieces[i] for i in tokenizer.encode("ax")] == ["\u2581a", "<unk>"]
+    assert tokenizer.decode([*tokenizer.encode("ab"), tokenizer.pieces.index("</s>"), 0]) == "ab"
+
+
 def test_the_blank_may_be_named_apart(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "[PAD]": 2, "<pad>": 3}))
     (tmp_path / "special_tokens_map.json").write_text(

@@ -22,6 +22,15 @@ PARAKEET = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "subsampling_conv_channels": 8,
 }  # fmt: skip
+# those of LasrTokenizer: with scores, and what is never spelt before and behind them
+LASR_PIECES = [
+    ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), ("\u2581a", -1.5), ("\u2581b", -2.5), ("a", -3.0), ("b", -3.2),
+    ("c", -3.3), ("ab", -4.0), ("\u2581ab", -4.5), ("abc", -8.0), ("ca", -9.9), ("<extra_id_1>", 0.0), ("<extra_id_0>", 0.0),
+]  # fmt: skip
+LASR = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "conv_kernel_size": 8,
+    "subsampling_conv_channels": 24, "num_mel_bins": 40, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+}  # fmt: skip
 OMNIASR = {key: WAVE[key] for key in list(WAVE)[1:8]}
 WHISPER = {
     "vocab_size": 70, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
@@ -45,13 +54,14 @@ MODELS = {
     ),
     "wav2vec2-bert": ("Wav2Vec2BertConfig", "Wav2Vec2BertForCTC", {**WAVE, **CONFORMER, "left_max_position_embeddings": 9}),
     "parakeet": ("ParakeetCTCConfig", "ParakeetForCTC", {"vocab_size": len(PIECES) + 1, "pad_token_id": len(PIECES)}),
+    "lasr": ("LasrCTCConfig", "LasrForCTC", {"vocab_size": len(LASR_PIECES)}),
     "omniasr": ("OmniASRCTCConfig", "OmniASRForCTC", {"vocab_size": len(OMNIASR_PIECES)}),
     "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
 }  # fmt: skip
 
 
 # of weights that say the blank, which is not to be seen otherwise; 0 for the others
-SEEDS = {"omniasr": 2}
+SEEDS = {"omniasr": 2, "lasr": 42}
 
 
 def make_folder(folder, name):
@@ -62,6 +72,8 @@ def make_folder(folder, name):
     config_class, model_class, settings = MODELS[name]
     if name == "parakeet":
         settings = settings | {"encoder_config": transformers.ParakeetEncoderConfig(**PARAKEET)}
+    if name == "lasr":
+        settings = settings | {"encoder_config": transformers.LasrEncoderConfig(**LASR)}
     if name == "omniasr":
         settings = settings | {"audio_config": transformers.OmniASRAudioConfig(**OMNIASR)}
     model = getattr(transformers, model_class)(getattr(transformers, config_class)(**settings)).eval()
@@ -80,6 +92,9 @@ def make_folder(folder, name):
         write_omniasr(folder)
         return folder
     extractor(transformers, name).save_pretrained(folder)
+    if name == "lasr":
+        transformers.LasrTokenizer(vocab=LASR_PIECES, extra_ids=2).save_pretrained(folder)
+        return folder
     write_tokenizer(folder, name)
     return folder
 
@@ -88,6 +103,8 @@ def extractor(transformers, name):
     """The feature extractor that such models come with."""
     if name == "parakeet":
         return transformers.ParakeetFeatureExtractor(feature_size=80)
+    if name == "lasr":
+        return transformers.LasrFeatureExtractor(feature_size=LASR["num_mel_bins"])
     if name == "wav2vec2-bert":
         return transformers.SeamlessM4TFeatureExtractor()
     if name == "whisper":

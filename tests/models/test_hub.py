@@ -24,10 +24,10 @@ pytest.importorskip("transformers", reason="transformers is not installed: requi
 # in the gate: one of each family, the group norm whose batches differ from single utterances in transformers, and the blank
 # and the variance of samples that differ from the others'
 GATE = ("wav2vec2", "omniasr", "parakeet")
-# has tests of its own: test_hub_whisper.py
+# has tests of its own: test_hub_whisper.py; LASR has more in test_hub_lasr.py
 OTHER = ("whisper",)
 # the others that are imported, pruned, rounded and exported in a slow test
-SLOW = ("wav2vec2-large", "hubert", "wavlm", "wav2vec2-bert")
+SLOW = ("wav2vec2-large", "hubert", "wavlm", "wav2vec2-bert", "lasr")
 LENGTHS = (117, 64, 31)
 
 
@@ -142,12 +142,16 @@ def test_units_are_spelt_as_the_model_spells_them(made):
     assert [order[i] for i in tokenizer.encode("abc d'")] == [vocabulary[c] for c in "abc|d'"]
     assert tokenizer.decode(tokenizer.encode("abc d'")) == "abc d'" and tokenizer.pieces[:2] == ["<blk>", "<unk>"]
     tokenizers = pytest.importorskip("tokenizers")
-    for name, texts in (("parakeet", ("abc ab c", "a b ba", "cab")), ("omniasr", ("ab a", "a bb\u200cc ab", "cab"))):
+    for name, texts in (
+        ("parakeet", ("abc ab c", "a b ba", "cab")),
+        ("omniasr", ("ab a", "a bb\u200cc ab", "cab")),
+        ("lasr", ("abc ab c", "a b ba", "cab bcab", "abcabc")),
+    ):
         source, ours = made(name)
         whole, tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json")), Tokenizer.load(ours)
         order = load_model(ours).spec["origin"]["outputs"]
         for text in texts:
-            assert [order[i] for i in tokenizer.encode(text)] == whole.encode(text).ids
+            assert [order[i] for i in tokenizer.encode(text)] == whole.encode(text, add_special_tokens=False).ids
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
