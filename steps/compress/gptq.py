@@ -75,13 +75,12 @@ def second_moments(
     Returns: {(layer, matrix): (I, I) float64}.
     """
     sums: dict[tuple[str, str], torch.Tensor] = {}
-    # encoder frames of each utterance in the batch that runs; of each window, where blocks run in such
-    lengths = torch.empty(0)
-    of_windows: torch.Tensor | None = None
+    # of each utterance in the batch that runs: encoder frames, and frames in its blocks, of each window where they run in such
+    lengths = of_blocks = torch.empty(0)
 
     def add(key: tuple[str, str], inputs: torch.Tensor) -> None:
         if inputs.dim() > 2:
-            own = lengths if of_windows is None or not key[0].startswith("blocks.") else of_windows
+            own = of_blocks if key[0].startswith(("blocks.", "widening.")) else lengths
             inputs = inputs[~padding_mask(own, inputs.shape[1])]
         # (frames, I), or more of them where the input has more axes
         rows = inputs.flatten(0, -2).double()
@@ -101,9 +100,10 @@ def second_moments(
     model.eval()
     for batch in batches:
         lengths = model.output_lengths(batch.lengths)
+        of_blocks = model.block_lengths(lengths)
         if model.ahead:
             frames = int(model.output_lengths(torch.tensor(batch.feats.shape[1])))
-            of_windows = Windows.of(frames, model.chunk, model.ahead).lengths(lengths)
+            of_blocks = Windows.of(frames, model.chunk, model.ahead).lengths(lengths)
         model(batch.feats, batch.lengths)
     for handle in handles:
         handle.remove()

@@ -14,6 +14,7 @@ from steps.models.context import Context, State, Windows, padding_mask
 from steps.models.dnn import DnnBlock, DnnConfig
 from steps.models.dropout import Dropout
 from steps.models.hub import HubConfig, hub_block, hub_frontend
+from steps.models.hub_squeeze import hub_widening
 from steps.models.low_rank import LowRankLinear
 from steps.models.normalisation import GLOBAL, OF_UTTERANCES, SLIDING, VARIANCE, centre, is_sound, slide
 from steps.models.rnn import RnnBlock, RnnConfig
@@ -29,11 +30,14 @@ class Kind:
     block: (config, block config) -> module whose forward takes (x, Context) and which has `look_ahead`, `axis_groups` and, if it
     can stream, `state_sizes`.   frontend: (config, feature_dim) -> module whose forward
     takes (features, lengths) and which has `output_lengths`, `look_ahead`, `stride` and `axis_groups`.
+    widening: config -> None, or, where blocks run at a lower frame rate than the output, a module like Widening in
+    steps/models/hub_squeeze.py.
     """
 
     config: type
     block: Callable[[Any, Any], nn.Module]
     frontend: Callable[[Any, int], nn.Module]
+    widening: Callable[[Any], nn.Module | None] = lambda config: None
 
 
 def _convolutions(config: Any, feature_dim: int) -> nn.Module:
@@ -48,7 +52,7 @@ KINDS = {
     "conformer": Kind(ConformerConfig, ConformerBlock, _convolutions),
     "rnn": Kind(RnnConfig, RnnBlock, _convolutions),
     "dnn": Kind(DnnConfig, DnnBlock, _splices),
-    "hub": Kind(HubConfig, hub_block, hub_frontend),
+    "hub": Kind(HubConfig, hub_block, hub_frontend, hub_widening),
 }
 
 
@@ -77,6 +81,7 @@ class Encoder(nn.Module):
         self.frontend = KINDS[kind].frontend(config, feature_dim)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(KINDS[kind].block(config, block) for block in config.blocks)
+        self.widening = KINDS[kind].widening(config)
 
     def set_cmvn_(self, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor) -> None:
         """Store the corpus mean and standard deviation of each feature bin. Args: mean, std: D floats, std > 0."""
@@ -86,6 +91,10 @@ class Encoder(nn.Module):
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         """Encoder frames for feature frames. Args: lengths (N,) int64.  Returns: (N,) int64."""
         return self.frontend.output_lengths(lengths)
+
+    def block_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames in the blocks for encoder frames: as many, but where blocks run at a lower rate. Args: lengths (N,) int64."""
+        return lengths if self.widening is None else self.widening.block_lengths(lengths)
 
     def normalise(self, feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Subtract the mean, scale to unit variance, as `normalisation` says; zero the padding, which counts for nothing.
@@ -118,20 +127,25 @@ class Encoder(nn.Module):
         """Run front end and blocks.
 
         Args:    feats (N, T, D) float, log-mel or MFCC as extracted; lengths (N,) int64 feature frames.
-        Returns: the front end's and each block's output, a list of (N, T', d_model), and (N,) int64 encoder frames.
+        Returns: the front end's and each block's output, a list of (N, T', d_model), and (N,) int64 encoder frames. Where blocks
+                 run at a lower rate, their frames are repeated, and the last entry is what the head hears.
         """
         chunk, left = self.draw_chunk(), self.left
         x = self.dropout(self.frontend(self.normalise(feats, lengths), lengths))
+        lengths = self.output_lengths(lengths)
         if chunk and self.ahead and not self.training:
-            return self.encode_windows(x, self.output_lengths(lengths))
+            return self.encode_windows(x, lengths)
         # what cannot look ahead needs no chunks to forbid it
         looks = chunk and any(block.look_ahead for block in self.blocks)
-        context = Context.of(self.output_lengths(lengths), x.shape[1], chunk if looks else 0, left)
+        context = Context.of(self.block_lengths(lengths), x.shape[1], chunk if looks else 0, left)
         hidden = [x]
         for block in self.blocks:
             x = block(x, context)
             hidden.append(x)
-        return hidden, context.lengths
+        if self.widening is not None:
+            frames = self.output_lengths(torch.tensor(feats.shape[1]))
+            hidden = self.widening(hidden, lengths, frames)
+        return hidden, lengths
 
     def encode_windows(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Run the blocks on chunks that hear ahead. Args: x (N, T', d_model): from the front end; lengths (N,).  Returns: as `encode`."""

@@ -1,8 +1,8 @@
 """Encoders that come from a model hub: what `steps.import_model` makes of a Hugging Face folder, in layers of our own.
 
 One kind, `hub`, covers two families: Transformers over convolutions of the samples (wav2vec 2.0, HuBERT, WavLM, data2vec,
-UniSpeech, MMS, OmniASR) and Conformers (wav2vec2-conformer, wav2vec2-bert, Parakeet, LASR). Every layer has sizes of its own, so
-that heads and channels can be removed, and a padded batch gives what its utterances give alone. They hear samples
+UniSpeech, MMS, OmniASR, SEW) and Conformers (wav2vec2-conformer, wav2vec2-bert, Parakeet, LASR). Every layer has sizes of its
+own, so that heads and channels can be removed, and a padded batch gives what its utterances give alone. They hear samples
 (FeatureConfig, kind `samples`), 10 ms of them a frame; whatever their feature extractor computed from these is part of the
 front end.
 """
@@ -26,6 +26,8 @@ ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu, "silu": functio
 STYLES = ("post", "pre", "conformer")
 # of a front end
 MOST_CONVOLUTIONS = 32
+# frames of the front end that become one
+MOST_SQUEEZE = 8
 
 
 @dataclass
@@ -118,6 +120,7 @@ class HubConfig:
     activation: of the feed-forward and convolution modules.  ff_residual, conv_residual: of a Conformer, what its input and what
     these modules give are multiplied by before they are added.  end_norm: whether a LayerNorm follows the last block.
     wave or mel: the front end.  norm_eps: of the norms of blocks and front end.
+    squeeze: output frames that the blocks compute as one (steps/models/hub_squeeze.py), 1 to 8.
     """
 
     style: str = "post"
@@ -144,6 +147,7 @@ class HubConfig:
     num_blocks: int = 12
     block: HubBlockConfig | None = None
     blocks: list[HubBlockConfig] = field(default_factory=list)
+    squeeze: int = field(default=1, metadata=LATER)
 
     def __post_init__(self):
         check(self.style in STYLES, f"style must be one of {', '.join(STYLES)}")
@@ -158,6 +162,9 @@ class HubConfig:
         check(self.norm_eps > 0, "norm_eps must be > 0")
         check(0 <= self.dropout < 1, "dropout must be in [0, 1)")
         check((self.wave is None) != (self.mel is None), "give either wave or mel")
+        check(1 <= self.squeeze <= MOST_SQUEEZE, f"squeeze must be 1 to {MOST_SQUEEZE}")
+        one = self.wave is not None and self.wave.position_layers == 0
+        check(self.squeeze == 1 or one, "squeeze needs wave with position_layers 0")
         rotary = self.positions in ("rotary", "gated")
         check(not rotary or self.d_model % self.head_dim == 0, "d_model must be a multiple of head_dim")
         check(self.positions != "rotary_after" or self.head_dim % 2 == 0, "head_dim must be even")

@@ -10,18 +10,17 @@ from torch import nn
 from steps.core.cli import UserError
 from steps.models.hub_lasr import lasr_blocks, lasr_mel, lasr_state_
 from steps.models.hub_mel import FFT, PREEMPHASIS, SHIFT, WINDOW, mel_tensors
+from steps.models.hub_wave import wave_sizes
 from steps.models.hub_whisper import whisper_sizes
 
 # model_type of transformers -> family
-TRANSFORMERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "omniasr_ctc")
+TRANSFORMERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "omniasr_ctc", "sew")
 CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert", "parakeet_ctc", "lasr_ctc")
 # a CTC output layer goes on its encoder
 SEQUENCE = ("whisper",)
 FAMILIES = (*TRANSFORMERS, *CONFORMERS, *SEQUENCE)
 # section of config.json that has the sizes of the encoder, where it is not config.json itself
 SECTIONS = {"parakeet_ctc": "encoder_config", "lasr_ctc": "encoder_config", "omniasr_ctc": "audio_config"}
-# what OmniASRFeatureExtractor adds to the variance
-OMNIASR_FLOOR = 1e-5
 # what only training reads
 UNREAD = re.compile(
     r"masked_spec_embed|encoder\.embed_positions\..*|encoder\.encode_positions\..*|.*num_batches_tracked"
@@ -44,6 +43,10 @@ NAMES = [
     (r"encoder\.conv2\.", "frontend.convs.1."),
     (r"(?:encoder|audio_tower)\.layers\.", "blocks."),
     (r"(?:lm_head|ctc_head)\.", "output."),
+    # SEW
+    (r"layer_norm\.", "frontend.project_norm."),
+    (r"feature_projection\.", "frontend.linear."),
+    (r"encoder\.upsample\.projection\.", "widening.linear."),
 ]
 # below blocks.N
 BLOCK_NAMES = [
@@ -130,6 +133,8 @@ def hub_sizes(config: Any, extractor: Any) -> dict[str, Any]:
         sizes |= {"style": "pre" if before else "post", "end_norm": before}
         if before and getattr(config, "adapter_attn_dim", None):
             block["adapter"] = config.adapter_attn_dim
+        if kind == "sew":
+            sizes["squeeze"] = config.squeeze_factor
         if kind == "wavlm":
             sizes |= {"positions": "gated", "left": config.max_bucket_distance, "right": config.max_bucket_distance}
     else:
@@ -163,25 +168,6 @@ def _conformer_sizes(kind: str, body: Any) -> dict[str, Any]:
     if sizes["positions"] == "distance":
         sizes |= {"left": body.left_max_position_embeddings, "right": body.right_max_position_embeddings}
     return sizes
-
-
-def wave_sizes(kind: str, config: Any, extractor: Any) -> dict[str, Any]:
-    """Settings of WaveConfig."""
-    stacked, kernel = kind == "data2vec-audio", config.num_conv_pos_embeddings
-    sizes: dict[str, Any] = {
-        "channels": list(config.conv_dim),
-        "kernels": list(config.conv_kernel),
-        "strides": list(config.conv_stride),
-    }
-    sizes |= {"bias": config.conv_bias, "normalise": bool(extractor.do_normalize)}
-    sizes |= {"position_kernel": kernel, "position_groups": config.num_conv_pos_embedding_groups}
-    if kind == "omniasr_ctc":
-        return sizes | {"norm": "layer", "activation": config.hidden_act, "variance_floor": OMNIASR_FLOOR}
-    sizes |= {"norm": "layer" if stacked else config.feat_extract_norm, "activation": config.feat_extract_activation}
-    sizes |= {"project_norm": bool(getattr(config, "feat_proj_layer_norm", True))}
-    if stacked:
-        sizes |= {"position_kernel": config.conv_pos_kernel_size, "position_layers": kernel}
-    return sizes | ({"position_kernel": 0} if kind == "wav2vec2-conformer" else {})
 
 
 def mel_sizes(kind: str, body: Any, extractor: Any) -> dict[str, Any]:
@@ -286,6 +272,12 @@ def _reshape_(state: dict[str, torch.Tensor], whole: nn.Module, sizes: Mapping[s
         # its keys have none
         place = f"blocks.{index}.attention"
         state[f"{place}.key.bias"] = torch.zeros_like(state[f"{place}.query.bias"])
+    if "wave" in sizes and "frontend.linear.weight" not in state:
+        # SEW's, where front end and blocks have the same width
+        state |= {
+            "frontend.linear.weight": torch.eye(sizes["d_model"]),
+            "frontend.linear.bias": torch.zeros(sizes["d_model"]),
+        }
     if sizes.get("positions") == "gated":
         attention = whole.get_submodule(whole.base_model_prefix).encoder.layers[0].attention
         distances = torch.arange(-sizes["left"], sizes["right"] + 1)

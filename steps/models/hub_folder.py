@@ -30,7 +30,7 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin")
 # of a feature extractor, which transformers would make whatever they are; chunk_length in seconds
 LARGEST = {"feature_size": 1024, "num_mel_bins": 1024, "n_fft": 1 << 14, "win_length": 1 << 14, "chunk_length": 60}
-# parameters beyond those of the weights that a description may ask for: WavLM's distances, window and filters
+# parameters beyond those of the weights that a description may ask for: WavLM's distances, window and filters, SEW's identity
 SPARE = 1 << 20
 
 

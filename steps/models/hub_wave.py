@@ -1,7 +1,7 @@
 """The front end of wav2vec 2.0 and its kin: convolutions over samples, then one over frames that tells their order."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from steps.models.hub import ACTIVATIONS
 
 if TYPE_CHECKING:
     from steps.models.hub import HubConfig
+
+# what OmniASRFeatureExtractor adds to the variance
+OMNIASR_FLOOR = 1e-5
 
 
 def masked_moments(
@@ -61,7 +64,8 @@ class SampleConvolution(nn.Module):
 class WaveFrontend(nn.Module):
     """Samples to frames of the model width. Args: feature_dim: samples in a feature frame.
 
-    Source: Baevski et al. 2020 (arXiv:2006.11477), section 2; with position_layers data2vec's (arXiv:2202.03555).
+    Source: Baevski et al. 2020 (arXiv:2006.11477), section 2; with position_layers data2vec's (arXiv:2202.03555), with squeeze
+    SEW's (arXiv:2109.06870), whose convolution over frames has that stride.
     """
 
     # group norm and normalisation hear the whole utterance
@@ -82,10 +86,11 @@ class WaveFrontend(nn.Module):
         self.convs = nn.ModuleList(SampleConvolution(*row[:4], wave.bias, row[4], wave.activation) for row in sizes)
         self.project_norm = nn.LayerNorm(wave.channels[-1], config.norm_eps) if wave.project_norm else None
         self.linear = nn.Linear(wave.channels[-1], width)
-        kernel, self.normed_positions = wave.position_kernel, wave.position_layers > 0
+        kernel, self.normed_positions, self.squeeze = wave.position_kernel, wave.position_layers > 0, config.squeeze
         count = (wave.position_layers or 1) if kernel else 0
         self.positions = nn.ModuleList(
-            nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=wave.position_groups) for _ in range(count)
+            nn.Conv1d(width, width, kernel, config.squeeze, kernel // 2, groups=wave.position_groups)
+            for _ in range(count)
         )
         self.activation = ACTIVATIONS[wave.activation]
         self.end_norm = nn.LayerNorm(width, config.norm_eps) if config.style == "post" else None
@@ -98,7 +103,10 @@ class WaveFrontend(nn.Module):
         return lengths
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Args: features (N, T, D) samples, zeros on padding; lengths (N,) int64 feature frames.  Returns: (N, T', d_model)."""
+        """Args: features (N, T, D) samples, zeros on padding; lengths (N,) int64 feature frames.
+
+        Returns: (N, T', d_model); with squeeze above 1 ceil(T' / squeeze) frames, of which the last may be a part.
+        """
         # (N, S, 1)
         samples, lengths = features.flatten(1).unsqueeze(-1), lengths * self.feature_dim
         if self.normalised:
@@ -112,13 +120,21 @@ class WaveFrontend(nn.Module):
             x = layer(x, lengths)
         x = x.transpose(1, 2)
         x = self.linear(x if self.project_norm is None else self.project_norm(x))
+        if self.squeeze > 1:
+            # what fills no frame of the blocks is padding of the last one
+            x = functional.pad(x, (0, 0, 0, self.squeeze - 1))
         x = self.with_positions(x, padding_mask(lengths, x.shape[1]).unsqueeze(-1))
         return x if self.end_norm is None else self.end_norm(x)
 
     def with_positions(self, x: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """Add what the convolutions over frames say. Args: x (N, T, d_model); hole (N, T, 1) bool, True on padding."""
+        """Add what the convolutions over frames say. Args: x (N, T, d_model); hole (N, T, 1) bool, True on padding.
+
+        Returns: (N, T // squeeze, d_model).
+        """
         x = x.masked_fill(hole, 0.0)
         place = x
+        if self.squeeze > 1:
+            x = functional.avg_pool1d(x.transpose(1, 2), self.squeeze).transpose(1, 2)
         for conv in self.positions:
             # a kernel of even width gives one frame more
             place = conv(place.masked_fill(hole, 0.0).transpose(1, 2)).transpose(1, 2)[:, : x.shape[1]]
@@ -148,3 +164,22 @@ class WaveFrontend(nn.Module):
             size = layer.conv.out_channels
             groups.append(AxisGroup(f"convs.{index}", "subsampling", size, path, tuple(members)))
         return groups
+
+
+def wave_sizes(kind: str, config: Any, extractor: Any) -> dict[str, Any]:
+    """Settings of WaveConfig."""
+    stacked, kernel = kind == "data2vec-audio", config.num_conv_pos_embeddings
+    sizes: dict[str, Any] = {
+        "channels": list(config.conv_dim),
+        "kernels": list(config.conv_kernel),
+        "strides": list(config.conv_stride),
+    }
+    sizes |= {"bias": config.conv_bias, "normalise": bool(extractor.do_normalize)}
+    sizes |= {"position_kernel": kernel, "position_groups": config.num_conv_pos_embedding_groups}
+    if kind == "omniasr_ctc":
+        return sizes | {"norm": "layer", "activation": config.hidden_act, "variance_floor": OMNIASR_FLOOR}
+    sizes |= {"norm": "layer" if stacked else config.feat_extract_norm, "activation": config.feat_extract_activation}
+    sizes |= {"project_norm": bool(getattr(config, "feat_proj_layer_norm", True))}
+    if stacked:
+        sizes |= {"position_kernel": config.conv_pos_kernel_size, "position_layers": kernel}
+    return sizes | ({"position_kernel": 0} if kind == "wav2vec2-conformer" else {})

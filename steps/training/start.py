@@ -56,7 +56,9 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     model.load_state_dict(initial.state_dict() if own_units and own_head else encoder_of(initial, model))
     setup.check_look_ahead(model)
     model.frontend.requires_grad_(config.freeze is None)
-    model.blocks.requires_grad_(config.freeze != "encoder")
+    for part in (model.blocks, model.widening):
+        if part is not None:
+            part.requires_grad_(config.freeze != "encoder")
     return model
 
 

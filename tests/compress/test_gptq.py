@@ -187,3 +187,18 @@ def test_attention_of_a_hub_model_is_listened_to(name, sizes, utterances):
         rows = seen[0].view(-1, 32)
         assert len(rows) == 2 * frames[0] - 1
     torch.testing.assert_close(moment, rows.T @ rows / len(rows))
+
+
+@pytest.mark.parametrize("layer", ["blocks.0.ff.up", "widening.linear"])
+def test_blocks_at_half_the_rate_are_listened_to_without_padding(layer):
+    torch.manual_seed(0)
+    sizes = HUB | {"style": "post", "squeeze": 2, "block": {"heads": 4, "ff": 24}}
+    model = build_model(new_spec("hub", sizes, 160, 11, "test")).eval()
+    batch = SimpleNamespace(feats=torch.randn(2, 60, 160), lengths=torch.tensor([60, 40]))
+    seen = []
+    model.get_submodule(layer).register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().double()))
+    moment = second_moments(model, [layer], [batch])[layer, "weight"]
+    frames = (model.output_lengths(batch.lengths) // 2).tolist()
+    rows = torch.cat([one[:length] for one, length in zip(seen[0], frames, strict=True)])
+    assert frames[0] > frames[1] and len(rows) == sum(frames)
+    torch.testing.assert_close(moment, rows.T @ rows / len(rows))

@@ -18,6 +18,8 @@ LARGE = WAVE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "con
 CONFORMER = {"conv_depthwise_kernel_size": 7, "num_hidden_layers": 2}
 # OmniASR's: a space is a unit, and begins others; U+200C has no width
 OMNIASR_PIECES = ["<s>", "<pad>", "</s>", "<unk>", " ", *"abcdefghij'", "\u200c", " a", "ab"]
+# without a projection; blocks of 25 frames a second under an output of 50
+SEW = WAVE | {"conv_dim": [16] * 12 + [32]}
 PARAKEET = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "subsampling_conv_channels": 8,
@@ -56,6 +58,13 @@ MODELS = {
     "parakeet": ("ParakeetCTCConfig", "ParakeetForCTC", {"vocab_size": len(PIECES) + 1, "pad_token_id": len(PIECES)}),
     "lasr": ("LasrCTCConfig", "LasrForCTC", {"vocab_size": len(LASR_PIECES)}),
     "omniasr": ("OmniASRCTCConfig", "OmniASRForCTC", {"vocab_size": len(OMNIASR_PIECES)}),
+    "sew": ("SEWConfig", "SEWForCTC", SEW),
+    "sew-large": (
+        "SEWConfig", "SEWForCTC", SEW | {
+            "conv_dim": [16] * 13, "feat_extract_norm": "layer", "conv_bias": True, "num_conv_pos_embeddings": 5,
+            "squeeze_factor": 3,
+        },
+    ),
     "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", WHISPER),
 }  # fmt: skip
 

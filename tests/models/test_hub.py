@@ -22,12 +22,12 @@ from tests.models.hub_folders import MODELS, make_folder
 
 pytest.importorskip("transformers", reason="transformers is not installed: requirements-hub.txt")
 # in the gate: one of each family, the group norm whose batches differ from single utterances in transformers, and the blank
-# and the variance of samples that differ from the others'
-GATE = ("wav2vec2", "omniasr", "parakeet")
+# and the variance of samples that differ from the others', and the blocks at half the rate of the output
+GATE = ("wav2vec2", "omniasr", "parakeet", "sew")
 # has tests of its own: test_hub_whisper.py; LASR has more in test_hub_lasr.py
 OTHER = ("whisper",)
 # the others that are imported, pruned, rounded and exported in a slow test
-SLOW = ("wav2vec2-large", "hubert", "wavlm", "wav2vec2-bert", "lasr")
+SLOW = ("wav2vec2-large", "hubert", "wavlm", "wav2vec2-bert", "lasr", "sew-large")
 LENGTHS = (117, 64, 31)
 
 

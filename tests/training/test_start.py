@@ -8,7 +8,7 @@ import soundfile
 import torch
 import yaml
 
-from steps import decode, distill_student, import_model, quantize_model, train_teacher, train_tokenizer
+from steps import decode, distill_student, import_model, label_data, quantize_model, train_teacher, train_tokenizer
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance, write_data_dir
 from steps.models.build import build_model, load_model, new_spec
@@ -126,6 +126,43 @@ def test_a_student_begins_with_blocks_of_its_teacher(world):
     wanted = teacher.state_dict()
     for name, tensor in student.state_dict().items():
         torch.testing.assert_close(tensor, wanted[name.replace("blocks.1.", "blocks.2.")], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_blocks_at_half_the_rate_of_the_output_are_trained(world):
+    """A new output layer, alone and with the rest; a student that begins with blocks, taught by posteriors and states; codes."""
+    run(import_model, "--hub", make_folder(world / "hub_sew", "sew"), "--out", world / "sew")
+    before, model = load_model(world / "sew"), train(world, "sew_head", "freeze: encoder\n", init="sew")
+    assert model.spec["vocab_size"] == 5 and model.spec["model"]["squeeze"] == 2
+    assert not moved(model, before, ("frontend.", "blocks.", "widening."))
+    tuned = train(world, "sew_tuned", init="sew_head")
+    assert all(moved(tuned, model, part) for part in ("frontend.convs.", "blocks.", "widening.", "output."))
+    (world / "label.yaml").write_text("hidden_layers: [0, -1]\n")
+    words = ["--data", world / "data", "--config", world / "label.yaml", "--device", "cpu"]
+    run(label_data, "--teacher", world / "sew_tuned", *words, "--out", world / "sew_labels")
+    settings = (
+        "inherit: {count: 2}\ndistill: {hidden_weight: 1.0, hidden_layers: [[0, 0], [-1, -1]], teacher_view: clean}\n"
+    )
+    for number, teacher in enumerate(("sew_tuned", "sew_labels")):
+        student = train(
+            world, f"sew_short{number}", settings, init="sew_tuned", program=distill_student, teacher=world / teacher
+        )
+        assert len(student.blocks) == 2 and moved(student, tuned, "widening.")
+    (world / "gptq_sew.yaml").write_text("bits: 4\nmethod: gptq\nsource: on_the_fly\nloop: {max_batch_frames: 500}\n")
+    options = {
+        "model": "sew_tuned",
+        "data": "data",
+        "dev": "data",
+        "tokenizer": "tokenizer",
+        "features": "features.yaml",
+    }
+    words = [word for key, name in options.items() for word in (f"--{key}", world / name)]
+    run(quantize_model, *words, "--config", world / "gptq_sew.yaml", "--device", "cpu", "--out", world / "sew_coded")
+    assert "widening.linear" in load_model(world / "sew_coded").spec["quantization"]["layers"]
+    run(
+        decode, "--model", world / "sew_coded", "--data", world / "data", "--out", world / "sew_said", "--device", "cpu"
+    )
+    assert len((world / "sew_said/greedy.txt").read_text().splitlines()) == len(TEXTS)
 
 
 def test_which_blocks_a_student_begins_with():

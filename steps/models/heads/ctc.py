@@ -41,9 +41,13 @@ def inner_places(model: "AsrModel", blocks: list[int] | None, section: str) -> l
     """Positions of the outputs of earlier blocks in what `encode` returns.
 
     Args: blocks: counted from 0, or None for the middle one.   section: of the settings, named in the message.
-    Raises: UserError when the model has no such block.
+    Raises: UserError when the model has no such block, or its output layer does not take what blocks give.
     """
     count = len(model.blocks)
+    if model.widening is not None:
+        raise UserError(
+            f"{section}: intermediate blocks have fewer frames than the output here; set intermediate_weight to 0"
+        )
     places = [block + 1 for block in blocks or [(count - 1) // 2]]
     if not all(1 <= place < count for place in places):
         raise UserError(
