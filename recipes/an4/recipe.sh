@@ -44,12 +44,11 @@ transducer_kd_int8       transducer_kd        quantize_model   int8.yaml
 transducer_kd_prune_int8 transducer_kd_prune  quantize_model   int8.yaml
 "
 elif [[ $_net == bits ]]; then
-  compare="teacher_4bit:teacher,teacher_2bit:teacher,teacher_450kb:teacher,teacher_ternary:teacher,teacher_1bit:teacher"
+  compare="teacher_4bit:teacher,teacher_2bit:teacher,teacher_ternary:teacher,teacher_1bit:teacher"
   chain="
 teacher          -        train_teacher   teacher.yaml
 teacher_4bit     teacher  quantize_model  bits4.yaml
 teacher_2bit     teacher  quantize_model  bits2.yaml
-teacher_450kb    teacher  quantize_model  kb450.yaml
 teacher_ternary  teacher  quantize_model  ternary.yaml
 teacher_1bit     teacher  quantize_model  bits1.yaml
 "
