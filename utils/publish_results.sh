@@ -28,6 +28,9 @@ while (($#)); do
   esac
   shift 2
 done
+if [[ $data != results.json && -e $recipe_dir/$page && ! -e $recipe_dir/$data ]]; then
+  usage_error "$recipe_dir/$page is there and was not published by this program; choose another name"
+fi
 report=$place/exp/$name/report
 for file in RESULTS.md results.json; do
   if [[ ! -f $report/$file ]]; then

@@ -26,14 +26,15 @@ def with_halves(model: AsrModel) -> AsrModel:
     """A copy whose feed-forward modules give half of what they did; it is written into the last layers, and the modules are marked:
     `gives_half`. The model itself where it has none, or one of which that is not exact in the model's file: blocks that
     differ could not share a function (steps/deploy/repeats.py)."""
+    if not any(isinstance(module, FeedForward) for module in model.modules()):
+        return model
     short, twin = is_packed(model.spec["quantization"]), copy.deepcopy(model)
-    modules = [module for module in twin.modules() if isinstance(module, FeedForward)]
-    for module in modules:
+    for module in [module for module in twin.modules() if isinstance(module, FeedForward)]:
         last = module.down.second if isinstance(module.down, LowRankLinear) else module.down
         if not halve_(last, short):
             return model
         module.gives_half = True
-    return twin if modules else model
+    return twin
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def earliest_first(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     places = []
     for node in nodes:
         places.append(max((depth.get(name, 0) for name in node.input), default=0))
-        depth |= dict.fromkeys(node.output, places[-1] + (node.op_type in KNOWN))
+        depth |= dict.fromkeys(filter(None, node.output), places[-1] + (node.op_type in KNOWN))
     return [_copy(nodes[number]) for number in sorted(range(len(nodes)), key=places.__getitem__)]
 
 
@@ -83,7 +83,7 @@ class Order:
         }
         # for each input of each node: the node and output that it comes from
         self.sources = [[made.get(name, (-1, 0)) for name in node.input] for node in nodes]
-        # the last node that reads a value, and the graph itself, which counts as the last of all
+        # the nodes that read a value; the graph itself counts as one behind all
         self.readers: dict[str, list[int]] = {name: [len(nodes)] for name in outputs}
         live = set(inputs)
         self.alike: dict[Any, list[int]] = {}

@@ -207,9 +207,11 @@ def test_results_are_published_by_hand(tmp_path, forked):
     subprocess.run([*words, "--workdir", forked, "--as", "small"], check=True, capture_output=True, timeout=10)
     assert (forked / "SMALL.md").read_text() == "RESULTS.md: --exp exp/kitchen\n"
     assert (forked / "results_small.json").read_text() == "results.json: --exp exp/kitchen\n"
-    for wrong in (["--as"], ["--as", "../small"], ["--of", "small"]):
+    (forked / "NOTES.md").write_text("by hand")
+    for wrong in (["--as"], ["--as", "../small"], ["--of", "small"], ["--as", "notes"], ["--as", "results"]):
         done = subprocess.run([*words, *wrong], capture_output=True, text=True, timeout=10)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert (forked / "NOTES.md").read_text() == "by hand"
 
 
 def test_a_fork_of_a_recipe_for_own_data_keeps_its_reader(tmp_path):
