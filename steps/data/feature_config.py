@@ -58,7 +58,7 @@ class FeatureConfig:
         if self.kind == "samples":
             whole = self.sample_rate_hz % 100 == 0
             check(whole, f"sample_rate_hz must be a multiple of 100 for samples, not {self.sample_rate_hz}")
-            changed = {own.name for own in fields(self) if getattr(self, own.name) != own.default}
+            changed = {own.name for own in fields(FeatureConfig) if getattr(self, own.name) != own.default}
             unused = sorted(changed - {"kind", "sample_rate_hz"})
             check(not unused, f"kind samples has no {', '.join(unused)}; leave it out")
         high, nyquist = self.highest_hz, self.sample_rate_hz / 2

@@ -1,4 +1,4 @@
-"""Features of other people's models: filterbanks that differ from ours in scale, mel filters or normalisation."""
+"""Features of other people's models: filterbanks or samples that differ from ours in scale, mel filters or normalisation."""
 
 from dataclasses import dataclass, fields
 
@@ -22,7 +22,8 @@ class ForeignFeatures(FeatureConfig):
     sample_scale: float = 1.0
     # kaldi; or slaney: filters as librosa makes them, frames not freed of their mean.
     mel: str = "kaldi"
-    # none; per_feature or all_features: mean and deviation of each utterance, per bin or of all.
+    # none; per_feature or all_features: mean and deviation of each utterance, per bin or of all. Of samples: all_features, as
+    # wav2vec 2.0's do_normalize.
     normalise: str = "none"
 
     def __post_init__(self):
@@ -37,6 +38,8 @@ class ForeignFeatures(FeatureConfig):
         check(
             self.normalise in ("none", "per_feature", "all_features"), f"normalise: no way is called {self.normalise!r}"
         )
+        bins = self.kind != "samples" or self.normalise != "per_feature"
+        check(bins, "normalise: per_feature is of bins, which kind: samples has none of; use all_features")
 
     def plain(self) -> FeatureConfig:
         """Ours, where they are no different; else as they are."""

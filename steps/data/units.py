@@ -14,7 +14,7 @@ BLANKS = ("<blk>", "<blank>", "<eps>", "<pad>")
 SPECIAL = ("<sos/eos>", "<s>", "</s>", "<sos>", "<eos>", "<pad>", "<blk>", "<blank>", "<eps>", "<mask>")
 # no SentencePiece model of speech recognition is larger
 LARGEST_MODEL = 64 << 20
-CHAR, BPE = 4, 2
+CHAR, BPE, UNIGRAM = 4, 2, 1
 NORMAL, UNKNOWN_TYPE = 1, 2
 
 
@@ -70,8 +70,11 @@ def tokenizer_of(folder: str | Path) -> Tokenizer:
 
 
 def _by_rank(units: list[str], folder: Path) -> bytes:
-    """A SentencePiece model of characters, or of subwords in the order of their merges."""
+    """A SentencePiece model of characters, of subwords in the order of their merges, or, where none but the space begins a word,
+    of phones and the like: text in as few of them as it takes."""
     single = all(len(unit) == 1 for unit in units[2:])
+    if not single and not any(unit.startswith(SPACE) and unit != SPACE for unit in units[2:]):
+        return _model(units, dict.fromkeys(units, -1.0), UNIGRAM)
     scores = {unit: -float(rank) for rank, unit in enumerate(units)}
     model = _model(units, scores, CHAR if single else BPE)
     if not single:
@@ -112,7 +115,7 @@ def _model(units: list[str], scores: dict[str, float], kind: int, like: Any = No
     if like is not None:
         proto.normalizer_spec.CopyFrom(like.normalizer_spec)
     else:
-        proto.normalizer_spec.name, proto.normalizer_spec.add_dummy_prefix = "identity", kind != CHAR
+        proto.normalizer_spec.name, proto.normalizer_spec.add_dummy_prefix = "identity", kind == BPE
     spec = proto.trainer_spec
     spec.model_type, spec.vocab_size = kind, len(units) - 1
     spec.unk_id, spec.bos_id, spec.eos_id, spec.pad_id = 0, -1, -1, -1

@@ -1,8 +1,8 @@
 """CTC models that others exported: one ONNX file with its tokens.txt and, where its kind is not known, a features.yaml.
 
 Known by `model_type` in the file's metadata, as sherpa-onnx knows them: icefall's zipformer2_ctc, wenet_ctc, NeMo's EncDecCTCModel
-and its kin, sense_voice_ctc, telespeech_ctc. Others are read by their inputs and outputs: features (N, T, D) or (N, D, T) float
-and, if it wants them, lengths (N,); logits or log-probabilities (N, T', V), and perhaps their lengths.
+and its kin, sense_voice_ctc, telespeech_ctc. Others are read by their inputs and outputs: features (N, T, D) or (N, D, T) float, or
+samples (N, S), and, if it wants them, lengths (N,); logits or log-probabilities (N, T', V), and perhaps their lengths.
 """
 
 from pathlib import Path
@@ -112,7 +112,7 @@ class ForeignCtc:
         if kind not in KINDS:
             raise MissingInput(
                 f"{path}: no such file, and model_type {kind[:40]!r} is none of {', '.join(KINDS)}; describe its features there "
-                "(keys: steps/data/foreign_features.py)"
+                "(kind: samples for a model that hears samples; keys: steps/data/foreign_features.py)"
             )
         normalise = self.meta.get("normalize_type") or "none"
         if normalise not in ("none", "per_feature", "all_features"):
@@ -131,7 +131,10 @@ class ForeignCtc:
         kinds = [(value.type, len(value.shape)) for value in inputs]
         lengths = [kind for kind in kinds[1:] if kind[0] in INTEGERS and kind[1] == 1]
         counts = (4,) if self.sense_voice else (1, 2)
-        sound = kinds[:1] == [("tensor(float)", 3)] and len(kinds) == 1 + len(lengths) in counts
+        samples = self.features.kind == "samples"
+        if kinds[:1] == [("tensor(float)", 2)] and not samples:
+            raise UserError(f"{path}: hears samples, not features; say `kind: samples` in features.yaml beside it")
+        sound = kinds[:1] == [("tensor(float)", 2 if samples else 3)] and len(kinds) == 1 + len(lengths) in counts
         if not sound or not outputs or (outputs[0].type, len(outputs[0].shape)) != ("tensor(float)", 3):
             shown = ", ".join(f"{value.name} {value.type} {value.shape}" for value in (*inputs, *outputs))
             raise UserError(
@@ -139,6 +142,9 @@ class ForeignCtc:
             )
         self.names = [value.name for value in inputs]
         self.integers = [INTEGERS[kind] for kind, _ in lengths]
+        self.turned = False
+        if samples:
+            return
         dim, shape = self.features.dim * (self.sense_voice.window if self.sense_voice else 1), inputs[0].shape
         if shape[2] != dim and shape[1] != dim and isinstance(shape[2], int):
             raise UserError(f"{path}: wants {shape[2]} features, features.yaml gives {dim}")
@@ -149,6 +155,8 @@ class ForeignCtc:
         """Outputs of one utterance, as the model gives them. Args: feats (T, D).  Returns: (T', outputs)."""
         if self.sense_voice:
             feats = self.sense_voice.stack(feats)
+        if self.features.kind == "samples":
+            feats = feats.reshape(-1)
         given = [np.ascontiguousarray(feats.T if self.turned else feats, np.float32)[None]]
         numbers = [len(feats), *(self.sense_voice.asked if self.sense_voice else [])]
         given += [np.array([number], kind) for number, kind in zip(numbers, self.integers, strict=False)]

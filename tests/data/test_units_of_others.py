@@ -88,6 +88,17 @@ def test_characters_need_no_tokenizer(tmp_path):
     assert len(ours.encode("cat")) == 3
 
 
+def test_phones_of_several_letters_are_taken_whole(tmp_path):
+    """Their order says nothing of merges: d and the affricate it begins, a diphthong before its vowels."""
+    units = ["<blank>", "a\u026a", "a", "\u026a", "d", "d\u0361\u0292", "\u0292", "\u2581"]
+    ours = tokenizer_of(write_tokens(tmp_path / "m", units))
+    text = "d\u0361\u0292a\u026a a\u0292d"
+    spelled = [ours.pieces[i] for i in ours.encode(text)]
+    assert (
+        spelled == ["d\u0361\u0292", "a\u026a", "\u2581", "a", "\u0292", "d"] and ours.decode(ours.encode(text)) == text
+    )
+
+
 def test_our_own_models_hand_their_tokenizer_on(tmp_path):
     own = train_tokenizer(TEXTS, "char")
     own.save(tmp_path / "m")

@@ -121,6 +121,83 @@ def test_other_kinds_are_described(tmp_path):
     assert (model.log_probs(np.zeros((10, 80), np.float32))[:, 1] <= -1000).all()
 
 
+def hearing_samples(units, lengths=True):
+    """A model of samples: of each 320 of them a row, a Linear, a softmax; and how many rows. Returns: ModelProto, matrix."""
+    weights = np.random.default_rng(units).normal(size=(320, units)).astype(np.float32)
+    inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, ["batch", "samples"])]
+    outputs = [helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["batch", "time", units])]
+    nodes = [
+        helper.make_node("Reshape", ["waveform", "shape"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "w"], ["logits"]),
+        helper.make_node("LogSoftmax", ["logits"], ["log_probs"]),
+    ]
+    if lengths:
+        inputs.append(helper.make_tensor_value_info("waveform_lengths", TensorProto.INT64, ["batch"]))
+        outputs.append(helper.make_tensor_value_info("out_lengths", TensorProto.INT64, ["batch"]))
+        nodes.append(helper.make_node("Div", ["waveform_lengths", "width"], ["out_lengths"]))
+    constants = {"shape": np.array([1, -1, 320], np.int64), "width": np.array([320], np.int64), "w": weights}
+    graph = helper.make_graph(
+        nodes, "ctc", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), weights
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize("normalise", ["none", "all_features"])
+def test_models_that_hear_samples(tmp_path, lengths, normalise):
+    """As wav2vec 2.0's exports do; the file may be called as ours are."""
+    model, weights = hearing_samples(3, lengths)
+    save(tmp_path / "m", "plain", model=model)
+    (tmp_path / "m/ctc.onnx").rename(tmp_path / "m/model.onnx")
+    with pytest.raises(MissingInput, match="kind: samples for a model that hears samples"):
+        ForeignCtc(tmp_path / "m")
+    (tmp_path / "m/features.yaml").write_text("num_mel_bins: 80\n")
+    with pytest.raises(
+        UserError, match="model.onnx: hears samples, not features; say `kind: samples` in features.yaml"
+    ):
+        ForeignCtc(tmp_path / "m")
+    (tmp_path / "m/features.yaml").write_text(f"kind: samples\nnormalise: {normalise}\n")
+    teacher = open_teacher(tmp_path / "m")
+    assert teacher.frame_shift_ms == 20 and teacher.vocabulary == OURS
+    samples = (np.random.default_rng(1).normal(size=6450) * 0.1 + 0.05).astype(np.float32)
+    soundfile.write(tmp_path / "u.wav", samples, 16000, subtype="FLOAT")
+    utt = Utterance("u", "u", "", str(tmp_path / "u.wav"))
+    heard = Hearing(tmp_path / "none", teacher.features)(utt)
+    said = teacher.teach(heard[None], torch.tensor([len(heard)]))
+    assert heard.shape == (40, 160) and said.lengths.tolist() == [20]
+    # what fills no frame of 10 ms is left out
+    whole = samples[:6400]
+    if normalise != "none":
+        whole = (whole - whole.mean()) / whole.std()
+    expected = torch.from_numpy(whole.reshape(20, 320) @ weights)[:, [2, 0, 1]].log_softmax(dim=-1)
+    torch.testing.assert_close(said.log_probs[0][:, [0, 2, 3]], expected, rtol=1e-3, atol=1e-3)
+    with load_recogniser(tmp_path / "m") as recogniser:
+        np.testing.assert_array_equal(recogniser.log_probs(samples), said.log_probs[0].numpy())
+
+
+def test_samples_have_no_bins(tmp_path):
+    save(tmp_path / "m", "plain", model=hearing_samples(3)[0])
+    (tmp_path / "m/features.yaml").write_text("kind: samples\nnormalise: per_feature\n")
+    with pytest.raises(UserError, match="per_feature is of bins, which kind: samples has none of; use all_features"):
+        ForeignCtc(tmp_path / "m")
+    (tmp_path / "m/features.yaml").write_text("kind: samples\nmel: slaney\nwindow: hanning\n")
+    with pytest.raises(UserError, match="kind samples has no window"):
+        ForeignCtc(tmp_path / "m")
+    save(tmp_path / "n", "plain")
+    (tmp_path / "n/features.yaml").write_text("kind: samples\n")
+    with pytest.raises(UserError, match="ctc.onnx: not an offline CTC model of whole utterances"):
+        ForeignCtc(tmp_path / "n")
+
+
+def test_a_file_called_as_ours_is_not_taken_for_ours(tmp_path):
+    """Features by lengths as ours, but the blank last: read as ours it would write blanks as letters."""
+    save(tmp_path / "m", "icefall", meta={}, tokens=["\u2581a", "b", "<pad>"])
+    (tmp_path / "m/ctc.onnx").rename(tmp_path / "m/model.onnx")
+    (tmp_path / "m/features.yaml").write_text("num_mel_bins: 80\n")
+    with load_recogniser(tmp_path / "m") as recogniser:
+        assert type(recogniser).__name__ == "ForeignRecogniser" and recogniser.foreign.vocabulary == OURS
+
+
 def test_the_identity_is_that_of_all_files(tmp_path):
     seen = set()
     for meta, tokens, text in ((None, None, ""), ({"model_type": "zipformer2_ctc"}, None, ""), (None, ["<blk>", "<unk>", "a"], ""),
