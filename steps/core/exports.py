@@ -11,8 +11,6 @@ from steps.core.outdir import sha256_file, write_text
 SUMS = "SHA256SUMS"
 # beside them: the files of the model folder that this is an export of, which no runtime needs
 ORIGIN = "export.json"
-# how tokens.txt begins in every folder of ours
-FIRST_TOKENS = b"<blk> 0\n<unk> 1\n"
 # among what ships where sherpa-onnx would misread tokens.txt
 SHERPA_TOKENS = "tokens_sherpa.txt"
 # the graph of samples in a row, in a folder of its own: the layout that sherpa-onnx's loader of omnilingual CTC models reads
@@ -36,18 +34,6 @@ def folder_kind(folder: str | Path) -> str:
     if (folder / "config.json").is_file():
         return "ctranslate2" if (folder / "model.bin").is_file() else "hub"
     raise MissingInput(f"{folder}: neither model.json nor {SUMS} here; name a model folder or its export/")
-
-
-def is_foreign(folder: str | Path) -> bool:
-    """Whether an exported folder is one of others: no SHA256SUMS, and not the files that ours has without it, either, among them
-    a tokens.txt that begins with our blank and `<unk>`."""
-    folder, start = Path(folder), b""
-    graphs = any((folder / name).is_file() for name in ("model.onnx", "encoder.onnx"))
-    if (folder / "tokens.txt").is_file():
-        with open(folder / "tokens.txt", "rb") as file:
-            start = file.read(len(FIRST_TOKENS))
-    own = graphs and (folder / "features.yaml").is_file() and start == FIRST_TOKENS
-    return not (folder / SUMS).is_file() and not own
 
 
 def is_exported(folder: str | Path) -> bool:

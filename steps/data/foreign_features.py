@@ -56,6 +56,9 @@ def foreign_features(samples: torch.Tensor, config: ForeignFeatures) -> torch.Te
     if config.normalise == "none":
         return feats
     over = 0 if config.normalise == "per_feature" else (0, 1)
+    if config.kind == "samples":
+        variance, mean = torch.var_mean(feats, correction=0)
+        return (feats - mean) / (variance + 1e-7).sqrt()
     deviation, mean = torch.std_mean(feats, dim=over, correction=0, keepdim=True)
     return (feats - mean) / (deviation + 1e-5)
 

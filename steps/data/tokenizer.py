@@ -120,12 +120,15 @@ class Tokenizer:
         return join_pieces(self.pieces, ids, self.blank_id)
 
     def unknown_characters(self, texts: Iterable[str]) -> Counter[str]:
-        """Count the characters of `texts` that no piece has (they become `<unk>`). Returns: Counter of characters."""
+        """Count the characters of `texts` that become `<unk>`, blanks between words among them. Returns: Counter of characters."""
         counts: Counter[str] = Counter()
         for text in texts:
-            counts.update(text)
-        lacking = [char for char in counts if char != " " and self.unknown_id in self.encode(char)]
-        return Counter({char: counts[char] for char in lacking})
+            ids = self.encode(text)
+            if self.unknown_id in ids:
+                pieces = self._processor.encode(text, out_type=str)
+                lacking = "".join(piece for i, piece in zip(ids, pieces, strict=True) if i == self.unknown_id)
+                counts.update(lacking.replace(SPACE, " "))
+        return counts
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.model and tokens.txt."""

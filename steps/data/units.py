@@ -9,9 +9,9 @@ from steps.core.cli import UserError
 from steps.core.limits import read_limited
 from steps.data.tokenizer import BLANK, SPACE, UNKNOWN, Tokenizer, read_tokens
 
-BLANKS = ("<blk>", "<blank>", "<eps>", "<pad>")
+BLANKS = ("<blk>", "<blank>", "<eps>", "<pad>", "[PAD]")
 # emitted by no transcript; their probability is given to the others
-SPECIAL = ("<sos/eos>", "<s>", "</s>", "<sos>", "<eos>", "<pad>", "<blk>", "<blank>", "<eps>", "<mask>")
+SPECIAL = ("<sos/eos>", "<s>", "</s>", "<sos>", "<eos>", "<pad>", "<blk>", "<blank>", "<eps>", "<mask>", "[PAD]")
 # no SentencePiece model of speech recognition is larger
 LARGEST_MODEL = 64 << 20
 CHAR, BPE, UNIGRAM = 4, 2, 1
@@ -29,12 +29,22 @@ class Units:
     def __init__(self, tokens: list[str], where: str | Path):
         blank = next((tokens.index(name) for name in BLANKS if name in tokens), None)
         if blank is None:
-            raise UserError(f"{where}: no blank among the tokens ({', '.join(BLANKS)})")
-        rest = [i for i, token in enumerate(tokens) if i != blank and token != UNKNOWN and token not in SPECIAL]
+            raise UserError(f"{where}: no blank among the tokens ({', '.join(BLANKS)}); call it {BLANK} there")
+        if tokens[blank] == "<pad>" and blank and tokens[0] == "<s>":
+            raise UserError(f"{where}: the blank may be <s> or <pad> (Omnilingual ASR: <s>); call it {BLANK} there")
+        if SPACE not in "".join(tokens) and any(token.startswith("\u0120") for token in tokens):
+            raise UserError(
+                f"{where}: byte-level BPE of GPT-2's kind, whose symbols are bytes and not letters, is not read"
+            )
+        unknown = next((i for i, token in enumerate(tokens) if token in (UNKNOWN, "[UNK]")), -1)
+        # of ours all units stay
+        special = () if tokens[:2] == [BLANK, UNKNOWN] else SPECIAL
+        rest = [i for i, token in enumerate(tokens) if i not in (blank, unknown) and token not in special]
         if not rest:
             raise UserError(f"{where}: no unit but the blank")
-        self.vocabulary = [BLANK, UNKNOWN, *(tokens[i] for i in rest)]
-        self.columns = np.array([blank, tokens.index(UNKNOWN) if UNKNOWN in tokens else -1, *rest], np.int64)
+        space = _space(tokens, tokens[blank])
+        self.vocabulary = [BLANK, UNKNOWN, *(SPACE if tokens[i] == space else tokens[i] for i in rest)]
+        self.columns = np.array([blank, unknown, *rest], np.int64)
 
     def pick(self, log_probs: np.ndarray) -> np.ndarray:
         """Outputs of the model as posteriors over these units. Args: log_probs (..., outputs).  Returns: (..., V), normalised."""
@@ -43,6 +53,12 @@ class Units:
         best = picked.max(axis=-1, keepdims=True)
         picked -= best + np.log(np.exp(picked - best).sum(axis=-1, keepdims=True))
         return picked.clip(-1000.0, 0.0).astype(np.float32)
+
+
+def _space(tokens: list[str], blank: str) -> str:
+    """The unit between words: ours; or a blank space, or the | of wav2vec 2.0, where no unit holds ours."""
+    others = [" "] + (["|"] if blank in ("<pad>", "[PAD]") else [])
+    return SPACE if SPACE in "".join(tokens) else next((token for token in others if token in tokens), SPACE)
 
 
 def tokenizer_of(folder: str | Path) -> Tokenizer:

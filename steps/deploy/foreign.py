@@ -2,7 +2,8 @@
 
 Known by `model_type` in the file's metadata, as sherpa-onnx knows them: icefall's zipformer2_ctc, wenet_ctc, NeMo's EncDecCTCModel
 and its kin, sense_voice_ctc, telespeech_ctc. Others are read by their inputs and outputs: features (N, T, D) or (N, D, T) float, or
-samples (N, S), and, if it wants them, lengths (N,); logits or log-probabilities (N, T', V), and perhaps their lengths.
+samples (N, S), and, if it wants them, lengths (N,) or, with samples, a mask (N, S); float16 or float32. Out come logits,
+log-probabilities or probabilities (N, T', V) or (T', N, V), and perhaps their lengths.
 """
 
 from pathlib import Path
@@ -46,8 +47,11 @@ KINDS: dict[str, dict[str, Any]] = {
 BYTE_LETTERS = range(0x100, 0x1A7)
 LEAST_BYTE_LETTERS = 28
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
-# feature frames of the trial by which sizes and rate are found
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+# feature frames of the first trial; a second one of twice as many tells the rate, and whether any length will do
 TRIAL = 400
+# feature frames up to which a model that fails is taken to hear nothing: fewer than its first layers need
+LEAST_HEARD = 16
 # slowest and fastest: a frame every so many feature frames
 RATES = range(1, 17)
 
@@ -82,11 +86,15 @@ class ForeignCtc:
         self.sense_voice = SenseVoice(self.meta, files[0]) if self.meta.get("model_type") == KIND else None
         self.features = self._features()
         self._find_inputs(files[0])
+        if not (self.folder / "tokens.txt").is_file():
+            raise MissingInput(
+                f"{folder}/tokens.txt: no such file; one line `symbol id` for each output, {BLANK} the blank, {SPACE} the space "
+                "(a vocab.json has them the other way round)"
+            )
         tokens = read_tokens(self.folder / "tokens.txt")
         if self.sense_voice and self.sense_voice.blank_id < len(tokens):
             tokens[self.sense_voice.blank_id] = BLANK
-        trial = np.zeros((TRIAL, self.features.dim), np.float32)
-        outputs = self._run(trial)
+        outputs, more = (self._run(np.zeros((n * TRIAL, self.features.dim), np.float32)) for n in (1, 2))
         # icefall's lists end with symbols that only graphs use
         while len(tokens) > outputs.shape[1] and tokens[-1].startswith("#"):
             tokens.pop()
@@ -99,10 +107,13 @@ class ForeignCtc:
             )
         self.units = Units(tokens, self.folder / "tokens.txt")
         self.vocabulary = self.units.vocabulary
-        self.stride = round(TRIAL / max(1, len(outputs)))
-        if self.stride not in RATES:
+        # feature frames a step: 3 % off a whole number is what a last, unfilled one does
+        rate = TRIAL / max(1, len(more) - len(outputs))
+        self.stride = round(rate)
+        if self.stride not in RATES or abs(rate - self.stride) > 0.03 * rate:
             raise UserError(
-                f"{folder}: {len(outputs)} frames of {TRIAL}: no CTC model of {RATES[0]} to {RATES[-1]} frames a step"
+                f"{folder}: {len(outputs)} frames of {TRIAL}, {len(more)} of {2 * TRIAL}: no CTC model with a frame for each "
+                f"{RATES[0]} to {RATES[-1]} frames of 10 ms"
             )
 
     def _features(self) -> FeatureConfig:
@@ -129,50 +140,72 @@ class ForeignCtc:
     def _find_inputs(self, path: Path) -> None:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         kinds = [(value.type, len(value.shape)) for value in inputs]
-        lengths = [kind for kind in kinds[1:] if kind[0] in INTEGERS and kind[1] == 1]
-        counts = (4,) if self.sense_voice else (1, 2)
         samples = self.features.kind == "samples"
-        if kinds[:1] == [("tensor(float)", 2)] and not samples:
+        if kinds and kinds[0][0] in FLOATS and kinds[0][1] == 2 and not samples:
             raise UserError(f"{path}: hears samples, not features; say `kind: samples` in features.yaml beside it")
-        sound = kinds[:1] == [("tensor(float)", 2 if samples else 3)] and len(kinds) == 1 + len(lengths) in counts
-        if not sound or not outputs or (outputs[0].type, len(outputs[0].shape)) != ("tensor(float)", 3):
+        beside = [(INTEGERS[kind], rank) for kind, rank in kinds[1:] if kind in INTEGERS and (rank == 1 or samples)]
+        counts = (4,) if self.sense_voice else (1, 2)
+        sound = kinds and kinds[0][0] in FLOATS and kinds[0][1] == (2 if samples else 3)
+        known = len(kinds) == 1 + len(beside) in counts and all(rank < 3 for _, rank in beside)
+        if not (sound and known and outputs and outputs[0].type in FLOATS and len(outputs[0].shape) == 3):
             shown = ", ".join(f"{value.name} {value.type} {value.shape}" for value in (*inputs, *outputs))
             raise UserError(
                 f"{path}: not an offline CTC model of whole utterances, by its inputs and outputs ({shown[:300]})"
             )
-        self.names = [value.name for value in inputs]
-        self.integers = [INTEGERS[kind] for kind, _ in lengths]
-        self.turned = False
-        if samples:
-            return
-        dim, shape = self.features.dim * (self.sense_voice.window if self.sense_voice else 1), inputs[0].shape
-        if shape[2] != dim and shape[1] != dim and isinstance(shape[2], int):
-            raise UserError(f"{path}: wants {shape[2]} features, features.yaml gives {dim}")
-        # (N, D, T)
-        self.turned = shape[2] != dim and (shape[1] == dim or self.meta.get("model_type", "").startswith("EncDec"))
+        self.names, self.beside = [value.name for value in inputs], beside
+        self.real = FLOATS[kinds[0][0]]
+        self.turned, shape = False, inputs[0].shape
+        if not samples:
+            dim = self.features.dim * (self.sense_voice.window if self.sense_voice else 1)
+            if shape[2] != dim and shape[1] != dim and isinstance(shape[2], int):
+                raise UserError(f"{path}: wants {shape[2]} features, features.yaml gives {dim}")
+            # (N, D, T)
+            self.turned = shape[2] != dim and (shape[1] == dim or self.meta.get("model_type", "").startswith("EncDec"))
+        if isinstance(length := shape[2 if self.turned else 1], int):
+            raise UserError(f"{path}: takes inputs of length {length} alone; export it with a length of any size")
 
-    def _run(self, feats: np.ndarray) -> np.ndarray:
-        """Outputs of one utterance, as the model gives them. Args: feats (T, D).  Returns: (T', outputs)."""
+    def _given(self, feats: np.ndarray) -> dict[str, np.ndarray]:
+        """What goes into the model. Args: feats (T, D)."""
         if self.sense_voice:
             feats = self.sense_voice.stack(feats)
         if self.features.kind == "samples":
             feats = feats.reshape(-1)
-        given = [np.ascontiguousarray(feats.T if self.turned else feats, np.float32)[None]]
-        numbers = [len(feats), *(self.sense_voice.asked if self.sense_voice else [])]
-        given += [np.array([number], kind) for number, kind in zip(numbers, self.integers, strict=False)]
+        length = len(feats)
+        numbers = [length, *(self.sense_voice.asked if self.sense_voice else [])]
+        given = [np.ascontiguousarray(feats.T if self.turned else feats, self.real)[None]]
+        given += [
+            np.array([number], kind) if rank == 1 else np.ones((1, length), kind)
+            for number, (kind, rank) in zip(numbers, self.beside, strict=False)
+        ]
+        return dict(zip(self.names, given, strict=True))
+
+    def _run(self, feats: np.ndarray) -> np.ndarray:
+        """Outputs of one utterance, as the model gives them. Args: feats (T, D).  Returns: (T', outputs)."""
         try:
-            log_probs, *rest = self.session.run(None, dict(zip(self.names, given, strict=True)))
+            said, *rest = self.session.run(None, self._given(feats))
         except ORT_ERRORS as error:
             raise UserError(
                 f"{self.folder}: does not run on features {feats.shape} ({' '.join(str(error).split())[:200]})"
             ) from None
-        if self.meta.get("model_type") == TELESPEECH:
-            log_probs = log_probs.swapaxes(0, 1)
-        frames = int(rest[0][0]) if rest and np.asarray(rest[0]).shape == (1,) else log_probs.shape[1]
-        if not 0 <= frames <= log_probs.shape[1] or not np.isfinite(log_probs).all():
+        if self.meta.get("model_type") == TELESPEECH or (said.shape[0] > 1 and said.shape[1] == 1):
+            said = said.swapaxes(0, 1)
+        counted = rest and np.asarray(rest[0]).shape == (1,) and np.asarray(rest[0]).dtype.kind == "i"
+        frames = int(rest[0][0]) if counted else said.shape[1]
+        if not 0 <= frames <= said.shape[1] or np.isnan(said).any() or np.isposinf(said).any():
             raise UserError(f"{self.folder}: its outputs are not finite, or of fewer frames than it says")
-        return log_probs[0, PROMPTS if self.sense_voice else 0 : frames]
+        said = said[0, PROMPTS if self.sense_voice else 0 : frames].astype(np.float32)
+        # probabilities, which are log-probabilities of nothing
+        if said.size and said.min() >= 0 and np.allclose(said.sum(axis=1), 1, atol=1e-2):
+            said = np.log(said.clip(min=1e-30))
+        return said.clip(min=-1e30)
 
     def log_probs(self, feats: np.ndarray) -> np.ndarray:
-        """Posteriors of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32, normalised, units in our order."""
-        return self.units.pick(self._run(feats))
+        """Posteriors of one utterance. Args: feats (T, D) float32.  Returns: (T', V) float32, normalised, units in our order; (0, V)
+        for an utterance shorter than what the model needs."""
+        try:
+            said = self._run(feats)
+        except UserError:
+            if len(feats) > LEAST_HEARD:
+                raise
+            return np.zeros((0, len(self.units.columns)), np.float32)
+        return self.units.pick(said)

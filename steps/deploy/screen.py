@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.cli import UserError
+from steps.core.exports import SUMS
 
 # message -> {number of a field: the message in it, or what is refused}
 LOOPS = "!a graph within the graph, which could run for ever"
@@ -28,7 +29,7 @@ MESSAGES = {
     "AttributeProto": {5: "TensorProto", 6: LOOPS, 10: "TensorProto", 11: LOOPS,
                        22: "SparseTensorProto", 23: "SparseTensorProto"},
     "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
-    "TensorProto": {13: "!numbers in another file"},
+    "TensorProto": {13: "!numbers in another file; save it as one file"},
 }  # fmt: skip
 # attributes of an If, where these are allowed
 BRANCHES = MESSAGES["AttributeProto"] | {6: "GraphProto"}
@@ -43,6 +44,9 @@ MOST_UNFOLDED = 10_000_000
 # and of a transducer's encoder
 STREAMING_TYPE, STREAMING_ENCODER_TYPE = "zipformer2", "lstm"
 STREAMING_TYPES = {"model.onnx": STREAMING_TYPE, "encoder.onnx": STREAMING_ENCODER_TYPE}
+# how tokens.txt begins in every folder of ours, and what goes into and comes out of our CTC models of whole utterances
+FIRST_TOKENS = b"<blk> 0\n<unk> 1\n"
+OWN_VALUES = [b"x", b"x_lens", b"log_probs", b"log_probs_lens"]
 
 
 def screen(model: str | Path | bytes, branches: bool = False) -> None:
@@ -84,6 +88,39 @@ def streaming_graph(folder: str | Path) -> Path | None:
 def streams(folder: str | Path) -> bool:
     """Whether an exported folder holds a model that runs chunk by chunk."""
     return streaming_graph(folder) is not None
+
+
+def is_foreign(folder: str | Path) -> bool:
+    """Whether an exported folder is one of others: no SHA256SUMS, and not the files that ours has without it, either, which are
+    known by how tokens.txt begins and by the names of what a graph takes and gives. Raises: OSError."""
+    folder = Path(folder)
+    if (folder / SUMS).is_file():
+        return False
+    tokens = folder / "tokens.txt"
+    if not tokens.is_file() or not (folder / "features.yaml").is_file():
+        return True
+    with open(tokens, "rb") as file:
+        begins = file.read(len(FIRST_TOKENS)) == FIRST_TOKENS
+    whole = (folder / "model.onnx").is_file() and _values(folder / "model.onnx") == OWN_VALUES
+    return not (begins and (whole or streams(folder) or (folder / "encoder.onnx").is_file()))
+
+
+def _values(path):
+    """Names of what a graph takes and gives, in their order; empty for a file that is none."""
+    with open(path, "rb") as file:
+        if not file.seek(0, 2):
+            return []
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = {11: [], 12: []}
+            try:
+                for number, start, end in fields(content, 0, len(content), {7}):
+                    for kind, first, last in fields(content, start, end, found) if number == 7 else ():
+                        if kind in found:
+                            names = [bytes(content[i:j]) for key, i, j in fields(content, first, last, {1}) if key == 1]
+                            found[kind] += names
+            except ValueError:
+                return []
+            return found[11] + found[12]
 
 
 def _entries(data):

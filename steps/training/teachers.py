@@ -20,6 +20,7 @@ from steps.data.tokenizer import read_tokens
 from steps.deploy.foreign import ForeignCtc
 from steps.deploy.runtimes import frame_recogniser
 from steps.deploy.runtimes.base import SHORTEST
+from steps.deploy.screen import is_foreign
 from steps.models.asr_model import AsrModel
 from steps.models.build import load_model, read_spec
 from steps.models.heads.transducer import TransducerHead
@@ -129,9 +130,7 @@ def open_teacher(folder: str | Path, device: torch.device | str = "cpu", num_thr
     """Open a model folder, an exported folder, or one with others' ONNX file as a teacher. Raises: MissingInput, UserError."""
     if not is_exported(folder):
         return ModelTeacher.load(folder, device)
-    return (
-        ExportTeacher(folder, num_threads) if (Path(folder) / SUMS).is_file() else ForeignTeacher(folder, num_threads)
-    )
+    return ForeignTeacher(folder, num_threads) if is_foreign(folder) else ExportTeacher(folder, num_threads)
 
 
 def open_teachers(
@@ -207,8 +206,9 @@ def check_fit(
     """
     name = teacher.name
     if match_units and teacher.vocabulary != vocabulary:
+        source = f"the folder of {teacher.labels.description.teacher}" if isinstance(teacher, StoredTeacher) else name
         raise UserError(
-            f"{name}: its units differ from the student's; take them over (steps.train_tokenizer --from {name}), or teach by "
+            f"{name}: its units differ from the student's; take them over (steps.train_tokenizer --from {source}), or teach by "
             "its text: train on what it hears (steps.transcribe_data)"
         )
     if not isinstance(teacher, StoredTeacher) and teacher.features != features:

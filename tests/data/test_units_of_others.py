@@ -99,6 +99,39 @@ def test_phones_of_several_letters_are_taken_whole(tmp_path):
     )
 
 
+@pytest.mark.parametrize("tokens", [["<pad>", "<s>", "</s>", "<unk>", "|"], ["[UNK]", " ", "[PAD]"], ["<blk>", " "]])
+def test_the_space_of_others_is_ours(tmp_path, tokens):
+    """wav2vec 2.0 calls it |, others by its name."""
+    ours = tokenizer_of(write_tokens(tmp_path / "m", [*tokens, *"abcdehist"]))
+    spelled = [ours.pieces[i] for i in ours.encode("the cat")]
+    assert spelled == [*"the", "\u2581", *"cat"] and ours.decode(ours.encode("the cat")) == "the cat"
+    assert ours.unknown_characters(["the cat", "that x"]) == {"x": 1}
+
+
+def test_a_bar_is_a_letter_where_there_is_a_space():
+    assert Units(["<pad>", "|", "\u2581", "a"], "x").vocabulary == ["<blk>", "<unk>", "|", "\u2581", "a"]
+    assert Units(["<blk>", "|", "a"], "x").vocabulary == ["<blk>", "<unk>", "|", "a"]
+
+
+def test_blanks_between_words_that_no_unit_stands_for_are_counted(tmp_path):
+    ours = tokenizer_of(write_tokens(tmp_path / "m", ["<blk>", "AA", "TH", "T"]))
+    assert ours.unknown_characters(["AATH T", "AA"]) == {" ": 1}
+
+
+def test_units_that_cannot_be_told_are_refused():
+    with pytest.raises(UserError, match="the blank may be <s> or <pad>"):
+        Units(["<s>", "<pad>", "</s>", "<unk>", " ", "a"], "x")
+    with pytest.raises(UserError, match="byte-level BPE of GPT-2's kind"):
+        Units(["<blk>", "<unk>", "\u0120the", "c"], "x")
+    with pytest.raises(UserError, match="no blank among the tokens .*; call it <blk> there"):
+        Units(["a", "b"], "x")
+
+
+def test_units_of_ours_all_stay():
+    own = ["<blk>", "<unk>", "<s>", "</s>", "a"]
+    assert Units(own, "x").vocabulary == own
+
+
 def test_our_own_models_hand_their_tokenizer_on(tmp_path):
     own = train_tokenizer(TEXTS, "char")
     own.save(tmp_path / "m")

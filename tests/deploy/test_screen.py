@@ -196,6 +196,7 @@ def test_no_runtime_opens_such_a_graph(tmp_path, monkeypatch, make, runtime):
     if make is branch and runtime == "onnxruntime":
         # without them, the folder could be one of others, whose models may branch
         (tmp_path / "features.yaml").write_text("{}\n")
+        (tmp_path / "tokens.txt").write_text("<blk> 0\n<unk> 1\na 2\n")
     with pytest.raises(UserError, match=f"model.onnx: holds {BAD[make]}.* it is not opened") as error:
         load_recogniser(tmp_path, runtime=runtime)
     assert "\n" not in str(error.value)

@@ -10,12 +10,12 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import load_config
-from steps.core.exports import check_sums, folder_kind, is_foreign
+from steps.core.exports import check_sums, folder_kind
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import read_tokens
 from steps.deploy.runtimes.ctc import CtcRecogniser
 from steps.deploy.runtimes.transducer import ENCODER, TransducerRecogniser
-from steps.deploy.screen import screen, streams
+from steps.deploy.screen import is_foreign, screen, streams
 
 
 class Recogniser(Protocol):

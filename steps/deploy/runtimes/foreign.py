@@ -40,7 +40,7 @@ class ForeignRecogniser(CtcRecogniser):
         """Text of one piece. Args: heard (S,) float32 in [-1, 1]; name: for messages.  Raises: UserError."""
         try:
             return self.read(self.log_probs(heard), name)
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             raise UserError(f"{name}: {error}") from None
 
     def use_words(self, words_file: str | Path, folder: str | Path, word_score: float = 0.0) -> None:

@@ -72,10 +72,7 @@ class OnnxModel:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         kinds = [(value.type, len(value.shape)) for value in (*inputs, *outputs)]
         if kinds != KINDS or not isinstance(inputs[0].shape[2], int) or not isinstance(outputs[0].shape[2], int):
-            raise UserError(
-                f"{name}: not a CTC model from steps.export_model, by its inputs and outputs; one that others exported must have "
-                "another name than model.onnx"
-            )
+            raise UserError(f"{name}: not a CTC model from steps.export_model, by its inputs and outputs")
         self.feature_dim, self.vocab_size = inputs[0].shape[2], outputs[0].shape[2]
         self._inputs = [value.name for value in inputs]
 
