@@ -161,14 +161,20 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig, known: Path
         keep_apart_(small)
         if config.method == "qat":
             budget.as_if_trained_(small)
-        return export_bytes(small, setup.args.model)
+        return export_bytes(small, setup.args.model, trained=config.method != "qat")
 
+    formats = budget.candidates(model, config)
+    weights = sum(codes_of(model, name) for name in formats)
+    smallest = budget.Knapsack(budget.unmeasured(model, formats))
+    if config.target_kb is not None:
+        budget.smallest_file(smallest, round(1000 * config.target_kb), export_size)
+    else:
+        budget.within_bits(smallest, cast(float, config.target_bits), weights)
     # as it will be rounded where nothing makes up for it
     coder = rounding_coder("rtn" if config.method == "rtn" else "mse", short_scales)
     say(
         f"dev loss of each layer with fewer bits, {sum(int(batch.lengths.sum()) for batch in batches) / 100:,.0f} s of audio:"
     )
-    formats = budget.candidates(model, config)
     options = budget.read_options(known) if known.is_file() else {}
     try:
         base = budget.measure_options(model, formats, coder, loss, options)
@@ -177,7 +183,6 @@ def choose_bits(setup: Setup, model: AsrModel, config: LearntConfig, known: Path
         write_json(known, budget.written_options(options))
         raise
     knapsack = budget.Knapsack(options)
-    weights = sum(codes_of(model, name) for name in options)
     if config.target_kb is not None:
         chosen = budget.within_file(knapsack, round(1000 * config.target_kb), export_size)
     else:

@@ -560,7 +560,7 @@ CASES = [  # name, harm, program, words of the message
     ("onnx: loop", unsummed(graph(lambda g: g.node.add(op_type="Loop").attribute.add(name="body", type=5).g.node.add())),
      recognise, "a graph within the graph, which could run for ever"),
     ("onnx: doubles out", unsummed(graph(lambda g: (g.node.add(op_type="Cast", input=["log_probs"], output=["doubled"])
-     .attribute.add(name="to", type=2, i=11), g.output[0].CopyFrom(doubles(g.output[0]))))), recognise, "not a CTC model"),
+     .attribute.add(name="to", type=2, i=11), g.output[0].CopyFrom(doubles(g.output[0]))))), recognise, "not an offline CTC model"),
     ("onnx: sums cut", cut("model/export/SHA256SUMS"), recognise, "SHA256SUMS"),
     ("onnx: fewer tokens", unsummed(cut("model/export/tokens.txt", 0.7)), recognise, "tokens.txt"),
     ("onnx: other features", unsummed(put("model/export/features.yaml", "num_mel_bins: 8\n")), recognise, "features"),
@@ -583,7 +583,8 @@ CASES = [  # name, harm, program, words of the message
      lambda w: train(w, distill_student), "inherit: from nothing; name the model folder with --init"),
     ("teacher: another sample rate", put("conf/features.yaml", "num_mel_bins: 16\nsample_rate_hz: 8000\n"), distill,
      "hears other features .*sample_rate_hz 16000, not 8000"),
-    ("teacher: two models", lambda w: (gone("model/export/SHA256SUMS")(w), put("model/export/b.onnx", "")(w)), distill_export,
+    ("teacher: two models", lambda w: [damage(w) for damage in (gone("model/export/SHA256SUMS"),
+     put("model/export/tokens.txt", "a 0\n"), put("model/export/b.onnx", ""))], distill_export,
      "expected one .onnx file, found b.onnx, model.onnx"),
     ("teacher: units of nobody", put("tokenizer/tokens.txt", "a 0\n"),
      lambda w: [train_tokenizer, "--data", w.data, "--from", w.tokens, "--out", w.out], "tokens.txt: "),

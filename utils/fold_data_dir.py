@@ -42,6 +42,9 @@ def main():
     args = parser.parse_args()
     if args.folds < 3 or args.fold > args.folds:
         parser.error("--folds must be 3 or more, --fold from 1 to --folds")
+    folders = [Path(args.out) / name for name in ("train", "dev", "test")]
+    if own := [folder for folder in folders if folder.resolve() == Path(args.source).resolve()]:
+        raise UserError(f"{own[0]} is the source; name another --out")
     tables = validate_data_dir(args.source, allow_pipes=True, need_text=False, spk_sort=False)
     speakers = {speaker: utts.split() for speaker, utts in spk2utt(tables["utt2spk"]).items()}
     if len(speakers) < args.folds:
@@ -52,10 +55,7 @@ def main():
     sizes = {speaker: sum(float(lengths[utt]) for utt in utts) for speaker, utts in speakers.items()}
     folds = deal(sizes, args.folds)
     test, dev = folds[args.fold - 1], folds[args.fold % args.folds]
-    for name, chosen in (("train", set(speakers) - test - dev), ("dev", dev), ("test", test)):
-        folder = Path(args.out) / name
-        if folder.resolve() == Path(args.source).resolve():
-            raise UserError(f"{folder} is the source; name another --out")
+    for folder, chosen in zip(folders, (set(speakers) - test - dev, dev, test), strict=True):
         part = select(tables, [utt for speaker in chosen for utt in speakers[speaker]])
         write_folder(folder, part)
         say(f"{folder}: {show_counts(part)}, of {show_counts(tables)}")

@@ -28,7 +28,8 @@ while (($#)); do
   esac
   shift 2
 done
-if [[ $data != results.json && -e $recipe_dir/$page && ! -e $recipe_dir/$data ]]; then
+# a report's names its recipe; those of steps.summarise do not
+if [[ $data != results.json && -e $recipe_dir/$page ]] && ! grep -qs '"recipe":' "$recipe_dir/$data"; then
   usage_error "$recipe_dir/$page is there and was not published by this program; choose another name"
 fi
 report=$place/exp/$name/report

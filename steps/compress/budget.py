@@ -58,6 +58,16 @@ def candidates(model: AsrModel, config: QuantizeConfig) -> dict[str, list[CodeFo
     return dict.fromkeys(names, [format for format in formats if not (sparse and format.grid == "half")])
 
 
+def unmeasured(model: AsrModel, formats: Mapping[str, Sequence[CodeFormat]]) -> Options:
+    """Sizes alone: what each layer may get, as if it cost nothing."""
+    found = dict[str, Sequence[Option]]()
+    for name, choices in formats.items():
+        layer = model.get_submodule(name)
+        shapes = [tuple(codes.codes.shape) for codes in quantized_like(layer, choices[0]).matrices().values()]
+        found[name] = [Option(form.bits, sum(form.code_bytes(*shape) for shape in shapes), 0.0) for form in choices]
+    return found
+
+
 def measure_options(
     model: AsrModel,
     formats: Mapping[str, Sequence[CodeFormat]],
@@ -171,13 +181,7 @@ def within_file(
 
     Args:   export_bytes: of the export with these bits.   Raises: UserError that names the smallest size there is.
     """
-    chosen = knapsack.choose(knapsack.smallest)
-    size = export_bytes(bits_of(chosen))
-    if size > target_bytes:
-        raise UserError(
-            f"target_kb: {target_bytes / 1000:g}, but the smallest export has {size / 1000:.1f} kB, with "
-            f"{min(option.bits for option in chosen.values())} bits; ask for more, or shrink the model first"
-        )
+    chosen, size = smallest_file(knapsack, target_bytes, export_bytes)
     # of codes, that fit, and that do not
     fits, tried = knapsack.smallest, target_bytes - (size - knapsack.smallest)
     too_many, less = tried + 1, 0
@@ -194,6 +198,21 @@ def within_file(
         if too_many - fits <= knapsack.unit:
             break
     return chosen
+
+
+def smallest_file(
+    knapsack: Knapsack, target_bytes: int, export_bytes: Callable[[dict[str, int]], int]
+) -> tuple[dict[str, Option], int]:
+    """The choice with the fewest bits, and the bytes of its export. Raises: UserError where these are more than asked for."""
+    chosen = knapsack.choose(knapsack.smallest)
+    size = export_bytes(bits_of(chosen))
+    if size > target_bytes:
+        raise UserError(
+            f"target_kb: {target_bytes / 1000:g}, but the smallest export has {size / 1000:.1f} kB, with "
+            f"{min(option.bits for option in chosen.values())} bits; ask for more, give all the rest fewer bits "
+            "(convolutions: 6, rest: int8), or shrink the model first"
+        )
+    return chosen, size
 
 
 def within_bits(knapsack: Knapsack, target_bits: float, weights: int) -> dict[str, Option]:

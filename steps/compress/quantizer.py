@@ -100,6 +100,10 @@ def choose_formats(model: AsrModel, config: QuantizeConfig) -> dict[str, CodeFor
             raise UserError(f"layers: {name}: {error}") from None
     if not dense.keys() & formats.keys():
         raise UserError("nothing would be quantized: the model has no Linear or LSTM outside `skip`")
+    if config.activations is not None and all(format.group is not None for format in formats.values()):
+        raise UserError(
+            "activations: no layer would multiply integers, because all have scales for groups; leave out group, or activations"
+        )
     without_zero = [name for name, format in formats.items() if sparse and format.grid == "half"]
     if without_zero:
         raise UserError(

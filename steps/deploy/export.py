@@ -217,10 +217,13 @@ def check_integers(model_dir: Path, contents: dict[str, bytes], least: float) ->
     say(told)
 
 
-def export_bytes(model: AsrModel, model_dir: str | Path) -> int:
-    """Bytes of what would ship, at most: ONNX files, tokens and features. Args: model_dir: where tokens and features are."""
+def export_bytes(model: AsrModel, model_dir: str | Path, trained: bool = True) -> int:
+    """Bytes of what would ship: ONNX files, tokens and features.
+
+    Args: model_dir: where tokens and features are.   trained: False: scales may still change, and this is the most it can become.
+    """
     graphs = sum(graph.ByteSize() for graph in graphs_of(model).build(model).values())
-    halves = sum(isinstance(module, FeedForward) for module in model.modules())
+    halves = 0 if trained else sum(isinstance(module, FeedForward) for module in model.modules())
     beside = sum((Path(model_dir) / name).stat().st_size for name in BESIDE)
     features = load_config(FeatureConfig, Path(model_dir) / "features.yaml")
     tokens = read_tokens(Path(model_dir) / "tokens.txt")

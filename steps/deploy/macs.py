@@ -55,7 +55,7 @@ def quantized_fraction(folder: str | Path) -> tuple[float, dict[str, float]]:
         if name not in INTEGER and macs:
             kind = name.removeprefix("Fused")
             shares[kind] = shares.get(kind, 0.0) + macs / total
-    return 1.0 - sum(shares.values()), dict(sorted(shares.items(), key=lambda item: -item[1]))
+    return max(0.0, 1.0 - sum(shares.values())), dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def profiled_macs(folder: str | Path, seconds: float) -> tuple[list[tuple[str, int]], float]:

@@ -172,3 +172,10 @@ def test_what_cannot_be_rounded_stays_float_and_is_named(make):
     # a batch norm is folded into the depthwise convolution
     small = quantize_model(make("conformer"), QuantizeConfig(bits=7, activations=ActivationConfig()))
     assert float_products(small) == ["blocks.0.convolution.depthwise", "blocks.1.convolution.depthwise"]
+
+
+def test_what_could_round_nothing_is_refused(make):
+    """Scales for groups within a row: no product of integers is left."""
+    config = QuantizeConfig(bits=4, group=8, activations=ActivationConfig())
+    with pytest.raises(UserError, match="^activations: no layer would multiply integers"):
+        quantize_model(make("dnn"), config)

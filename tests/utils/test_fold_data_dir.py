@@ -64,3 +64,14 @@ def test_what_cannot_be_split_is_refused(source, tmp_path):
     )
     assert fold("--source", source, "--folds", 3, "--fold", 4, "--out", tmp_path).returncode == 2
     assert fold("--source", source, "--folds", 2, "--fold", 1, "--out", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("name", ["train", "dev", "test"])
+def test_a_source_among_the_folders_to_write_is_refused_before_anything_is_written(source, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    own = source.rename(tmp_path / "out" / name)
+    before = {path: path.read_bytes() for path in own.iterdir()}
+    done = fold("--source", own, "--folds", 3, "--fold", 1, "--out", tmp_path / "out")
+    assert done.returncode == 1 and f"{name} is the source; name another --out" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert {path: path.read_bytes() for path in own.iterdir()} == before

@@ -200,18 +200,27 @@ def test_results_are_published_by_hand(tmp_path, forked):
     report = forked / "exp/kitchen/report"
     report.mkdir(parents=True)
     for name in ("RESULTS.md", "results.json"):
-        (report / name).write_text(f"{name}: --exp {forked.resolve()}/exp/kitchen\n")
+        (report / name).write_text(f'"recipe": {name}: --exp {forked.resolve()}/exp/kitchen\n')
     subprocess.run(words, check=True, capture_output=True, timeout=10)
     for name in ("RESULTS.md", "results.json"):
-        assert (forked / name).read_text() == f"{name}: --exp exp/kitchen\n", "no paths of this machine"
-    subprocess.run([*words, "--workdir", forked, "--as", "small"], check=True, capture_output=True, timeout=10)
-    assert (forked / "SMALL.md").read_text() == "RESULTS.md: --exp exp/kitchen\n"
-    assert (forked / "results_small.json").read_text() == "results.json: --exp exp/kitchen\n"
+        assert (forked / name).read_text() == f'"recipe": {name}: --exp exp/kitchen\n', "no paths of this machine"
+    for _ in range(2):
+        subprocess.run([*words, "--workdir", forked, "--as", "small"], check=True, capture_output=True, timeout=10)
+        assert (forked / "SMALL.md").read_text() == '"recipe": RESULTS.md: --exp exp/kitchen\n'
+        assert (forked / "results_small.json").read_text() == '"recipe": results.json: --exp exp/kitchen\n'
     (forked / "NOTES.md").write_text("by hand")
-    for wrong in (["--as"], ["--as", "../small"], ["--of", "small"], ["--as", "notes"], ["--as", "results"]):
+    (forked / "FOLDS.md").write_text("of steps.summarise")
+    (forked / "results_folds.json").write_text('{"runs": []}')
+    for wrong in (
+        ["--as"],
+        ["--as", "../small"],
+        ["--of", "small"],
+        *(["--as", name] for name in ("notes", "folds", "results")),
+    ):
         done = subprocess.run([*words, *wrong], capture_output=True, text=True, timeout=10)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
     assert (forked / "NOTES.md").read_text() == "by hand"
+    assert (forked / "FOLDS.md").read_text() == "of steps.summarise"
 
 
 def test_a_fork_of_a_recipe_for_own_data_keeps_its_reader(tmp_path):
