@@ -54,13 +54,14 @@ teacher_1bit     teacher  quantize_model  bits1.yaml
 "
 elif [[ $_net == small ]]; then
   teachers="transducer_teacher"
-  compare="transducer_4bit:transducer,transducer_100kb:transducer,small_64kb:small"
+  compare="transducer_4bit:transducer,transducer_100kb:transducer,small_6bit:small,small_64kb:small"
   chain="
 transducer_teacher  -                   train_teacher    recipes/an4_streaming/conf/transducer_teacher.yaml
 transducer          transducer_teacher  distill_student  transducer_lattice.yaml
 transducer_4bit     transducer          quantize_model   bits4.yaml
 transducer_100kb    transducer          quantize_model   kb100.yaml
 small               transducer_teacher  distill_student  small_lattice.yaml
+small_6bit          small               quantize_model   bits6.yaml
 small_64kb          small               quantize_model   kb64.yaml
 "
 elif [[ $_net != conformer ]]; then
