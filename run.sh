@@ -96,7 +96,8 @@ expand "$prepare"
 task 0 prepare --needs ${corpus_dir:+"$corpus_dir"} --conf "${yamls[@]}" --lists "$data/corpus_files.tsv" \
   --makes "${sets[@]/%//wav.scp}" "${sets[@]/%//text}" "${unlabelled[@]/%//wav.scp}" "${word_list[@]}" "${label_list[@]}" -- \
   "${words[@]}" --out "$data" :then: python3 utils/validate_data_dir.py --audio true "${sets[@]}" \
-  ${unlabelled:+:then: python3 utils/validate_data_dir.py --audio true --text false "${unlabelled[@]}"}
+  ${unlabelled:+:then: python3 utils/validate_data_dir.py --audio true --text false "${unlabelled[@]}"
+    :then: python3 local/leaks.py --labelled "${sets[@]}" --unlabelled "${unlabelled[@]}"}
 extra_task 0 after_prepare "${sets[@]/%//text}"
 transcript_tasks
 spoken=${sets[0]} # what is trained on

@@ -30,7 +30,7 @@ from local.markers import take_apart, tell_markers
 from local.preparation import FilterConfig, reason_length, reason_text
 from local.readings import MOST_READINGS, all_readings, unreadable
 from local.rows import read_lines
-from local.text import ORDINAL, TextConfig, normalise
+from local.text import ORDINAL, TextConfig, Unsayable, normalise
 from steps.core.cli import MissingInput, UserError, add_common, make_parser, run_main, say
 from steps.core.config import check, load_config
 from steps.core.datadir import Utterance, read_data_dir, read_table, write_data_dir
@@ -39,6 +39,7 @@ from steps.core.sound import read_sound, sound_info
 from steps.core.tables import counted
 
 WORD = re.compile(r"\w{2,}")
+UNREAD = "number that cannot be read"
 CONFIDENCE = re.compile(r"0(\.\d+)?|1(\.0+)?")
 
 
@@ -143,6 +144,8 @@ def with_duration(utt: Utterance) -> Utterance:
     if utt.duration_s is not None:
         return utt
     end_s = sound_info(utt.audio).seconds if utt.end_s is None else utt.end_s
+    if end_s <= utt.start_s:
+        raise UserError(f"{utt.audio}: ends at {end_s:g} s, where {utt.utt_id} begins; mend segments")
     return replace(utt, duration_s=round((end_s - utt.start_s) / utt.speed, 6))
 
 
@@ -215,10 +218,13 @@ def main():
     add_common(parser, out="data folder to write")
     args = parser.parse_args()
     config = load_config(PseudoLabelConfig, args.options)
-    if args.agree is None and (config.readings or config.max_disagreement is not None):
+    compares = config.readings or config.max_disagreement is not None
+    if args.agree is None and compares:
         raise UserError(
             f"{args.options}: readings and max_disagreement compare with a second recogniser; name it with --agree"
         )
+    if args.agree is not None and not compares:
+        raise UserError(f"--agree: nothing compares with it; set max_disagreement or readings in {args.options}")
     if Path(args.out).resolve() == Path(args.data).resolve():
         raise UserError(f"{args.out}: is --data; choose another --out")
     others = {} if args.agree is None else read_table(args.agree)
@@ -233,12 +239,15 @@ def main():
     heard_of = heard_forms(others, [utt.text for utt in utterances], config)
     kept, dropped = [], read_dropped(args.data, marked)
     for utt in utterances:
-        heard = heard_of(utt.utt_id)
         reason = marked[utt.utt_id]
         if not reason and (number := unread(utt.text, config)):
-            reason = f"number that cannot be read: {number}"
-        utt = replace(utt, text=written(utt.text, config, heard))
-        reason = reason or reason_to_drop(utt, config, heard, words)
+            reason = f"{UNREAD}: {number}"
+        try:
+            heard = heard_of(utt.utt_id)
+            utt = replace(utt, text=written(utt.text, config, heard))
+            reason = reason or reason_to_drop(utt, config, heard, words)
+        except Unsayable as error:
+            reason = reason or f"{UNREAD}: {error}"
         if (
             not reason
             and config.min_confidence is not None

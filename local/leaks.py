@@ -1,11 +1,22 @@
-"""What must not be shared between train, dev and test: speakers and recordings."""
+"""What must not be shared between train, dev and test: speakers and recordings.
+
+    python3 local/leaks.py --labelled data/mine/train data/mine/dev data/mine/test --unlabelled data/mine/extra
+
+Readers refuse leaks before they write anything. This is for data folders that were written by hand: the recordings of
+--unlabelled must not be in another folder, and its speakers only in the first; speakers in others are said, not refused.
+"""
 
 import hashlib
 import math
 import operator
 import os
+import sys
+from pathlib import Path
 
-from steps.core.cli import UserError, say
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from steps.core.cli import UserError, make_parser, run_main, say
+from steps.core.datadir import read_data_dir
 from steps.core.tables import SHOWN, counted
 
 
@@ -103,3 +114,35 @@ def _shared(stretches, joins):
 def _content(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_a_size_with(utterances, others):
+    """Those whose sound files are as large as one of `others`: only they can be the same, and only they need to be read."""
+    sizes = {os.path.getsize(path) for path in {utt.audio for utt in others}}
+    alike = {path for path in {utt.audio for utt in utterances} if os.path.getsize(path) in sizes}
+    return [utt for utt in utterances if utt.audio in alike]
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--labelled", nargs="+", required=True, metavar="DIR", help="data folders; training's first")
+    parser.add_argument("--unlabelled", nargs="+", required=True, metavar="DIR", help="data folders that join training")
+    args = parser.parse_args()
+    known = {folder: read_data_dir(folder, need_text=False) for folder in args.labelled}
+    more = {folder: read_data_dir(folder, need_text=False) for folder in args.unlabelled}
+    labelled, unlabelled = sum(known.values(), []), sum(more.values(), [])
+    sets = {name: of_a_size_with(utterances, unlabelled) for name, utterances in known.items()}
+    sets |= {name: of_a_size_with(utterances, labelled) for name, utterances in more.items()}
+    same, _ = repeated_recordings(sets, dict.fromkeys(more, args.labelled[0]))
+    if same:
+        _refuse([f"{a} and {b} are the same recording" for a, b in same], "keep each in one set only")
+    held_out = {utt.speaker for folder in args.labelled[1:] for utt in known[folder]}
+    if shared := sorted({utt.speaker for utt in unlabelled} & held_out):
+        say(
+            f"{counted(len(shared), 'speaker')} of {' and '.join(more)} ({', '.join(shared[:SHOWN])}) also held out: "
+            "scores say nothing about unseen speakers"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

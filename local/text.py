@@ -173,8 +173,12 @@ def ordinal_in_words(ordinal: str) -> str:
     return num2words(int(ordinal[:-2]), to="ordinal", lang="en")
 
 
+class Unsayable(UserError):
+    """A number that num2words cannot say."""
+
+
 def in_words(number, language):
-    """Digits as words. Args: number: such as 25 or 3.5. Raises: UserError for what num2words cannot say."""
+    """Digits as words. Args: number: such as 25 or 3.5. Raises: Unsayable; UserError for a language that num2words lacks."""
     from num2words import num2words  # only here: slow to import, and seldom wanted
 
     group, point = (",", ".") if language[:2] in COMMA_GROUPS else (".", ",")
@@ -187,11 +191,11 @@ def in_words(number, language):
         return " ".join(in_words(digit, language) for digit in plain)
     remedy = "write it in words, or leave numbers out"
     if "." in plain and _code(language) in NO_DECIMALS:
-        raise UserError(f"numbers: true: num2words is wrong about decimals in {language!r}, such as {number}; {remedy}")
+        raise Unsayable(f"numbers: true: num2words is wrong about decimals in {language!r}, such as {number}; {remedy}")
     say = functools.partial(num2words, lang=language)
     try:
         return _decimal(plain, say) if "." in plain else say(int(plain))
     except NotImplementedError:
         raise UserError(f"numbers: true: num2words has no language {language!r}; leave numbers out") from None
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"numbers: true: num2words cannot say {number} in {language!r} ({error}); {remedy}") from None
+        raise Unsayable(f"numbers: true: num2words cannot say {number} in {language!r} ({error}); {remedy}") from None

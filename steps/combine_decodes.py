@@ -33,6 +33,8 @@ def merge_facts(parts: Sequence[Path]) -> dict[str, Any]:
         different = sorted(name for name in {*own, *facts[0]} - {*OWN} if own.get(name) != facts[0].get(name))
         if different:
             raise UserError(f"{part}/decode.json: {different[0]} differs from that of {parts[0].name}; {REMEDY}")
+        if odd := [name for name in COUNTS if not isinstance(own.get(name), (int, float)) or own[name] < 0]:
+            raise UserError(f"{part}/decode.json: {odd[0]} is no number from 0; {REMEDY}")
     return facts[0] | {name: round(sum(own[name] for own in facts), 2) for name in COUNTS}
 
 

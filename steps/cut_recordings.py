@@ -41,12 +41,14 @@ def main() -> None:
     recogniser = frame_recogniser(args.model, args.num_threads)
     tokenizer = load_tokenizer(args.model)
     factor = output_factor(recogniser)
-    pieces, scores, dropped, reported_s = [], [], [], time.monotonic()
+    pieces, scores, reported_s = [], [], time.monotonic()
+    dropped: list[tuple[str, str]] = []
+    left_whole: list[tuple[str, str]] = []
     for number, utt in enumerate(utterances, start=1):
         try:
             found = cut(utt, recogniser, factor, tokenizer, args)
         except CannotAlign as error:
-            dropped.append((utt.utt_id, str(error)))
+            (left_whole if args.whole else dropped).append((utt.utt_id, str(error)))
             found = []
         if args.whole and (not found or found[0][0] is not utt):
             pieces.append(utt)
@@ -69,6 +71,9 @@ def main() -> None:
     for name, rows in (("scores.tsv", scores), ("dropped.tsv", dropped)):
         write_text(out / name, "".join("\t".join(row) + "\n" for row in rows))
     tell(args, utterances, pieces, scores, dropped)
+    if left_whole:
+        utt_id, why = left_whole[0]
+        say(f"{counted(len(left_whole), 'utterance')} could not be cut and stay whole only ({utt_id}: {why}; ...)")
 
 
 def parse_args() -> argparse.Namespace:

@@ -33,8 +33,8 @@ def main() -> None:
         if not any(utt.text for utt in utterances):
             raise UserError(f"{args.data}: no transcripts, so there are no words to compare; leave --words-of out")
         known = {word for utt in read_data_dir(args.words_of, check_audio=False) for word in utt.text.split()}
-    step = max(1, -(-len(utterances) // args.sample)) if args.sample else 1
-    audio, bad = measure_all(utterances[::step])
+    count = min(args.sample or len(utterances), len(utterances))
+    audio, bad = measure_all([utterances[i * len(utterances) // count] for i in range(count)])
     stats = summarise(str(args.data), utterances, audio, known, bad)
     write_json(Path(args.out) / "stats.json", stats)
     write_text(Path(args.out) / "stats.html", format_page(stats))

@@ -24,7 +24,7 @@ from steps.core.tables import small_number
 from steps.scoring.collect import check_inputs, decode_folder
 from steps.scoring.compare import read_both
 from steps.scoring.significance import RESAMPLES, expanded_tail, few_speakers, paired_difference
-from steps.scoring.sources import check_decoded, check_measured, count_again, read_json, read_score
+from steps.scoring.sources import check_decoded, check_measured, count_again, parent_of, read_json, read_score
 
 # resamples that have to lie beyond the end of an interval; fewer show no end
 LEAST_BEYOND = 10
@@ -32,7 +32,7 @@ LEAST_BEYOND = 10
 
 def main() -> None:
     args = parse_args()
-    baseline = args.baseline or parent_of(args.exp, args.model)
+    baseline = args.baseline or baseline_of(args.exp, args.model)
     if (Path(args.exp) / args.model).resolve() == (Path(args.exp) / baseline).resolve():
         raise UserError(f"{args.model} is the baseline itself; name another model by --baseline")
     check_inputs(args.exp, [args.model, baseline], [args.set])
@@ -84,12 +84,11 @@ def judge(good: bool, what: str, failures: list[str], facts: list[str]) -> None:
     (facts if good else failures).append(what)
 
 
-def parent_of(exp: str | Path, model: str) -> str:
-    """Name of the parent in model.json. Raises: MissingInput; UserError when there is none."""
-    path = Path(exp) / model / "model.json"
-    parent = read_json(path).get("parent") or {}
-    name = parent.get("name") if isinstance(parent, dict) else None
-    if not isinstance(name, str) or not name:
+def baseline_of(exp: str | Path, model: str) -> str:
+    """Name of the parent in model.json. Raises: MissingInput; UserError when there is none, or another by now."""
+    name = parent_of(exp, model)
+    if name is None:
+        path = Path(exp) / model / "model.json"
         raise UserError(f"{path}: names no parent; name the model to compare {model} with by --baseline")
     return name
 

@@ -108,6 +108,7 @@ def score(folder: Path, kind: str, utterances: Sequence[Utterance], set_name: st
         {
             "kind": kind,
             "rate": RATES[unit],
+            "fold": fold,
             "set": set_name,
             "hypotheses_sha256": sha256_file(path),
             "words": dataclasses.asdict(pool(words)),

@@ -55,7 +55,7 @@ def main() -> None:
         say(f"{snr_db} dB: {format_wer_line(pool(counts), RATES[config.unit])}")
     facts = {"ids": list(refs), "speakers": [utt.speaker for utt in utterances], "seed": args.seed, "noise": "pink"}
     words = [count.reference_length for count in counts]
-    facts |= {"words": words, "levels": levels, "files": files}
+    facts |= {"words": words, "levels": levels, "files": files, "fold": config.fold}
     write_json(out / "noise.json", {"set": Path(args.data).name, **facts})
 
 

@@ -13,6 +13,7 @@ one run in the place of two seeds. Writes summary.md and summary.json.
 import argparse
 import dataclasses
 import itertools
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ from steps.scoring.compare import parse_pairs, read_both
 from steps.scoring.details import interval_text
 from steps.scoring.escape import markdown, markdown_table
 from steps.scoring.runs import Spread, over_folds, over_seeds
-from steps.scoring.sources import check_decoded, check_settings, read_json, read_score
+from steps.scoring.significance import few_speakers
+from steps.scoring.sources import check_decoded, check_settings, parent_of, read_json, read_score
 
 
 def main() -> None:
@@ -35,7 +37,9 @@ def main() -> None:
     seeds = args.how == "seeds"
     page, kinds = [f"# {markdown(args.set)}, {len(args.runs)} {args.how}\n"], {}
     common = {kind: models for kind in KINDS if (models := common_models(args.runs, args.set, kind))}
-    check_runs(args, list(dict.fromkeys(itertools.chain(*common.values()))))
+    everyone = list(dict.fromkeys(itertools.chain(*common.values())))
+    args.pairs = parse_pairs(args.compare, everyone)
+    check_runs(args, everyone)
     scored = {kind: read_scores(args, kind, models) for kind, models in common.items()}
     characters = {kind: found for kind in common if (found := summarise_characters(args, common[kind], scored[kind]))}
     for kind, found in characters.items():
@@ -53,13 +57,16 @@ def main() -> None:
     if not kinds:
         raise UserError(f"no model has scores on {args.set} in all of {', '.join(args.runs)}")
     over = next(iter(next(iter(kinds.values()))["models"].values()))["interval"]["over"]
-    text = "\n".join([*page, NOTES[args.how].format(over=over)])
+    few = few_speakers(len({name for run in next(iter(scored.values())) for name in speakers_of(run)}))
+    text = "\n".join([*page, NOTES[args.how].format(over=over), *([f"{few}\n"] if few else [])])
     write_text(Path(args.out) / "summary.md", text)
     facts = {"runs": args.runs, "as": args.how, "set": args.set, "command": command_line()}
     write_json(Path(args.out) / "summary.json", facts | {"kinds": kinds, "characters": plain(characters)})
     say(f"{text}\n{len(args.runs)} {args.how} -> {args.out}/summary.md")
 
 
+# what utils/stage.py calls a finished folder in whose place another is made
+MOVED_ASIDE = re.compile(r"\.old-\d+$")
 # over: speakers, or utterances where there are too few speakers
 NOTES = {
     "seeds": "Over seeds: t interval of the mean, what chance in training makes of it. Over {over}: interval of the mean over"
@@ -95,6 +102,11 @@ def read_scores(args: argparse.Namespace, kind: str, models: Sequence[str]) -> l
     return scores
 
 
+def speakers_of(run: Mapping[str, Any]) -> list[str]:
+    """Speakers of the utterances of a run, which are those of any of its models. Args: run: scores by model."""
+    return next(iter(run.values()))["utterances"]["speakers"]
+
+
 def check_runs(args: argparse.Namespace, models: Sequence[str]) -> None:
     """Raise UserError for decodings of other files than a run has now, and for one run in the place of two seeds."""
     known: dict[tuple[tuple[str, str], ...], str] = {}
@@ -112,6 +124,7 @@ def check_runs(args: argparse.Namespace, models: Sequence[str]) -> None:
 def check_alike(args: argparse.Namespace, kind: str, models: Sequence[str]) -> None:
     """Raise UserError unless the models of all seeds, or of each fold, were decoded and scored alike."""
     runs = [[decode_folder(run, name, args.set) for name in models] for run in args.runs]
+    check_settings(sum(runs, []), kind, lists=False)
     for folders in [sum(runs, [])] if args.how == "seeds" else runs:
         check_settings(folders, kind)
         for other in folders[1:]:
@@ -136,7 +149,7 @@ def over_runs(args: argparse.Namespace, models: Sequence[str], runs: list[dict[s
     """What `over_seeds` or `over_folds` finds, with the models' differences from their parents and those of --compare."""
     parents = [(name, common_parent(args.runs, name)) for name in models]
     pairs = [(name, parent) for name, parent in parents if parent and parent in models]
-    pairs += parse_pairs(args.compare, models)
+    pairs += [(a, b) for a, b in args.pairs if a in models and b in models]
     return (over_seeds if args.how == "seeds" else over_folds)(runs, list(dict.fromkeys(pairs)), args.seed)
 
 
@@ -147,7 +160,8 @@ def common_models(runs: Sequence[str], set_name: str, kind: str) -> list[str]:
     found = []
     for run in runs:
         files = Path(run).glob(f"*/{decode_folder('', '', set_name).name}/score_{kind}.json")
-        found.append({path.parent.parent.name for path in files})
+        names = (path.parent.parent.name for path in files)
+        found.append({name for name in names if not MOVED_ASIDE.search(name)})
     report = Path(runs[0]) / "report/results.json"
     rows = read_json(report).get("rows") if report.is_file() else []
     # only the order is at stake: that of a file of another version is not looked for
@@ -158,7 +172,7 @@ def common_models(runs: Sequence[str], set_name: str, kind: str) -> list[str]:
 
 def common_parent(runs: Sequence[str], model: str) -> str | None:
     """Name of a model's parent, if it has one. Raises: MissingInput; UserError when the runs differ in it."""
-    found = [(read_json(Path(run) / model / "model.json").get("parent") or {}).get("name") for run in runs]
+    found = [parent_of(run, model) for run in runs]
     for run, name in zip(runs, found, strict=True):
         if name != found[0]:
             made = f"made of {found[0]} in {runs[0]}, of {name} in {run}"

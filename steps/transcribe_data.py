@@ -9,30 +9,34 @@ requirements-hub.txt; CTC models are imported first: steps.import_model), a Whis
 (requirements-whisper.txt). --command is run here, without a shell: it reads lines `utterance-id WAV-file` (16 bits, one channel,
 --rate) from standard input and writes lines `utterance-id text` to standard output. --out becomes a data folder with the text
 as it came; local/filter_transcripts.py brings it into the student's form and drops what is likely wrong. Utterances in which
-nothing was heard are left out and listed in dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each
-transcript's tokens, where the recogniser tells them and there is no --words: CTC models, CTranslate2. With --shard J
---num-shards N one part goes to part.J, and utils/combine_data_dir.py --parts N puts them together.
+nothing was heard, and answers that cannot be a transcript (with control characters or `<s>`), are left out and listed in
+dropped.tsv. utt2confidence holds the geometric mean of the probabilities of each transcript's tokens, where the recogniser
+tells them and there is no --words: CTC models, CTranslate2. With --shard J --num-shards N one part goes to part.J, and
+utils/combine_data_dir.py --parts N puts them together.
 """
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import soundfile
 
 from steps.core.cli import UserError, add_common, make_parser, parse_count, run_main, say
+from steps.core.datacheck import transcript_problem
 from steps.core.datadir import Utterance, read_data_dir, write_data_dir
 from steps.core.outdir import write_json, write_text
 from steps.core.shards import add_shard_options, own_part
 from steps.core.tables import PART_FILE, counted, write_table
-from steps.deploy.recognition import decode_all, open_inputs
+from steps.deploy.recognition import decode_all, hear
 from steps.deploy.runtimes import RUNTIMES, load_recogniser, runtime_of
 
 REASON = "nothing recognised"
@@ -59,19 +63,21 @@ def main() -> None:
         (out / name).unlink(missing_ok=True)
     confidences: dict[str, float] = {}
     texts = hear_with_command(args, utterances) if args.command else hear_with_model(args, utterances, confidences)
-    heard = [dataclasses.replace(utt, text=texts[utt.utt_id]) for utt in utterances if texts[utt.utt_id]]
-    dropped = [utt.utt_id for utt in utterances if not texts[utt.utt_id]]
+    # one odd answer must not lose all others
+    dropped = {utt_id: why for utt_id, text in texts.items() if (why := transcript_problem(text) if text else REASON)}
+    heard = [dataclasses.replace(utt, text=texts[utt.utt_id]) for utt in utterances if utt.utt_id not in dropped]
+    shown = ", ".join(f"{why}: {count}" for why, count in Counter(dropped.values()).most_common())
     if not heard and args.num_shards == 1:
-        raise UserError(f"{args.data}: nothing was recognised in any of {counted(len(utterances), 'utterance')}")
+        raise UserError(f"{args.data}: no transcript of any of {counted(len(utterances), 'utterance')} ({shown})")
     if heard:
         write_data_dir(out, heard)
         if confidences:
             write_table(out / CONFIDENCE, {utt.utt_id: f"{confidences.get(utt.utt_id, 0.0):.4f}" for utt in heard})
-    write_text(out / "dropped.tsv", "".join(f"{utt_id}\t{REASON}\n" for utt_id in dropped))
+    write_text(out / "dropped.tsv", "".join(f"{utt_id}\t{why}\n" for utt_id, why in dropped.items()))
     if args.num_shards > 1:
         ids = hashlib.sha256("\n".join(utt.utt_id for utt in everything).encode()).hexdigest()
         write_json(out / PART_FILE, {"parts": args.num_shards, "ids_sha256": ids})
-    left_out = f"; {len(dropped)} left out: {REASON}" if dropped else ""
+    left_out = f"; left out {shown}" if dropped else ""
     say(f"{out}: transcripts of {counted(len(heard), 'utterance')}{left_out}")
 
 
@@ -131,7 +137,8 @@ def hear_with_model(
             recogniser.use_language(args.language)
         if args.words and recogniser.use_words(args.words, args.model) is None:
             raise UserError(f"{args.model}: {runtime} cannot be limited to a word list; leave out --words")
-        inputs = open_inputs(recogniser, args.data, list(utterances), args.model)
+        # not feats.scp: it may be older than the sound, or of another model
+        inputs = functools.partial(hear, recogniser)
         say(
             f"transcribing {counted(len(utterances), 'utterance')} of {args.data} with {args.model} by {runtime} on {device}"
         )

@@ -144,6 +144,24 @@ def test_program(exp, monkeypatch):
     assert 0 < ratio["low"] <= ratio["times_faster"] <= ratio["high"]  # which one is faster is the machine's affair
 
 
+def test_what_fills_no_frame_is_not_timed(exp, monkeypatch, tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.full(100, 0.1), 16000)
+    short = Utterance("s-0", "s", "a", str(tmp_path / "short.wav"))
+    for more, said in (
+        ([Utterance("s-1", "s", "a", str(exp / "1.wav"))], None),
+        ([], "none of 1 utterance is as long"),
+    ):
+        write_data_dir(tmp_path / "data", [short, *more])
+        words = ("--models", exp / "small/export", "--data", tmp_path / "data", "--out", tmp_path / "b.json")
+        if said:
+            with pytest.raises(UserError, match=said):
+                run(monkeypatch, *words)
+            continue
+        run(monkeypatch, *words)
+        settings = json.loads((tmp_path / "b.json").read_text())["settings"]
+        assert (settings["utterances"], settings["audio_s"]) == (1, 1.0)
+
+
 def test_a_streaming_model_gets_its_features_chunk_by_chunk(exp, monkeypatch):
     """By a clock that counts how often features are computed. A second is 100 frames; chunks read 16 and more, and advance by 16."""
     sizes = {"d_model": 16, "context": 3, "block": {"units": 8}, "streaming": {"chunk_ms": 160}}

@@ -121,6 +121,7 @@ def test_what_is_cut_can_stay_whole_too(bench):
         whole.utt_id == "s-1" and whole.text == " ".join(words) and whole.end_s == read_data_dir(out / "../in")[0].end_s
     )
     assert len(pieces) > 1 and " ".join(piece.text for piece in pieces).split() == words
+    assert (out / "dropped.tsv").read_text() == ""
     with pytest.raises(UserError, match="no utterance has a pause to be cut in"):
         bench(["abcabcabc"], [0.4], "--max-s", 1.5, "--whole", "true")
     with pytest.raises(UserError, match="no utterance has a pause to be cut in"):

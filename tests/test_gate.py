@@ -221,7 +221,7 @@ GREEDY, SCORE, DECODE = "greedy.txt", "score_greedy.json", "decode.json"
         (SCORE, lambda path: damage(path, set_row("words", 0, 80)), "counts of words that are not those"),
         (SCORE, lambda path: damage(path, lambda c: c["words"].update(errors=3)), "words that do not add up"),
         (SCORE, lambda path: damage(path, lambda c: c.update(chars=7)), "chars that do not add up"),
-        (SCORE, lambda path: damage(path, lambda c: c.update(rate="CER")), "not scored alike"),
+        (SCORE, lambda path: damage(path, lambda c: c.update(rate="CER")), "other units or words to fold"),
         (SCORE, lambda path: damage(path, lambda c: c.update(set="dev")), "not scored alike"),
         ("../model.json", lambda path: path.write_text('{"parent": "parent"}'), "names no parent"),
         ("../model.json", lambda path: path.write_text('{"parent": {"name": 5}}'), "names no parent"),

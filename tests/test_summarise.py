@@ -77,6 +77,54 @@ def test_characters_are_summed_up_where_they_are_wanted(tmp_path, monkeypatch, h
     assert page.index("## greedy, characters") < page.index("| CER") < page.index("## greedy\n") < page.index("| WER")
 
 
+def test_what_was_moved_aside_is_no_model(tmp_path, monkeypatch):
+    runs = [make_run(tmp_path, f"m{wrong}", wrong) for wrong in (2, 3)]
+    for folder in runs:
+        shutil.copytree(folder / "child", folder / "child.old-1")
+    assert set(run(monkeypatch, tmp_path / "out", "seeds", *runs)["kinds"]["greedy"]["models"]) == {"parent", "child"}
+
+
+def test_a_pair_counts_where_both_have_the_kind(tmp_path, monkeypatch):
+    """A transducer and a CTC model have kinds of decoding that the other lacks."""
+    runs = [make_run(tmp_path, f"k{wrong}", wrong) for wrong in (2, 3)]
+    for folder in runs:
+        place = folder / "parent/decode_test_onnx"
+        shutil.copy(place / "greedy.txt", place / "lexicon.txt")
+        ids = [line.split()[0] for line in (place / "lexicon.txt").read_text().splitlines()]
+        score(place, "lexicon", [Utterance(one, one.rpartition("-")[0], "yes", "x") for one in ids], "test")
+    pair = ["--compare", "parent:child"]
+    kinds = run(monkeypatch, tmp_path / "out", "seeds", *runs, options=pair)["kinds"]
+    assert len(kinds["greedy"]["differences"]) == 2 and kinds["lexicon"]["differences"] == []
+    with pytest.raises(UserError, match="'nobody' is not among the models"):
+        run(monkeypatch, tmp_path / "out", "seeds", *runs, options=["--compare", "parent:nobody"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"word_score": 1.0}, "word_score"), ({"fold": {"a": "b"}}, "words to fold")]
+)
+def test_folds_are_decoded_with_the_same_settings(tmp_path, monkeypatch, settings, said):
+    """But with lists of their own."""
+    runs = [make_run(tmp_path, f"f{i}", 2, prefix=f"f{i}-s") for i in (1, 2)]
+    for number, folder in enumerate(runs):
+        for place in folder.glob("*/decode_test_onnx"):
+            (place / "greedy.txt").rename(place / "lexicon.txt")
+            (place / "score_greedy.json").unlink()
+            ids = [line.split()[0] for line in (place / "lexicon.txt").read_text().splitlines()]
+            for own in ({}, settings) if number else ({},):
+                write_json(
+                    place / "decode.json",
+                    {"words": {"count": number}, "settings": {"word_score": 0.0, "fold": {}, **own}},
+                )
+                score(place, "lexicon", [Utterance(one, one.rpartition("-")[0], "yes", "x") for one in ids], "test")
+    with pytest.raises(UserError, match=f"lexicon: decoded with different {said}; decode both again"):
+        run(monkeypatch, tmp_path / "out", "folds", *runs)
+    for place in runs[1].glob("*/decode_test_onnx"):
+        write_json(place / "decode.json", {"words": {"count": 1}, "settings": {"word_score": 0.0, "fold": {}}})
+        ids = [line.split()[0] for line in (place / "lexicon.txt").read_text().splitlines()]
+        score(place, "lexicon", [Utterance(one, one.rpartition("-")[0], "yes", "x") for one in ids], "test")
+    assert run(monkeypatch, tmp_path / "out", "folds", *runs)["kinds"]["lexicon"]
+
+
 def test_folds_are_pooled(tmp_path, monkeypatch):
     runs = [make_run(tmp_path, f"f{i}", wrong, prefix=f"f{i}-s") for i, wrong in enumerate((2, 3, 4))]
     found = run(monkeypatch, tmp_path / "out", "folds", *runs)["kinds"]["greedy"]
@@ -93,7 +141,8 @@ def test_what_intervals_are_over_is_named(tmp_path, monkeypatch, speakers, over)
     run(monkeypatch, tmp_path / "out", "folds", *runs)
     page = (tmp_path / "out" / "summary.md").read_text()
     assert page.count(f"| {over} |") == 2 and f"Intervals are over the {over.split()[1]} of all folds" in page
-    assert ("speakers" in page) == ("speakers" in over)
+    assert ("speakers of all" in page) == ("speakers" in over)
+    assert ("cover these voices only" in page) == (3 * speakers < 5)
 
 
 def test_runs_without_a_common_model_are_refused(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_a_program_hears_each_utterance_alone(monkeypatch, data):
         ("print('a-1 x')", "wrote no line for 2 utterances: a-2 b-1"),
         ("print('a-1 x\\na-1 y')", "line 2 of its output: 'a-1' is there twice"),
         ("print('c-9 x')", "line 1 of its output: 'c-9' was not asked about"),
-        ("print('a-1\\na-2\\nb-1')", "nothing was recognised in any of 3 utterances"),
+        ("print('a-1\\na-2\\nb-1')", "no transcript of any of 3 utterances .nothing recognised: 3."),
     ],
 )
 def test_a_program_that_does_not_keep_to_the_rules(monkeypatch, data, script, said):
@@ -244,3 +244,25 @@ def test_exactly_one_source(monkeypatch, data):
     for options in ([], ["--model", "m", "--command", "c"]):
         with pytest.raises(SystemExit):
             run(monkeypatch, data, *options)
+
+
+def test_an_answer_that_cannot_be_a_transcript_loses_itself_alone(monkeypatch, data, capsys):
+    answers = {"a-1": "one", "a-2": "two \x07", "b-1": "<s> three"}
+    script = f"import sys\nfor line in sys.stdin: print(line.split()[0], {answers!r}[line.split()[0]])\n"
+    run(monkeypatch, data, *by_command(data, script))
+    out = data.parent / "heard"
+    assert {utt.utt_id: utt.text for utt in read_data_dir(out)} == {"a-1": "one"}
+    rows = dict(line.split("\t") for line in (out / "dropped.tsv").read_text().splitlines())
+    assert "control character '\\x07'" in rows["a-2"] and "the word <s>" in rows["b-1"]
+    assert "transcripts of 1 utterance; left out control character" in capsys.readouterr().out
+
+
+def test_sound_is_heard_not_older_features(monkeypatch, data):
+    """Those in feats.scp may be of the sound as it was, or of settings that the recogniser does not know."""
+    (data / "feats.scp").write_text("".join(f"{utt_id} nowhere.ark:1\n" for utt_id in ("a-1", "a-2", "b-1")))
+    parrot = Polyglot()
+    parrot.hears, parrot.language = "features", "frames"
+    monkeypatch.setattr(transcribe_data, "runtime_of", lambda *_: "sherpa-onnx")
+    monkeypatch.setattr(transcribe_data, "load_recogniser", lambda *_, **__: parrot)
+    run(monkeypatch, data, "--model", "m")
+    assert len(read_data_dir(data.parent / "heard")) == 3

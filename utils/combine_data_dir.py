@@ -12,6 +12,7 @@ A file that not all of them have (text, utt2dur, feats.scp, ...) is left out, an
 others get some as long as their recordings; then a recording id that an earlier folder has for another file gets a number.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -68,11 +69,10 @@ def with_segments(folders):
     if not any("segments" in tables for tables in folders):
         return folders
     made, files = [], {}
-    for number, tables in enumerate(folders, 1):
+    for tables in folders:
         whole = {utt: f"{utt} 0 {TO_THE_END}" for utt in tables["utt2spk"]}
         tables = {"segments": Table(tables["utt2spk"].path, whole)} | tables
-        recordings = tables["wav.scp"].items()
-        ids = {key: key if files.setdefault(key, audio) == audio else f"{key}-{number}" for key, audio in recordings}
+        ids = _free_names(tables["wav.scp"], files)
         cut = ((utt, *BLANK.split(value, 1)) for utt, value in tables["segments"].items())
         limits = ((utt, f"{ids[key]} {times}") for utt, key, times in cut)
         tables["segments"] = Table(tables["segments"].path, limits)
@@ -80,6 +80,24 @@ def with_segments(folders):
             tables[name] = Table(tables[name].path, ((ids[key], value) for key, value in tables[name].items()))
         made.append(tables)
     return made
+
+
+def _free_names(recordings, files):
+    """Names for the recordings of one more folder: their own, or with the first number that no other file has.
+
+    Args:    recordings: id -> file, of the folder.   files: the same of all folders before; grows.
+    Returns: id -> name.
+    """
+    names = {}
+    for key, audio in recordings.items():
+        name = key
+        for number in itertools.count(2):
+            # neither what an earlier folder calls another file, nor what this one does
+            if files.get(name, audio) == audio and (name == key or name not in recordings):
+                break
+            name = f"{key}-{number}"
+        names[key], files[name] = name, audio
+    return names
 
 
 def copied(tables, number):

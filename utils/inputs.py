@@ -6,6 +6,7 @@ import json
 import os
 
 SHOWN = 3
+SOUND_TABLES = ("segments", "utt2spk", "utt2speed")  # beside a wav.scp
 NO_INPUT = ("__pycache__",)  # made by running a program that lies in a corpus
 
 
@@ -58,14 +59,15 @@ def foreign_state(path, leave_out=()):
 
 
 def sound_state(path):
-    """State of the sound files that a wav.scp names: size and time of each, wherever they lie."""
+    """State of what utterances sound like: size and time of each file that a wav.scp names, and what of it is theirs."""
     stamps, folder = [], os.path.dirname(path)
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             name, _, audio = line.strip().replace("\t", " ").partition(" ")
             audio = audio.strip()
             stamps.append([name, file_stamp(os.path.join(folder, audio) if audio.startswith(".") else audio)])
-    return f"sound {digest(stamps)}"
+    tables = [os.path.join(folder, name) for name in SOUND_TABLES]
+    return f"sound {digest([stamps, [file_digest(table) for table in tables if os.path.isfile(table)]])}"
 
 
 def tree(path, leave_out=()):

@@ -128,10 +128,13 @@ stress_task() {
 # transcribed, too, so that the errors of such transcripts are known.
 transcript_tasks() {
   if ((${#unlabelled[@]} == 0)); then
-    [[ -z $transcribe_command$transcribe_words ]] || usage_error "transcribe_command and transcribe_words are for unlabelled_sets, and there are none"
+    for key in transcribe_{with,command,check,words,language}; do
+      [[ -z ${!key} ]] || usage_error "$key is for unlabelled_sets, and there are none"
+    done
+    ((labelled_copies == 1)) || usage_error "labelled_copies is for unlabelled_sets, and there are none"
     return 0
   fi
-  local set by key needs options copies=() joined=("$data/$train_set")
+  local set by key needs options compares='' copies=() joined=("$data/$train_set")
   [[ -n $transcribe_with || -n $transcribe_command ]] ||
     usage_error "unlabelled_sets: name the recogniser that transcribes them with transcribe_with, or a program with transcribe_command"
   [[ -z $transcribe_with || -z $transcribe_command ]] || usage_error "transcribe_with and transcribe_command: give one of them"
@@ -143,12 +146,15 @@ transcript_tasks() {
   ((labelled_copies == 1)) || copies=(--copies "$labelled_copies")
   transcripts=$(conf_file "$transcripts")
   for key in readings max_disagreement; do
-    [[ -z $transcribe_check ]] || break
     case $(top_value $key "$transcripts") in
       '' | null | '~' | [Ff]alse | no | off) ;;
-      *) usage_error "$transcripts: readings and max_disagreement compare with a second recogniser; name it with transcribe_check" ;;
+      *) compares=$key ;;
     esac
   done
+  [[ -z $compares || -n $transcribe_check ]] ||
+    usage_error "$transcripts: readings and max_disagreement compare with a second recogniser; name it with transcribe_check"
+  [[ -n $compares || -z $transcribe_check ]] ||
+    usage_error "transcribe_check: nothing compares what it hears; set max_disagreement or readings in $transcripts"
   for set in $unlabelled_sets "$dev_set"; do
     needs=() options=(${transcribe_check:+--agree "$data/transcripts/$set.check/text"})
     for by in with ${transcribe_check:+check}; do
@@ -157,11 +163,11 @@ transcript_tasks() {
     done
     if [[ $set == "$dev_set" ]]; then options+=(--truth "$dev"); else joined+=("$data/transcripts/$set"); fi
     heard+=("$data/transcripts/$set/transcripts.json")
-    task 0 "filter_$set" --needs "${needs[@]}" --conf "$transcripts" --makes "$data/transcripts/$set"/{text,transcripts.json} -- \
+    task 0 "filter_$set" --needs "${needs[@]}" --conf "$transcripts" --makes "$data/transcripts/$set"/{text,wav.scp,transcripts.json} -- \
       python3 local/filter_transcripts.py --data "$data/transcripts/$set.with" --options "$transcripts" "${options[@]}" --out "$data/transcripts/$set"
   done
   sets[0]=$data/${train_set}_all train=$data/${train_set}_all_sp
-  task 0 join_labelled --needs "${joined[@]/%//text}" --makes "${sets[0]}/text" "${sets[0]}/wav.scp" -- \
+  task 0 join_labelled --needs "${joined[@]/%//text}" "${joined[@]/%//wav.scp}" ${after_prepare:+@after_prepare} --makes "${sets[0]}/text" "${sets[0]}/wav.scp" -- \
     python3 utils/combine_data_dir.py "${sets[0]}" "${joined[@]}" "${copies[@]}"
 }
 
@@ -186,8 +192,8 @@ hear_task() { # SET with|check
     fi
     asked+=(${transcribe_words:+--words "$transcribe_words"})
   fi
-  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" ${!by:+"${!by}"} ${transcribe_words:+"$transcribe_words"} "${files[@]}" --sounds "$data/$1/wav.scp" \
-    --makes "$out/text" --parallel -- \
+  task 0 "hear_$1_$2" --needs "$data/$1/wav.scp" ${after_prepare:+@after_prepare} ${!by:+"${!by}"} ${transcribe_words:+"$transcribe_words"} \
+    "${files[@]}" --sounds "$data/$1/wav.scp" --makes "$out/text" --parallel -- \
     "JOB=1:{nj}" python3 -m steps.transcribe_data "${who[@]}" --data "$data/$1" --out "$out" --shard JOB --num-shards "{nj}" \
     --num-threads 1 --device "$device" "${asked[@]}" :then: \
     python3 utils/combine_data_dir.py "$out" --parts "{nj}"

@@ -130,17 +130,20 @@ def speakers_in_order(utt2spk: Mapping[str, str]) -> bool:
 
 def _text_problems(tables):
     for utt, text in tables["text"].items():
-        if not text:
-            what = f"the transcript of {utt!r} is empty"
-        elif STRANGE_SPACE.search(text):
-            what = "white space other than blank and tab in the transcript"
-        elif control := CONTROL.search(text):
-            what = f"control character {control[0]!r} in the transcript"
-        elif refused := REFUSED_WORDS.intersection(text.split()):
-            what = f"Kaldi does not allow the word {min(refused)} in a transcript"
-        else:
-            continue
-        yield Problem(_where(tables["text"], utt), what, (utt,))
+        what = transcript_problem(text) if text else f"the transcript of {utt!r} is empty"
+        if what:
+            yield Problem(_where(tables["text"], utt), what, (utt,))
+
+
+def transcript_problem(text: str) -> str:
+    """Why a text cannot stand in a data folder, in a few words; empty: it can."""
+    if STRANGE_SPACE.search(text):
+        return "white space other than blank and tab in the transcript"
+    if control := CONTROL.search(text):
+        return f"control character {control[0]!r} in the transcript"
+    if refused := REFUSED_WORDS.intersection(text.split()):
+        return f"Kaldi does not allow the word {min(refused)} in a transcript"
+    return ""
 
 
 def _number_problems(tables):

@@ -89,6 +89,8 @@ def summarise(
     speakers: dict[str, float] = defaultdict(float)
     for utt in utterances:
         speakers[utt.speaker] += seconds.get(utt.utt_id, 0.0) / 60
+    # of the lengths of a sample, the sum is not that of the set
+    whole = len(seconds) == len(utterances)
     unknown = None if known is None else Counter({word: n for word, n in tokens.items() if word not in known})
     values = {
         "seconds": list(seconds.values()),
@@ -96,13 +98,14 @@ def summarise(
         "chars_per_s": [len(u.text.replace(" ", "")) / seconds[u.utt_id] for u in texts if seconds.get(u.utt_id)],
         "level_dbfs": [item["level_dbfs"] for item in audio],
         "snr_db": [item["snr_db"] for item in audio if item["snr_db"] is not None],
-        "per_speaker": list(speakers.values()),
+        "per_speaker": list(speakers.values()) if whole else [],
     }
     return {
         "name": name,
         "utterances": len(utterances),
         "speakers": len(speakers),
-        "hours": sum(seconds.values()) / 3600,
+        "hours": sum(seconds.values()) / 3600 if whole else None,
+        "lengths_known": len(seconds),
         "words": tokens.total(),
         "distinct_words": len(tokens),
         "characters": dict(chars.most_common()),
@@ -136,10 +139,11 @@ def histogram(values: Sequence[float], bins: int = 30) -> dict[str, list[float]]
 
 def facts(stats: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text of every single figure."""
+    hours = f"unknown: lengths of {stats['lengths_known']:,} of {stats['utterances']:,} utterances are known"
     rows = [
         ("utterances", f"{stats['utterances']:,}"),
         ("speakers", f"{stats['speakers']:,}"),
-        ("hours", f"{stats['hours']:.2f}"),
+        ("hours", hours if stats["hours"] is None else f"{stats['hours']:.2f}"),
     ]
     if stats["words"]:
         rows.append(("words", f"{stats['words']:,}, {stats['distinct_words']:,} different ones"))

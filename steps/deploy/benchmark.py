@@ -17,6 +17,7 @@ import torch
 from steps.core.cli import UserError
 from steps.core.datadir import Utterance
 from steps.core.exports import model_hashes, onnx_bytes, shipped_bytes
+from steps.core.tables import counted
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features, utterance_samples
 from steps.data.online_features import chunk_by_chunk
@@ -179,7 +180,7 @@ def benchmark(
         bases = {reference} | (set(folders) & {float_parent(folder)})
         models[name]["ratios"] = ratio_rows(name, sorted(bases - {name}), passes, models)
     settings: dict[str, Any] = {"num_threads": 1, "all_threads": cores, "repeats": repeats}
-    settings |= {"utterances": len(utterances)}
+    settings |= {"utterances": len(values)}
     settings |= {"audio_s": round(audio_s, 2), "seed": seed, "reference": reference}
     return {"settings": settings, "models": models}
 
@@ -187,9 +188,17 @@ def benchmark(
 def read_inputs(
     recognisers: Iterable[Recogniser], utterances: Sequence[Utterance]
 ) -> tuple[dict[FeatureConfig, list[np.ndarray]], dict[FeatureConfig, list[torch.Tensor]]]:
-    """Read what is timed. Returns: (T, D) features by their settings, (S,) samples by the same settings."""
+    """Read what is timed; utterances that fill no frame are left out, as nothing is computed of them.
+
+    Returns: (T, D) features by their settings, (S,) samples by the same settings.   Raises: UserError where none is left.
+    """
     configs = dict.fromkeys(recogniser.features for recogniser in recognisers)
-    samples = {config: [utterance_samples(utt, config.sample_rate_hz) for utt in utterances] for config in configs}
+    read = {config: [utterance_samples(utt, config.sample_rate_hz) for utt in utterances] for config in configs}
+    least = {config: config.frame_length_ms / 1000 * config.sample_rate_hz for config in configs}
+    kept = [i for i in range(len(utterances)) if all(len(read[config][i]) >= least[config] for config in configs)]
+    if not kept:
+        raise UserError(f"none of {counted(len(utterances), 'utterance')} is as long as a frame; nothing can be timed")
+    samples = {config: [values[i] for i in kept] for config, values in read.items()}
     return {c: [compute_features(s, c).numpy() for s in values] for c, values in samples.items()}, samples
 
 

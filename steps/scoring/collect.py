@@ -11,7 +11,7 @@ from steps.core.tables import counted
 from steps.scoring.history import mean_bits
 from steps.scoring.results import RUNTIMES, UNITS, Agreement, NoiseScore, ResultRow, Score
 from steps.scoring.significance import Interval, wer_interval
-from steps.scoring.sources import check_decoded, check_measured, check_settings, read_json, read_score
+from steps.scoring.sources import check_decoded, check_measured, check_settings, parent_of, read_json, read_score
 from steps.scoring.wer import percent, read_hypotheses
 
 BENCHMARK_KEYS = ("rtf", "rtf_with_features", "macs_per_second")
@@ -99,7 +99,7 @@ def collect_row(exp: str | Path, model: str, set_name: str, benchmark: Mapping[s
     return ResultRow(
         model=model,
         set=set_name,
-        parent=(spec.get("parent") or {}).get("name"),
+        parent=parent_of(exp, model),
         step=spec.get("step"),
         head=spec.get("head"),
         parameters=spec["parameters"],
@@ -176,9 +176,27 @@ def read_noise(exp: str | Path, model: str, set_name: str) -> tuple[dict[str, An
     if not path.is_file():
         return None, []
     content = read_json(path)
+    if what := noise_fault(content, set_name):
+        raise UserError(f"{path}: {what}; run steps.stress again")
     words, speakers = content["words"], content["speakers"]
     scores = [
         NoiseScore(level["snr_db"], sum(level["errors"]), sum(words), wer_interval(level["errors"], words, speakers))
         for level in content["levels"]
     ]
     return content, scores
+
+
+def noise_fault(content: Mapping[str, Any], set_name: str) -> str | None:
+    """What does not fit within the content of a noise.json, or None."""
+    if content.get("set") != set_name:
+        return f"of set {content.get('set')!r}, not {set_name}"
+    columns: list[Any] = [content.get(name) for name in ("ids", "speakers", "words")]
+    levels = content.get("levels")
+    if not isinstance(levels, list) or not all(isinstance(level, dict) and "snr_db" in level for level in levels):
+        return "has no levels of noise"
+    columns += [level.get("errors") for level in levels]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return "has columns of unequal length"
+    if not all(type(number) is int and number >= 0 for column in columns[2:] for number in column):
+        return "has counts that are none"
+    return None if sum(columns[2]) else "has no words"

@@ -217,7 +217,9 @@ def size_lines(info: TestSet, rate: str = "WER") -> list[str]:
             f"the {rate} held the truth in {info.coverage_percent:.1f} %."
         )
     if info.smallest_detectable is not None:
-        lines.append(f"This set cannot show a difference below {info.smallest_detectable:.2f} points (80 % power).")
+        lines.append(
+            f"A difference below {info.smallest_detectable:.2f} points would be found in fewer than four of five such sets."
+        )
     return lines
 
 

@@ -36,8 +36,24 @@ def _refuse(name):
     raise ValueError(f"{name} is no number")
 
 
+def parent_of(exp: str | Path, model: str) -> str | None:
+    """Name of the model that another was made of; None where there is none, as of what was trained from nothing.
+
+    Raises: MissingInput; UserError when the experiment folder has another model of that name now.
+    """
+    path = Path(exp) / model / "model.json"
+    parent = read_json(path).get("parent")
+    if not isinstance(parent, dict) or not isinstance(name := parent.get("name"), str) or not name:
+        return None
+    there = Path(exp) / name / "model.json"
+    recorded, now = parent.get("weights_sha256"), read_json(there).get("weights_sha256") if there.is_file() else None
+    if recorded and now and recorded != now:
+        raise UserError(f"{path}: {model} was made of another {name} than there is now; make {model} again")
+    return name
+
+
 def read_score(folder: Path, kind: str) -> dict:
-    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old, damaged, or the hypotheses changed since."""
+    """Content of score_KIND.json. Raises: MissingInput; UserError when it is old, damaged, or of other hypotheses or settings."""
     path, hyps = folder / f"score_{kind}.json", folder / f"{kind}.txt"
     content = read_json(path)
     if not hyps.is_file() or content.get("hypotheses_sha256") != sha256_file(hyps):
@@ -49,6 +65,9 @@ def read_score(folder: Path, kind: str) -> dict:
         raise UserError(f"{folder}: score_{kind}.json: no such rate: {rate!r}; run steps.score again")
     if what := score_fault(content):
         raise UserError(f"{path}: damaged ({what}); run steps.score again")
+    unit, fold = read_units(folder)
+    if (RATES[unit], fold) != (rate, content.get("fold", fold)):
+        raise UserError(f"{path}: decode.json has other units or words to fold since then; run steps.score again")
     return content
 
 
@@ -83,36 +102,54 @@ def read_facts(folder: Path) -> dict:
 
 def read_units(folder: Path) -> tuple[str, dict]:
     """What is counted, as the settings of the decoding say. Returns: (unit, words to fold)."""
+    settings = read_settings(folder)
+    unit, fold = settings.get("unit", "word"), settings.get("fold", {})
+    if unit not in RATES or not isinstance(fold, dict):
+        raise UserError(
+            f"{folder}/decode.json: no such unit or words to fold: {unit!r}, {fold!r}; run steps.decode again"
+        )
+    return unit, fold
+
+
+def read_settings(folder: Path) -> dict:
+    """Settings of a decoding; empty where they are not recorded. Raises: UserError."""
     settings = read_facts(folder).get("settings", {})
-    return settings.get("unit", "word"), settings.get("fold", {})
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder}/decode.json: settings are {settings!r}; run steps.decode again")
+    return settings
 
 
 def wants_characters(folder: Path) -> bool:
     """Whether the rate of characters is to stand beside that of words, as the settings of the decoding say."""
-    return bool(read_facts(folder).get("settings", {}).get("cer", False))
+    return bool(read_settings(folder).get("cer", False))
 
 
-def check_settings(folders: Iterable[Path], kind: str) -> None:
+def check_settings(folders: Iterable[Path], kind: str, lists: bool = True) -> None:
     """Refuse decodings of one kind whose settings or lists differ. Graphs are made for each model's own units.
 
-    What one of them does not record, as those without decode.json, is not compared.   Raises: UserError.
+    What one of them does not record, as those without decode.json, is not compared.
+
+    Args:   lists: whether the lists of words and labels must be the same, too: folds have their own.
+    Raises: UserError.
     """
     known: dict[str, tuple[Path, Any]] = {}
     for folder in folders:
-        for what, value in _settings_of(folder, kind).items():
+        for what, value in _settings_of(folder, kind, lists).items():
             other, first = known.setdefault(what, (folder, value))
             if value != first:
                 raise UserError(f"{other} and {folder}: {kind}: decoded with different {what}; decode both again")
 
 
-def _settings_of(folder, kind):
-    facts = read_facts(folder)
-    found = {
-        "lexicon": {"word lists": facts.get("words"), "word_score": facts.get("settings", {}).get("word_score")},
-        "one_of": {"lists of labels": facts.get("labels")},
-        "beam": {"widths of the beam": facts.get("beam")},
-    }
-    return {what: value for what, value in found.get(kind, {}).items() if value is not None}
+def _settings_of(folder, kind, lists):
+    facts, settings = read_facts(folder), read_settings(folder)
+    found = {"units": settings.get("unit"), "words to fold": settings.get("fold")}
+    if kind == "lexicon":
+        found |= {"word_score": settings.get("word_score")} | ({"word lists": facts.get("words")} if lists else {})
+    elif kind == "one_of" and lists:
+        found["lists of labels"] = facts.get("labels")
+    elif kind == "beam":
+        found["widths of the beam"] = facts.get("beam")
+    return {what: value for what, value in found.items() if value is not None}
 
 
 def read_counted(folder: Path, kind: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from steps.core.cli import UserError
+from steps.core.cli import MissingInput, UserError
 from steps.scoring.collect import read_scores
 from steps.scoring.details import Cells, factor, number
 from steps.scoring.results import StreamingRow
@@ -44,6 +44,8 @@ def _rows(exp: Path, model: str, set_name: str) -> list[StreamingRow]:
     for chunk_ms in chunk_lengths(exp, model, set_name):
         folder, export = decode_folder(exp, model, set_name, chunk_ms), exp / model / f"export_chunk_{chunk_ms}"
         check_decoded(folder, export, strict=True)
+        if not (folder / "score_greedy.json").is_file():
+            raise MissingInput(f"{folder}: was decoded, not scored; run steps.score")
         measured = delays = None
         if chunk_ms:
             measured = _measured(folder / "streaming.json", export, "steps.decode --streaming")

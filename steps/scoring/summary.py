@@ -40,7 +40,8 @@ def summary_sentences(results: Results, set_name: str) -> list[str]:
             else "no loss against a parent is shown"
         )
         power = [info.smallest_detectable for info in results.sets if info.name == set_name]
-        limit = f"; this set cannot show less than {power[0]:.1f} points" if power and power[0] else ""
+        few = "would be found in fewer than four of five such sets"
+        limit = f"; one below {power[0]:.1f} points {few}" if power and power[0] else ""
         sentences.append(f"Of the compressed models, {shown}{limit}.")
     return sentences
 

@@ -81,6 +81,32 @@ def test_a_set_without_transcripts_is_described_by_its_sound(folder):
     assert done.returncode and "leave --words-of out" in done.stderr.splitlines()[-1]
 
 
+def test_lengths_of_a_sample_are_not_those_of_the_set(folder):
+    for number in range(4, 9):
+        (folder / f"c-{number}.wav").write_bytes((folder / "a-1.wav").read_bytes())
+    utterances = [Utterance(f"c-{number}", "c", "x", str(folder / f"c-{number}.wav")) for number in range(4, 9)]
+    write_data_dir(folder / "data", utterances)
+    for sample, read in ((3, 3), (4, 4), (5, 5), (9, 5)):
+        command = [
+            sys.executable,
+            "-m",
+            "steps.describe_data",
+            "--data",
+            "data",
+            "--out",
+            "stats",
+            "--sample",
+            str(sample),
+        ]
+        done = subprocess.run(
+            command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=True
+        )
+        stats = json.loads((folder / "stats/stats.json").read_text())
+        assert stats["sound_read"] == read and (stats["hours"] is None) == (read < 5)
+        assert ("per_speaker" in stats["spread"]) == (read == 5)
+        assert (f"unknown: lengths of {read} of 5 utterances are known" in done.stdout) == (read < 5)
+
+
 def test_whole_numbers_are_counted_in_whole_steps():
     assert histogram([1, 1, 2, 5]) == {"edges": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5], "counts": [2, 1, 0, 0, 1]}
     wide = histogram(list(range(1, 101)))

@@ -318,3 +318,29 @@ def test_the_truth_is_that_of_the_same_utterances(monkeypatch, folder):
         path.write_text(path.read_text().replace("s-3", "s-33"))
     with pytest.raises(UserError, match="has no transcript of s-3;"):
         run(monkeypatch, folder, "--agree", folder / "other", "--truth", folder / "truth")
+
+
+def test_a_number_that_cannot_be_said_drops_its_own_transcript_alone(monkeypatch, folder):
+    """Nobody can write it in words for a recogniser."""
+    (folder / "labels.yaml").write_text("text: {language: tr, numbers: true, case: upper, markers: drop}\n")
+    text = folder / "heard/text"
+    text.write_text(text.read_text().replace("s-3 yes maybe", "s-3 saat 5.1"))
+    run(monkeypatch, folder)
+    rows = (folder / "out/dropped.tsv").read_text().splitlines()
+    assert any(row.startswith("s-3\tnumber that cannot be read: numbers: true: num2words is wrong") for row in rows)
+    (folder / "labels.yaml").write_text("text: {language: xx, numbers: true, markers: drop}\n")
+    with pytest.raises(UserError, match="no language 'xx'"):
+        run(monkeypatch, folder)
+
+
+def test_a_second_recogniser_that_nothing_compares_with_is_refused(monkeypatch, folder):
+    (folder / "labels.yaml").write_text("spell: true\n")
+    with pytest.raises(UserError, match="nothing compares with it; set max_disagreement or readings in"):
+        run(monkeypatch, folder, "--agree", folder / "other")
+
+
+def test_an_utterance_without_length_is_named(monkeypatch, tmp_path):
+    soundfile.write(tmp_path / "x.wav", [0.1] * 16000, 16000)
+    utt = Utterance("s-1", "s", "yes", str(tmp_path / "x.wav"), start_s=1.0)
+    with pytest.raises(UserError, match=r"x.wav: ends at 1 s, where s-1 begins"):
+        program.with_duration(utt)

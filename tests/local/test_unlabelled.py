@@ -3,13 +3,16 @@
 import json
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from local import prepare_librispeech
-from steps.core.datadir import read_data_dir, validate_data_dir
+from local import leaks, prepare_librispeech
+from steps.core.cli import UserError
+from steps.core.datadir import read_data_dir, validate_data_dir, write_data_dir
 from tests.local import corpora
 from tests.local.readers import prepare, refused
 from tests.made_up_recogniser import make_model_folder
@@ -135,6 +138,25 @@ def test_a_recording_of_a_labelled_set_is_refused(tmp_path, reader, name):
         options += ["--options", tmp_path / "prepare.yaml"]
     message = refused(reader, tmp_path, "--corpus-dir", tmp_path / "in", *options)
     assert "same recording" in message and f"{name}/{of_set.utt_id} and extra/" in message
+
+
+def test_a_folder_written_by_hand_is_compared_too(tmp_path, monkeypatch, capsys):
+    manifest(tmp_path / "in")
+    sets, _ = read("manifest", tmp_path, *OPTION)
+    out = tmp_path / "out"
+    labelled = [str(out / name) for name in ("train", "dev", "test")]
+    monkeypatch.setattr(sys, "argv", ["leaks", "--labelled", *labelled, "--unlabelled", str(out / "extra")])
+    leaks.main()
+    assert capsys.readouterr().out == ""
+    more, test = sets["extra"], sets["test"]
+    write_data_dir(out / "extra", [replace(more[0], speaker=test[0].speaker), *more[1:]], need_text=False)
+    leaks.main()
+    assert f"1 speaker of {out / 'extra'} ({test[0].speaker}) also held out" in capsys.readouterr().out
+    for own in (test[0], sets["train"][0]):
+        copy = str(shutil.copy(own.audio, tmp_path / "copy.wav"))
+        write_data_dir(out / "extra", [replace(more[0], audio=copy), *more[1:]], need_text=False)
+        with pytest.raises(UserError, match=f"{own.utt_id} and .*extra/{more[0].utt_id} are the same recording"):
+            leaks.main()
 
 
 def test_speakers_of_train_may_be_in_it_but_none_of_dev_or_test(tmp_path):

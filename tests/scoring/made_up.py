@@ -48,5 +48,5 @@ def make_noise(exp, name, more):
     words = [len(u.text.split()) for u in UTTERANCES]
     errors = [more * (u.speaker in ("s0", "s1", "s2")) for u in UTTERANCES]
     content = {"ids": [u.utt_id for u in UTTERANCES], "speakers": [u.speaker for u in UTTERANCES], "seed": 0}
-    content |= {"words": words, "levels": [{"snr_db": 10, "errors": errors}]}
+    content |= {"set": "test", "words": words, "levels": [{"snr_db": 10, "errors": errors}]}
     (folder / "noise.json").write_text(json.dumps(content))

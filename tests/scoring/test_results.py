@@ -14,10 +14,20 @@ from steps.deploy.recognition import write_hypotheses
 from steps.score import score
 from steps.scoring import results as schema
 from steps.scoring.collect import BENCHMARK_KEYS, collect_rows
-from steps.scoring.compare import compare, compare_in_noise, ledgers, parent_pairs, parse_pairs, read_both
+from steps.scoring.compare import (
+    compare,
+    compare_in_noise,
+    describe_set,
+    ledgers,
+    parent_pairs,
+    parse_pairs,
+    read_both,
+)
 from steps.scoring.ledger import format_ledger
 from steps.scoring.markdown import comparison_cells, result_cells
 from steps.scoring.plot import pareto_front
+from steps.scoring.significance import few_speakers
+from steps.scoring.sources import parent_of, read_score
 from steps.scoring.wer import read_hypotheses
 from tests.scoring.made_up import MODELS, UTTERANCES, make_model, make_noise
 
@@ -130,7 +140,8 @@ def test_results_of_other_files_are_refused_and_those_of_older_versions_are_told
             }
             write_hypotheses(folder, hyps, {"files": model_hashes(ran)})
         (exp / name / "decode_test_noise").mkdir()
-        noise = {"words": [1] * 8, "speakers": list("aabbccdd"), "levels": [], "files": model_hashes(export)}
+        noise = {"set": "test", "ids": list("abcdefgh"), "words": [1] * 8, "speakers": list("aabbccdd"), "levels": []}
+        noise["files"] = model_hashes(export)
         (exp / name / "decode_test_noise/noise.json").write_text(json.dumps(noise))
     assert collect_rows(exp, MODELS, ["test"], benchmark) and capsys.readouterr().out == ""
     model = exp / "student/export/model.onnx"
@@ -145,6 +156,12 @@ def test_results_of_other_files_are_refused_and_those_of_older_versions_are_told
         ("decode_test/decode.json", {"files": {"model.json": "0"}}, "of another model.json than"),
         ("decode_test/decode.json", {"hypotheses_sha256": {"greedy": "0"}}, "greedy.txt is not the one"),
         ("decode_test_noise/noise.json", {"files": {"model.onnx": "0"}}, "run steps.stress again"),
+        ("decode_test_noise/noise.json", {"set": "dev"}, "of set 'dev', not test; run steps.stress again"),
+        ("decode_test_noise/noise.json", {"words": [1]}, "has columns of unequal length"),
+        ("decode_test_noise/noise.json", {"levels": [{"snr_db": 5}]}, "has columns of unequal length"),
+        ("decode_test_noise/noise.json", {"words": [-1] * 8}, "has counts that are none"),
+        ("decode_test_noise/noise.json", {"levels": None}, "has no levels of noise"),
+        ("decode_test/decode.json", {"settings": None}, "settings are None"),
     ):
         path = exp / "student" / name
         before = path.read_text()
@@ -172,6 +189,47 @@ def test_an_export_of_another_model_is_refused(exp):
     # of a model whose weights were removed nothing can be told
     (model / "model.safetensors").unlink()
     assert collect_rows(exp, MODELS, ["test"])
+
+
+def test_a_parent_that_was_made_again_is_no_parent(exp):
+    """Its size and its errors are not those of what the model was made of."""
+    path = exp / "student_int8/model.json"
+    spec = json.loads(path.read_text())
+    write_json(path, spec | {"parent": {"name": "student", "weights_sha256": "a"}})
+    parent = json.loads((exp / "student/model.json").read_text())
+    for now in (None, "a"):
+        write_json(exp / "student/model.json", parent | ({"weights_sha256": now} if now else {}))
+        assert parent_of(exp, "student_int8") == "student"
+    write_json(exp / "student/model.json", parent | {"weights_sha256": "b"})
+    with pytest.raises(
+        UserError, match="student_int8 was made of another student than there is now; make student_int8"
+    ):
+        collect_rows(exp, MODELS, ["test"])
+
+
+def test_coverage_is_not_simulated_where_there_are_more_errors_than_words(exp):
+    rows = collect_rows(exp, MODELS, ["test"])
+    path = exp / "teacher/decode_test_onnx/score_greedy.json"
+    content = json.loads(path.read_text())
+    counted = content["utterances"]
+    for extra in (0, 1):
+        more = counted["words"][0] + extra - counted["errors"][0]
+        for row, pooled in (("errors", "errors"), ("insertions", "insertions")):
+            counted[row][0] += more
+            content["words"][pooled] += more
+        write_json(path, content)
+        coverage = describe_set(exp, "test", rows, []).coverage_percent
+        assert (coverage is None) == bool(extra) or few_speakers(len(set(counted["speakers"])))
+
+
+def test_scores_in_other_units_than_decoded_are_refused(exp):
+    folder = exp / "teacher/decode_test_onnx"
+    write_json(folder / "decode.json", {"settings": {"unit": "word", "fold": {}}})
+    read_score(folder, "greedy")
+    for settings in ({"unit": "char"}, {"fold": {"one": "two"}}):
+        write_json(folder / "decode.json", {"settings": settings})
+        with pytest.raises(UserError, match="other units or words to fold since then; run steps.score again"):
+            read_score(folder, "greedy")
 
 
 def test_comparisons_are_paired(exp):

@@ -81,6 +81,12 @@ def test_rows_are_the_folders_by_length_whole_utterances_first(exp):
     assert "where teacher has it by forced" in streaming_note(rows) and len(card_lines(rows)) == 2
 
 
+def test_what_was_decoded_and_not_scored_is_told(exp):
+    (exp / "student/decode_test_chunk_160/score_greedy.json").unlink()
+    with pytest.raises(MissingInput, match="decode_test_chunk_160: was decoded, not scored; run steps.score"):
+        collect_streaming(exp, ["student"], ["test"])
+
+
 def test_what_was_not_timed_has_no_column(exp):
     for path in (exp / "student").glob("delays_*"):
         path.unlink()

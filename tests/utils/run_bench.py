@@ -31,13 +31,13 @@ def make(folder, *names):
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         open(path, "w").write("| table |\\n")
-known = ("steps.", "utils/perturb", "utils/validate", "utils/combine", "local/filter", "prepare_it")
+known = ("steps.", "utils/perturb", "utils/validate", "utils/combine", "local/filter", "local/leaks", "prepare_it")
 program = next(word for word in words if word.startswith(known))
 if program == "prepare_it":
     names = [f"{s}/{f}" for s in ("train", "dev", "test", "other", "more") for f in ("wav.scp", "text")]
     make(option("--out"), "words.txt", *names)
 elif program == "local/filter_transcripts.py":
-    make(option("--out"), "text", "transcripts.json")
+    make(option("--out"), "text", "wav.scp", "transcripts.json")
 elif program == "steps.cut_recordings":
     make(option("--out"), "text", "wav.scp")
 elif program == "utils/combine_data_dir.py":

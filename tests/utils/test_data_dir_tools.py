@@ -200,6 +200,25 @@ def test_combined_folders_with_and_without_segments_keep_their_sound(tmp_path):
         assert utt.end_s == own.end_s or own.end_s is None
 
 
+@pytest.mark.parametrize(
+    "names",
+    [(["001"], ["001", "001-2"]), (["001", "001-2"], ["001", "001-2"]), (["001"], ["001"], ["001", "001-3", "001-2"])],
+)
+def test_a_recording_gets_no_name_that_another_has(tmp_path, names):
+    """Files of one stem are called `001` and `001-2` in each folder."""
+    folders = [make_data(tmp_path / "abc"[i], {"abc"[i]: len(own)}, segments=True) for i, own in enumerate(names)]
+    for folder, own in zip(folders, names, strict=True):
+        for name in ("wav.scp", "segments"):
+            text = (folder / name).read_text()
+            for i, new in enumerate(own):
+                text = text.replace(f"rec-{folder.name}-{i}", new)
+            (folder / name).write_text("".join(sorted(text.splitlines(True))))
+    wanted = {utt.utt_id: utt.audio for folder in folders for utt in read_data_dir(folder, check_audio=False)}
+    run("combine_data_dir", tmp_path / "all", *folders)
+    assert {utt.utt_id: utt.audio for utt in read_data_dir(tmp_path / "all", check_audio=False)} == wanted
+    assert len(set(wanted.values())) == sum(map(len, names))
+
+
 def test_speed_copies(data, tmp_path):
     run("perturb_data_dir_speed", "--speeds", "0.9 1.0 1.1", data, tmp_path / "sp")
     validate_data_dir(tmp_path / "sp")

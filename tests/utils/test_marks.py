@@ -311,3 +311,8 @@ def test_sound_that_a_folder_names_is_noticed_when_it_is_replaced(bench, place):
     later(bench.folder / ("data" if place.startswith(".") else "corpus") / "1.wav")
     ran, printed = bench.run(plan=plan)
     assert ran == ["hear"] and "sound of data/wav.scp changed" in printed
+    for table in ("utt2spk", "segments"):
+        bench.write(f"data/{table}", "utt 0 1\n")
+        assert bench.run(plan=plan)[0] == ["hear"], table
+        later(bench.folder / "data" / table)
+        assert bench.run(plan=plan)[0] == []

@@ -37,7 +37,13 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     bench.run("--transcribe-with", str(bench.recipe / "whisper"), "--dry-run")
     (bench.recipe / "conf/transcripts.yaml").write_text("spell: true\n")
     options = ("--transcribe-with", str(bench.recipe / "whisper"), "--transcribe-check", str(bench.recipe / "seed"))
+    assert "transcribe_check: nothing compares what it hears" in bench.run(*options, status=2)[1]
+    (bench.recipe / "conf/transcripts.yaml").write_text("max_disagreement: 0.5\n")
     ran, _ = bench.run(*options, "--stop-stage", "4")
+    (leaks,) = [line for line in ran if "local/leaks.py" in line]
+    labelled, _, unlabelled = leaks.partition(" --labelled ")[2].partition(" --unlabelled ")
+    assert [Path(place).name for place in labelled.split(" /")] == ["train", "dev", "test", "other"]
+    assert unlabelled.endswith("/more")
     (checked,) = [line for line in ran if "--text false" in line]
     assert checked.endswith("/more") and "/train" not in checked
     heard = [line.partition("steps.transcribe_data ")[2] for line in ran if "steps.transcribe_data" in line]
@@ -59,7 +65,7 @@ def test_unlabelled_sets_are_transcribed_and_join_the_training_set(bench):
     ]
     assert "--labelled-copies is a whole number from 1" in bench.run(*options, "--labelled-copies", "0", status=2)[1]
     bench.run(*options, "--stop-stage", "4")
-    (bench.recipe / "conf/transcripts.yaml").write_text("spell: false\n")
+    (bench.recipe / "conf/transcripts.yaml").write_text("max_disagreement: 0.4\n")
     ran, _ = bench.run(*options, "--stop-stage", "4")
     assert not any("steps.transcribe_data" in line for line in ran)
     assert any("local/filter_transcripts.py" in line for line in ran)
@@ -89,12 +95,15 @@ def test_a_command_or_a_word_list_transcribes(bench):
     assert len(heard) == 2 and all(
         "--command python3 my_recogniser.py --beam 4 --data" in line and "--model" not in line for line in heard
     )
-    ran, _ = bench.run(*model, *words, "--transcribe-check", str(bench.recipe / "whisper"), "--stop-stage", "0")
+    (bench.recipe / "conf/mine.yaml").write_text("max_disagreement: 0.5\n")
+    check = ("--transcribe-check", str(bench.recipe / "whisper"), "--transcripts", "mine.yaml")
+    ran, _ = bench.run(*model, *words, *check, "--stop-stage", "0")
     heard = [line for line in ran if "steps.transcribe_data" in line]
     assert (
         sorted(("/known.txt" in line, ".with " in line) for line in heard) == [(False, False)] * 2 + [(True, True)] * 2
     )
-    assert "for unlabelled_sets, and there are none" in bench.run(*program, "--unlabelled-sets", "", status=2)[1]
+    for alone in (program, model, words, ("--transcribe-language", "en"), ("--labelled-copies", "2")):
+        assert "for unlabelled_sets, and there are none" in bench.run(*alone, "--unlabelled-sets", "", status=2)[1]
     mine = bench.folder / "JOB.py"
     mine.write_text("1\n")
     named = ("--transcribe-command", f"python3 {mine} JOB", "--stop-stage", "0")
@@ -106,6 +115,16 @@ def test_a_command_or_a_word_list_transcribes(bench):
     (bench.recipe / "known.txt").write_text("no\n")
     again = [line for line in bench.run(*model, *words, "--stop-stage", "0")[0] if "steps.transcribe_data" in line]
     assert len(again) == 2 and all("/known.txt" in line for line in again)
+
+
+def test_sound_that_after_prepare_changed_is_heard_and_joined_again(bench):
+    bench.write_recipe(f"{RECIPE}unlabelled_sets=more\nafter_prepare='utils/validate_it $data --level 1'\n")
+    program = ("--transcribe-command", "python3 my_recogniser.py", "--stop-stage", "0")
+    bench.run(*program)
+    assert bench.run(*program)[0] == []
+    ran, _ = bench.run(*program, "--after-prepare", "utils/validate_it $data --level 2")
+    assert sum("steps.transcribe_data" in line for line in ran) == 2
+    assert sum("/train_all " in line and "utils/combine_data_dir.py" in line for line in ran) == 1
 
 
 def test_rounds_are_whole_runs_each_transcribed_by_the_one_before(bench, tmp_path):
