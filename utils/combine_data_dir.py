@@ -90,13 +90,10 @@ def _free_names(recordings, files):
     """
     names = {}
     for key, audio in recordings.items():
-        name = key
-        for number in itertools.count(2):
-            # neither what an earlier folder calls another file, nor what this one does
-            if files.get(name, audio) == audio and (name == key or name not in recordings):
-                break
-            name = f"{key}-{number}"
-        names[key], files[name] = name, audio
+        others = (f"{key}-{number}" for number in itertools.count(2))
+        names[key] = key
+        while files.setdefault(names[key], audio) != audio:
+            names[key] = next(others)
     return names
 
 
