@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from steps.core.cli import MissingInput, UserError
 from steps.core.config import from_dict, load_config
@@ -83,6 +84,9 @@ class ForeignCtc:
         screen(files[0], branches=True)
         self.session = open_session(files[0], num_threads)
         self.meta = self.session.get_modelmeta().custom_metadata_map
+        # what it refuses is told here, or is an utterance too short for it
+        self.quiet = onnxruntime.RunOptions()
+        self.quiet.log_severity_level = 4
         self.sense_voice = SenseVoice(self.meta, files[0]) if self.meta.get("model_type") == KIND else None
         self.features = self._features()
         self._find_inputs(files[0])
@@ -184,7 +188,7 @@ class ForeignCtc:
     def _run(self, feats: np.ndarray) -> np.ndarray:
         """Outputs of one utterance, as the model gives them. Args: feats (T, D).  Returns: (T', outputs)."""
         try:
-            said, *rest = self.session.run(None, self._given(feats))
+            said, *rest = self.session.run(None, self._given(feats), self.quiet)
         except ORT_ERRORS as error:
             raise UserError(
                 f"{self.folder}: does not run on features {feats.shape} ({' '.join(str(error).split())[:200]})"
