@@ -13,7 +13,7 @@ decode.json. With --labels each recording is one label of that list: one_of.txt 
 steps.combine_decodes puts the parts together.
 
 --streaming feeds the sound as it would arrive to a model that streams and writes streaming.json, too: the time of a chunk, the
-wait for the last word, what is kept between chunks. Sound that is longer than half a minute is not cut then.
+wait for the last word, what is kept between chunks; in one thread. Sound that is longer than half a minute is not cut then.
 """
 
 import argparse
@@ -41,6 +41,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.streaming and args.num_shards > 1:
         parser.error("--streaming measures one run; leave --num-shards out")
+    if args.streaming and (args.num_threads or 1) > 1:
+        parser.error("--streaming measures processor time, to which all threads add; leave --num-threads out")
+    args.num_threads = args.num_threads or (1 if args.streaming else 2)
     if args.streaming and args.chunk_ms == 0:
         parser.error("--streaming feeds a model in chunks, --chunk-ms 0 whole utterances; leave one of them out")
     config = load_config(DecodeConfig, args.config)
@@ -149,6 +152,8 @@ def make_decode_parser() -> argparse.ArgumentParser:
     text = "feed the sound as it would arrive, and measure: streaming.json"
     parser.add_argument("--streaming", action="store_true", help=text)
     add_common(parser, config="conf/decode.yaml", out="folder of the hypotheses", device=True)
+    # of one thread with --streaming
+    parser.set_defaults(num_threads=None)
     add_shard_options(parser)
     return parser
 

@@ -74,6 +74,9 @@ def start_from_(model: AsrModel, initial: AsrModel, folder: str) -> None:
     sizes, wanted = ((spec["model"] | free, spec.get("head_sizes")) for spec in (initial.spec, model.spec))
     if initial.state_dict().keys() != model.state_dict().keys() or sizes != wanted:
         raise UserError(f"--init {folder}: its layers differ from those in --config; give a model of the same sizes")
+    if initial.normalisation != model.normalisation:
+        learnt = f"learnt with normalisation: {initial.normalisation}"
+        raise UserError(f"--init {folder}: {learnt}, and --config has {model.normalisation}; set the same in --config")
     tell_of_zeros(initial, folder)
     model.load_state_dict(initial.state_dict())
 

@@ -78,11 +78,10 @@ def noisy_features(
 ) -> Callable[[Utterance], list[np.ndarray]]:
     """A function from an utterance to pieces of its audio with noise: (T, D) float32 features, or (S,) samples for recognisers
     that hear audio. None where it fills no frame, as for steps.decode."""
-    least = config.frame_length_ms / 1000 * config.sample_rate_hz
 
     def features(utt):
         samples = utterance_samples(utt, config.sample_rate_hz).numpy()
-        if len(samples) < least:
+        if len(samples) < config.frame_samples:
             return []
         noise = coloured_noise(len(samples), 1, utterance_rng(seed, 0, utt.utt_id))
         noisy = add_noise(samples, noise, snr_db).astype(np.float32)

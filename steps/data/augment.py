@@ -8,6 +8,7 @@ import numpy as np
 
 from steps.core.cli import UserError
 from steps.core.config import check
+from steps.data.feature_config import FeatureConfig
 from steps.data.wave_augment import WaveAugment, WaveAugmentConfig
 
 
@@ -43,13 +44,20 @@ class SpecAugmentConfig:
             return dataclasses.replace(self, freq_masks=0, time_masks=0)
         return self
 
-    def check_kind(self, kind: str, where: str, features: str) -> None:
-        """Raise UserError when a change needs a frequency axis that features of this kind lack. Args: where, features: files."""
-        if self.vtlp and kind != "fbank":
-            raise UserError(f"{where}: augment.vtlp warps mel energies; {features} makes {kind}")
-        if self.freq_masks and kind == "samples":
+    def check_features(self, config: FeatureConfig, where: str, features: str) -> None:
+        """Raise UserError when a change needs a frequency axis that such features lack, or is undone by them.
+
+        Args: where, features: files.
+        """
+        if self.vtlp and config.kind != "fbank":
+            raise UserError(f"{where}: augment.vtlp warps mel energies; {features} makes {config.kind}")
+        if self.freq_masks and config.kind == "samples":
             raise UserError(
                 f"{where}: augment.freq_masks hide mel bins; {features} makes samples, so set freq_masks: 0"
+            )
+        if self.wave and self.wave.volume_db and config.level_dbfs is not None:
+            raise UserError(
+                f"{where}: augment.wave.volume_db has no effect: by level_dbfs {features} brings all to one level"
             )
 
 

@@ -80,6 +80,15 @@ class BatchPlan(Sequence[list[int]]):
         return self.order[self.bounds[batch] : self.bounds[batch + 1]].tolist()
 
 
+def mean_of_sound(feats: np.ndarray) -> np.ndarray:
+    """Mean of the frames that are no digital silence (`is_sound`), which normalisation leaves out, too; of all where none is.
+
+    Args: feats (T, D).   Returns: (D,).
+    """
+    sound = feats.max(axis=1) > feats.min(axis=1)
+    return feats[sound if sound.any() else slice(None)].mean(axis=0)
+
+
 class BatchLoader:
     """The batches of one epoch, made when asked for, so that a DataLoader's workers can share the work.
 
@@ -136,5 +145,5 @@ class BatchLoader:
             factor = rng.uniform(1 - self.augment.vtlp, 1 + self.augment.vtlp)
             feats = warp_frequency(feats, factor, self.dataset.feature_config.centres_hz)
         assert feats is not None
-        fill = feats.mean(axis=0) if self.fill is None else self.fill
+        fill = mean_of_sound(feats) if self.fill is None else self.fill
         return spec_augment(feats, self.augment, fill, rng)

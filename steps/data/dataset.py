@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ class SpeechDataset:
         self.left_out: SpeechDataset | None = None
         self.unknown: Counter[str]
         tokens, repeats, self.unknown = count_tokens(self.index, tokenizer)
+        self.fit = (output_lengths, frames_needed)
         if output_lengths is not None:
             assert frames_needed is not None
             self._drop_short(tokens, frames_needed(tokens + 2 * len(self.ends), repeats), output_lengths)
@@ -140,9 +142,17 @@ class SpeechDataset:
 
     def features(self, index: int, change: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
         """Features of one utterance. Args: change: of its samples, on the fly only. Returns: (T, D) float32 array."""
-        if not self.stored:
-            return utterance_features(self.utterance(index), self.feature_config, change).numpy()
         utt_id = self.utt_id(index)
+        if not self.stored:
+            feats = utterance_features(self.utterance(index), self.feature_config, change).numpy()
+            planned = int(self.num_frames[index])
+            if len(feats) < planned and self._holds(index, planned) and not self._holds(index, len(feats)):
+                stated, real = (frames * self.feature_config.frame_shift_ms / 1000 for frames in (planned, len(feats)))
+                raise UserError(
+                    f"{self.folder}/utt2dur: {utt_id} has {real:.2f} s of sound, not {stated:.2f}, which is too short for its "
+                    "transcript; make utt2dur again"
+                )
+            return feats
         feats = load_feature_matrix(self.index.value("feats.scp", self._row(index), utt_id))
         if feats.shape != (self.num_frames[index], self.feature_config.dim):
             raise UserError(
@@ -150,6 +160,16 @@ class SpeechDataset:
                 f"({self.num_frames[index]}, {self.feature_config.dim}); run stage 1 again"
             )
         return feats
+
+    def _holds(self, index, frames):
+        """Whether so many feature frames are enough for the transcript of an utterance."""
+        output_lengths, frames_needed = self.fit
+        if output_lengths is None:
+            return True
+        ids = self.tokenizer.encode(self.text(index))
+        repeats = sum(a == b for a, b in pairwise(ids))
+        needed = frames_needed(np.array([len(ids) + 2 * len(self.ends)]), np.array([repeats]))
+        return bool(output_lengths(torch.tensor([frames])).numpy()[0] >= needed[0])
 
 
 def end_tokens(tokenizer: "Tokenizer") -> list[int]:

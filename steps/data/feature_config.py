@@ -68,6 +68,11 @@ class FeatureConfig:
         check(level is None or -60 <= level < 0, f"level_dbfs must be in [-60, 0), not {level}")
 
     @property
+    def frame_samples(self) -> int:
+        """Samples of one frame, as torchaudio.compliance.kaldi rounds them."""
+        return int(self.sample_rate_hz * self.frame_length_ms * 0.001)
+
+    @property
     def highest_hz(self) -> float:
         """Upper edge of the last mel bin, in Hz above 0."""
         return self.high_freq_hz if self.high_freq_hz > 0 else self.sample_rate_hz / 2 + self.high_freq_hz

@@ -80,7 +80,7 @@ def compute_features(samples: torch.Tensor, config: FeatureConfig) -> torch.Tens
     Raises:  ValueError when the samples do not fill one frame.
     Source:  Kaldi's feat/feature-fbank.cc and feature-mfcc.cc as torchaudio.compliance.kaldi redoes them.
     """
-    if samples.dim() != 1 or len(samples) < config.frame_length_ms / 1000 * config.sample_rate_hz:
+    if samples.dim() != 1 or len(samples) < config.frame_samples:
         shape = tuple(samples.shape)
         raise ValueError(f"expected (S,) samples filling a frame of {config.frame_length_ms} ms, not {shape}")
     if config.level_dbfs is not None:

@@ -24,8 +24,7 @@ class OnlineFeatures:
             raise UserError(f"features with {what} are not computed while sound arrives; train the model without")
         self.config = replace(config, snip_edges=True)
         self.mirrors = not config.snip_edges
-        # as torchaudio.compliance.kaldi rounds them
-        self.length = int(config.sample_rate_hz * config.frame_length_ms * 0.001)
+        self.length = config.frame_samples
         self.shift = int(config.sample_rate_hz * config.frame_shift_ms * 0.001)
         # samples from the first of a frame on that must be there: it, and the way to the next
         self.needed = max(self.length, self.shift)

@@ -194,8 +194,9 @@ def read_inputs(
     """
     configs = dict.fromkeys(recogniser.features for recogniser in recognisers)
     read = {config: [utterance_samples(utt, config.sample_rate_hz) for utt in utterances] for config in configs}
-    least = {config: config.frame_length_ms / 1000 * config.sample_rate_hz for config in configs}
-    kept = [i for i in range(len(utterances)) if all(len(read[config][i]) >= least[config] for config in configs)]
+    kept = [
+        i for i in range(len(utterances)) if all(len(read[config][i]) >= config.frame_samples for config in configs)
+    ]
     if not kept:
         raise UserError(f"none of {counted(len(utterances), 'utterance')} is as long as a frame; nothing can be timed")
     samples = {config: [values[i] for i in kept] for config, values in read.items()}

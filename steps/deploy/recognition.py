@@ -88,7 +88,7 @@ def hear(
         # the level is that of the whole, not of each piece, as in stored features
         whole, config = fitted(whole, rate_hz, utt, config), dataclasses.replace(config, level_dbfs=None)
     for piece in cut_samples(whole, config.sample_rate_hz) if cut else [whole]:
-        if len(piece) >= config.frame_length_ms / 1000 * config.sample_rate_hz:
+        if len(piece) >= config.frame_samples:
             yield piece if recogniser.hears == "audio" else features_of(piece, config)
 
 

@@ -1,13 +1,14 @@
 """The order of the data: one global list of batches per epoch, dealt out to updates and processes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from steps.core.cli import UserError
+from steps.core.cli import MissingInput, UserError
 from steps.data.augment import SpecAugmentConfig
 from steps.data.batches import Batch, BatchLoader, BatchPlan, plan_batches
 from steps.data.dataset import SpeechDataset
@@ -92,12 +93,39 @@ def load_groups(
     # Pinned for a GPU: by the time batches are read, the model has long been on it.
     pinned = torch.cuda.is_initialized()
     stream = iter(
-        DataLoader(batches, batch_size=None, shuffle=False, num_workers=loop.loader_workers, pin_memory=pinned)
+        DataLoader(Told(batches), batch_size=None, shuffle=False, num_workers=loop.loader_workers, pin_memory=pinned)
     )
     for start in range(0, len(own), own.accumulate):
-        try:
-            batches_of_group = [next(stream) for _ in range(start, min(start + own.accumulate, len(own)))]
-        # a loader process sends its whole traceback along
-        except UserError as error:
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix("steps.core.cli.UserError: ")) from None
+        batches_of_group = [next(stream) for _ in range(start, min(start + own.accumulate, len(own)))]
+        for batch in batches_of_group:
+            if isinstance(batch, Refusal):
+                raise batch.error()
         yield batches_of_group
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A UserError that came up in a loader process, in whose place torch would raise one of its own. status: see UserError."""
+
+    message: str
+    status: int
+
+    def error(self) -> UserError:
+        """What to raise in its place."""
+        return (MissingInput if self.status == MissingInput.status else UserError)(self.message)
+
+
+class Told(Sequence):
+    """The batches of a loader, with a Refusal in the place of one that cannot be read."""
+
+    def __init__(self, batches: BatchLoader):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, number):
+        try:
+            return self.batches[number]
+        except UserError as error:
+            return Refusal(str(error), error.status)

@@ -60,7 +60,7 @@ class Setup:
             end_tokens(self.tokenizer)
         self.features = load_config(FeatureConfig, args.features)
         if config.augment:
-            config.augment.check_kind(self.features.kind, args.config, args.features)
+            config.augment.check_features(self.features, args.config, args.features)
         # a model from a hub normalises samples itself
         self.scaled = self.features.kind != "samples"
         self.cmvn = read_cmvn(Path(args.data) / "cmvn.json", self.features.dim) if self.scaled else None

@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
 from steps.core.cli import UserError
 from steps.core.config import save_config
 from steps.core.datadir import Utterance, write_data_dir
-from steps.data.batches import plan_batches
+from steps.data.batches import mean_of_sound, plan_batches
 from steps.data.dataset import SpeechDataset
 from steps.data.feature_config import FeatureConfig
 from steps.data.tokenizer import train_tokenizer
+from steps.training.data import epoch_groups, load_groups
+from steps.training.loop import LoopConfig
 
 _random = random.Random(1)
 FRAMES = [_random.randint(20, 900) for _ in range(300)]
@@ -96,3 +99,45 @@ def test_features_of_other_settings_are_found_in_a_part_of_a_folder_too(spoken):
         SpeechDataset(folder, tokenizer, FeatureConfig(level_dbfs=-25.0))
     save_config(folder / "two" / "features.yaml", FeatureConfig())
     assert len(SpeechDataset(folder, tokenizer, FeatureConfig())) == 4
+
+
+def test_sound_shorter_than_its_duration_says_is_refused_where_the_transcript_no_longer_fits(tmp_path):
+    """Else its loss would be infinite, and the learning rate be blamed."""
+    for name, seconds in (("a", 1.0), ("b", 0.4)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(int(16000 * seconds), 0.1), 16000)
+    text = "abababab"
+    utts = [Utterance(f"s-{name}", "s", text, str(tmp_path / f"{name}.wav"), duration_s=1.0) for name in "ab"]
+    write_data_dir(tmp_path / "data", utts)
+    for needed, refused in ((20, True), (5, False)):
+        fit = (lambda lengths: lengths // 4, lambda tokens, repeats, needed=needed: 0 * tokens + needed)
+        data = SpeechDataset(tmp_path / "data", train_tokenizer([text]), FeatureConfig(), "on_the_fly", *fit)
+        assert len(data.features(0)) == 100
+        if refused:
+            with pytest.raises(
+                UserError, match=r"data/utt2dur: s-b has 0.40 s of sound, not 1.00, .* make utt2dur again"
+            ):
+                data.features(1)
+        else:
+            assert len(data.features(1)) == 40
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("fault", "status", "said"), [("stereo", 1, "a.wav: 2 channels"), ("gone", 5, "a.wav: no such")]
+)
+def test_bad_sound_is_one_line_whoever_reads_it(tmp_path, workers, fault, status, said):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full((16000, 2) if fault == "stereo" else 16000, 0.1), 16000)
+    write_data_dir(tmp_path / "data", [Utterance("s-a", "s", "ab", str(path), duration_s=1.0)])
+    data = SpeechDataset(tmp_path / "data", train_tokenizer(["ab"]), FeatureConfig(), "on_the_fly")
+    if fault == "gone":
+        path.unlink()
+    loop = LoopConfig(loader_workers=workers)
+    with pytest.raises(UserError) as told:
+        next(load_groups(data, epoch_groups(data, loop, 0, 0), loop, None, None, 0, 0))
+    assert str(told.value).startswith(str(tmp_path)) and said in str(told.value) and told.value.status == status
+
+
+def test_digital_silence_is_no_part_of_what_masks_are_filled_with():
+    feats = np.array([[1.0, 3.0], [3.0, 5.0], [-16.0, -16.0]], np.float32)
+    assert mean_of_sound(feats).tolist() == [2.0, 4.0] and mean_of_sound(feats[2:]).tolist() == [-16.0, -16.0]

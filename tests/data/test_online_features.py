@@ -14,6 +14,7 @@ CONFIGS = {
     "default": FeatureConfig(num_mel_bins=DIM),
     "snip": FeatureConfig(num_mel_bins=DIM, snip_edges=True),
     "mfcc, 8 kHz": FeatureConfig(kind="mfcc", num_mel_bins=DIM, num_ceps=13, sample_rate_hz=8000),
+    "a fraction of a sample": FeatureConfig(num_mel_bins=DIM, sample_rate_hz=22050),
     "short frames": FeatureConfig(num_mel_bins=DIM, frame_length_ms=8.0),
     "short frames, snip": FeatureConfig(num_mel_bins=DIM, frame_length_ms=8.0, snip_edges=True),
 }
@@ -99,3 +100,10 @@ def test_features_that_need_the_whole_sound_are_refused():
     for config in (FeatureConfig(level_dbfs=-25.0), FeatureConfig(kind="samples")):
         with pytest.raises(UserError, match="are not computed while sound arrives"):
             OnlineFeatures(config)
+
+
+def test_one_frame_alone_can_be_taken_where_frames_are_no_whole_samples():
+    """551 samples of 551.25, as torchaudio has it."""
+    online = OnlineFeatures(FeatureConfig(num_mel_bins=DIM, sample_rate_hz=22050))
+    online.accept(np.full(3000, 0.1, np.float32))
+    assert all(online.take(1).shape == (1, DIM) for _ in range(3))

@@ -10,6 +10,7 @@ from steps.data.augment import SpecAugmentConfig
 from steps.data.dataset import count_frames
 from steps.data.feature_config import FeatureConfig
 from steps.data.features import compute_features
+from steps.data.wave_augment import WaveAugmentConfig
 from steps.deploy.pieces import cut_features, cut_samples
 
 SAMPLES = FeatureConfig(kind="samples")
@@ -39,11 +40,18 @@ def test_lengths_on_the_fly_are_those_of_the_features():
 
 def test_masks_without_a_frequency_axis_are_refused():
     with pytest.raises(UserError, match="set freq_masks: 0"):
-        SpecAugmentConfig().check_kind("samples", "a.yaml", "f.yaml")
+        SpecAugmentConfig().check_features(FeatureConfig(kind="samples"), "a.yaml", "f.yaml")
     with pytest.raises(UserError, match="vtlp warps mel energies; f.yaml makes mfcc"):
-        SpecAugmentConfig(vtlp=0.1).check_kind("mfcc", "a.yaml", "f.yaml")
-    SpecAugmentConfig(freq_masks=0).check_kind("samples", "a.yaml", "f.yaml")
-    SpecAugmentConfig(vtlp=0.1).check_kind("fbank", "a.yaml", "f.yaml")
+        SpecAugmentConfig(vtlp=0.1).check_features(FeatureConfig(kind="mfcc"), "a.yaml", "f.yaml")
+    SpecAugmentConfig(freq_masks=0).check_features(FeatureConfig(kind="samples"), "a.yaml", "f.yaml")
+    SpecAugmentConfig(vtlp=0.1).check_features(FeatureConfig(), "a.yaml", "f.yaml")
+
+
+def test_a_gain_that_features_take_back_is_refused():
+    louder = SpecAugmentConfig(wave=WaveAugmentConfig(volume_db=[-6, 6]))
+    louder.check_features(FeatureConfig(), "a.yaml", "f.yaml")
+    with pytest.raises(UserError, match="a.yaml: augment.wave.volume_db has no effect: by level_dbfs f.yaml brings"):
+        louder.check_features(FeatureConfig(level_dbfs=-25.0), "a.yaml", "f.yaml")
 
 
 def test_long_sound_is_cut_where_samples_would_be_cut():

@@ -136,6 +136,7 @@ def test_the_program_writes_texts_of_the_usual_decoding_and_what_it_measured(str
     for options, words in (
         (("--num-shards", 2, "--shard", 1), "leave --num-shards out"),
         (("--chunk-ms", 0), "leave one of them out"),
+        (("--num-threads", 2), "leave --num-threads out"),
     ):
         with pytest.raises(SystemExit):
             decoded(tmp_path, place, "--streaming", *options)

@@ -54,6 +54,11 @@ def test_a_student_has_the_layers_of_what_it_starts_from(whole):
     before, other = load_model(whole), make_model("conformer", dropout=0.3)
     start_from_(other, before, "whole")
     assert torch.equal(other.output.weight, before.output.weight) and other.config.dropout == 0.3
+    own = make_model("conformer", normalisation="utterance")
+    with pytest.raises(
+        UserError, match="whole: learnt with normalisation: global, and --config has utterance; set the same"
+    ):
+        start_from_(own, before, "whole")
     joint = make_model("rnn", head="transducer")
     with pytest.raises(UserError, match="its layers differ"):
         start_from_(joint, shrink(joint, {"joiner": list(range(32))}), "narrow")
