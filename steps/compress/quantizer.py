@@ -13,7 +13,7 @@ from steps.compress.quantize_config import QuantizeConfig
 from steps.core.cli import UserError
 from steps.core.config import nearest
 from steps.models.asr_model import AsrModel
-from steps.models.blocks import round_to_blocks
+from steps.models.blocks import MARK, round_to_blocks
 from steps.models.build import build_model
 from steps.models.codes import (
     WHOLE_BYTE_BITS,
@@ -230,7 +230,7 @@ def round_rest(
     """Round every float tensor to float16, or to eight bits.
 
     Args:   rest: as in QuantizeConfig; None: as float32, nothing is rounded.   blocks: names of those that int8 rounds to eight bits,
-            scales of codes to more than 0; the others become float16.
+            scales of codes to more than 0; the others, and those with a number beyond MARK, become float16.
     Raises: UserError when a number is too large.
     """
     if rest not in ("float16", "int8"):
@@ -240,6 +240,8 @@ def round_rest(
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name}: a number is too large for float16; set rest: float32")
     for name in state.keys() & set(blocks) if rest == "int8" else ():
+        if state[name].abs().max() > MARK:
+            continue
         try:
             rounded[name] = round_to_blocks(state[name], above_zero=name.endswith("_scales"))
         except ValueError as error:

@@ -9,6 +9,9 @@ from torch import nn
 
 BLOCK = 8
 LARGEST = 127
+# a number beyond it is no weight but says `never`, as the bias of a unit that an imported model lacks; in a block with others it
+# would leave nothing of them
+MARK = 1000.0
 # exponents whose multiples float16 has, halved ones, too
 EXPONENTS = range(-20, 9)
 

@@ -80,10 +80,10 @@ class CTranslateFolder(HubFolder):
         """See HubFolder."""
         config, _ = self.open_settings()
         state: dict[str, torch.Tensor] = {}
-        for name in self.arrays:
-            if not name.endswith(("_scale", "num_heads")):
-                state |= named(name, dequantized(self.arrays, name))
         with self.told("read the model"):
+            for name in self.arrays:
+                if not name.endswith(("_scale", "num_heads")):
+                    state |= named(name, dequantized(self.arrays, name))
             return open_encoder(config, state)
 
 

@@ -56,10 +56,16 @@ def start_from(setup: Setup, folder: str | Path) -> AsrModel:
     model.load_state_dict(initial.state_dict() if own_units and own_head else encoder_of(initial, model))
     setup.check_look_ahead(model)
     model.frontend.requires_grad_(config.freeze is None)
-    for part in (model.blocks, model.widening):
+    for part in (model.blocks, model.widening, *(model.get_submodule(name) for name in norms_of_encoder(model))):
         if part is not None:
             part.requires_grad_(config.freeze != "encoder")
     return model
+
+
+def norms_of_encoder(model: AsrModel) -> tuple[str, ...]:
+    """Layers before the output layer that are the encoder's: behind the last block of one from a hub lies a norm of its own, where
+    ours have the head's."""
+    return ("norm",) if model.kind == "hub" else ()
 
 
 def refuse_settings(config: TrainConfig, initial: AsrModel, folder: str | Path, where: str) -> None:
@@ -79,8 +85,7 @@ def refuse_settings(config: TrainConfig, initial: AsrModel, folder: str | Path, 
 
 def encoder_of(initial: AsrModel, model: AsrModel) -> dict[str, torch.Tensor]:
     """State of `initial` with the layers of the head from `model`."""
-    # behind the last block of an encoder from a hub lies a norm of its own, where ours have the head's
-    encoders = ("norm",) if initial.kind == "hub" else ()
+    encoders = norms_of_encoder(initial)
     of_head, of_theirs = (
         tuple(f"{name}." for name in one.head_layers if name not in encoders) for one in (model, initial)
     )

@@ -30,9 +30,20 @@ def test_the_rest_in_eight_bits_keeps_every_scale_above_zero(make):
     # codes are those of the scales that are stored
     again = round_to_codes(layer.weight, small.blocks[0].up.weight_scales, CodeFormat(4))
     assert torch.equal(again.codes, small.blocks[0].up.weight_codes)
+
+
+@pytest.mark.parametrize("never", [-1e4, 40_000.0])
+def test_a_number_that_says_never_leaves_its_neighbours_alone(make, never):
+    """The bias of a unit that an imported model lacks: in one block with the others it would make zeros of them."""
+    model = make("dnn")
     with torch.no_grad():
-        model.output.bias[0] = 40_000.0
-    with pytest.raises(UserError, match=r"output.bias: a number is too large for rest: int8"):
+        model.output.bias[0], model.output.bias[1] = 2.0, never
+    state = quantize_model(model, QuantizeConfig(bits=4, rest="int8")).state_dict()
+    assert torch.equal(state["output.bias"], model.output.bias.half().float())
+    assert torch.equal(round_to_blocks(state["norm.weight"]), state["norm.weight"])
+    with torch.no_grad():
+        model.output.bias[1] = 70_000.0
+    with pytest.raises(UserError, match=r"output.bias: a number is too large for float16"):
         quantize_model(model, QuantizeConfig(bits=4, rest="int8"))
 
 

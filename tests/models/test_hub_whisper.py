@@ -122,6 +122,23 @@ def test_a_folder_of_ctranslate2_holds_the_same_encoder(source, imported, tmp_pa
     assert error.max() > 0 and (error <= 0.51 / torch.from_numpy(scale)[:, None]).all()
 
 
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("layer_0/self_attention/linear_0/weight", lambda array: array[:1]),
+        ("layer_0/self_attention/linear_0/bias", lambda array: array[:1].reshape(())),
+        ("layer_1/ffn/linear_0/weight", lambda array: np.array(1, np.int8)),
+    ],
+)
+def test_arrays_of_odd_shapes_are_one_line(source, tmp_path, place, change):
+    arrays, name = ctranslate_arrays(source), f"encoder/{place}"
+    arrays[name] = change(arrays[name])
+    if arrays[name].dtype == np.int8:
+        arrays[f"{name}_scale"] = np.ones(1, np.float32)
+    with pytest.raises(UserError):
+        import_folder(write_ctranslate(tmp_path, arrays))
+
+
 def test_a_damaged_folder_of_ctranslate2_is_refused(source, tmp_path):
     arrays = ctranslate_arrays(source)
     write_ctranslate(tmp_path, arrays)

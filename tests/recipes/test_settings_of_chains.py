@@ -1,5 +1,6 @@
 """Every recipe can be run as far as that shows without a corpus: its settings are read, and make models, here and not hours later."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 
 import pytest
 
+from steps.compress.plan import prune_structured
 from steps.compress.quantize_config import QuantizeConfig
 from steps.core.config import load_config
 from steps.data.feature_config import FeatureConfig
@@ -74,3 +76,15 @@ def test_every_recipe_dry_runs_and_its_settings_make_models(recipe, variable, va
             spec = new_spec(config.type, config.model, dim, VOCAB_SIZE, step, f"{path}: model", *rest)
             assert sum(parameter.numel() for parameter in build_model(spec).parameters()) > 10_000
     assert seen
+
+
+@pytest.mark.slow
+def test_a_model_of_the_usual_shape_can_be_cut_as_the_hub_recipe_says():
+    """Twelve layers of width 768 behind a front end that takes over a third of the work: known before hours of fine-tuning."""
+    config = load_config(PruneConfig, ROOT / "recipes/hub/conf/short.yaml").structured
+    sizes = {"num_blocks": 12, "block": {"heads": 12, "ff": 3072}, "wave": {}}
+    model = build_model(new_spec("hub", sizes, 160, VOCAB_SIZE, "test"))
+    small, told = prune_structured(model, dataclasses.replace(config, importance="magnitude"))
+    before, after = told["macs_per_second"]
+    assert 0.5 < after / before <= config.keep and len(small.blocks) == 6
+    assert all(size >= whole / 3 for whole, size in told["sizes"].values())

@@ -98,6 +98,13 @@ def test_its_own_units_keep_its_output_layer(world):
     assert (model.output.weight - before.output.weight).abs().max() < 0.1
 
 
+def test_a_frozen_encoder_has_its_last_norm_frozen(world):
+    run(import_model, "--hub", make_folder(world / "hub_pre", "wavlm-large"), "--out", world / "pre")
+    before, model = load_model(world / "pre"), train(world, "pre_head", "freeze: encoder\n", init="pre")
+    assert "norm.weight" in before.state_dict()
+    assert not moved(model, before, ("frontend.", "blocks.", "norm."))
+
+
 @pytest.mark.parametrize("kind", ["hub", "conformer"])
 @pytest.mark.parametrize("head", ["ctc", "transducer"])
 def test_the_last_norm_is_the_encoders_where_it_came_from_a_hub(kind, head):
