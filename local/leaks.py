@@ -138,8 +138,10 @@ def main():
         _refuse([f"{a} and {b} are the same recording" for a, b in same], "keep each in one set only")
     held_out = {utt.speaker for folder in args.labelled[1:] for utt in known[folder]}
     if shared := sorted({utt.speaker for utt in unlabelled} & held_out):
+        verb = "is" if len(shared) == 1 else "are"
+        named = ", ".join(shared[:SHOWN]) + (", ..." if len(shared) > SHOWN else "")
         say(
-            f"{counted(len(shared), 'speaker')} of {' and '.join(more)} ({', '.join(shared[:SHOWN])}) also held out: "
+            f"{counted(len(shared), 'speaker')} of {' and '.join(more)} ({named}) {verb} also held out: "
             "scores say nothing about unseen speakers"
         )
 

@@ -151,7 +151,7 @@ def test_a_folder_written_by_hand_is_compared_too(tmp_path, monkeypatch, capsys)
     more, test = sets["extra"], sets["test"]
     write_data_dir(out / "extra", [replace(more[0], speaker=test[0].speaker), *more[1:]], need_text=False)
     leaks.main()
-    assert f"1 speaker of {out / 'extra'} ({test[0].speaker}) also held out" in capsys.readouterr().out
+    assert f"1 speaker of {out / 'extra'} ({test[0].speaker}) is also held out" in capsys.readouterr().out
     for own in (test[0], sets["train"][0]):
         copy = str(shutil.copy(own.audio, tmp_path / "copy.wav"))
         write_data_dir(out / "extra", [replace(more[0], audio=copy), *more[1:]], need_text=False)
